@@ -1,0 +1,1 @@
+"""Path patching: path sets as values, and the engines that evaluate them."""

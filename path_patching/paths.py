@@ -1,0 +1,302 @@
+"""Path sets: which paths of a model are patched (section 3 of the paper's method; `README.md` has the semantics).
+
+A *path* runs from the logits down to a node. A *path set* is a tree of such paths: at each node it says whether a path
+ends there (then the node, with all it depends on, is taken from the other data) and through which inputs paths go on
+to which senders. Path sets are values: they know neither an engine nor a script, are checked when they are made, can
+be hashed and compared, and print as the paths they hold.
+
+    logits = PathSet.at(Node.logits(END))
+    through_mlps = logits.through([Node.mlp(layer, END) for layer in (8, 9, 10, 11)])
+    late_half = through_mlps.extend([Node.head(9, 1, END), Node.head(8, 11, END)])
+    print(late_half.extend([Node.mlp(3, YY)], via="v"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache, reduce
+from typing import Literal
+
+from utils import UserError
+
+Kind = Literal["embeds", "head", "mlp", "neuron", "residual", "logits"]
+Via = Literal["q", "k", "v", "in"]
+
+INPUTS: dict[Kind, tuple[Via, ...]] = {
+    "embeds": (),
+    "neuron": (),
+    "residual": (),
+    "head": ("q", "k", "v"),
+    "mlp": ("in",),
+    "logits": ("in",),
+}
+PATHS_SHOWN = 12
+
+
+class PathSetError(UserError):
+    """A path set that no model has: empty, not going upstream, or naming what is not there."""
+
+
+@dataclass(frozen=True, order=True)
+class Node:
+    """A node at one position: `a9.h1@12`, `m10@12`, `embeds@8`, `logits@12`.
+
+    `m10.n5@12` is one neuron of an MLP: its write alone. `residual@12` stands for everything that its reader finds in
+    the residual stream of that position, i.e. the whole input. Both can only end a path.
+    """
+
+    layer: int
+    kind: Kind
+    index: int
+    position: int
+
+    @classmethod
+    def head(cls, layer: int, head: int, position: int) -> Node:
+        """Head `head` of layer `layer`, writing at `position`."""
+        return cls(layer, "head", head, position)
+
+    @classmethod
+    def mlp(cls, layer: int, position: int) -> Node:
+        """The MLP of a layer, writing at `position`."""
+        return cls(layer, "mlp", 0, position)
+
+    @classmethod
+    def neuron(cls, layer: int, neuron: int, position: int) -> Node:
+        """One neuron of an MLP."""
+        return cls(layer, "neuron", neuron, position)
+
+    @classmethod
+    def embeds(cls, position: int) -> Node:
+        """The sum of token and position embedding at `position`."""
+        return cls(-1, "embeds", 0, position)
+
+    @classmethod
+    def residual(cls, position: int) -> Node:
+        """Everything that the reader finds in the residual stream at `position`."""
+        return cls(-1, "residual", 0, position)
+
+    @classmethod
+    def logits(cls, position: int) -> Node:
+        """The logits at `position`, where every path starts."""
+        return cls(10**6, "logits", 0, position)
+
+    @property
+    def name(self) -> str:
+        """The paper's name, without the position: `a9.h1`, `m10`."""
+        if self.kind == "head":
+            return f"a{self.layer}.h{self.index}"
+        if self.kind == "mlp":
+            return f"m{self.layer}"
+        return f"m{self.layer}.n{self.index}" if self.kind == "neuron" else self.kind
+
+    @property
+    def depth(self) -> int:
+        """Place in the order in which a forward pass writes: embeddings 0, heads of layer l 2l + 1, its MLP 2l + 2."""
+        if self.kind in ("embeds", "residual"):
+            return 0
+        return 2 * self.layer + (1 if self.kind == "head" else 2)
+
+    def reaches(self, reader: Node, via: Via) -> bool:
+        """Whether this node writes into what `reader` reads through its input `via`.
+
+        A head reads queries at its own position, keys and values at that and every earlier one; MLPs and logits read
+        at their own.
+        """
+        if via not in INPUTS[reader.kind] or self.kind == "logits" or self.depth >= reader.depth:
+            return False
+        return self.position <= reader.position if via in ("k", "v") else self.position == reader.position
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.position}"
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One step upstream: through input `via` of the node above to the paths that start at `paths.node`."""
+
+    via: Via
+    paths: PathSet
+
+    @property
+    def key(self) -> tuple[Via, Node]:
+        """The step itself; two branches with one key can be merged."""
+        return self.via, self.paths.node
+
+
+@dataclass(frozen=True)
+class PathSet:
+    """The paths that start at `node`: one that ends here if `ends_here`, and those that go on through `branches`.
+
+    A path set for an engine starts at the logits. Raises `PathSetError` if it is empty or a branch does not go
+    upstream. Where a path ends, everything below is inside, so longer paths through the same node add nothing.
+    """
+
+    node: Node
+    ends_here: bool
+    branches: tuple[Branch, ...] = ()
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.ends_here and not self.branches:
+            raise PathSetError(f"no path ends at or above {self.node}: the path set is empty")
+        for branch in self.branches:
+            _check_step(self.node, branch.via, branch.paths.node)
+        # Sub-trees are shared: hashing once keeps memo look-ups in an engine from unrolling them.
+        object.__setattr__(self, "_hash", hash((self.node, self.ends_here, self.branches)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @classmethod
+    def at(cls, node: Node) -> PathSet:
+        """The path of length zero: it ends where it starts."""
+        return cls(node, ends_here=True)
+
+    def extend(self, senders: Iterable[Node], via: Via | Literal["all"] = "all") -> PathSet:
+        """Every path of the set, extended by one step to each of `senders` that it can reach through input `via`.
+
+        Extensions that are impossible (a sender downstream of the path's end, or at a position it does not read) are
+        left out. Raises `PathSetError` if none is possible.
+        """
+        wanted = sorted(set(senders))
+
+        def step(end: Node) -> PathSet | None:
+            branches = [Branch(way, PathSet.at(node)) for way, node in _steps(end, wanted, via)]
+            return PathSet(end, ends_here=False, branches=tuple(branches)) if branches else None
+
+        extended = self._replace_ends(step)
+        if extended is None:
+            names = ", ".join(map(str, wanted)) or "no node"
+            ends = ", ".join(map(str, sorted(self.ends())))
+            raise PathSetError(
+                f"{names} cannot be reached from {ends} (via {via}): not upstream, or at a position unread"
+            )
+        return extended
+
+    def through(self, nodes: Iterable[Node]) -> PathSet:
+        """The set itself and every extension of it by a chain of one or more of `nodes`.
+
+        A chain never repeats a node, since each step goes upstream.
+        """
+        wanted = sorted(set(nodes))
+
+        @cache
+        def chains(end: Node) -> PathSet:
+            branches = [Branch(way, chains(node)) for way, node in _steps(end, wanted, "all")]
+            return PathSet(end, ends_here=True, branches=tuple(branches))
+
+        grown = self._replace_ends(chains)
+        assert grown is not None, "every end stays an end"
+        return grown
+
+    def __or__(self, other: PathSet) -> PathSet:
+        """The union of two sets that start at the same node."""
+        if self.node != other.node:
+            raise PathSetError(f"paths from {self.node} and from {other.node} have no union; start both at the logits")
+        return PathSet(self.node, self.ends_here or other.ends_here, _merged((*self.branches, *other.branches)))
+
+    def reachable(self, sender: Node, via: Via | Literal["all"] = "all") -> bool:
+        """Whether `extend([sender], via)` adds anything."""
+        return any(next(_steps(end, [sender], via), None) for end in self.ends())
+
+    def ends(self) -> frozenset[Node]:
+        """The nodes at which paths of the set end: the receivers of iterative path patching."""
+        return frozenset(paths.node for paths in self._distinct() if paths.ends_here)
+
+    def nodes(self) -> frozenset[Node]:
+        """Every node on a path of the set."""
+        return frozenset(paths.node for paths in self._distinct())
+
+    def __len__(self) -> int:
+        """The number of paths."""
+
+        @cache
+        def count(paths: PathSet) -> int:
+            return paths.ends_here + sum(count(branch.paths) for branch in paths.branches)
+
+        return count(self)
+
+    def __iter__(self) -> Iterator[str]:
+        """Each path as text, from its end to the logits: `m3@8 →v a9.h1@12 → m10@12 → logits@12`."""
+        if self.ends_here:
+            yield str(self.node)
+        for branch in self.branches:
+            arrow = "→" if branch.via == "in" else f"→{branch.via}"
+            for path in branch.paths:
+                yield f"{path} {arrow} {self.node}"
+
+    def __str__(self) -> str:
+        shown = [path for path, _ in zip(self, range(PATHS_SHOWN), strict=False)]
+        rest = len(self) - len(shown)
+        return "\n".join([*shown, *([f"… and {rest} more"] if rest else [])])
+
+    def check_fits(self, n_layers: int, n_heads: int, n_positions: int) -> None:
+        """Raise `PathSetError` if the set names a layer, head or position that a model or its sentences lack."""
+        for node in sorted(self.nodes()):
+            in_model = node.kind in ("embeds", "residual", "logits") or 0 <= node.layer < n_layers
+            if not in_model or (node.kind == "head" and not 0 <= node.index < n_heads):
+                raise PathSetError(f"{node}: the model has {n_layers} layers of {n_heads} heads")
+            if not 0 <= node.position < n_positions:
+                raise PathSetError(f"{node}: the sentences have positions 0 to {n_positions - 1}")
+        if self.node.kind != "logits":
+            raise PathSetError(f"a path set for an engine starts at the logits, not at {self.node}")
+
+    def _distinct(self) -> set[PathSet]:
+        """The set and all its sub-trees, each once however many paths share it."""
+        found, waiting = {self}, [self]
+        while waiting:
+            below = {branch.paths for branch in waiting.pop().branches} - found
+            found |= below
+            waiting.extend(below)
+        return found
+
+    def _replace_ends(self, grow: Callable[[Node], PathSet | None]) -> PathSet | None:
+        """The set with every end replaced by the paths that `grow` gives from there (None: the path is dropped)."""
+
+        @cache
+        def replaced(paths: PathSet) -> PathSet | None:
+            below = [(branch.via, replaced(branch.paths)) for branch in paths.branches]
+            kept = [Branch(via, grown) for via, grown in below if grown is not None]
+            at_end = grow(paths.node) if paths.ends_here else None
+            branches = _merged([*kept, *(at_end.branches if at_end else ())])
+            ends_here = at_end is not None and at_end.ends_here
+            return PathSet(paths.node, ends_here, branches) if ends_here or branches else None
+
+        return replaced(self)
+
+
+def union(path_sets: Iterable[PathSet]) -> PathSet:
+    """The union of one or more path sets. Raises `PathSetError` if there is none."""
+    path_sets = list(path_sets)
+    if not path_sets:
+        raise PathSetError("the union of no path sets is empty")
+    return reduce(PathSet.__or__, path_sets)
+
+
+def layer_nodes(layer: int, n_heads: int, position: int) -> list[Node]:
+    """The nodes of one layer at a position, heads first, then the MLP: a row of a sweep."""
+    return [*(Node.head(layer, head, position) for head in range(n_heads)), Node.mlp(layer, position)]
+
+
+def _steps(end: Node, senders: list[Node], via: Via | Literal["all"]) -> Iterator[tuple[Via, Node]]:
+    ways = INPUTS[end.kind] if via == "all" else (via,)
+    return ((way, sender) for way in ways for sender in senders if sender.reaches(end, way))
+
+
+def _merged(branches: Iterable[Branch]) -> tuple[Branch, ...]:
+    """Branches in order, with those of one step united."""
+    merged: dict[tuple[Via, Node], PathSet] = {}
+    for branch in branches:
+        merged[branch.key] = merged[branch.key] | branch.paths if branch.key in merged else branch.paths
+    return tuple(Branch(via, merged[via, node]) for via, node in sorted(merged))
+
+
+def _check_step(reader: Node, via: Via, sender: Node) -> None:
+    if sender.reaches(reader, via):
+        return
+    if via not in INPUTS[reader.kind]:
+        raise PathSetError(f"{reader} has no input {via!r}; it has {', '.join(INPUTS[reader.kind]) or 'none'}")
+    if sender.depth >= reader.depth:
+        raise PathSetError(f"{sender} is not upstream of {reader}")
+    raise PathSetError(f"{sender} cannot reach input {via!r} of {reader}: it is read at another position")

@@ -1,0 +1,165 @@
+"""GPT-2 in plain PyTorch: the parts that path patching recomputes, and one forward pass that keeps what it needs.
+
+The forward pass runs over the distinct *prefixes* of a set of sentences: what a model computes at a position depends on
+that token and those before it alone, so sentences that begin alike share everything up to where they part, and clean
+and corrupted sentences share all that lies before YY. Prefixes: P; sentences: B; positions: T; width: D.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from gpt2 import LAYER_NORM_EPSILON, Model
+from path_patching.engine import Data
+from path_patching.paths import Node, Via
+
+SENTENCES_AT_ONCE = 256  # in attention, where every sentence has its own copies of queries, keys and values
+
+
+class Prefixes(NamedTuple):
+    """The distinct beginnings of B sentences, in order of length.
+
+    `tokens` and `positions` (P,) are each prefix's last token and where it stands; `of_sentence` (B, T) the prefix that
+    a sentence has up to each position; `example` (P,) one place in the flattened `of_sentence` that has the prefix.
+    """
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    of_sentence: torch.Tensor
+    example: torch.Tensor
+
+
+def distinct_prefixes(sentences: torch.Tensor) -> Prefixes:
+    """The prefixes of token ids (B, T), int64."""
+    n_sentences, n_positions = sentences.shape
+    of_sentence = torch.empty_like(sentences)
+    examples, found, before = [], 0, sentences.new_zeros(n_sentences)
+    for position in range(n_positions):
+        steps = torch.stack([before, sentences[:, position]], 1)
+        _, before, counts = steps.unique(dim=0, return_inverse=True, return_counts=True)
+        first = before.argsort(stable=True)[counts.cumsum(0) - counts]
+        of_sentence[:, position] = before + found
+        examples.append(first * n_positions + position)
+        found += len(counts)
+    example = torch.cat(examples)
+    return Prefixes(sentences.flatten()[example], example % n_positions, of_sentence, example)
+
+
+class Transformer:
+    """A model's tensors on a device, and what its parts compute from a residual stream `x` (..., D)."""
+
+    def __init__(self, model: Model, device: str) -> None:
+        self.architecture = model.architecture
+        self.tensors = {name.removesuffix("_arr"): tensor.to(device) for name, tensor in model.tensors.items()}
+        self.approximate = "tanh" if model.architecture.activation == "gelu_new" else "none"
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.tensors[name]
+
+    def normalized(self, reader: str, x: torch.Tensor) -> torch.Tensor:
+        """The LayerNorm of `a3`, `m3` or `final`."""
+        scale, bias = self[f"{reader}.ln.w.scale"], self[f"{reader}.ln.w.bias"]
+        return functional.layer_norm(x, scale.shape, scale, bias, LAYER_NORM_EPSILON)
+
+    def head_input(self, layer: int, head: int, via: Via, x: torch.Tensor) -> torch.Tensor:
+        """Query, key or value of one head, (..., d_head)."""
+        weight, bias = self[f"a{layer}.w.{via}"][head], self[f"a{layer}.w.{via}_bias"][head]
+        return functional.linear(self.normalized(f"a{layer}", x), weight, bias)
+
+    def neurons(self, layer: int, x: torch.Tensor) -> torch.Tensor:
+        """Activations of an MLP's neurons, (..., d_mlp)."""
+        before = functional.linear(self.normalized(f"m{layer}", x), self[f"m{layer}.w.proj_in"], self[f"m{layer}.w.in_bias"])
+        return functional.gelu(before, approximate=self.approximate)
+
+    def mlp_write(self, layer: int, neurons: torch.Tensor) -> torch.Tensor:
+        """What an MLP writes, (..., D), given its neurons' activations."""
+        return functional.linear(neurons, self[f"m{layer}.w.proj_out"], self[f"m{layer}.w.out_bias"])
+
+    def directions(self, node: Node) -> torch.Tensor:
+        """The output directions (r, D) of a head, r = d_head, or of a neuron, r = 1."""
+        if node.kind == "head":
+            return self[f"a{node.layer}.w.o"][node.index].T
+        return self[f"m{node.layer}.w.proj_out"][:, node.index][None]
+
+    def scaled_scores(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Attention scores before the softmax: (..., T, d_head) and (..., T, d_head) to (..., queries, keys)."""
+        return queries @ keys.mT / self.architecture.d_head**0.5
+
+    def attention_pattern(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Causal attention of T queries to T keys: (..., T, d_head) each to (..., T, T)."""
+        ahead = torch.ones(queries.shape[-2], keys.shape[-2], dtype=torch.bool, device=queries.device).triu(1)
+        return self.scaled_scores(queries, keys).masked_fill(ahead, -torch.inf).softmax(-1)
+
+    def mixed_values(self, layer: int, x: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
+        """Each head's values, summed by its attention, from the streams (P, D): (P, heads, d_head)."""
+        normalized = self.normalized(f"a{layer}", x)
+        inputs = [
+            functional.linear(normalized, self[f"a{layer}.w.{via}"].flatten(0, 1), self[f"a{layer}.w.{via}_bias"].flatten())
+            for via in "qkv"
+        ]
+        heads = (self.architecture.n_heads, self.architecture.d_head)
+        mixed = []
+        for rows in prefixes.of_sentence.split(SENTENCES_AT_ONCE):
+            q, k, v = (each[rows].unflatten(-1, heads).transpose(1, 2) for each in inputs)  # (B, heads, T, d_head)
+            mixed.append((self.attention_pattern(q, k) @ v).transpose(1, 2).flatten(0, 1))  # (B * T, heads, d_head)
+        return torch.cat(mixed)[prefixes.example]
+
+    def run(self, prefixes: Prefixes) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """A forward pass: the streams that each half-layer reads, and the heads' mixed values.
+
+        2 layers + 1 streams (P, D): layer 0's heads read the first, its MLP the second, the logits the last.
+        Mixed values, one tensor a layer, are (P, heads, d_head).
+        """
+        streams = [self["t.w.tok_embeds"][prefixes.tokens] + self["t.w.pos_embeds"][prefixes.positions]]
+        mixed = []
+        for layer in range(self.architecture.n_layers):
+            mixed.append(self.mixed_values(layer, streams[-1], prefixes))
+            to_stream = self[f"a{layer}.w.o"].transpose(1, 2).flatten(0, 1)  # (heads * d_head, D)
+            written = torch.addmm(self[f"a{layer}.w.o_bias"], mixed[-1].flatten(1), to_stream)
+            streams.append(streams[-1] + written)
+            streams.append(streams[-1] + self.mlp_write(layer, self.neurons(layer, streams[-1])))
+        return streams, mixed
+
+
+class Activations:
+    """What the nodes read and write on a batch of N clean sentences and their N corrupted twins, tokens (N, T)."""
+
+    def __init__(self, transformer: Transformer, clean: torch.Tensor, corrupted: torch.Tensor) -> None:
+        sentences, which = torch.cat([clean, corrupted]).unique(dim=0, return_inverse=True)
+        prefixes = distinct_prefixes(sentences)
+        self._prefix = dict(zip(("clean", "corrupted"), prefixes.of_sentence[which].split(len(clean)), strict=True))
+        self._streams, self._mixed = transformer.run(prefixes)
+        self._neurons: dict[tuple[int, int, Data], torch.Tensor] = {}
+        self.transformer = transformer
+
+    def stream(self, reader: Node, position: int | slice, data: Data) -> torch.Tensor:
+        """The residual stream that `reader` finds at a position, (N, D), or at several, (N, positions, D)."""
+        depth = min(reader.depth, len(self._streams)) - 1
+        return self._streams[depth][self._prefix[data][:, position]]
+
+    def coefficients(self, node: Node, data: Data) -> torch.Tensor:
+        """How far a head or a neuron writes along each of its `directions`, (N, r)."""
+        if node.kind == "head":
+            return self._mixed[node.layer][self._prefix[data][:, node.position], node.index]
+        return self.neurons(node, data)[:, node.index, None]
+
+    def neurons(self, node: Node, data: Data) -> torch.Tensor:
+        """Activations of all neurons of the MLP that `node` is or belongs to, (N, d_mlp)."""
+        key = node.layer, node.position, data
+        if key not in self._neurons:
+            mlp = Node.mlp(node.layer, node.position)
+            self._neurons[key] = self.transformer.neurons(node.layer, self.stream(mlp, node.position, data))
+        return self._neurons[key]
+
+    def write(self, node: Node, data: Data) -> torch.Tensor:
+        """What a node writes at its position, (N, D)."""
+        prefix = self._prefix[data][:, node.position]
+        if node.kind == "embeds":
+            return self._streams[0][prefix]
+        if node.kind == "mlp":
+            return self._streams[node.depth][prefix] - self._streams[node.depth - 1][prefix]
+        return self.coefficients(node, data) @ self.transformer.directions(node)

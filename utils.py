@@ -1,0 +1,69 @@
+"""Small things that every module may use: errors a user can act on, progress bars, whole-file writes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm.auto import tqdm
+
+T = TypeVar("T")
+
+SECONDS_BEFORE_A_BAR = 2.0
+
+
+class UserError(Exception):
+    """Something the user can mend. Its message is one line: what is wrong and what to do."""
+
+
+def exit_on_user_error(kind: type[BaseException], error: BaseException, traceback: object) -> None:
+    """An excepthook that prints a `UserError` (or a full disk, or Ctrl-C) as one line instead of a traceback."""
+    if issubclass(kind, UserError):
+        print(f"error: {error}", file=sys.stderr)
+    elif issubclass(kind, KeyboardInterrupt):
+        print("interrupted: nothing was published; earlier artifacts are untouched", file=sys.stderr)
+    elif issubclass(kind, OSError) and error.filename is not None:
+        print(f"error: {error.filename}: {error.strerror}; free space or choose another folder", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Iterate over `items` with a bar that appears only once the loop has taken two seconds."""
+    return iter(tqdm(items, desc=description, total=total, delay=SECONDS_BEFORE_A_BAR, leave=False))
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside `path`; on success it becomes `path`, on any error it is removed.
+
+    A reader sees the old file or the new one, never a part.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.chmod(0o644)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, to be quoted within a one-line message of ours."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
