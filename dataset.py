@@ -1,0 +1,264 @@
+"""Year-span sentences and their corrupted ("01") twins (paper, sections 2.1 and 3.1).
+
+    <|endoftext|> The NOUN lasted from the year XXYY to the year XX
+
+A corrupted sentence is the same with YY replaced by 01. The published code takes the years of century 10 as well, where
+GPT-2 reads " 1001" as [" 100", "1"]: its twins differ at XX1 too and carry no "01". Here such years are left out, and
+every data set is checked to differ at YY alone, unless `as_published` asks for the release's choice.
+"""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import GPT2TokenizerFast
+
+from metrics import COLLATED_YY
+from tokenizer import CACHE, EOS, YEAR_TOKEN_IDS_FILE
+from utils import UserError, first_line
+
+NOUNS_FILE = CACHE / "potential_nouns.txt"
+PROMPT = (EOS, "The", "NOUN", "lasted", "from", "the", "year", "XX1", "YY", "to", "the", "year", "XX2")
+CORRUPTED_YY = 1
+TRAPPED_CENTURY = 10  # " 1001" is [" 100", "1"]
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class YearDataset:
+    """N clean and N corrupted year-span sentences; T is 13 positions, 12 without `<|endoftext|>`.
+
+    Example: `YearDataset(valid_years(tokenizer), 490, NOUNS_FILE, tokenizer, seed=0)`.
+    """
+
+    good_toks: torch.Tensor
+    """Token ids of the clean sentences, int64 (N, T)."""
+    bad_toks: torch.Tensor
+    """Token ids of the corrupted sentences, int64 (N, T)."""
+    years: torch.Tensor
+    """Start year of each sentence, int64 (N,)."""
+    years_XX: torch.Tensor  # noqa: N815
+    """Its century, int64 (N,)."""
+    years_YY: torch.Tensor  # noqa: N815
+    """Its year within the century, int64 (N,)."""
+    nouns: tuple[str, ...]
+    """Noun of each sentence."""
+    good_sentences: tuple[str, ...]
+    bad_sentences: tuple[str, ...]
+    prompt: tuple[str, ...]
+    """Name of each position, T of them."""
+
+    def __init__(
+        self,
+        years: Sequence[int] | torch.Tensor,
+        n: int,
+        nouns: str | Sequence[str] | Path,
+        tokenizer: GPT2TokenizerFast,
+        balanced: bool = True,
+        eos: bool = True,
+        seed: int = 0,
+        as_published: bool = False,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        """Draw `n` sentences.
+
+        Args:
+            years: start years to draw from, as `valid_years` gives them.
+            n: how many sentences, N.
+            nouns: one noun, several, or a file with one a line; each must be one token with its leading space.
+            tokenizer: GPT-2's.
+            balanced: walk YY through 2 ... 98 again and again, drawing a year of that YY and a noun; else draw years
+                uniformly.
+            eos: begin each sentence with `<|endoftext|>`.
+            seed: of every draw; the same seed gives the same sentences.
+            as_published: let the twins of century 10 differ at XX1 as well, as in the published code.
+            device: where the tensors go.
+
+        Raises:
+            UserError: N < 1, no years, no or unknown or multi-token nouns, a YY without a year while balanced, or
+                sentences whose tokens do not fit the prompt or differ elsewhere than at YY.
+        """
+        if n < 1:
+            raise UserError(f"a data set needs at least one sentence, not N = {n}")
+        candidates = [int(year) for year in years]
+        if not candidates:
+            raise UserError("there are no valid years to draw from; see dataset.valid_years")
+        noun_choices = _one_token_nouns(nouns, tokenizer)
+        rng = random.Random(seed)
+        drawn = _walk_through_yy(candidates, n, rng) if balanced else (rng.choice(candidates) for _ in range(n))
+        pairs = [(year, rng.choice(noun_choices)) for year in drawn]
+        good_sentences = tuple(_sentence(noun, year, eos) for year, noun in pairs)
+        bad_sentences = tuple(_sentence(noun, year - year % 100 + CORRUPTED_YY, eos) for year, noun in pairs)
+        prompt = PROMPT if eos else PROMPT[1:]
+        good_toks = _tokens(good_sentences, prompt, tokenizer)
+        bad_toks = _tokens(bad_sentences, prompt, tokenizer)
+        drawn_years = torch.tensor([year for year, _ in pairs])
+        _check_twins(good_toks, bad_toks, drawn_years, prompt, tokenizer, as_published)
+        vars(self).update(
+            good_toks=good_toks.to(device),
+            bad_toks=bad_toks.to(device),
+            years=drawn_years.to(device),
+            years_XX=(drawn_years // 100).to(device),
+            years_YY=(drawn_years % 100).to(device),
+            nouns=tuple(noun for _, noun in pairs),
+            good_sentences=good_sentences,
+            bad_sentences=bad_sentences,
+            prompt=prompt,
+        )
+
+    def __len__(self) -> int:
+        return len(self.good_sentences)
+
+    def __repr__(self) -> str:
+        return f"YearDataset({len(self)} sentences like {self.good_sentences[0]!r})"
+
+    def as_artifact(self) -> dict[str, object]:
+        """What `dataset.pt` holds: `good_toks` and `bad_toks` (N, T), `years` (N,), `nouns`."""
+        return {"good_toks": self.good_toks, "bad_toks": self.bad_toks, "years": self.years, "nouns": list(self.nouns)}
+
+    @property
+    def xx1(self) -> int:
+        """Position of the first century token."""
+        return self.prompt.index("XX1")
+
+    @property
+    def yy(self) -> int:
+        """Position of YY, the only one at which clean and corrupted sentences differ."""
+        return self.prompt.index("YY")
+
+    @property
+    def end(self) -> int:
+        """Position of END, the last token (XX2), where the end year is predicted."""
+        return self.prompt.index("XX2")
+
+
+def valid_years(
+    tokenizer: GPT2TokenizerFast, start: int = 1000, stop: int = 1900, as_published: bool = False
+) -> torch.Tensor:
+    """Years of [start, stop) that can stand in a sentence, ascending, int64 (number of years,).
+
+    A year is a candidate when " XXYY" is two tokens, the second of two digits; the first and last candidate of each
+    century are dropped, since no YY lies below or above them. By default a year also needs a twin, " XX01" being
+    [" XX", "01"] (694 years); `as_published` keeps the release's 768.
+    """
+    candidates = [year for year in range(start, stop) if _splits_into_xx_and_yy(year, tokenizer)]
+    centuries: dict[int, list[int]] = defaultdict(list)
+    for year in candidates:
+        centuries[year // 100].append(year)
+    kept = [
+        year
+        for century, years in centuries.items()
+        if as_published or _splits_into_xx_and_yy(100 * century + CORRUPTED_YY, tokenizer)
+        for year in years[1:-1]
+    ]
+    return torch.tensor(kept, dtype=torch.int64)
+
+
+def load_nouns(path: Path = NOUNS_FILE) -> tuple[str, ...]:
+    """The nouns of a file, one a line. Raises UserError if the file is missing or holds none."""
+    try:
+        nouns = tuple(Path(path).read_text(encoding="utf-8").split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read nouns from {path} ({first_line(error)}); give a text file, one a line") from None
+    if not nouns:
+        raise UserError(f"{path} holds no noun; give a text file with one a line")
+    return nouns
+
+
+def year_token_ids(path: Path = YEAR_TOKEN_IDS_FILE) -> torch.Tensor:
+    """Token ids of "00" ... "99", int64 (100,), from `cache/logit_indices.pt`; UserError if missing or damaged."""
+    mend = "make it anew with `python tokenizer.py`"
+    try:
+        ids = torch.load(path, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; {mend}") from None
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is damaged ({first_line(error)}); {mend}") from None
+    if not isinstance(ids, torch.Tensor) or ids.shape != (100,) or ids.dtype != torch.int64:
+        raise UserError(f"{path} does not hold 100 int64 token ids; {mend}")
+    return ids
+
+
+def _splits_into_xx_and_yy(year: int, tokenizer: GPT2TokenizerFast) -> bool:
+    tokens = tokenizer.tokenize(f" {year}")
+    return len(tokens) == 2 and tokens[1] == f"{year % 100:02d}"
+
+
+def _one_token_nouns(nouns: str | Sequence[str] | Path, tokenizer: GPT2TokenizerFast) -> tuple[str, ...]:
+    choices = _as_nouns(nouns)
+    for noun in choices:
+        pieces = tokenizer.tokenize(f" {noun}") if noun else []
+        if len(pieces) != 1:
+            raise UserError(f"the noun {noun!r} is {len(pieces)} tokens to GPT-2; choose nouns that are a single token")
+    return choices
+
+
+def _as_nouns(nouns: str | Sequence[str] | Path) -> tuple[str, ...]:
+    if isinstance(nouns, str):
+        return (nouns,)
+    if isinstance(nouns, Path):
+        return load_nouns(nouns)
+    if not isinstance(nouns, (list, tuple)) or not all(isinstance(noun, str) for noun in nouns):
+        raise UserError(f"nouns must be a string, a list of strings or a pathlib.Path, not {nouns!r}")
+    if not nouns:
+        raise UserError("the list of nouns is empty; give at least one")
+    return tuple(nouns)
+
+
+def _walk_through_yy(candidates: Sequence[int], n: int, rng: random.Random) -> list[int]:
+    """N years whose YY run through 2 ... 98 again and again."""
+    years_of: dict[int, list[int]] = defaultdict(list)
+    for year in candidates:
+        years_of[year % 100].append(year)
+    walk = [COLLATED_YY[i % len(COLLATED_YY)] for i in range(n)]
+    missing = sorted(set(walk) - set(years_of))
+    if missing:
+        raise UserError(
+            f"a balanced data set needs a valid year for YY = {missing[0]:02d}; widen the years or unbalance"
+        )
+    return [rng.choice(years_of[yy]) for yy in walk]
+
+
+def _sentence(noun: str, year: int, eos: bool) -> str:
+    return f"{EOS if eos else ''} The {noun} lasted from the year {year} to the year {year // 100}"
+
+
+def _tokens(sentences: Sequence[str], prompt: Sequence[str], tokenizer: GPT2TokenizerFast) -> torch.Tensor:
+    """Token ids (N, T); UserError names the first sentence that is not one token a position of the prompt."""
+    rows = tokenizer(list(sentences))["input_ids"]
+    for sentence, row in zip(sentences, rows, strict=True):
+        if len(row) != len(prompt):
+            raise UserError(f"{sentence!r} is {len(row)} tokens, not {len(prompt)}; use years from dataset.valid_years")
+    return torch.tensor(rows)
+
+
+def _check_twins(
+    good_toks: torch.Tensor,
+    bad_toks: torch.Tensor,
+    years: torch.Tensor,
+    prompt: Sequence[str],
+    tokenizer: GPT2TokenizerFast,
+    as_published: bool,
+) -> None:
+    """UserError unless each clean sentence has its YY at YY, and its twin differs from it by "01" there alone."""
+    yy, xx1 = prompt.index("YY"), prompt.index("XX1")
+    year_ids = year_token_ids()
+    allowed = torch.zeros_like(good_toks, dtype=torch.bool)
+    allowed[:, yy] = True
+    excused = (years // 100 == TRAPPED_CENTURY) & as_published
+    allowed[excused, xx1] = True
+    elsewhere = ((good_toks != bad_toks) & ~allowed).any(1)
+    wrong = elsewhere | (good_toks[:, yy] != year_ids[years % 100])
+    wrong |= (bad_toks[:, yy] != year_ids[CORRUPTED_YY]) & ~excused
+    if wrong.any():
+        year = int(years[wrong][0])
+        twin = tokenizer.tokenize(f" {year // 100}{CORRUPTED_YY:02d}")
+        raise UserError(
+            f"the clean and corrupted sentences of {year} differ elsewhere than at YY (its twin's year is {twin}); "
+            "use years from dataset.valid_years, or as_published for the release's choice"
+        )

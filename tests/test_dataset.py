@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+
+import pytest
+import torch
+
+from dataset import NOUNS_FILE, YearDataset, load_nouns, valid_years, year_token_ids
+from tokenizer import load_tokenizer
+from utils import UserError
+
+TOKENIZER = load_tokenizer()
+YEARS = valid_years(TOKENIZER)
+
+
+def dataset(n: int = 20, nouns: object = "war", years: object = YEARS, **options: object) -> YearDataset:
+    return YearDataset(years, n, nouns, TOKENIZER, **options)
+
+
+def test_centuries_of_the_published_years():
+    published = valid_years(TOKENIZER, as_published=True)
+    counts = Counter((published // 100).tolist())
+    assert counts == {10: 74, 11: 53, 12: 96, 13: 89, 14: 96, 15: 89, 16: 97, 17: 97, 18: 77}
+    assert len(published) == 768
+
+
+def test_default_years_are_those_with_a_twin():
+    published = valid_years(TOKENIZER, as_published=True)
+    assert YEARS.dtype == torch.int64
+    assert YEARS.tolist() == [year for year in published.tolist() if year >= 1100]
+    assert len(YEARS) == 694
+    assert set((YEARS % 100).tolist()) == set(range(2, 99))
+
+
+def test_years_can_be_narrowed():
+    assert valid_years(TOKENIZER, 1700, 1800).tolist() == list(range(1702, 1799))
+    assert valid_years(TOKENIZER, 1600, 1601).tolist() == []
+
+
+def test_the_nouns_of_the_paper_are_single_tokens():
+    nouns = load_nouns()
+    assert len(nouns) == len(set(nouns)) == 120
+    assert len(dataset(10, NOUNS_FILE)) == 10
+
+
+@pytest.mark.parametrize("eos", [True, False])
+def test_shapes_positions_and_tokens(eos):
+    data = dataset(97, ["war", "trip"], eos=eos)
+    length = 13 if eos else 12
+    assert data.good_toks.shape == data.bad_toks.shape == (97, length)
+    assert len(data) == 97
+    assert len(data.prompt) == length
+    assert (data.xx1, data.yy, data.end) == ((7, 8, 12) if eos else (6, 7, 11))
+    ids = year_token_ids()
+    assert torch.equal(data.good_toks[:, data.yy], ids[data.years_YY])
+    assert (data.bad_toks[:, data.yy] == ids[1]).all()
+    assert torch.equal(data.good_toks[:, data.xx1], data.good_toks[:, data.end])
+    assert torch.equal(data.years_XX * 100 + data.years_YY, data.years)
+    for i in (0, 50, 96):
+        text = f" The {data.nouns[i]} lasted from the year {data.years[i]} to the year {data.years_XX[i]}"
+        assert data.good_sentences[i] == ("<|endoftext|>" if eos else "") + text
+        assert data.bad_sentences[i] == data.good_sentences[i].replace(str(int(data.years[i])), f"{data.years_XX[i]}01")
+        assert TOKENIZER(data.good_sentences[i])["input_ids"] == data.good_toks[i].tolist()
+        assert TOKENIZER(data.bad_sentences[i])["input_ids"] == data.bad_toks[i].tolist()
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_clean_and_corrupted_differ_at_yy_and_nowhere_else(balanced):
+    data = dataset(300, NOUNS_FILE, balanced=balanced)
+    differing = (data.good_toks != data.bad_toks).nonzero()
+    assert (differing[:, 1] == data.yy).all()
+    assert len(differing) == 300
+
+
+def test_century_10_is_refused_unless_as_published():
+    published = valid_years(TOKENIZER, as_published=True)
+    with pytest.raises(UserError, match="differ elsewhere than at YY"):
+        dataset(200, years=published)
+    data = dataset(200, years=published, as_published=True)
+    trapped = data.years_XX == 10
+    assert trapped.any()
+    differing = data.good_toks != data.bad_toks
+    assert torch.equal(differing[:, data.xx1], trapped)
+    assert TOKENIZER.convert_ids_to_tokens(data.bad_toks[trapped][0].tolist())[data.xx1 : data.yy + 1] == ["Ġ100", "1"]
+    differing[:, [data.xx1, data.yy]] = False
+    assert not differing.any()
+
+
+def test_balance():
+    data = dataset(490, NOUNS_FILE)
+    assert data.years_YY.tolist() == [2 + i % 97 for i in range(490)]
+    assert set(data.years.tolist()) <= set(YEARS.tolist())
+    assert len(set(data.years_XX.tolist())) == 8
+    assert len(set(data.nouns)) > 90
+
+
+def test_unbalanced_draws_years_uniformly():
+    data = dataset(6940, balanced=False)
+    counts = torch.bincount(data.years, minlength=1900)[YEARS].double()
+    assert counts.sum() == 6940
+    chi_squared = ((counts - 10) ** 2 / 10).sum()
+    assert 693 - 6 * (2 * 693) ** 0.5 < chi_squared < 693 + 6 * (2 * 693) ** 0.5
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_one_seed_gives_one_dataset_and_no_global_state_is_used(balanced):
+    random.seed(5)
+    torch.manual_seed(5)
+    states = random.getstate(), torch.get_rng_state()
+    first = dataset(100, NOUNS_FILE, balanced=balanced, seed=3)
+    assert random.getstate() == states[0]
+    assert torch.equal(torch.get_rng_state(), states[1])
+    random.seed(6)
+    again = dataset(100, NOUNS_FILE, balanced=balanced, seed=3)
+    other = dataset(100, NOUNS_FILE, balanced=balanced, seed=4)
+    assert first.good_sentences == again.good_sentences
+    assert torch.equal(first.good_toks, again.good_toks)
+    assert torch.equal(first.bad_toks, again.bad_toks)
+    assert first.good_sentences != other.good_sentences
+
+
+def test_a_dataset_is_frozen_and_prints_shortly():
+    data = dataset(3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        data.years = torch.zeros(3)
+    assert repr(data).startswith("YearDataset(3 sentences like '<|endoftext|> The war lasted")
+
+
+def test_few_sentences_need_only_the_years_they_walk_through():
+    assert dataset(3, years=[1702, 1703, 1704]).years.tolist() == [1702, 1703, 1704]
+
+
+@pytest.mark.parametrize("nouns", [7, None, {"war"}, ["war", 3], range(3)])
+def test_unknown_noun_type(nouns):
+    with pytest.raises(UserError, match="nouns must be a string"):
+        dataset(nouns=nouns)
+
+
+@pytest.mark.parametrize("nouns", ["brouhaha", ["war", "brouhaha"], ("brouhaha",)])
+def test_multi_token_noun_is_named(nouns):
+    with pytest.raises(UserError, match="'brouhaha' is 4 tokens"):
+        dataset(nouns=nouns)
+
+
+def test_multi_token_noun_of_a_file(tmp_path):
+    (tmp_path / "nouns.txt").write_text("war\nbrouhaha\n")
+    with pytest.raises(UserError, match="'brouhaha'"):
+        dataset(nouns=tmp_path / "nouns.txt")
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_too_few_sentences(n):
+    with pytest.raises(UserError, match="at least one sentence"):
+        dataset(n)
+
+
+def test_no_years():
+    with pytest.raises(UserError, match="no valid years"):
+        dataset(years=torch.tensor([], dtype=torch.int64))
+
+
+def test_ragged_tokenization_names_the_sentence():
+    with pytest.raises(UserError, match="from the year 1600 to the year 16' is 12 tokens, not 13"):
+        dataset(3, years=[1600], balanced=False)
+
+
+def test_empty_and_missing_noun_lists(tmp_path):
+    with pytest.raises(UserError, match="is empty"):
+        dataset(nouns=[])
+    with pytest.raises(UserError, match="is 0 tokens"):
+        dataset(nouns=[""])
+    with pytest.raises(UserError, match=r"none\.txt"):
+        dataset(nouns=tmp_path / "none.txt")
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(UserError, match="holds no noun"):
+        dataset(nouns=tmp_path / "empty.txt")
+
+
+def test_balanced_needs_a_year_for_every_yy():
+    with pytest.raises(UserError, match="YY = 17"):
+        dataset(97, years=[year for year in YEARS.tolist() if year % 100 != 17])
+
+
+def test_year_token_ids_and_what_can_be_wrong_with_their_file(tmp_path):
+    assert TOKENIZER.convert_ids_to_tokens(year_token_ids().tolist()) == [f"{yy:02d}" for yy in range(100)]
+    with pytest.raises(UserError, match="missing; make it anew"):
+        year_token_ids(tmp_path / "none.pt")
+    (tmp_path / "damaged.pt").write_bytes(b"not a tensor")
+    with pytest.raises(UserError, match="damaged"):
+        year_token_ids(tmp_path / "damaged.pt")
+    torch.save(torch.zeros(99, dtype=torch.int64), tmp_path / "short.pt")
+    with pytest.raises(UserError, match="100 int64"):
+        year_token_ids(tmp_path / "short.pt")
