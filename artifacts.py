@@ -7,13 +7,16 @@ in which two runs were mixed is refused.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import io
 import json
 import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +25,7 @@ import torch
 
 from gpt2 import Model
 from settings import ROOT, Settings
-from utils import UserError, first_line, written_whole
+from utils import UserError, first_line, write_text
 
 RECORD_VERSION = 1
 LIBRARIES = ("torch", "rust_circuit", "transformers", "numpy")
@@ -72,10 +75,13 @@ class Run:
 
     def save(self, name: str, value: torch.Tensor | Mapping[str, object]) -> None:
         """Stage an artifact: a tensor, or a dict of tensors and lists. Tensors are stored on the CPU."""
-        stored = value.detach().cpu().contiguous() if isinstance(value, torch.Tensor) else dict(value)
-        path = self.staging / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(stored, path)
+        stored = value.detach().cpu().clone() if isinstance(value, torch.Tensor) else dict(value)
+        content = io.BytesIO()  # torch.save reports a full disk as something else when it writes by itself
+        torch.save(stored, content)
+        with _writing(self.staging):
+            path = self.staging / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.getvalue())
 
     def note(self, name: str, value: float | str | list | dict) -> None:
         """Print a number and keep it for the record."""
@@ -83,7 +89,10 @@ class Run:
         self.numbers[name] = value
 
     def publish(self) -> Path:
-        """Move everything into the run's folder, each file whole, the record last. Returns the record's path."""
+        """Move everything into the run's folder, each file whole, the record last. Returns the record's path.
+
+        Raises `UserError` if the folder cannot be written to.
+        """
         staged = sorted(path for path in self.staging.rglob("*") if path.is_file())
         names = [path.relative_to(self.staging).as_posix() for path in staged]
         record = {
@@ -93,16 +102,27 @@ class Run:
             "numbers": self.numbers,
             "artifacts": {name: sha256(path) for name, path in zip(names, staged, strict=True)},
         }
-        for name, path in zip(names, staged, strict=True):
-            destination = self.folder / name
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(destination)
         record_path = self.folder / f"{self.script}.json"
-        with written_whole(record_path) as partial:
-            partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        with _writing(self.folder):
+            for name, path in zip(names, staged, strict=True):
+                destination = self.folder / name
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(destination)
+            write_text(record_path, json.dumps(record, indent=2) + "\n")
         shutil.rmtree(self.staging)
         print(f"{len(names)} artifacts and {record_path.name} are in {self.folder}")
         return record_path
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise UserError(
+            f"cannot write artifacts to {folder} ({reason}); mend that or choose another with --out"
+        ) from error
 
 
 def start_run(script: str, settings: Settings, model: Model, engine: str, device: str) -> Run:
@@ -111,13 +131,10 @@ def start_run(script: str, settings: Settings, model: Model, engine: str, device
     Raises `UserError` if the folder cannot be written to: now, before hours of work, not at the end.
     """
     folder = settings.artifact_folder()
-    try:
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=folder, prefix=f".{script}."))
-    except OSError as error:
-        raise UserError(
-            f"cannot write artifacts to {folder} ({first_line(error)}); choose another with --out"
-        ) from error
+    atexit.register(shutil.rmtree, staging, ignore_errors=True)  # of a run that fails; a published one has no more
     provenance = {
         "model": {"name": model.name, "fingerprint": model.fingerprint},
         "settings": settings.as_json(),

@@ -15,9 +15,9 @@ import torch
 import figures
 from artifacts import read_artifacts
 from figures import PREDICTED_YEAR, YY, facets, named, probability_heatmap, sweeps
-from settings import read_plot_settings
+from settings import PlotSettings, read_settings
 
-settings = read_plot_settings(__doc__)
+settings = read_settings(__doc__, PlotSettings())
 
 # %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
 artifacts = read_artifacts(settings.artifact_folder(), "circuit_discovery")

@@ -4,31 +4,50 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from utils import UserError, exit_on_user_error
 
 ROOT = Path(__file__).parent
 ENGINES = ("auto", "rust_circuit", "torch")
+CIRCUIT_FLAG = "circuit"
+
+
+def flag(default: Any, help_text: str, parse: type = str, choices: tuple[str, ...] | None = None) -> Any:
+    """A settings field that is a command-line flag as well; a boolean default makes it a switch."""
+    return field(default=default, metadata={"help": help_text, "parse": parse, "choices": choices})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run depends on. In an interactive window, change a field with `dataclasses.replace`."""
+    """What an experiment depends on. A script with settings of its own adds fields in a subclass.
 
-    model: str = "gpt2"  # gpt2, standin, or a folder with a Hugging Face GPT-2 checkpoint
-    engine: str = "auto"  # auto, rust_circuit or torch
-    device: str = "auto"  # auto, cpu, cuda or cuda:i
-    n: int = 490  # sentences
-    seed: int = 0  # of every random draw
-    as_published: bool = False  # the published choices: erf GELU and all 768 years
-    out: Path | None = None  # folder for artifacts; None: paper-cache, or paper-cache/<model> for another model
-    memory_gb: float = 4.0  # what an engine may use for its batches, beside the model and its activations
+    In an interactive window, change a field with `dataclasses.replace`.
+    """
+
+    model: str = flag("gpt2", "gpt2, standin, or a folder with a Hugging Face GPT-2 checkpoint")
+    engine: str = flag("auto", "auto takes rust_circuit where it is installed", choices=ENGINES)
+    device: str = flag("auto", "auto, cpu, cuda or cuda:i")
+    n: int = flag(490, "number of sentences", int)
+    seed: int = flag(0, "seed of every random draw", int)
+    as_published: bool = flag(False, "the published choices: erf GELU and all 768 years")
+    out: Path | None = flag(None, "folder for the artifacts; paper-cache, or paper-cache/<model>, by default", Path)
+    memory_gb: float = flag(4.0, "what an engine may use for its batches, beside the model", float)
+    circuit: str | None = flag(
+        None, "paper, auto or a circuit's JSON file; paper for gpt2, auto for others, by default"
+    )
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise UserError(f"--n {self.n}: a data set needs at least one sentence; give --n 1 or more")
+        if not self.memory_gb > 0:
+            raise UserError(f"--memory-gb {self.memory_gb}: give a positive number of gigabytes")
 
     def artifact_folder(self) -> Path:
         """Where this run's artifacts go: `paper-cache` itself is for GPT-2 small alone."""
-        return self.out or subfolder_of(ROOT / "paper-cache", self.model)
+        return self.out or _for_model(ROOT / "paper-cache", self.model)
 
     def as_json(self) -> dict[str, object]:
         """The settings as plain values, for the run's record."""
@@ -39,22 +58,40 @@ class Settings:
 class PlotSettings:
     """What a plotting script depends on: artifacts alone, never a model."""
 
-    model: str = "gpt2"  # whose artifacts: gpt2, standin, or the folder the run was given
-    artifacts: Path | None = None  # folder with the artifacts; None: where the experiments put them by default
-    out: Path | None = None  # folder for the figures; None: paper-plots, or paper-plots/<model> for another model
+    model: str = flag("gpt2", "whose artifacts: gpt2, standin, or the folder that the run was given")
+    artifacts: Path | None = flag(None, "folder with the artifacts; where experiments put them, by default", Path)
+    out: Path | None = flag(None, "folder for the figures; paper-plots, or paper-plots/<model>, by default", Path)
 
     def artifact_folder(self) -> Path:
         """The folder that the artifacts are read from."""
-        return self.artifacts or subfolder_of(ROOT / "paper-cache", self.model)
+        return self.artifacts or _for_model(ROOT / "paper-cache", self.model)
 
     def plot_folder(self) -> Path:
         """The folder that the figures go to."""
-        return self.out or subfolder_of(ROOT / "paper-plots", self.model)
+        return self.out or _for_model(ROOT / "paper-plots", self.model)
 
 
-def subfolder_of(folder: Path, model: str) -> Path:
-    """`folder` for gpt2, otherwise a folder in it named for the model."""
-    return folder if model == "gpt2" else folder / Path(model).resolve().name
+AnySettings = TypeVar("AnySettings", Settings, PlotSettings)
+
+
+def read_settings(
+    description: str, defaults: AnySettings, arguments: list[str] | None = None, evaluates_circuit: bool = False
+) -> AnySettings:
+    """Settings of a script: a flag for every field, or `defaults` as they stand in an interactive window.
+
+    `description` is the script's docstring; `--circuit` is a flag only if the script evaluates one. From here on, an
+    error that the user can mend ends the script with one line.
+    """
+    if arguments is None and in_interactive_window():
+        return defaults
+    sys.excepthook = exit_on_user_error
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+    for option in fields(defaults):
+        if option.name != CIRCUIT_FLAG or evaluates_circuit:
+            _add_flag(parser, option.name, getattr(defaults, option.name), dict(option.metadata))
+    return replace(defaults, **vars(parser.parse_args(arguments)))
 
 
 def in_interactive_window() -> bool:
@@ -62,51 +99,16 @@ def in_interactive_window() -> bool:
     return hasattr(sys, "ps1") or "ipykernel" in sys.modules
 
 
-def read_settings(description: str, defaults: Settings | None = None, arguments: list[str] | None = None) -> Settings:
-    """Settings of an experiment script: its flags, or `defaults` as they stand in an interactive window.
-
-    `description` is the script's docstring. Errors that a user can mend end the script with one line from here on.
-    """
-    defaults = defaults or Settings()
-    if arguments is None and in_interactive_window():
-        return defaults
-    sys.excepthook = exit_on_user_error
-    parser = _parser(description)
-    parser.add_argument("--model", default=defaults.model, help="gpt2, standin, or a folder with a GPT-2 checkpoint")
-    parser.add_argument("--engine", default=defaults.engine, choices=ENGINES)
-    parser.add_argument("--device", default=defaults.device, help="auto, cpu, cuda or cuda:i")
-    parser.add_argument("--n", type=int, default=defaults.n, help="number of sentences")
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="seed of every random draw")
-    parser.add_argument("--as-published", action="store_true", help="the published erf GELU and 768 years")
-    parser.add_argument("--out", type=Path, default=defaults.out, help="folder for the artifacts")
-    parser.add_argument("--memory-gb", type=float, default=defaults.memory_gb, help="memory for the engine's batches")
-    return _checked(replace(defaults, **vars(parser.parse_args(arguments))))
+def _add_flag(parser: argparse.ArgumentParser, name: str, default: Any, flag_of: dict[str, Any]) -> None:
+    option = f"--{name.replace('_', '-')}"
+    if isinstance(default, bool):
+        parser.add_argument(option, action=argparse.BooleanOptionalAction, default=default, help=flag_of["help"])
+    else:
+        parser.add_argument(
+            option, type=flag_of["parse"], default=default, choices=flag_of["choices"], help=flag_of["help"]
+        )
 
 
-def read_plot_settings(
-    description: str, defaults: PlotSettings | None = None, arguments: list[str] | None = None
-) -> PlotSettings:
-    """Settings of a plotting script; like `read_settings`."""
-    defaults = defaults or PlotSettings()
-    if arguments is None and in_interactive_window():
-        return defaults
-    sys.excepthook = exit_on_user_error
-    parser = _parser(description)
-    parser.add_argument("--model", default=defaults.model, help="whose artifacts: gpt2, standin, or the run's folder")
-    parser.add_argument("--artifacts", type=Path, default=defaults.artifacts, help="folder with the artifacts")
-    parser.add_argument("--out", type=Path, default=defaults.out, help="folder for the figures")
-    return replace(defaults, **vars(parser.parse_args(arguments)))
-
-
-def _parser(description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
-    )
-
-
-def _checked(settings: Settings) -> Settings:
-    if settings.n < 1:
-        raise UserError(f"--n {settings.n}: a data set needs at least one sentence; give --n 1 or more")
-    if settings.memory_gb <= 0:
-        raise UserError(f"--memory-gb {settings.memory_gb}: give a positive number of gigabytes")
-    return settings
+def _for_model(folder: Path, model: str) -> Path:
+    """`folder` for gpt2, otherwise a folder in it named for the model."""
+    return folder if model == "gpt2" else folder / Path(model).resolve().name

@@ -34,8 +34,8 @@ def exit_on_user_error(kind: type[BaseException], error: BaseException, tracebac
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Iterate over `items` with a bar that appears only once the loop has taken two seconds."""
-    return iter(tqdm(items, desc=description, total=total, delay=SECONDS_BEFORE_A_BAR, leave=False))
+    """Iterate over `items` with a bar once the loop has taken two seconds; none where the output is not a terminal."""
+    return iter(tqdm(items, desc=description, total=total, delay=SECONDS_BEFORE_A_BAR, leave=False, disable=None))
 
 
 @contextmanager

@@ -7,16 +7,18 @@ unrolled one: a node that is also reached by another path keeps its other value 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from gpt2 import Model
 from path_patching.paths import Node, PathSet, PathSetError, Via
-from utils import UserError
+from path_patching.unembedding import answer_probabilities  # noqa: F401
+from utils import UserError, progress
 
 Data = Literal["clean", "corrupted"]
 
@@ -55,19 +57,13 @@ class Sentences:
         return self.clean if data == "clean" else self.corrupted
 
 
-def answer_probabilities(logits: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
-    """Softmax over the whole vocabulary, at the answer tokens: (..., V) logits to (..., A) float64.
-
-    The exponentials are float32, their sum is float64: a float32 sum over 50,257 of them is off by more than all the
-    rest of an engine (measured in `tests/test_engine.py`).
-    """
-    shifted = logits - logits.amax(-1, keepdim=True)
-    picked = shifted[..., answers].double().exp()
-    return picked / shifted.exp_().sum(-1, keepdim=True, dtype=torch.float64)
-
-
 class Engine(ABC):
-    """Evaluates path sets on a model. All results are on the CPU; `name` says which engine made them."""
+    """Evaluates path sets on a model. All results are on the CPU; `name` says which engine made them.
+
+    Each distinct pair of a clean and a corrupted sentence is worked on once, in batches whose activations fit in the
+    memory; with a single batch they are kept from call to call. An engine says what a batch's activations are and
+    computes on one batch (B pairs); this class does the rest.
+    """
 
     name: str
 
@@ -85,6 +81,10 @@ class Engine(ABC):
         self.sentences = sentences
         self.device = device
         self.memory_gb = memory_gb
+        # Sorted, so that the sentences of one batch begin alike.
+        pairs = torch.stack([sentences.clean, sentences.corrupted], 1)
+        self._pairs, self._pair_of_sentence = pairs.unique(dim=0, return_inverse=True)  # (pairs, 2, T), (N,)
+        self._kept: Any = None
 
     def probabilities(self, paths: PathSet | None = None, inside: Data = "corrupted") -> torch.Tensor:
         """Answer probabilities at END, (N, A) float64, with `paths` on the `inside` data and all else on the other.
@@ -92,9 +92,13 @@ class Engine(ABC):
         Without paths nothing is patched: the other data's own probabilities. `inside="corrupted"` asks what breaks
         if the paths do (path patching, necessity), `inside="clean"` what the paths alone achieve (sufficiency).
         """
-        if paths is not None:
+        return self.many_probabilities([(paths, inside)])[0]
+
+    def many_probabilities(self, requests: Sequence[tuple[PathSet | None, Data]]) -> torch.Tensor:
+        """`probabilities` of several (paths, inside), (requests, N, A), from one forward pass."""
+        for paths, _ in requests:
             self._check(paths)
-        return self._probabilities(paths, inside)
+        return self._over_batches(lambda batch: torch.stack([self._evaluate(batch, *request) for request in requests]))
 
     def sweep(self, receivers: PathSet, senders: Sequence[Node], via: Via | Literal["all"] = "all") -> torch.Tensor:
         """Path patching of `receivers` extended by each of `senders` in turn: (S, N, A) float64.
@@ -102,38 +106,103 @@ class Engine(ABC):
         A sender that no receiver can read changes nothing and gets the clean probabilities.
         Raises `PathSetError` if that holds for all of them.
         """
-        reachable = [sender for sender in senders if receivers.reachable(sender, via)]
-        if not reachable:
-            receivers.extend(senders, via)  # says which of them cannot be reached, and from where
+        if not senders:
             raise PathSetError("a sweep needs at least one sender")
-        self._check(receivers.extend(reachable, via))
-        swept = dict(zip(reachable, self._sweep(receivers, reachable, via), strict=True))
-        unpatched = None if len(reachable) == len(senders) else self.probabilities()
+        reachable = [sender for sender in dict.fromkeys(senders) if receivers.reachable(sender, via)]
+        self._check(receivers.extend(reachable or senders, via))  # says so if none can be reached
+        # A whole stream differs from reader to reader, so such a sender cannot be one of a stack.
+        whole = [sender for sender in reachable if sender.kind == "residual"]
+        stacked = [sender for sender in reachable if sender.kind != "residual"]
+        requests = [(receivers.extend([sender], via), "corrupted") for sender in whole]
+        swept = dict(zip(whole, self.many_probabilities(requests), strict=True)) if whole else {}
+        if stacked:
+            found = self._over_batches(lambda batch: self._evaluate_sweep(batch, receivers, stacked, via))
+            swept |= zip(stacked, found, strict=True)
+        unpatched = None if all(sender in swept for sender in senders) else self.probabilities()
         return torch.stack([swept.get(sender, unpatched) for sender in senders])
 
-    def _check(self, paths: PathSet) -> None:
-        architecture = self.model.architecture
-        paths.check_fits(architecture.n_layers, architecture.n_heads, self.sentences.end + 1)
-
-    @abstractmethod
-    def _probabilities(self, paths: PathSet | None, inside: Data) -> torch.Tensor:
-        """`probabilities`, for paths that fit the model."""
-
-    @abstractmethod
-    def _sweep(self, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]) -> torch.Tensor:
-        """`sweep`, for senders that are all reachable."""
-
-    @abstractmethod
     def writes(self, nodes: Sequence[Node], data: Data = "clean") -> torch.Tensor:
         """What each node writes into the residual stream of its position: (len(nodes), N, D) float32.
 
-        A head's write is without the layer's shared output bias. `residual@p` gives no write; see `residual`.
+        A head's write is without the layer's shared output bias. Raises `PathSetError` for `residual@p` and the
+        logits, which write nothing; see `residual`.
         """
+        if unfit := [str(node) for node in nodes if node.kind in ("residual", "logits")]:
+            raise PathSetError(f"{', '.join(unfit)} writes nothing; ask for heads, MLPs, neurons or embeddings")
+        self._check_places(nodes)
+        return self._over_batches(lambda batch: self._writes(batch, nodes, data))
 
-    @abstractmethod
     def residual(self, reader: Node, data: Data = "clean") -> torch.Tensor:
         """What `reader` (a head, an MLP or the logits) finds in the residual stream of its position: (N, D) float32."""
+        if reader.kind not in ("head", "mlp", "logits"):
+            raise PathSetError(f"{reader} reads no residual stream; ask for a head, an MLP or the logits")
+        self._check_places([reader])
+        return self._over_batches(lambda batch: self._residual(batch, reader, data)[None])[0]
 
-    @abstractmethod
     def attention(self, heads: Sequence[tuple[int, int]], data: Data = "clean") -> torch.Tensor:
         """Attention patterns of heads (layer, head): (len(heads), N, T, T) float32, (query, key)."""
+        self._check_places([Node.head(*head, self.sentences.end) for head in heads])
+        return self._over_batches(lambda batch: self._attention(batch, heads, data))
+
+    def _check(self, paths: PathSet | None) -> None:
+        if paths is None:
+            return
+        self._check_places(sorted(paths.nodes()))
+        end = Node.logits(self.sentences.end)
+        if paths.node != end:
+            raise PathSetError(f"a path set for these sentences starts at the logits, {end}, not at {paths.node}")
+
+    def _check_places(self, nodes: Sequence[Node]) -> None:
+        architecture = self.model.architecture
+        for node in nodes:
+            node.check_fits(architecture.n_layers, architecture.n_heads, architecture.d_mlp, self.sentences.end + 1)
+
+    @torch.no_grad()
+    def _over_batches(self, compute: Callable[[Any], torch.Tensor]) -> torch.Tensor:
+        """`compute` gives (any, B, ...) for a batch's activations; joined, a row a sentence, (any, N, ...).
+
+        The activations of a batch take half the memory. The result is on the CPU.
+        """
+        n_batches = min(len(self._pairs), math.ceil(self._batch_bytes(self._pairs) / (self.memory_gb * 1e9 / 2)))
+        batches = progress(self._pairs.tensor_split(n_batches), f"{n_batches} batches of sentences")
+        computed = [compute(self._batch(pairs, keep=n_batches == 1)).cpu() for pairs in batches]
+        return torch.cat(computed, 1)[:, self._pair_of_sentence]
+
+    def _batch(self, pairs: torch.Tensor, keep: bool) -> Any:
+        """Activations of pairs (B, 2, T)."""
+        if self._kept is not None:
+            return self._kept
+        batch = self._activations(*pairs.unbind(1))
+        if keep:
+            self._kept = batch
+        return batch
+
+    @abstractmethod
+    def _batch_bytes(self, pairs: torch.Tensor) -> int:
+        """How much memory the activations of pairs (B, 2, T) take, while they are computed."""
+
+    @abstractmethod
+    def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Any:
+        """All that path patching needs to know of B clean and B corrupted sentences, (B, T) each."""
+
+    @abstractmethod
+    def _evaluate(self, batch: Any, paths: PathSet | None, inside: Data) -> torch.Tensor:
+        """`probabilities` of one batch, (B, A)."""
+
+    @abstractmethod
+    def _evaluate_sweep(
+        self, batch: Any, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
+    ) -> torch.Tensor:
+        """`sweep` of one batch for senders that can all be reached, (S, B, A)."""
+
+    @abstractmethod
+    def _writes(self, batch: Any, nodes: Sequence[Node], data: Data) -> torch.Tensor:
+        """`writes` of one batch, (len(nodes), B, D)."""
+
+    @abstractmethod
+    def _residual(self, batch: Any, reader: Node, data: Data) -> torch.Tensor:
+        """`residual` of one batch, (B, D)."""
+
+    @abstractmethod
+    def _attention(self, batch: Any, heads: Sequence[tuple[int, int]], data: Data) -> torch.Tensor:
+        """`attention` of one batch, (len(heads), B, T, T)."""

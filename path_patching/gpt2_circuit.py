@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import NamedTuple
 
 import rust_circuit as rc
 import torch
@@ -41,15 +42,29 @@ def input_matcher(reader: Node, via: Via, position: int) -> rc.IterativeMatcher:
     return rc.IterativeMatcher(f"{reader.name}.{via}@{position}").chain(stream)
 
 
+class AttentionLayer(NamedTuple):
+    """A layer's heads: attention-weighted values z (H, T, d_head), patterns (H, T, T), stream after them (T, D)."""
+
+    z: rc.Circuit
+    pattern: rc.Circuit
+    after: rc.Circuit
+
+
 class Gpt2Circuit:
     """The circuits of one model. Weights are arrays on `device`; each circuit is built once, when first asked for."""
 
     def __init__(self, model: Model, device: str) -> None:
         self.architecture = model.architecture
         self.device = device
+        self._embedding = {name: model.tensors[name].to(device) for name in ("t.w.tok_embeds", "t.w.pos_embeds")}
         self._weights = {name: rc.Array(tensor.to(device), name) for name, tensor in model.tensors.items()}
         self.node = cache(self._node)
         self.residual = cache(self._residual)
+
+    def embeddings(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Token plus position embeddings (N, T, D) of token ids (N, T)."""
+        token, position = self._embedding.values()
+        return token[tokens.to(self.device)] + position[: tokens.shape[1]]
 
     def _weight(self, name: str) -> rc.Circuit:
         return self._weights[f"{name}_arr"]
@@ -59,15 +74,28 @@ class Gpt2Circuit:
         return rc.Symbol.new_with_random_uuid((self.architecture.d_model,), f"{stream}@{position}")
 
     def _node(self, node: Node) -> rc.Circuit:
-        """A node's write (D,), or the logits (V,), as a function of the residual streams it reads."""
+        """A node's write (D,) as a function of the residual streams it reads; for the logits, what is unembedded."""
         if node.kind == "head":
             return self._head(node)
+        if node.kind == "neuron":
+            return self._neuron(node)
         stream = stream_name(node)
         read = self.residual(stream, node.position)
         if node.kind == "mlp":
             return self._mlp(read, node.layer, str(node))
-        normed = self._layer_norm(read, "final", f"final.normed@{node.position}")
-        return einsum("d,vd->v", normed, self._weight("t.w.unembed"), name=str(node))
+        return self._layer_norm(read, "final", str(node))
+
+    def _neuron(self, node: Node) -> rc.Circuit:
+        """What one neuron writes (D,): its activation times its output weights, from the stream that its MLP reads."""
+        prefix = f"m{node.layer}"
+        read = self.residual(f"{prefix}.in", node.position)
+        normed = self._layer_norm(read, prefix, f"{node}.normed")
+        weight = rc.Index(self._weight(f"{prefix}.w.proj_in"), [node.index], name=f"{node}.w.in")
+        bias = rc.Index(self._weight(f"{prefix}.w.in_bias"), [node.index], name=f"{node}.w.in_bias")
+        before = rc.Add(einsum("d,d->", normed, weight, name=f"{node}.weighted"), bias, name=f"{node}.before")
+        activation = (rc.gelu if self.architecture.activation == "gelu" else rc.gelu_new)(before)
+        out = rc.Index(self._weight(f"{prefix}.w.proj_out"), [slice(None), node.index], name=f"{node}.w.out")
+        return einsum(",d->d", activation, out, name=str(node))
 
     def _head(self, node: Node) -> rc.Circuit:
         """One head at one position: its query there against keys and values of every position up to it."""
@@ -78,11 +106,12 @@ class Gpt2Circuit:
         scores = einsum("c,kc,->k", query, keys, self._score_scale(), name=f"{node.name}.scores@{node.position}")
         pattern = rc.softmax(scores, name=f"{node.name}.pattern@{node.position}")
         z = einsum("k,kc->c", pattern, values, name=f"{node.name}.z@{node.position}")
-        return self.head_write(node, z)
-
-    def head_write(self, node: Node, z: rc.Circuit) -> rc.Circuit:
-        """What a head writes (D,), given its attention-weighted values (d_head,)."""
         return einsum("c,dc->d", z, self._of_head(f"a{node.layer}.w.o", node.index), name=str(node))
+
+    def head_writes(self, layer: int) -> rc.Circuit:
+        """What the heads of a layer write (H, D), from the symbol `z` (H, d_head), their attention-weighted values."""
+        z = rc.Symbol.new_with_random_uuid((self.architecture.n_heads, self.architecture.d_head), "z")
+        return einsum("hc,hdc->hd", z, self._weight(f"a{layer}.w.o"), name=f"a{layer}.writes")
 
     def _projection(self, node: Node, via: Via, position: int) -> rc.Circuit:
         stream = f"a{node.layer}.in"
@@ -122,12 +151,8 @@ class Gpt2Circuit:
         read = self._stream(f"m{layer}.in", n_positions)
         return rc.Add(read, self._mlp(read, layer, f"m{layer}"), name=f"m{layer}.out")
 
-    def attention_layer(self, layer: int, n_positions: int) -> tuple[rc.Circuit, rc.Circuit, rc.Circuit]:
-        """The heads of a layer at all positions, from the symbol `a{layer}.in` (T, D).
-
-        Returns their attention-weighted values z (H, T, d_head), their patterns (H, T, T), and the residual stream
-        after them (T, D).
-        """
+    def attention_layer(self, layer: int, n_positions: int) -> AttentionLayer:
+        """The heads of a layer at all positions, from the symbol `a{layer}.in` (T, D)."""
         name = f"a{layer}"
         read = self._stream(f"{name}.in", n_positions)
         normed = self._layer_norm(read, name, f"{name}.normed")
@@ -138,7 +163,8 @@ class Gpt2Circuit:
         pattern = rc.softmax(scores, name=f"{name}.pattern")
         z = einsum("hqk,hkc->hqc", pattern, v, name=f"{name}.z")
         write = einsum("htc,hdc->td", z, self._weight(f"{name}.w.o"), name=f"{name}.write")
-        return z, pattern, rc.Add(read, write, self._weight(f"{name}.w.o_bias"), name=f"{name}.out")
+        after = rc.Add(read, write, self._weight(f"{name}.w.o_bias"), name=f"{name}.out")
+        return AttentionLayer(z, pattern, after)
 
     def _all_heads(self, normed: rc.Circuit, name: str, via: Via, n_positions: int) -> rc.Circuit:
         without_bias = einsum("td,hcd->htc", normed, self._weight(f"{name}.w.{via}"), name=f"{name}.{via}.without_bias")

@@ -107,6 +107,16 @@ class Node:
             return False
         return self.position <= reader.position if via in ("k", "v") else self.position == reader.position
 
+    def check_fits(self, n_layers: int, n_heads: int, d_mlp: int, n_positions: int) -> None:
+        """Raise `PathSetError` if a model of these sizes, or its sentences, have no such node."""
+        in_model = self.kind in ("embeds", "residual", "logits") or 0 <= self.layer < n_layers
+        if not in_model or (self.kind == "head" and not 0 <= self.index < n_heads):
+            raise PathSetError(f"{self}: the model has {n_layers} layers of {n_heads} heads")
+        if self.kind == "neuron" and not 0 <= self.index < d_mlp:
+            raise PathSetError(f"{self}: the model has {d_mlp} neurons in each layer")
+        if not 0 <= self.position < n_positions:
+            raise PathSetError(f"{self}: the sentences have positions 0 to {n_positions - 1}")
+
     def __str__(self) -> str:
         return f"{self.name}@{self.position}"
 
@@ -142,6 +152,7 @@ class PathSet:
             raise PathSetError(f"no path ends at or above {self.node}: the path set is empty")
         for branch in self.branches:
             _check_step(self.node, branch.via, branch.paths.node)
+        object.__setattr__(self, "branches", _merged(self.branches))  # one order, so that equal sets are equal values
         # Sub-trees are shared: hashing once keeps memo look-ups in an engine from unrolling them.
         object.__setattr__(self, "_hash", hash((self.node, self.ends_here, self.branches)))
 
@@ -190,11 +201,19 @@ class PathSet:
         assert grown is not None, "every end stays an end"
         return grown
 
+    def ending_at(self, nodes: Iterable[Node]) -> PathSet:
+        """Only the paths that end at one of `nodes`. Raises `PathSetError` if none does."""
+        wanted = set(nodes)
+        kept = self._replace_ends(lambda end: PathSet.at(end) if end in wanted else None)
+        if kept is None:
+            raise PathSetError(f"no path of the set ends at {', '.join(map(str, sorted(wanted))) or 'no node'}")
+        return kept
+
     def __or__(self, other: PathSet) -> PathSet:
         """The union of two sets that start at the same node."""
         if self.node != other.node:
             raise PathSetError(f"paths from {self.node} and from {other.node} have no union; start both at the logits")
-        return PathSet(self.node, self.ends_here or other.ends_here, _merged((*self.branches, *other.branches)))
+        return PathSet(self.node, self.ends_here or other.ends_here, (*self.branches, *other.branches))
 
     def reachable(self, sender: Node, via: Via | Literal["all"] = "all") -> bool:
         """Whether `extend([sender], via)` adds anything."""
@@ -231,17 +250,6 @@ class PathSet:
         rest = len(self) - len(shown)
         return "\n".join([*shown, *([f"… and {rest} more"] if rest else [])])
 
-    def check_fits(self, n_layers: int, n_heads: int, n_positions: int) -> None:
-        """Raise `PathSetError` if the set names a layer, head or position that a model or its sentences lack."""
-        for node in sorted(self.nodes()):
-            in_model = node.kind in ("embeds", "residual", "logits") or 0 <= node.layer < n_layers
-            if not in_model or (node.kind == "head" and not 0 <= node.index < n_heads):
-                raise PathSetError(f"{node}: the model has {n_layers} layers of {n_heads} heads")
-            if not 0 <= node.position < n_positions:
-                raise PathSetError(f"{node}: the sentences have positions 0 to {n_positions - 1}")
-        if self.node.kind != "logits":
-            raise PathSetError(f"a path set for an engine starts at the logits, not at {self.node}")
-
     def _distinct(self) -> set[PathSet]:
         """The set and all its sub-trees, each once however many paths share it."""
         found, waiting = {self}, [self]
@@ -259,7 +267,7 @@ class PathSet:
             below = [(branch.via, replaced(branch.paths)) for branch in paths.branches]
             kept = [Branch(via, grown) for via, grown in below if grown is not None]
             at_end = grow(paths.node) if paths.ends_here else None
-            branches = _merged([*kept, *(at_end.branches if at_end else ())])
+            branches = (*kept, *(at_end.branches if at_end else ()))
             ends_here = at_end is not None and at_end.ends_here
             return PathSet(paths.node, ends_here, branches) if ends_here or branches else None
 

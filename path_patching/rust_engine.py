@@ -3,13 +3,13 @@
 A path set becomes a circuit by walking its tree: each branch is an `rc.IterativeMatcher` that finds one residual
 stream as one input reads it, and what is found there is replaced by itself plus the changes that arrive along the
 branches. What enters from outside is a symbol (a *leaf*): residual streams, what nodes write, and the changes at the
-ends of paths. A leaf is bound with `rc.Expander`, so that a batch of sentences, or of the nodes of a sweep, is one
+ends of paths. Symbols are bound with `rc.Expander`, so that a batch of sentences, or of the nodes of a sweep, is one
 evaluation of a circuit that was built once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -18,58 +18,96 @@ import rust_circuit as rc
 import torch
 
 from gpt2 import Model
-from path_patching.engine import Data, Engine, Sentences, answer_probabilities, other
+from path_patching.engine import Data, Engine, Sentences, other
 from path_patching.gpt2_circuit import Gpt2Circuit, input_matcher, stream_name
 from path_patching.paths import Branch, Node, PathSet, Via
+from path_patching.rust_activations import Activations, evaluate
+from path_patching.unembedding import Unembedding
 from utils import progress
 
-LOGIT_ROWS = 1024  # rows of the vocabulary's width evaluated at once: enough to fill the cores, little memory
-COPIES_OF_LOGITS = 3  # the logits, their float64 sum's input and rust_circuit's own copy
-NAIVE = rc.OptimizationSettings(scheduling_naive=True, scheduling_simplify=False)
+BYTES = 4  # of a float32
+ROWS_AT_ONCE = 2048  # of (sender, pair) in one evaluation: enough to keep the cores busy
+WIDTHS_PER_ROW = 40  # tensors of D numbers that an evaluation may hold for a row, an MLP's neurons among them
+
+Role = Literal["residual", "write", "inside", "change"]
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A symbol of a path circuit: what `role` says of `node`, on sentences to be bound later.
+    """A symbol of a path circuit.
 
-    `residual`: the stream that `node` reads at `position`, outside data. `write`: what `node` writes, outside data.
-    `change`: inside minus outside data of what the path's last node writes; the node is `residual@p` where all of the
-    stream that `reader` reads is patched.
+    `residual`: `stream` at the node's position, outside data. `write` and `inside`: what the node writes on outside
+    and on inside data. `change`: inside minus outside, of the write or, if the node is `residual@p`, of `stream`.
     """
 
-    role: Literal["residual", "write", "change"]
+    role: Role
     node: Node
     stream: str = ""
 
     @property
     def name(self) -> str:
         """The symbol's name."""
-        return (
-            f"{self.stream}@{self.node.position}"
-            if self.role == "residual"
-            else f"{self.role}:{self.stream}{self.node}"
-        )
+        place = f"{self.stream}@{self.node.position}" if self.stream else str(self.node)
+        return place if self.role == "residual" else f"{self.role}:{place}"
 
 
 @dataclass(frozen=True, eq=False)
 class PathCircuit:
-    """The logits (V,) with a path set patched, as a function of its leaves."""
+    """What is unembedded (D,) with a path set patched, as a function of its leaves."""
 
     circuit: rc.Circuit
     leaves: tuple[Leaf, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Activations:
-    """What a forward pass leaves behind, for distinct sentences (U of them) on the device.
+class PathCircuitBuilder:
+    """Builds the circuit of one path set and collects its leaves.
 
-    `streams`: residual streams by name, (U, T, D). `z`: per layer (U, H, T, d_head). `rows` says which distinct
-    sentence is the clean, or the corrupted, one of each sentence of the batch.
+    With `open_ends` a path that ends at `residual@p` stands for some of what is there, to be bound later, not for all.
     """
 
-    streams: Mapping[str, torch.Tensor]
-    z: Mapping[int, torch.Tensor]
-    rows: Mapping[Data, torch.Tensor]
+    def __init__(self, circuit: Gpt2Circuit, open_ends: bool = False) -> None:
+        self._circuit = circuit
+        self._open_ends = open_ends
+        self._leaves: dict[Leaf, rc.Circuit] = {}
+        self._recomputed = cache(self._recompute)
+
+    def build(self, paths: PathSet) -> PathCircuit:
+        """The circuit in which the paths of the set, and nothing else, are recomputed."""
+        if paths.ends_here:
+            paths = PathSet.at(paths.node).extend([Node.residual(paths.node.position)])
+        circuit = self._recomputed(paths)
+        return PathCircuit(circuit, (*self._leaves, *_streams_read(circuit, paths)))
+
+    def _recompute(self, paths: PathSet) -> rc.Circuit:
+        return self._patched(self._circuit.node(paths.node), paths)
+
+    def _patched(self, circuit: rc.Circuit, paths: PathSet) -> rc.Circuit:
+        """`circuit`, of the node of `paths` or of one of its neurons, with what arrives along the branches added."""
+        for (via, position), branches in _by_input(paths).items():
+            arriving = branches if self._open_ends else _not_absorbed(branches)
+            changes = [self._change(paths.node, branch.paths, branches) for branch in arriving]
+            matcher = input_matcher(paths.node, via, position)
+            circuit = circuit.update(matcher, lambda read, changes=changes: rc.Add(read, *changes))
+        return circuit
+
+    def _change(self, reader: Node, paths: PathSet, beside: list[Branch]) -> rc.Circuit:
+        """What changes in `reader`'s stream because of the paths that go on through one sender."""
+        if paths.node.kind == "residual":
+            return self._leaf("change", paths.node, stream_name(reader))
+        if not paths.ends_here:
+            return rc.Add.minus(self._recomputed(paths), self._leaf("write", paths.node))
+        for branch in beside:
+            if branch.paths.node == _mlp_of(paths.node):  # replace the neuron in what its recomputed MLP writes
+                recomputed = self._patched(self._circuit.node(paths.node), branch.paths)
+                return rc.Add.minus(self._leaf("inside", paths.node), recomputed)
+        return self._leaf("change", paths.node)
+
+    def _leaf(self, role: Role, node: Node, stream: str = "") -> rc.Circuit:
+        leaf = Leaf(role, node, stream)
+        if leaf not in self._leaves:
+            shape = (self._circuit.architecture.d_model,)
+            self._leaves[leaf] = rc.Symbol.new_with_random_uuid(shape, leaf.name)
+        return self._leaves[leaf]
 
 
 class RustCircuitEngine(Engine):
@@ -80,237 +118,124 @@ class RustCircuitEngine(Engine):
     def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
         super().__init__(model, sentences, device, memory_gb)
         self._circuit = Gpt2Circuit(model, device)
-        self._answers = sentences.answers.to(device)
-        self._kept: Activations | None = None
+        self._unembedding = Unembedding(model, sentences.answers, device)
 
-    def _probabilities(self, paths: PathSet | None, inside: Data) -> torch.Tensor:
-        template = self._path_circuit(paths) if paths else self._unpatched()
-        batches = []
-        for activations, part in self._parts(rows_per_sentence=1):
-            bound = {leaf: self._value(leaf, activations, part, inside) for leaf in template.leaves}
-            batches.append(self._evaluate(template, bound))
-        return torch.cat(batches)
+    def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Activations:
+        return Activations(self._circuit, clean, corrupted)
 
-    def _sweep(self, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]) -> torch.Tensor:
-        # The receivers' inputs become open ends; each sender then fills those that it can reach.
+    def _batch_bytes(self, pairs: torch.Tensor) -> int:
+        architecture = self.model.architecture
+        n_tokens = pairs.flatten(0, 1).unique(dim=0).numel()
+        widths_each = 3 * architecture.n_layers + 1 + 16  # kept, and at work in one layer
+        return BYTES * n_tokens * architecture.d_model * widths_each
+
+    def _evaluate(self, batch: Activations, paths: PathSet | None, inside: Data) -> torch.Tensor:
+        template = PathCircuitBuilder(self._circuit).build(paths) if paths else self._unpatched()
+
+        def bind(leaf: Leaf, part: slice) -> torch.Tensor:
+            return _value(leaf, batch, part, inside)
+
+        return torch.cat([self._evaluate_part(template, bind, part) for part in self._parts(batch, 1)])
+
+    def _evaluate_sweep(
+        self, batch: Activations, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
+    ) -> torch.Tensor:
+        # The receivers' inputs become open ends, which each sender fills where it is read.
         positions = sorted({sender.position for sender in senders})
-        template = self._path_circuit(receivers.extend([Node.residual(p) for p in positions], via))
-        batches = []
-        for activations, part in self._parts(rows_per_sentence=len(senders)):
-            writes = [self._change(sender, activations, part) for sender in senders]
-            bound = {
-                leaf: _stacked_changes(leaf, senders, writes)
-                if leaf.role == "change"
-                else self._value(leaf, activations, part, "corrupted")
-                for leaf in template.leaves
-            }
-            batches.append(self._evaluate(template, bound))
-        return torch.cat(batches, dim=1)
+        open_ended = receivers.extend([Node.residual(position) for position in positions], via)
+        template = PathCircuitBuilder(self._circuit, open_ends=True).build(open_ended)
+        changes = batch.writes(senders, "corrupted") - batch.writes(senders, "clean")  # (S, B, D)
 
-    # From path sets to circuits
+        def bind(leaf: Leaf, part: slice) -> torch.Tensor:
+            if leaf.role == "change":
+                return _where_read(leaf, senders, changes[:, part])
+            return _value(leaf, batch, part, "corrupted")
+
+        parts = progress(self._parts(batch, len(senders)), f"patching {len(senders)} nodes")
+        return torch.cat([self._evaluate_part(template, bind, part) for part in parts], dim=1)
+
+    def _evaluate_part(
+        self, template: PathCircuit, bind: Callable[[Leaf, slice], torch.Tensor], part: slice
+    ) -> torch.Tensor:
+        """Answer probabilities (..., part, A) of a circuit whose leaves `bind` gives for a part of the batch."""
+        bound = {leaf.name: bind(leaf, part) for leaf in template.leaves}
+        return self._unembedding.probabilities(evaluate([template.circuit], bound)[0])
 
     def _unpatched(self) -> PathCircuit:
-        node = Node.logits(self.sentences.end)
-        return PathCircuit(self._circuit.node(node), (Leaf("residual", node, stream_name(node)),))
+        logits = Node.logits(self.sentences.end)
+        return PathCircuit(self._circuit.node(logits), (Leaf("residual", logits, stream_name(logits)),))
 
-    def _path_circuit(self, paths: PathSet) -> PathCircuit:
-        """The logits as a circuit in which the paths of the set, and nothing else, are recomputed."""
-        if paths.ends_here:
-            paths = PathSet.at(paths.node).extend([Node.residual(paths.node.position)])
-        leaves: dict[Leaf, rc.Circuit] = {}
+    def _parts(self, batch: Activations, rows_per_pair: int) -> list[slice]:
+        """The pairs of a batch in parts small enough to evaluate at once."""
+        bytes_per_row = BYTES * WIDTHS_PER_ROW * self.model.architecture.d_model
+        rows = min(ROWS_AT_ONCE, int(self.memory_gb * 1e9 / 4 / bytes_per_row))
+        size = max(1, rows // rows_per_pair)
+        return [slice(first, min(first + size, len(batch))) for first in range(0, len(batch), size)]
 
-        def leaf(role: Literal["residual", "write", "change"], node: Node, stream: str = "") -> rc.Circuit:
-            wanted = Leaf(role, node, stream)
-            if wanted not in leaves:
-                shape = (self.model.architecture.d_model,)
-                leaves[wanted] = rc.Symbol.new_with_random_uuid(shape, wanted.name)
-            return leaves[wanted]
+    def _writes(self, batch: Activations, nodes: Sequence[Node], data: Data) -> torch.Tensor:
+        return batch.writes(nodes, data)
 
-        @cache
-        def recomputed(paths: PathSet) -> rc.Circuit:
-            circuit = self._circuit.node(paths.node)
-            for via, position, branches in _by_input(paths):
-                changes = [change(paths.node, branch.paths) for branch in branches]
-                circuit = circuit.update(
-                    input_matcher(paths.node, via, position), lambda read, changes=changes: rc.Add(read, *changes)
-                )
-            return circuit
+    def _residual(self, batch: Activations, reader: Node, data: Data) -> torch.Tensor:
+        return batch.stream(stream_name(reader), reader.position, data)
 
-        def change(reader: Node, paths: PathSet) -> rc.Circuit:
-            if paths.node.kind == "residual":
-                return leaf("change", paths.node, stream_name(reader))
-            if paths.ends_here:
-                return leaf("change", paths.node)
-            return rc.Add.minus(recomputed(paths), leaf("write", paths.node))
-
-        circuit = recomputed(paths)
-        streams = [Leaf("residual", node, stream) for node, stream in self._streams_in(circuit, paths)]
-        return PathCircuit(circuit, (*leaves, *streams))
-
-    def _streams_in(self, circuit: rc.Circuit, paths: PathSet) -> set[tuple[Node, str]]:
-        """The residual streams that a circuit reads, as (a node at the position, name)."""
-        nodes = [node for node in paths.nodes() if node.kind in ("head", "mlp", "logits")]
-        read = {(Node.residual(p), stream_name(node)) for node in nodes for p in range(node.position + 1)}
-        present = {symbol.name for symbol in circuit.get(rc.Symbol)}
-        return {(node, stream) for node, stream in read if f"{stream}@{node.position}" in present}
-
-    # From leaves to numbers
-
-    def _evaluate(self, template: PathCircuit, bound: Mapping[Leaf, torch.Tensor]) -> torch.Tensor:
-        """Answer probabilities (..., N, A) float64 on the CPU, of logits that the bound circuit gives."""
-        arrays = [(leaf.name, rc.Array(value.contiguous(), leaf.name)) for leaf, value in bound.items()]
-        expander = rc.Expander(*((name, lambda _, array=array: array) for name, array in arrays))
-        [logits] = rc.optimize_and_evaluate_many([expander(template.circuit)], NAIVE)
-        return answer_probabilities(logits, self._answers).cpu()
-
-    def _value(self, leaf: Leaf, activations: Activations, part: slice, inside: Data) -> torch.Tensor:
-        """The tensor (B, D) of a leaf for a part of a batch, with `inside` data at the ends of paths."""
-        outside = other(inside)
-        if leaf.role == "residual":
-            return _stream(activations, leaf.stream, leaf.node.position, outside, part)
-        if leaf.role == "write":
-            return self._write(leaf.node, activations, outside, part)
-        if leaf.node.kind == "residual":
-            of = [_stream(activations, leaf.stream, leaf.node.position, data, part) for data in (inside, outside)]
-        else:
-            of = [self._write(leaf.node, activations, data, part) for data in (inside, outside)]
-        return of[0] - of[1]
-
-    def _change(self, sender: Node, activations: Activations, part: slice) -> torch.Tensor:
-        return self._value(Leaf("change", sender), activations, part, "corrupted")
-
-    def _write(self, node: Node, activations: Activations, data: Data, part: slice) -> torch.Tensor:
-        """What a node writes, (B, D)."""
-        rows, position = activations.rows[data][part], node.position
-        if node.kind == "embeds":
-            return _stream(activations, "a0.in", position, data, part)
-        if node.kind == "head":
-            z = rc.Symbol.new_with_random_uuid((self.model.architecture.d_head,), "z")
-            value = rc.Array(activations.z[node.layer][rows, node.index, position].contiguous(), "z")
-            return rc.Expander(("z", lambda _: value))(self._circuit.head_write(node, z)).evaluate()
-        before = _stream(activations, f"m{node.layer}.in", position, data, part)
-        mlp = Node.mlp(node.layer, position)
-        circuit = self._circuit.node(mlp) if node.kind == "mlp" else self._circuit.neuron(node)
-        value = rc.Array(before.contiguous(), "read")
-        return rc.Expander((f"{stream_name(mlp)}@{position}", lambda _: value))(circuit).evaluate()
-
-    # The plain forward pass
-
-    def _parts(self, rows_per_sentence: int) -> Iterator[tuple[Activations, slice]]:
-        """The sentences in order: activations of a batch, and the part of it to evaluate at once."""
-        bytes_per_row = COPIES_OF_LOGITS * 4 * self.model.architecture.vocab_size
-        rows = min(LOGIT_ROWS, int(self.memory_gb * 1e9 / 2 / bytes_per_row))
-        size = max(1, rows // rows_per_sentence)
-        starts = range(0, len(self.sentences), self._batch_size())
-        for start in progress(starts, "sentences"):
-            batch = slice(start, min(start + self._batch_size(), len(self.sentences)))
-            activations = self._activations(batch)
-            length = batch.stop - batch.start
-            for first in progress(range(0, length, size), "patching"):
-                yield activations, slice(first, min(first + size, length))
-
-    def _batch_size(self) -> int:
-        """Sentences whose activations, clean and corrupted, fit in half the memory."""
-        a = self.model.architecture
-        bytes_per_sentence = 2 * 4 * (self.sentences.end + 1) * a.d_model * (3 * a.n_layers + 1)
-        return max(1, min(len(self.sentences), int(self.memory_gb * 1e9 / 2 / bytes_per_sentence)))
-
-    def _activations(self, batch: slice) -> Activations:
-        """Activations of a batch; kept from call to call where one batch holds all sentences."""
-        if self._kept is not None:
-            return self._kept
-        twins = torch.cat([self.sentences.clean[batch], self.sentences.corrupted[batch]])
-        distinct, rows = twins.unique(dim=0, return_inverse=True)
-        clean, corrupted = rows.to(self.device).chunk(2)
-        activations = Activations(*self._forward(distinct), {"clean": clean, "corrupted": corrupted})
-        if len(clean) == len(self.sentences):
-            self._kept = activations
-        return activations
-
-    def _forward(self, tokens: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[int, torch.Tensor]]:
-        """Residual streams (U, T, D) by name and attention-weighted values z by layer, for tokens (U, T)."""
-        streams, z = {"a0.in": self._embeddings(tokens)}, {}
-        n_layers, n_positions = self.model.architecture.n_layers, tokens.shape[1]
-        for layer in progress(range(n_layers), "forward pass"):
-            z[layer], _, after = self._attention_layer(layer, streams[f"a{layer}.in"])
-            streams[f"m{layer}.in"] = after
-            following = f"a{layer + 1}.in" if layer + 1 < n_layers else "final.in"
-            read = rc.Array(after, "read")
-            mlp = rc.Expander((f"m{layer}.in", lambda _, read=read: read))(self._circuit.mlp_layer(layer, n_positions))
-            [streams[following]] = rc.optimize_and_evaluate_many([mlp], NAIVE)
-        return streams, z
-
-    def _attention_layer(self, layer: int, read: torch.Tensor) -> list[torch.Tensor]:
-        """z (U, H, T, d_head), patterns (U, H, T, T), stream after the heads (U, T, D), from the stream before."""
-        array = rc.Array(read.contiguous(), "read")
-        expander = rc.Expander((f"a{layer}.in", lambda _: array))
-        circuits = self._circuit.attention_layer(layer, read.shape[1])
-        return rc.optimize_and_evaluate_many([expander(circuit) for circuit in circuits], NAIVE)
-
-    def _embeddings(self, tokens: torch.Tensor) -> torch.Tensor:
-        weights = self.model.tensors
-        embedded = weights["t.w.tok_embeds"][tokens] + weights["t.w.pos_embeds"][: tokens.shape[1]]
-        return embedded.to(self.device)
-
-    # What scripts look at besides probabilities
-
-    def writes(self, nodes: Sequence[Node], data: Data = "clean") -> torch.Tensor:
-        """See `Engine.writes`."""
-        batches = [
-            torch.stack([self._write(node, activations, data, part).cpu() for node in nodes])
-            for activations, part in self._parts(rows_per_sentence=1)
-        ]
-        return torch.cat(batches, dim=1)
-
-    def residual(self, reader: Node, data: Data = "clean") -> torch.Tensor:
-        """See `Engine.residual`."""
-        return torch.cat(
-            [
-                _stream(activations, stream_name(reader), reader.position, data, part).cpu()
-                for activations, part in self._parts(rows_per_sentence=1)
-            ]
-        )
-
-    def attention(self, heads: Sequence[tuple[int, int]], data: Data = "clean") -> torch.Tensor:
-        """See `Engine.attention`."""
-        batches = []
-        for activations, part in self._parts(rows_per_sentence=1):
-            rows = activations.rows[data][part]
-            patterns = {
-                layer: self._attention_layer(layer, activations.streams[f"a{layer}.in"][rows])[1].cpu()
-                for layer in {layer for layer, _ in heads}
-            }
-            batches.append(torch.stack([patterns[layer][:, head] for layer, head in heads]))
-        return torch.cat(batches, dim=1)
+    def _attention(self, batch: Activations, heads: Sequence[tuple[int, int]], data: Data) -> torch.Tensor:
+        patterns = {layer: batch.pattern(layer, data) for layer in {layer for layer, _ in heads}}
+        return torch.stack([patterns[layer][:, head] for layer, head in heads])
 
 
-def _by_input(paths: PathSet) -> Iterator[tuple[Via, int, list[Branch]]]:
-    """The branches of a node grouped by the input and position they enter through."""
-    keys = sorted({(branch.via, branch.paths.node.position) for branch in paths.branches})
-    for via, position in keys:
-        yield via, position, [b for b in paths.branches if (b.via, b.paths.node.position) == (via, position)]
+def _value(leaf: Leaf, batch: Activations, part: slice, inside: Data) -> torch.Tensor:
+    """The tensor (part, D) of a leaf, with `inside` data at the ends of paths."""
+
+    def on(data: Data) -> torch.Tensor:
+        if leaf.stream:
+            return batch.stream(leaf.stream, leaf.node.position, data, part)
+        return batch.writes([leaf.node], data, part)[0]
+
+    if leaf.role == "change":
+        return on(inside) - on(other(inside))
+    return on(inside) if leaf.role == "inside" else on(other(inside))
 
 
-def _stream(activations: Activations, stream: str, position: int, data: Data, part: slice) -> torch.Tensor:
-    return activations.streams[stream][activations.rows[data][part], position]
+def _where_read(leaf: Leaf, senders: list[Node], changes: torch.Tensor) -> torch.Tensor:
+    """Senders' changes (S, B, D), zero for those that do not write into the leaf's stream before it is read."""
+    read = [sender.position == leaf.node.position and _writes_into(sender, leaf.stream) for sender in senders]
+    return changes if all(read) else changes * torch.tensor(read, device=changes.device)[:, None, None]
 
 
-def _stacked_changes(leaf: Leaf, senders: list[Node], changes: list[torch.Tensor]) -> torch.Tensor:
-    """(S, B, D): each sender's change where the stream of the leaf holds what it writes, else zero."""
-    return torch.stack(
-        [
-            change
-            if sender.position == leaf.node.position and _is_upstream(sender, leaf.stream)
-            else change.new_zeros(()).expand_as(change)
-            for sender, change in zip(senders, changes, strict=True)
-        ]
-    )
-
-
-def _is_upstream(sender: Node, stream: str) -> bool:
-    """Whether a node writes before the stream `a9.in`, `m10.in` or `final.in` is read."""
+def _writes_into(sender: Node, stream: str) -> bool:
     if stream == "final.in":
         return True
-    kind: Literal["head", "mlp"] = "head" if stream[0] == "a" else "mlp"
     layer = int(stream[1:].removesuffix(".in"))
-    return sender.depth < Node(layer, kind, 0, sender.position).depth
+    reader = Node.head(layer, 0, sender.position) if stream[0] == "a" else Node.mlp(layer, sender.position)
+    return sender.depth < reader.depth
+
+
+def _streams_read(circuit: rc.Circuit, paths: PathSet) -> Iterator[Leaf]:
+    """The residual streams that a path circuit reads."""
+    present = {symbol.name for symbol in circuit.get(rc.Symbol)}
+    streams = {stream_name(node) for node in paths.nodes() if node.kind in ("head", "mlp", "logits")}
+    for stream in sorted(streams):
+        for position in range(paths.node.position + 1):
+            leaf = Leaf("residual", Node.residual(position), stream)
+            if leaf.name in present:
+                yield leaf
+
+
+def _by_input(paths: PathSet) -> dict[tuple[Via, int], list[Branch]]:
+    """The branches of a node by the input and the position they enter through."""
+    grouped: dict[tuple[Via, int], list[Branch]] = {}
+    for branch in paths.branches:
+        grouped.setdefault((branch.via, branch.paths.node.position), []).append(branch)
+    return grouped
+
+
+def _not_absorbed(branches: list[Branch]) -> list[Branch]:
+    """The branches into one stream that add something: a whole stream, or a whole MLP, holds its parts already."""
+    whole = [branch for branch in branches if branch.paths.node.kind == "residual"]
+    ended = {branch.paths.node for branch in branches if branch.paths.ends_here}
+    return whole[:1] or [branch for branch in branches if _mlp_of(branch.paths.node) not in ended]
+
+
+def _mlp_of(node: Node) -> Node | None:
+    """The MLP that a neuron belongs to; None for any other node."""
+    return Node.mlp(node.layer, node.position) if node.kind == "neuron" else None

@@ -1,117 +1,106 @@
-"""Path patching in plain PyTorch: cached activations of both data sets, and differences to them.
+"""The path-patching engine in plain PyTorch, for machines without rust_circuit and for GPUs.
 
-`Patching` is the whole method: the change that a path set makes to what its node writes, from the changes that its
-branches make to what the node reads. It is a recursion over the tree, remembered by sub-tree, since equal sub-trees
-change the same thing by the same amount. A sweep is the same recursion with the changes of many senders stacked on a
-leading axis S. N sentences, T positions, D width, V vocabulary, A answers.
+`torch_forward` computes the activations of both data sets, `torch_patching` what path sets change in them; here the
+senders of a sweep are stacked and streams become answer probabilities. S senders, B sentence pairs of a batch, T
+positions, D width, A answers.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Literal
 
 import torch
 
 from gpt2 import Model
-from path_patching.engine import Data, Engine, Sentences, answer_probabilities, other
+from path_patching.direct_effects import direct_effects, is_cheaper
+from path_patching.engine import Data, Engine, Sentences, other
 from path_patching.paths import INPUTS, Node, PathSet, Via
-from path_patching.torch_forward import Activations, Transformer
-from utils import UserError
+from path_patching.torch_forward import Activations, Transformer, distinct_prefixes
+from path_patching.torch_patching import Patching
+from path_patching.unembedding import Unembedding
+from utils import UserError, progress
+
+BYTES = 4  # of a float32
 
 
-class Patching:
-    """A batch of sentences on the data other than `inside`, and what path sets change there.
+class TorchEngine(Engine):
+    """Evaluates path sets with PyTorch alone, on a CPU or a GPU."""
 
-    `known` holds changes that are given rather than computed: a sweep's senders, stacked (S, N, D).
-    """
+    name = "torch"
 
-    def __init__(self, activations: Activations, inside: Data, known: dict[PathSet, torch.Tensor] | None = None) -> None:
-        self.activations = activations
-        self.transformer = activations.transformer
-        self.inside: Data = inside
-        self.outside: Data = other(inside)
-        self._changes: dict[tuple[PathSet, tuple[int, ...]], torch.Tensor] = {
-            (paths, ()): change for paths, change in (known or {}).items()
-        }
+    def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
+        """`device` is "cpu", "cuda" or "cuda:i". Raises `UserError` also where there is none, or if TF32 is on."""
+        super().__init__(model, sentences, device, memory_gb)
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"device {device}: this PyTorch finds no CUDA device; choose cpu")
+        if torch.get_float32_matmul_precision() != "highest":
+            raise UserError("matrix products are rounded below float32: torch.set_float32_matmul_precision('highest')")
+        self._transformer = Transformer(model, device)
+        self._unembedding = Unembedding(model, sentences.answers, device)
 
-    def end_stream(self, paths: PathSet) -> torch.Tensor:
-        """The residual stream that the logits read, (..., N, D)."""
-        logits = paths.node
-        if paths.ends_here:
-            return self.activations.stream(logits, logits.position, self.inside)
-        return self.activations.stream(logits, logits.position, self.outside) + self.arriving(paths, "in")[logits.position]
+    def _batch_bytes(self, pairs: torch.Tensor) -> int:
+        architecture = self.model.architecture
+        n_prefixes = len(distinct_prefixes(pairs.flatten(0, 1).unique(dim=0)).tokens)
+        widths_each = 3 * architecture.n_layers + 1 + 16  # kept, and at work in one layer
+        return BYTES * n_prefixes * architecture.d_model * widths_each
 
-    def change(self, paths: PathSet, neurons: tuple[int, ...] = ()) -> torch.Tensor:
-        """Change of what `paths.node` writes, (..., N, D); `neurons` of an MLP have their inside activations anyway."""
-        key = paths, neurons
-        if key not in self._changes:
-            compute = self._recomputed_head if paths.node.kind == "head" else self._recomputed_mlp
-            self._changes[key] = self.sent(paths.node) if paths.ends_here else compute(paths, neurons)
-        return self._changes[key]
+    def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Activations:
+        return Activations(self._transformer, clean, corrupted)
 
-    def sent(self, sender: Node) -> torch.Tensor:
-        """Change of what a node writes when all of it is inside, (N, D)."""
-        if sender.kind in ("head", "neuron"):
-            return self.sent_coefficients(sender) @ self.transformer.directions(sender)
-        return self.activations.write(sender, self.inside) - self.activations.write(sender, self.outside)
+    def _evaluate(self, batch: Activations, paths: PathSet | None, inside: Data) -> torch.Tensor:
+        if paths is None:
+            return self._answer(batch.stream(Node.logits(self.sentences.end), self.sentences.end, other(inside)))
+        return self._answer(Patching(batch, inside).end_stream(paths))
 
-    def sent_coefficients(self, sender: Node) -> torch.Tensor:
-        """The same along the `directions` of a head or a neuron, (N, r)."""
-        return self.activations.coefficients(sender, self.inside) - self.activations.coefficients(sender, self.outside)
+    def _evaluate_sweep(
+        self, batch: Activations, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
+    ) -> torch.Tensor:
+        answers: dict[Node, torch.Tensor] = {}
+        if not receivers.branches:
+            cheap = [node for node in senders if is_cheaper(node, self.model.architecture, len(batch))]
+            answers = direct_effects(Patching(batch, "corrupted"), self._unembedding, receivers.node, cheap)
+        rest = [node for node in senders if node not in answers]
+        stacks = list(_stacks(receivers, rest, via, self._stacked_at_once(receivers, len(batch))))
+        for stack in progress(stacks, f"patching {len(rest)} nodes"):
+            answers |= zip(stack, self._evaluate_stack(batch, receivers, stack, via), strict=True)
+        return torch.stack([answers[sender] for sender in senders])
 
-    def arriving(self, paths: PathSet, via: Via) -> dict[int, torch.Tensor]:
-        """Change of what `paths.node` reads through `via`, at each position where there is one: (..., N, D)."""
-        branches = defaultdict(list)
-        for branch in paths.branches:
-            if branch.via == via:
-                branches[branch.paths.node.position].append(branch.paths)
-        return {position: self._arriving(paths.node, position, below) for position, below in branches.items()}
+    def _evaluate_stack(
+        self, batch: Activations, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
+    ) -> torch.Tensor:
+        """A sweep whose senders all take the same steps, in one walk with their changes stacked: (S, B, A)."""
+        patching = Patching(batch, "corrupted")
+        patching.give(senders[0], torch.stack([patching.sent(sender) for sender in senders]))
+        return self._answer(patching.end_stream(receivers.extend(senders[:1], via)))
 
-    def _arriving(self, reader: Node, position: int, senders: list[PathSet]) -> torch.Tensor:
-        if any(paths.node.kind == "residual" for paths in senders):  # everything there is inside
-            streams = [self.activations.stream(reader, position, data) for data in (self.inside, self.outside)]
-            return streams[0] - streams[1]
-        mlps = {paths.node.layer: paths for paths in senders if paths.node.kind == "mlp"}
-        # A neuron whose MLP also sends is patched within it, not counted twice.
-        neurons = defaultdict(tuple)
-        for node in (paths.node for paths in senders if paths.node.kind == "neuron" and paths.node.layer in mlps):
-            neurons[node.layer] += (node.index,)
-        changes = [
-            self.change(paths, neurons[paths.node.layer] if paths.node.kind == "mlp" else ())
-            for paths in senders
-            if paths.node.kind != "neuron" or paths.node.layer not in mlps
-        ]
-        return sum(changes[1:], start=changes[0])
+    def _stacked_at_once(self, receivers: PathSet, n_pairs: int) -> int:
+        """How many senders' changes may be stacked: each node keeps one, an MLP's neurons need twelve for a while."""
+        bytes_each = BYTES * n_pairs * self.model.architecture.d_model * (len(receivers.nodes()) + 12)
+        return max(1, int(self.memory_gb * 1e9 / 4 / bytes_each))
 
-    def _recomputed_mlp(self, paths: PathSet, neurons: tuple[int, ...]) -> torch.Tensor:
-        """Change of an MLP's write, (..., N, D)."""
-        mlp = paths.node
-        stream = self.activations.stream(mlp, mlp.position, self.outside) + self.arriving(paths, "in")[mlp.position]
-        activations = self.transformer.neurons(mlp.layer, stream)
-        if neurons:
-            activations[..., neurons] = self.activations.neurons(mlp, self.inside)[:, neurons]
-        return self.transformer.mlp_write(mlp.layer, activations) - self.activations.write(mlp, self.outside)
+    def _answer(self, stream: torch.Tensor) -> torch.Tensor:
+        """Answer probabilities (..., A) of the streams (..., D) that the logits read."""
+        return self._unembedding.probabilities(self._transformer.normalized("final", stream))
 
-    def _recomputed_head(self, paths: PathSet, neurons: tuple[int, ...]) -> torch.Tensor:
-        """Change of a head's write, (..., N, D), when some of its queries, keys and values change."""
-        head = paths.node
-        streams = self.activations.stream(head, slice(head.position + 1), self.outside)  # (N, keys, D)
+    def _writes(self, batch: Activations, nodes: Sequence[Node], data: Data) -> torch.Tensor:
+        return torch.stack([batch.write(node, data) for node in nodes])
 
-        def projected(via: Via, x: torch.Tensor) -> torch.Tensor:
-            return self.transformer.head_input(head.layer, head.index, via, x)
+    def _residual(self, batch: Activations, reader: Node, data: Data) -> torch.Tensor:
+        return batch.stream(reader, reader.position, data)
 
-        def patched(via: Via) -> dict[int, torch.Tensor]:  # of one position each, (..., N, d_head)
-            return {at: projected(via, streams[:, at] + change) for at, change in self.arriving(paths, via).items()}
+    def _attention(self, batch: Activations, heads: Sequence[tuple[int, int]], data: Data) -> torch.Tensor:
+        return torch.stack([batch.pattern(layer, head, data) for layer, head in heads])
 
-        queries, keys, values = patched("q"), patched("k"), patched("v")
-        query, key, value = (projected(via, streams) for via in "qkv")
-        query = query[:, head.position]  # (N, d_head); keys and values (N, keys, d_head)
-        scores = self._scores(query, key)
-        pattern = scores.softmax(-1)  # (N, keys)
-        change = query.new_zeros(())
-        if queries or keys:
-            query = queries.get(head.position, query)
-            scores = torch.einsum  # placeholder
-        return change @ self.transformer.directions(head)
+
+def _stacks(receivers: PathSet, senders: list[Node], via: Via | Literal["all"], size: int) -> Iterator[list[Node]]:
+    """Senders that extend `receivers` in the same places, so that one tree serves them all, up to `size` at a time."""
+    steps = {(end, way) for end in receivers.ends() for way in INPUTS[end.kind] if via in ("all", way)}
+    alike: dict[Hashable, list[Node]] = defaultdict(list)
+    for sender in senders:
+        taken = frozenset((end, way) for end, way in steps if sender.reaches(end, way))
+        alike[sender.position, taken].append(sender)
+    for group in alike.values():
+        for first in range(0, len(group), size):
+            yield group[first : first + size]

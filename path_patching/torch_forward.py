@@ -7,7 +7,6 @@ and corrupted sentences share all that lies before YY. Prefixes: P; sentences: B
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -53,7 +52,7 @@ class Transformer:
     """A model's tensors on a device, and what its parts compute from a residual stream `x` (..., D)."""
 
     def __init__(self, model: Model, device: str) -> None:
-        self.architecture = model.architecture
+        self.architecture, self.device = model.architecture, device
         self.tensors = {name.removesuffix("_arr"): tensor.to(device) for name, tensor in model.tensors.items()}
         self.approximate = "tanh" if model.architecture.activation == "gelu_new" else "none"
 
@@ -72,7 +71,9 @@ class Transformer:
 
     def neurons(self, layer: int, x: torch.Tensor) -> torch.Tensor:
         """Activations of an MLP's neurons, (..., d_mlp)."""
-        before = functional.linear(self.normalized(f"m{layer}", x), self[f"m{layer}.w.proj_in"], self[f"m{layer}.w.in_bias"])
+        before = functional.linear(
+            self.normalized(f"m{layer}", x), self[f"m{layer}.w.proj_in"], self[f"m{layer}.w.in_bias"]
+        )
         return functional.gelu(before, approximate=self.approximate)
 
     def mlp_write(self, layer: int, neurons: torch.Tensor) -> torch.Tensor:
@@ -85,20 +86,19 @@ class Transformer:
             return self[f"a{node.layer}.w.o"][node.index].T
         return self[f"m{node.layer}.w.proj_out"][:, node.index][None]
 
-    def scaled_scores(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Attention scores before the softmax: (..., T, d_head) and (..., T, d_head) to (..., queries, keys)."""
-        return queries @ keys.mT / self.architecture.d_head**0.5
-
     def attention_pattern(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """Causal attention of T queries to T keys: (..., T, d_head) each to (..., T, T)."""
         ahead = torch.ones(queries.shape[-2], keys.shape[-2], dtype=torch.bool, device=queries.device).triu(1)
-        return self.scaled_scores(queries, keys).masked_fill(ahead, -torch.inf).softmax(-1)
+        scores = queries @ keys.mT / self.architecture.d_head**0.5
+        return scores.masked_fill(ahead, -torch.inf).softmax(-1)
 
     def mixed_values(self, layer: int, x: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
         """Each head's values, summed by its attention, from the streams (P, D): (P, heads, d_head)."""
         normalized = self.normalized(f"a{layer}", x)
         inputs = [
-            functional.linear(normalized, self[f"a{layer}.w.{via}"].flatten(0, 1), self[f"a{layer}.w.{via}_bias"].flatten())
+            functional.linear(
+                normalized, self[f"a{layer}.w.{via}"].flatten(0, 1), self[f"a{layer}.w.{via}_bias"].flatten()
+            )
             for via in "qkv"
         ]
         heads = (self.architecture.n_heads, self.architecture.d_head)
@@ -130,11 +130,15 @@ class Activations:
 
     def __init__(self, transformer: Transformer, clean: torch.Tensor, corrupted: torch.Tensor) -> None:
         sentences, which = torch.cat([clean, corrupted]).unique(dim=0, return_inverse=True)
-        prefixes = distinct_prefixes(sentences)
-        self._prefix = dict(zip(("clean", "corrupted"), prefixes.of_sentence[which].split(len(clean)), strict=True))
+        prefixes = Prefixes(*(each.to(transformer.device) for each in distinct_prefixes(sentences)))
+        of_clean, of_corrupted = prefixes.of_sentence[which.to(transformer.device)].split(len(clean))  # (N, T)
+        self._prefix: dict[Data, torch.Tensor] = {"clean": of_clean, "corrupted": of_corrupted}
         self._streams, self._mixed = transformer.run(prefixes)
         self._neurons: dict[tuple[int, int, Data], torch.Tensor] = {}
         self.transformer = transformer
+
+    def __len__(self) -> int:
+        return len(self._prefix["clean"])
 
     def stream(self, reader: Node, position: int | slice, data: Data) -> torch.Tensor:
         """The residual stream that `reader` finds at a position, (N, D), or at several, (N, positions, D)."""
@@ -163,3 +167,9 @@ class Activations:
         if node.kind == "mlp":
             return self._streams[node.depth][prefix] - self._streams[node.depth - 1][prefix]
         return self.coefficients(node, data) @ self.transformer.directions(node)
+
+    def pattern(self, layer: int, head: int, data: Data) -> torch.Tensor:
+        """Attention of a head, (N, queries, keys)."""
+        streams = self.stream(Node.head(layer, head, 0), slice(None), data)
+        queries, keys = (self.transformer.head_input(layer, head, via, streams) for via in "qk")
+        return self.transformer.attention_pattern(queries, keys)

@@ -1,0 +1,26 @@
+"""The engines under test: each test that takes `engine_name` runs once for every engine of this machine."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+
+import pytest
+
+from gpt2 import Model
+from path_patching.engine import Engine, Sentences
+
+CLASSES = {
+    "rust_circuit": ("path_patching.rust_engine", "RustCircuitEngine"),
+    "torch": ("path_patching.torch_engine", "TorchEngine"),
+}
+
+each_engine = pytest.mark.parametrize("engine_name", CLASSES)
+
+
+def make_engine(engine_name: str, model: Model, sentences: Sentences, memory_gb: float = 4.0) -> Engine:
+    """An engine on the CPU; the test is skipped where the engine cannot be had."""
+    module, name = CLASSES[engine_name]
+    if engine_name == "rust_circuit" and find_spec("rust_circuit") is None:
+        pytest.skip("rust_circuit is not installed (it has no wheel for this Python or platform)")
+    return getattr(import_module(module), name)(model, sentences, device="cpu", memory_gb=memory_gb)

@@ -1,0 +1,101 @@
+"""Runs publish whole or not at all; readers refuse what is damaged, missing or mixed."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+
+from artifacts import RECORD_VERSION, Run, read_artifacts, start_run
+from gpt2 import Architecture, random_model
+from settings import Settings
+from utils import UserError
+
+MODEL = random_model(Architecture(1, 1, 4, 4, 8, 16, 10))
+
+
+def new_run(folder, script="circuit_discovery") -> Run:
+    return start_run(script, Settings(out=folder, seed=3), MODEL, "torch", "cpu")
+
+
+def published(folder, value=1.0, script="circuit_discovery") -> None:
+    run = new_run(folder, script)
+    run.save("probs.pt", torch.full((2, 3), value))
+    run.save("deep/probs.pt", {"a": torch.arange(3), "names": ["x"]})
+    run.note("answer", 42.0)
+    run.publish()
+
+
+def test_a_published_run_is_read_back_with_its_record(tmp_path):
+    published(tmp_path)
+    artifacts = read_artifacts(tmp_path, "circuit_discovery")
+    assert torch.equal(artifacts.load("probs.pt"), torch.ones(2, 3))
+    assert artifacts.load("deep/probs.pt")["names"] == ["x"]
+    assert artifacts.model_name == MODEL.name
+    assert artifacts.record["numbers"] == {"answer": 42.0}
+    assert artifacts.record["settings"]["seed"] == 3
+    assert artifacts.record["versions"]["torch"] == torch.__version__
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["circuit_discovery.json", "deep", "probs.pt"]
+
+
+def test_a_slice_is_stored_without_what_it_was_sliced_from(tmp_path):
+    run = new_run(tmp_path)
+    run.save("slice.pt", torch.zeros(1000, 1000)[:1])
+    run.publish()
+    assert (tmp_path / "slice.pt").stat().st_size < 10_000
+
+
+def test_a_run_that_does_not_publish_leaves_earlier_artifacts_as_they_were(tmp_path):
+    published(tmp_path, value=1.0)
+    run = new_run(tmp_path)
+    run.save("probs.pt", torch.zeros(2, 3))
+    assert torch.equal(read_artifacts(tmp_path, "circuit_discovery").load("probs.pt"), torch.ones(2, 3))
+
+
+def test_what_is_not_there_damaged_or_of_another_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="run python circuit_discovery.py first"):
+        read_artifacts(tmp_path, "circuit_discovery")
+    published(tmp_path)
+    artifacts = read_artifacts(tmp_path, "circuit_discovery")
+    with pytest.raises(UserError, match="is not among what"):
+        artifacts.load("attn_q.pt")
+    published(tmp_path, value=2.0)
+    with pytest.raises(UserError, match="of another run"):
+        artifacts.load("probs.pt")
+    (tmp_path / "probs.pt").write_bytes(b"half a file")
+    with pytest.raises(UserError, match="damaged"):
+        read_artifacts(tmp_path, "circuit_discovery").load("probs.pt")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"script": "x"}'])
+def test_a_damaged_record_is_refused(tmp_path, text):
+    (tmp_path / "circuit_discovery.json").write_text(text)
+    with pytest.raises(UserError, match="is not a run's record"):
+        read_artifacts(tmp_path, "circuit_discovery")
+
+
+def test_a_record_of_a_future_version_is_refused(tmp_path):
+    published(tmp_path)
+    path = tmp_path / "circuit_discovery.json"
+    record = json.loads(path.read_text()) | {"record_version": RECORD_VERSION + 1}
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=f"record version {RECORD_VERSION + 1}"):
+        read_artifacts(tmp_path, "circuit_discovery")
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write artifacts"):
+        new_run(tmp_path / "file" / "below")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this platform")
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
+    published(tmp_path)
+    run = new_run(tmp_path)
+    (run.staging / "probs.pt").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="No space left"):
+        run.save("probs.pt", torch.zeros(2, 3))
+    assert torch.equal(read_artifacts(tmp_path, "circuit_discovery").load("probs.pt"), torch.ones(2, 3))

@@ -1,0 +1,46 @@
+"""Files are written whole or not at all; errors are one line."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from utils import UserError, exit_on_user_error, first_line, progress, write_text, written_whole
+
+
+def test_a_file_is_replaced_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError, match="half way"), written_whole(path) as partial:
+        partial.write_text("ne")
+        raise RuntimeError("half way")
+    assert path.read_text() == "old"
+    write_text(path, "new")
+    assert path.read_text() == "new"
+    assert [found.name for found in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_errors_that_a_user_can_mend_are_one_line(capsys):
+    exit_on_user_error(UserError, UserError("give another"), None)
+    exit_on_user_error(KeyboardInterrupt, KeyboardInterrupt(), None)
+    exit_on_user_error(OSError, OSError(28, "No space left on device", "x.pt"), None)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "error: give another"
+    assert lines[1].startswith("interrupted")
+    assert lines[2].startswith("error: x.pt: No space left on device")
+    assert len(lines) == 3
+
+
+def test_other_errors_keep_their_traceback(capsys):
+    try:
+        raise ValueError("a bug")
+    except ValueError:
+        exit_on_user_error(*sys.exc_info())
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_progress_gives_every_item_and_first_line_the_first():
+    assert list(progress(range(3), "counting")) == [0, 1, 2]
+    assert first_line(ValueError("one\ntwo")) == "one"
+    assert first_line(ValueError()) == "ValueError"
