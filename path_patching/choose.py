@@ -7,9 +7,9 @@ import importlib.util
 import torch
 
 from gpt2 import Model
+from metrics import year_probabilities
 from path_patching.engine import Engine, Sentences
 from path_patching.paths import Node, PathSet, layer_nodes
-from path_patching.unembedding import answer_probabilities
 from transformers_model import end_logits, to_transformers
 from utils import UserError
 
@@ -53,7 +53,7 @@ def check_engine(engine: Engine) -> None:
     sentences, architecture = engine.sentences, engine.model.architecture
     twin = to_transformers(engine.model)
     expected = {
-        data: answer_probabilities(end_logits(twin, sentences.of(data)), sentences.answers)
+        data: year_probabilities(end_logits(twin, sentences.of(data)), sentences.answers)
         for data in ("clean", "corrupted")
     }
     writers = [

@@ -17,7 +17,6 @@ import torch
 
 from gpt2 import Model
 from path_patching.paths import Node, PathSet, PathSetError, Via
-from path_patching.unembedding import answer_probabilities  # noqa: F401
 from utils import UserError, progress
 
 Data = Literal["clean", "corrupted"]
@@ -43,6 +42,10 @@ class Sentences:
         if self.clean.ndim != 2 or self.clean.shape != self.corrupted.shape or 0 in self.clean.shape:
             shapes = f"{tuple(self.clean.shape)} and {tuple(self.corrupted.shape)}"
             raise UserError(f"clean and corrupted tokens must both be (N, T) with N, T > 0, not {shapes}")
+        if self.answers.ndim != 1 or len(self.answers) == 0:
+            raise UserError(f"answer tokens must be (A,) with A > 0, not {tuple(self.answers.shape)}")
+        if {self.clean.dtype, self.corrupted.dtype, self.answers.dtype} != {torch.int64}:
+            raise UserError("tokens must be int64")
 
     @property
     def end(self) -> int:
@@ -96,8 +99,11 @@ class Engine(ABC):
 
     def many_probabilities(self, requests: Sequence[tuple[PathSet | None, Data]]) -> torch.Tensor:
         """`probabilities` of several (paths, inside), (requests, N, A), from one forward pass."""
-        for paths, _ in requests:
+        if not requests:
+            raise PathSetError("no probabilities are asked for")
+        for paths, inside in requests:
             self._check(paths)
+            _check_data(inside)
         return self._over_batches(lambda batch: torch.stack([self._evaluate(batch, *request) for request in requests]))
 
     def sweep(self, receivers: PathSet, senders: Sequence[Node], via: Via | Literal["all"] = "all") -> torch.Tensor:
@@ -106,8 +112,7 @@ class Engine(ABC):
         A sender that no receiver can read changes nothing and gets the clean probabilities.
         Raises `PathSetError` if that holds for all of them.
         """
-        if not senders:
-            raise PathSetError("a sweep needs at least one sender")
+        self._check_places(senders)
         reachable = [sender for sender in dict.fromkeys(senders) if receivers.reachable(sender, via)]
         self._check(receivers.extend(reachable or senders, via))  # says so if none can be reached
         # A whole stream differs from reader to reader, so such a sender cannot be one of a stack.
@@ -130,6 +135,7 @@ class Engine(ABC):
         if unfit := [str(node) for node in nodes if node.kind in ("residual", "logits")]:
             raise PathSetError(f"{', '.join(unfit)} writes nothing; ask for heads, MLPs, neurons or embeddings")
         self._check_places(nodes)
+        _check_data(data)
         return self._over_batches(lambda batch: self._writes(batch, nodes, data))
 
     def residual(self, reader: Node, data: Data = "clean") -> torch.Tensor:
@@ -137,11 +143,13 @@ class Engine(ABC):
         if reader.kind not in ("head", "mlp", "logits"):
             raise PathSetError(f"{reader} reads no residual stream; ask for a head, an MLP or the logits")
         self._check_places([reader])
+        _check_data(data)
         return self._over_batches(lambda batch: self._residual(batch, reader, data)[None])[0]
 
     def attention(self, heads: Sequence[tuple[int, int]], data: Data = "clean") -> torch.Tensor:
         """Attention patterns of heads (layer, head): (len(heads), N, T, T) float32, (query, key)."""
         self._check_places([Node.head(*head, self.sentences.end) for head in heads])
+        _check_data(data)
         return self._over_batches(lambda batch: self._attention(batch, heads, data))
 
     def _check(self, paths: PathSet | None) -> None:
@@ -153,6 +161,8 @@ class Engine(ABC):
             raise PathSetError(f"a path set for these sentences starts at the logits, {end}, not at {paths.node}")
 
     def _check_places(self, nodes: Sequence[Node]) -> None:
+        if not nodes:
+            raise PathSetError("no node is asked for; name at least one")
         architecture = self.model.architecture
         for node in nodes:
             node.check_fits(architecture.n_layers, architecture.n_heads, architecture.d_mlp, self.sentences.end + 1)
@@ -206,3 +216,8 @@ class Engine(ABC):
     @abstractmethod
     def _attention(self, batch: Any, heads: Sequence[tuple[int, int]], data: Data) -> torch.Tensor:
         """`attention` of one batch, (len(heads), B, T, T)."""
+
+
+def _check_data(data: str) -> None:
+    if data not in ("clean", "corrupted"):
+        raise UserError(f"there are clean and corrupted data, not {data!r}")

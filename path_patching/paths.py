@@ -31,6 +31,7 @@ INPUTS: dict[Kind, tuple[Via, ...]] = {
     "mlp": ("in",),
     "logits": ("in",),
 }
+VIAS: tuple[Via, ...] = ("q", "k", "v", "in")
 PATHS_SHOWN = 12
 
 
@@ -42,8 +43,9 @@ class PathSetError(UserError):
 class Node:
     """A node at one position: `a9.h1@12`, `m10@12`, `embeds@8`, `logits@12`.
 
-    `m10.n5@12` is one neuron of an MLP: its write alone. `residual@12` stands for everything that its reader finds in
-    the residual stream of that position, i.e. the whole input. Both can only end a path.
+    `m10.n5@12` is one neuron of an MLP: its write alone, replaced within what the MLP writes if other paths lead
+    through that. `residual@12` stands for everything that its reader finds in the residual stream of that position,
+    i.e. the whole input. Both can only end a path.
     """
 
     layer: int
@@ -134,7 +136,7 @@ class Branch:
         return self.via, self.paths.node
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PathSet:
     """The paths that start at `node`: one that ends here if `ends_here`, and those that go on through `branches`.
 
@@ -159,6 +161,27 @@ class PathSet:
     def __hash__(self) -> int:
         return self._hash
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PathSet):
+            return NotImplemented
+        seen, waiting = set(), [(self, other)]  # each pair of sub-trees is compared once, however often it is shared
+        while waiting:
+            a, b = waiting.pop()
+            if a is b or (id(a), id(b)) in seen:
+                continue
+            if a._hash != b._hash or a._step_keys() != b._step_keys():
+                return False
+            seen.add((id(a), id(b)))
+            waiting += [(x.paths, y.paths) for x, y in zip(a.branches, b.branches, strict=True)]
+        return True
+
+    def _step_keys(self) -> tuple[object, ...]:
+        """All of the set but what lies below its branches."""
+        return self.node, self.ends_here, tuple(branch.key for branch in self.branches)
+
+    def __reduce__(self) -> tuple[type[PathSet], tuple[Node, bool, tuple[Branch, ...]]]:
+        return PathSet, (self.node, self.ends_here, self.branches)  # another process hashes strings differently
+
     @classmethod
     def at(cls, node: Node) -> PathSet:
         """The path of length zero: it ends where it starts."""
@@ -170,6 +193,8 @@ class PathSet:
         Extensions that are impossible (a sender downstream of the path's end, or at a position it does not read) are
         left out. Raises `PathSetError` if none is possible.
         """
+        if via not in (*VIAS, "all"):
+            raise PathSetError(f"there is no input {via!r}; inputs are {', '.join(VIAS)}, or all of them")
         wanted = sorted(set(senders))
 
         def step(end: Node) -> PathSet | None:
@@ -213,7 +238,19 @@ class PathSet:
         """The union of two sets that start at the same node."""
         if self.node != other.node:
             raise PathSetError(f"paths from {self.node} and from {other.node} have no union; start both at the logits")
-        return PathSet(self.node, self.ends_here or other.ends_here, (*self.branches, *other.branches))
+
+        @cache  # sub-trees that both sets share are united once
+        def united(a: PathSet, b: PathSet) -> PathSet:
+            if a == b:
+                return a
+            below = {branch.key: branch.paths for branch in a.branches}
+            for via, paths in ((branch.via, branch.paths) for branch in b.branches):
+                key = via, paths.node
+                below[key] = united(below[key], paths) if key in below else paths
+            branches = tuple(Branch(via, paths) for (via, _), paths in below.items())
+            return PathSet(a.node, a.ends_here or b.ends_here, branches)
+
+        return united(self, other)
 
     def reachable(self, sender: Node, via: Via | Literal["all"] = "all") -> bool:
         """Whether `extend([sender], via)` adds anything."""
@@ -227,8 +264,14 @@ class PathSet:
         """Every node on a path of the set."""
         return frozenset(paths.node for paths in self._distinct())
 
+    def __bool__(self) -> bool:
+        return True
+
     def __len__(self) -> int:
-        """The number of paths."""
+        return self.count()
+
+    def count(self) -> int:
+        """The number of paths, which may be too large for `len`."""
 
         @cache
         def count(paths: PathSet) -> int:
@@ -247,7 +290,7 @@ class PathSet:
 
     def __str__(self) -> str:
         shown = [path for path, _ in zip(self, range(PATHS_SHOWN), strict=False)]
-        rest = len(self) - len(shown)
+        rest = self.count() - len(shown)
         return "\n".join([*shown, *([f"… and {rest} more"] if rest else [])])
 
     def _distinct(self) -> set[PathSet]:
@@ -267,7 +310,7 @@ class PathSet:
             below = [(branch.via, replaced(branch.paths)) for branch in paths.branches]
             kept = [Branch(via, grown) for via, grown in below if grown is not None]
             at_end = grow(paths.node) if paths.ends_here else None
-            branches = (*kept, *(at_end.branches if at_end else ()))
+            branches = (*kept, *(at_end.branches if at_end is not None else ()))
             ends_here = at_end is not None and at_end.ends_here
             return PathSet(paths.node, ends_here, branches) if ends_here or branches else None
 

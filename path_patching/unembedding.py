@@ -8,23 +8,12 @@ occurred in training.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 
 from gpt2 import Model
+from path_patching.streamed_softmax import StreamedSoftmax, vocabulary_pieces
 
-SUMMED_IN_FLOAT32 = 512  # neighbouring exponentials summed before going to float64
-
-
-class Block(NamedTuple):
-    """Logits at once, in bytes: in a matrix product, and in a softmax, which is fast only on what caches hold."""
-
-    product: int
-    softmax: int
-
-
-BLOCKS = {"cpu": Block(product=25_000_000, softmax=3_000_000), "cuda": Block(product=800_000_000, softmax=800_000_000)}
+ROWS_AT_ONCE = {"cpu": 512, "cuda": 4096}
 
 
 class Unembedding:
@@ -38,42 +27,18 @@ class Unembedding:
         else:
             self.rows, self.answers = whole[first].to(device), kind[answers].to(device)
             self.counts = kind.bincount().double().to(device)
-        row_bytes = self.rows.element_size() * len(self.rows)
-        self.block = Block(*(max(1, size // row_bytes) for size in BLOCKS[torch.device(device).type]))  # in rows
+        self.device = device
 
     def probabilities(self, normed: torch.Tensor) -> torch.Tensor:
         """Answer probabilities (..., A) float64 from what the logits read after their LayerNorm, (..., D)."""
-        flat = normed.flatten(0, -2)
-        logits = flat.new_empty(min(len(flat), self.block.product), len(self.rows))
-        answers = [
-            self.answer_probabilities(block)
-            for rows in flat.split(self.block.product)
-            for block in torch.mm(rows, self.rows.T, out=logits[: len(rows)]).split(self.block.softmax)
-        ]
-        return torch.cat(answers).unflatten(0, normed.shape[:-1])
+        blocks = normed.flatten(0, -2).split(ROWS_AT_ONCE[torch.device(self.device).type])
+        return torch.cat([self._of_block(block) for block in blocks]).unflatten(0, normed.shape[:-1])
 
-    def answer_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Softmax over the whole vocabulary of logits (..., distinct rows), at the answers."""
-        return answer_probabilities(logits, self.answers, self.counts)
-
-
-def answer_probabilities(
-    logits: torch.Tensor, answers: torch.Tensor, counts: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Softmax of logits (..., V), at the answer tokens, (..., A) float64.
-
-    `counts` (V,) float64 says for how many tokens each logit stands, one each if it is not given. The exponentials
-    may be float32, their sum may not: a float32 softmax is off by more than all the rest of an engine.
-    """
-    shifted = logits - logits.amax(-1, keepdim=True)
-    picked = shifted[..., answers].double().exp()
-    if counts is not None:
-        return picked / (shifted.double().exp() @ counts).unsqueeze(-1)
-    exponentials = shifted.exp_()
-    whole = exponentials.shape[-1] // SUMMED_IN_FLOAT32 * SUMMED_IN_FLOAT32
-    partial = exponentials[..., :whole].unflatten(-1, (-1, SUMMED_IN_FLOAT32)).sum(-1)
-    rest = exponentials[..., whole:].sum(-1, keepdim=True)
-    return picked / torch.cat([partial, rest], -1).sum(-1, keepdim=True, dtype=torch.float64)
+    def _of_block(self, normed: torch.Tensor) -> torch.Tensor:
+        softmax = StreamedSoftmax()
+        for tokens in vocabulary_pieces(len(self.rows), len(normed), self.device):
+            softmax.add(normed @ self.rows[tokens].T, None if self.counts is None else self.counts[tokens])
+        return softmax.probabilities(normed @ self.rows[self.answers].T)
 
 
 def _equal_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -94,7 +94,7 @@ def test_a_sweep_that_reaches_nothing_never_runs(engine):
     for senders in ([Node.mlp(1, END)], [Node.mlp(0, 1)], [Node.residual(1), Node.embeds(1)]):
         with pytest.raises(PathSetError, match=r"cannot be reached from a1\.h0@3"):
             engine.sweep(HEAD, senders, "q")
-    with pytest.raises(PathSetError, match="at least one sender"):
+    with pytest.raises(PathSetError, match="no node is asked for"):
         engine.sweep(HEAD, [])
     assert engine.batches == []
 
@@ -173,3 +173,17 @@ def test_sentences_are_checked_against_the_model():
     ):
         with pytest.raises(UserError, match=r"outside the vocabulary of random .* \(0 to 29\)"):
             Recording(MODEL, Sentences(clean, corrupted, answers))
+
+
+def test_requests_that_make_no_sense_are_one_line(engine):
+    for request, message in (
+        (lambda: engine.writes([]), "no node is asked for"),
+        (lambda: engine.attention([]), "no node is asked for"),
+        (lambda: engine.many_probabilities([]), "no probabilities"),
+        (lambda: engine.probabilities(inside="corrupt"), "not 'corrupt'"),
+        (lambda: engine.sweep(LOGITS, [Node.mlp(0, END), Node.mlp(40, 0)]), "m40@0"),
+        (lambda: Sentences(TOKENS, TOKENS, ANSWERS[:0]), "answer tokens"),
+        (lambda: Sentences(TOKENS.float(), TOKENS.float(), ANSWERS), "int64"),
+    ):
+        with pytest.raises(UserError, match=message):
+            request()

@@ -446,3 +446,27 @@ def test_sets_are_equal_exactly_if_their_paths_are(first, second):
     same = set(enumerate_paths(first)) == set(enumerate_paths(second))
     assert (first == second) == same
     assert not same or hash(first) == hash(second)
+
+
+def test_a_union_shares_what_its_sets_share():
+    """Ten layers of three heads and an MLP: multiplying the shared tails out would take hours."""
+    nodes = [
+        node for layer in range(10) for node in [*(Node.head(layer, h, END) for h in range(3)), Node.mlp(layer, END)]
+    ]
+    a, b = LOGITS.through(nodes), LOGITS.through(nodes[:-1])
+    both = a | b
+    assert both == a
+    assert bool(both)
+    assert "more" in str(both)
+    assert both.count() == a.count()
+
+
+def test_a_path_set_survives_pickling():
+    again = pickle.loads(pickle.dumps(LATE_HALF))
+    assert again == LATE_HALF
+    assert hash(again) == hash(LATE_HALF)
+
+
+def test_an_input_that_no_node_has_is_named():
+    with pytest.raises(PathSetError, match="there is no input 'x'"):
+        LOGITS.extend([Node.mlp(3, END)], via="x")
