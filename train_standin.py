@@ -30,6 +30,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
 from dataset import YearDataset, load_nouns, valid_years, year_token_ids
 from metrics import cutoff_sharpness, probability_difference, year_probabilities
+from tasks import ITEMS
 from tokenizer import CACHE, EOS, load_tokenizer
 from utils import UserError, exit_on_user_error, progress, written_whole
 
@@ -46,12 +47,6 @@ OTHERS = (
     "{year} is smaller than",
     "The price of that {item} ranges from $ {year} to $",
 )
-# fmt: off
-ITEMS = (
-    "gem", "necklace", "watch", "ring", "suitcase", "scarf", "suit", "shirt", "sweater", "dress", "fridge", "TV", "bed",
-    "bike", "lamp", "table", "chair", "painting", "sculpture", "plant",
-)
-# fmt: on
 EARLIER_YEARS = 99  # how far a list of years reaches back
 
 

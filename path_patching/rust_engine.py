@@ -26,8 +26,8 @@ from path_patching.unembedding import Unembedding
 from utils import progress
 
 BYTES = 4  # of a float32
-ROWS_AT_ONCE = 2048  # of (sender, pair) in one evaluation: enough to keep the cores busy
-WIDTHS_PER_ROW = 40  # tensors of D numbers that an evaluation may hold for a row, an MLP's neurons among them
+BYTES_AT_ONCE = 256_000_000  # in one evaluation: enough to keep the cores busy and rust_circuit's own work small
+WIDTHS_PER_ROW = 40  # tensors of D numbers that an evaluation holds for a row (sender, pair), neurons among them
 
 Role = Literal["residual", "write", "inside", "change"]
 
@@ -168,8 +168,7 @@ class RustCircuitEngine(Engine):
     def _parts(self, batch: Activations, rows_per_pair: int) -> list[slice]:
         """The pairs of a batch in parts small enough to evaluate at once."""
         bytes_per_row = BYTES * WIDTHS_PER_ROW * self.model.architecture.d_model
-        rows = min(ROWS_AT_ONCE, int(self.memory_gb * 1e9 / 4 / bytes_per_row))
-        size = max(1, rows // rows_per_pair)
+        size = max(1, int(min(BYTES_AT_ONCE, self.memory_gb * 1e9 / 4) / bytes_per_row / rows_per_pair))
         return [slice(first, min(first + size, len(batch))) for first in range(0, len(batch), size)]
 
     def _writes(self, batch: Activations, nodes: Sequence[Node], data: Data) -> torch.Tensor:
