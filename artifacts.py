@@ -1,4 +1,4 @@
-"""Artifacts of a run: plain tensors and one JSON record that says what made them.
+"""Artifacts of a run: plain tensors or JSON, and one JSON record that says what made them.
 
 A run saves into a hidden folder and publishes everything at its end, so that a run which fails half way leaves the
 earlier artifacts as they were. The record names every artifact with its SHA-256; reading checks it, so that a folder
@@ -82,6 +82,11 @@ class Run:
             path = self.staging / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content.getvalue())
+
+    def save_json(self, name: str, value: Mapping[str, object]) -> None:
+        """Stage an artifact of plain values as JSON; its name ends in `.json`."""
+        with _writing(self.staging):
+            write_text(self.staging / name, json.dumps(value, indent=2) + "\n")
 
     def note(self, name: str, value: float | str | list | dict) -> None:
         """Print a number and keep it for the record."""
@@ -167,7 +172,7 @@ class Artifacts:
             raise UserError(f"{path} is not among what {script}.py made; run python {script}.py again")
         if sha256(path) != expected:
             raise UserError(f"{path} is damaged or of another run than {script}.json; run python {script}.py again")
-        return torch.load(path, weights_only=True)
+        return json.loads(path.read_bytes()) if path.suffix == ".json" else torch.load(path, weights_only=True)
 
 
 def read_artifacts(folder: Path, script: str) -> Artifacts:

@@ -14,6 +14,8 @@ import torch
 
 import figures
 from artifacts import read_artifacts
+from circuit_drawing import circuit_figure
+from circuit_file import links_from_json
 from figures import PREDICTED_YEAR, YY, facets, named, probability_heatmap, sweeps
 from settings import PlotSettings, read_settings
 
@@ -24,7 +26,7 @@ artifacts = read_artifacts(settings.artifact_folder(), "circuit_discovery")
 made = {name: artifacts.load(name) for name in artifacts.record["artifacts"]}
 titled = partial(figures.titled, record=artifacts.record)
 write = partial(figures.write_figure, folder=settings.plot_folder())
-circuit = "the paper's circuit"  # whose heads and MLPs circuit_discovery.py follows, whatever the model
+circuit = artifacts.record["numbers"].get("circuit", "the paper's circuit")
 
 
 def found(pattern: str, later_first: bool = False) -> dict[str, torch.Tensor]:
@@ -67,8 +69,9 @@ if patterns := found("attn_patterns_a[0-9]*.pt"):
     figure = facets(patterns, titled("Mean attention patterns"), key, query, figures.attention, size=(360, 340))
     write(figure, name="attn-patterns")
 
-# %% Does a7.h10 look at YY whatever YY is?
-for head in found("attn_patterns_a7.h10.pt"):
+# %% Does the first of them look at YY whatever YY is? In the paper it is a7.h10.
+first = artifacts.record["numbers"].get("head of attn_collated.pt", "a7.h10")
+for head in found(f"attn_patterns_{first}.pt"):
     to_yy = artifacts.load("attn_collated.pt")[:, -1, attention["prompt"].index("YY")]
     figure = figures.lines({"": to_yy}, titled(f"Attention of {head} from END to YY"), YY, "attention")
     write(figure, name="appendix/attn_proportion")
@@ -116,3 +119,8 @@ for full_circuit in found("full_circuit_probs.pt").values():
     title = titled("Probability heatmap of the full circuit")
     figure = probability_heatmap(full_circuit, title, f"all but {circuit} gets the 01 data", probs)
     write(figure, name="appendix/full-patched-probability-heatmap")
+
+# %% How do the nodes of the circuit hang together, and how much does each link matter?
+if "circuit.json" in made:
+    title = titled(f"{circuit[0].upper()}{circuit[1:]}")
+    write(circuit_figure(links_from_json(made["circuit.json"]["links"]), title), name="circuit")

@@ -22,6 +22,7 @@ import numpy as np
 import plotly.graph_objects as go
 import plotly.io
 import torch
+from plotly import colors
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
@@ -33,11 +34,13 @@ Values = torch.Tensor | np.ndarray
 Colours = Callable[[np.ndarray], ColourScale]  # chooses the range from the values that will be drawn
 
 CURVES = (BLUES[7], "rgb(178,24,43)", "rgb(77,77,77)", "rgb(230,145,56)", "rgb(106,81,163)", "rgb(35,139,69)")
+SHADES = tuple(colors.sequential.Viridis[:-1])  # of dots, which the last yellow would hide on white
 # Lengths in pixels.
 MARGIN = {"l": 75, "r": 115, "t": 72, "b": 65}  # above the title there is room for the page's buttons
 PANEL_TITLE = 28  # above each panel
 SUBTITLE = 28
 BAR_GAP, BAR_WIDTH = 10, 15
+LABEL_PLACES = {"top center": (0, 10), "middle right": (12, 0), "bottom center": (0, -10), "middle left": (-12, 0)}
 STAND_IN = "stand-in"
 PLOTLY_JS = "plotly.min.js"
 PNG_SCALE = 2
@@ -189,6 +192,40 @@ def lines(
     return _dressed(figure, title, subtitle)
 
 
+def scatter(
+    panels: Mapping[str, Mapping[str, Values]],
+    title: str,
+    x_title: str,
+    y: str | Axis,
+    subtitle: str = "",
+    of: Axis | None = None,
+    size: tuple[int, int] = (500, 450),
+) -> go.Figure:
+    """Dots (n, 2), x and y, in panels of one or more groups, all named by their keys; none where one is not finite.
+
+    With `of`, the dots of a group are the values of an axis: coloured by them, and labelled where there is room.
+    `y` is a title, for panels with ranges of their own, or an axis of rows that all panels share, as they then do x.
+    """
+    columns, rows_shared = min(2, len(panels)), isinstance(y, Axis)
+    figure = _panels(list(panels), columns, size, gap=30 if rows_shared else 60)
+    for index, groups in enumerate(panels.values()):
+        at = {"row": index // columns + 1, "col": index % columns + 1}
+        for group, (name, values) in enumerate(groups.items()):
+            dots = _finite(values)
+            look = _plain_dots(group) if of is None else _labelled_dots(of, _label_places(dots, size))
+            look |= {"name": name, "legendgroup": name, "showlegend": len(groups) > 1 and index == 0}
+            figure.add_scatter(x=dots[:, 0], y=dots[:, 1], **look, **at)
+        outer = index % columns == 0
+        figure.update_xaxes(title_text=x_title if index + columns >= len(panels) else "", **at)
+        figure.update_yaxes(y.layout() | _outer(y, outer) if rows_shared else {"title_text": y if outer else ""}, **at)
+    if rows_shared:
+        figure.update_yaxes(range=[len(y.values) - 0.5, -0.5]).update_xaxes(matches="x")
+    if of is not None:
+        scale = ColourScale(of.title, SHADES, of.values[0], of.values[-1])
+        _add_colour_bar(figure, 0, scale, dict(of.ticks), _area(figure, None))
+    return _dressed(figure, title, subtitle)
+
+
 def write_figure(figure: go.Figure, folder: Path, name: str) -> None:
     """Write `<name>.html`, and `.pdf` and `.png` if they can be rendered, into `folder`; show it in a notebook.
 
@@ -278,6 +315,44 @@ def _panels(titles: Sequence[str], columns: int, size: tuple[int, int], gap: int
 def _cells(array: np.ndarray, x: Axis, y: Axis, meaning: str, coloraxis: str) -> go.Heatmap:
     hover = f"{y.title} %{{y}}<br>{x.title} %{{x}}<br>{meaning} %{{z:.4g}}<extra></extra>"
     return go.Heatmap(z=array, x=list(x.values), y=list(y.values), coloraxis=coloraxis, hovertemplate=hover)
+
+
+def _plain_dots(group: int) -> dict[str, object]:
+    """How the dots of a group look: those of the first are discs, those of others rings that show around them."""
+    shape = {"symbol": "circle", "size": 7} if group == 0 else {"symbol": "circle-open", "size": 11}
+    return {"mode": "markers", "marker": shape | {"color": CURVES[group]}}
+
+
+def _labelled_dots(of: Axis, places: Sequence[str | None]) -> dict[str, object]:
+    """How dots look that stand for the values of an axis; a place says on which side of its dot a label is."""
+    values = list(of.values)
+    text = [f"{value:02d}" if place else "" for value, place in zip(values, places, strict=True)]
+    hover = f"{of.title} %{{marker.color:02d}}<br>%{{x:.4g}}, %{{y:.4g}}<extra></extra>"
+    marker = {"color": values, "coloraxis": "coloraxis", "size": 6}
+    labels = {"text": text, "textposition": [place or "top center" for place in places], "textfont_size": 10}
+    return {"mode": "markers+text", "marker": marker, "hovertemplate": hover} | labels
+
+
+def _label_places(dots: np.ndarray, size: tuple[int, int]) -> list[str | None]:
+    """On which side of each of the dots (n, 2) in a panel of `size` pixels a label covers no other dot or label."""
+    low, high = dots.min(0), dots.max(0)
+    pixels = 0.9 * (dots - low) / np.where(high > low, high - low, 1) * size  # the rest of the panel is its margin
+    centres, places = np.empty((0, 2)), []
+    for dot in pixels:
+        free = (
+            (place, dot + offset)
+            for place, offset in LABEL_PLACES.items()
+            if _apart(pixels, dot + offset, (10, 8)) and _apart(centres, dot + offset, (14, 11))
+        )
+        place, centre = next(free, (None, None))
+        places.append(place)
+        centres = centres if centre is None else np.vstack([centres, centre])
+    return places
+
+
+def _apart(taken: np.ndarray, centre: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether every one of the `taken` (n, 2) is at least as far from `centre` as `size` in one direction."""
+    return bool((np.abs(taken - centre) >= size).any(1).all())
 
 
 def _numbered(name: str, index: int) -> str:

@@ -16,8 +16,17 @@ from settings import ENGINES, ROOT
 from tensor_cache import ModelUnavailable, load_model
 from utils import UserError, exit_on_user_error
 
-EXPERIMENTS = ("circuit_discovery",)
-PLOTS = ("circuit_discovery_plotting",)
+EXPERIMENTS = (
+    "circuit_discovery",
+    "big_ds_experiments",
+    "neuron_investigations",
+    "sequence_generalization",
+    "pca_experiments",
+    "random_circuit_ablation",
+    "random_years",
+    "topk_years",
+)
+PLOTS = ("circuit_discovery_plotting", "big_ds_plotting", "neuron_plots", "appendix_plots", "pca_plots")
 STEPS = (*EXPERIMENTS, *PLOTS)
 BANNER = """
 {line}

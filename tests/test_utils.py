@@ -12,9 +12,14 @@ from utils import UserError, exit_on_user_error, first_line, progress, write_tex
 def test_a_file_is_replaced_only_when_it_is_whole(tmp_path):
     path = tmp_path / "deep" / "file.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError, match="half way"), written_whole(path) as partial:
-        partial.write_text("ne")
-        raise RuntimeError("half way")
+
+    def write_half() -> None:
+        with written_whole(path) as partial:
+            partial.write_text("ne")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half()
     assert path.read_text() == "old"
     write_text(path, "new")
     assert path.read_text() == "new"

@@ -1,0 +1,97 @@
+"""Every figure of the ten other prompts, drawn from artifacts alone: python appendix_plots.py --model gpt2
+
+Run sequence_generalization.py first. Figures go to paper-plots/appendix, as interactive HTML, PDF and PNG: tasks side
+by side, as the paper compares them, and each task's own. A figure whose artifacts the run did not make is left out,
+and one line says so.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+import figures
+from artifacts import read_artifacts
+from figures import PREDICTED_YEAR, YY, facets, probability_heatmap, sweeps
+from settings import PlotSettings, read_settings
+
+settings = read_settings(__doc__, PlotSettings())
+
+# %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
+artifacts = read_artifacts(settings.artifact_folder(), "sequence_generalization")
+made = {name: artifacts.load(name) for name in artifacts.record["artifacts"]}
+numbers = artifacts.record["numbers"]
+first_mlp = next((name for name in numbers["circuit's nodes at END"].split(", ") if name.startswith("m")), "mlp")
+titled = partial(figures.titled, record=artifacts.record)
+write = partial(figures.write_figure, folder=settings.plot_folder() / "appendix")
+
+
+def found(kind: str) -> dict[int, torch.Tensor]:
+    """The artifacts of a kind (`probs` for `probs_0.pt` …) by task; says so if there are none."""
+    names = {task: f"generalization/{kind}_{task}.pt" for task in range(10)}
+    by_task = {task: made[name] for task, name in names.items() if name in made}
+    if not by_task:
+        print(f"left out: the figures of {kind}_*.pt, which this run of sequence_generalization.py did not make")
+    return by_task
+
+
+def prompt(task: int) -> str:
+    """A task's prompt in words."""
+    return numbers[f"task {task}: prompt"].replace("$", "&#36;")  # what stands between two $ may be set as TeX
+
+
+def note(*tasks: int) -> str:
+    """What has to be known of tasks to read their figures: which end years are valid, if not those above YY."""
+    less = [str(task) for task in tasks if numbers[f"task {task}: valid end years"] == "less"]
+    which = "" if len(less) == len(tasks) else f" in task {' and '.join(less)}"
+    return f"; valid end years lie below YY{which}" if less else ""
+
+
+def grey(*tasks: int) -> str:
+    """What grey rows are, if there are any."""
+    return "; grey: YYs left out" if any(probs[task].isnan().any() for task in tasks) else ""
+
+
+probs, ipps = found("probs"), found("ipp")
+
+# %% Which tasks does the model do, and by which nodes? As the paper compares them: alike, failing, less-than.
+for name, tasks in {"success": (0, 8, 2), "failure": (3, 4, 5), "bc": (6, 7)}.items():
+    listed = ", ".join(map(str, tasks))
+    title, panels = titled(f"Probability heatmaps of tasks {listed}"), {prompt(task): probs[task] for task in tasks}
+    subtitle = f"a sentence for each YY{note(*tasks)}{grey(*tasks)}"
+    figure = facets(panels, title, PREDICTED_YEAR, YY, figures.probability, subtitle, columns=3, size=(440, 360))
+    write(figure, name=f"{name}-probs")
+    title, panels = (
+        titled(f"Path patching: node → logits, tasks {listed}"),
+        {prompt(task): ipps[task] for task in tasks},
+    )
+    figure = sweeps(panels, title, f"every head and MLP at END, patched one by one{note(*tasks)}")
+    write(figure.update_annotations(font_size=12), name=f"{name}-ipps")
+
+# %% And task by task?
+for task in probs:
+    subtitle = f"“{prompt(task)}”{note(task)}"
+    title = titled(f"Probability heatmap of task {task}")
+    write(probability_heatmap(probs[task], title, subtitle + grey(task)), name=f"generalization-probs-{task}")
+    figure = sweeps({"": ipps[task]}, titled(f"Path patching: node → logits, task {task}"), subtitle)
+    write(figure, name=f"generalization-ipp-{task}")
+
+# %% What reaches the first MLP of the circuit? And what does the circuit's late half achieve alone?
+for task, sweep in found(first_mlp).items():
+    title = titled(f"Path patching: node → {first_mlp} → logits, task {task}")
+    figure = sweeps({"": sweep}, title, f"“{prompt(task)}”{note(task)}")
+    write(figure, name=f"generalization-first-mlp-{task}")
+for task, alone in found("late_half_probs").items():
+    title = titled(f"Probability heatmap of task {task}, late half alone")
+    subtitle = f"“{prompt(task)}”; late half of {numbers['circuit']}"
+    write(probability_heatmap(alone, title, subtitle, like=probs[task]), name=f"generalization-late-half-{task}")
+
+# %% In the list of years, what reaches m7, beside m8? And what is achieved with m7 and two heads more?
+for task, alone in found("late_half_m7_probs").items():
+    title = titled(f"Path patching: node → m8 or m7 → logits, task {task}")
+    panels = {mlp: made[f"generalization/{mlp}_{task}.pt"] for mlp in ("m8", "m7")}
+    write(sweeps(panels, title, f"“{prompt(task)}”{note(task)}"), name="m7m8-ipps")
+    title = titled(f"Probability heatmap of task {task}, late half with m7, a6.h1 and a7.h11 alone")
+    figure = probability_heatmap(alone, title, f"“{prompt(task)}”", like=probs[task])
+    write(figure, name=f"generalization-late-half-m7-{task}")

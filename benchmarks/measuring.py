@@ -1,0 +1,131 @@
+"""Time and memory, measured honestly: each thing measured runs in a process of its own, on a warm GPU if on one."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from utils import UserError
+
+try:
+    import resource
+except ImportError:  # Windows has none: memory stays blank
+    resource = None
+
+T = TypeVar("T")
+
+KILLED = -9  # the exit code of a process that the system ended
+
+
+class NotMeasuredError(UserError):
+    """There is no measurement, and why: a limit of time or memory, or a library that is not there."""
+
+
+class Timed(NamedTuple):
+    """A result and how long it took, in seconds."""
+
+    result: Any
+    seconds: float
+
+
+def timed(compute: Callable[[], T], device: str) -> Timed:
+    """Run `compute` and wait for all it started on `device`."""
+    _synchronize(device)
+    start = time.perf_counter()
+    result = compute()
+    _synchronize(device)
+    return Timed(result, time.perf_counter() - start)
+
+
+def median_seconds(compute: Callable[[], object], device: str, repeats: int = 3) -> float:
+    """Median time of several runs, after one that warms up."""
+    compute()
+    return sorted(timed(compute, device).seconds for _ in range(repeats))[repeats // 2]
+
+
+def peak_gb(device: str) -> float:
+    """The most memory this process has held, weights and libraries included, in gigabytes (10⁹ bytes).
+
+    On a GPU what PyTorch allocated there; nan where the system does not say.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    if resource is None:
+        return math.nan
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def in_own_process(measure: Callable[..., T], *arguments: object, threads: int = 0, limit_s: float | None = None) -> T:
+    """`measure(*arguments)` in a fresh Python with `threads` threads (0: PyTorch's choice).
+
+    Raises `NotMeasuredError` if it takes longer than `limit_s` or the system ends it, and the `UserError` that it
+    raises itself. What `measure` prints goes to stderr, so that tables alone are on stdout.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_measure_and_send, args=(sending, measure, arguments, threads))
+    process.start()
+    sending.close()
+    try:
+        if not receiving.poll(limit_s):
+            raise NotMeasuredError(f"over {limit_s:.0f} s")
+        error, result = receiving.recv()
+        process.join()
+    except EOFError:
+        process.join()
+        raise NotMeasuredError(_ended(process.exitcode)) from None
+    finally:
+        process.kill()
+        process.join()
+    if error is not None:
+        raise error
+    return result
+
+
+def _measure_and_send(
+    sending: Connection, measure: Callable[..., object], arguments: tuple[object, ...], threads: int
+) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+    outcome: tuple[Exception | None, object]
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            outcome = None, measure(*arguments)
+    except UserError as error:
+        outcome = error, None
+    except (torch.OutOfMemoryError, MemoryError):
+        outcome = NotMeasuredError("out of memory"), None
+    except Exception:
+        outcome = RuntimeError(traceback.format_exc()), None
+    sending.send(outcome)
+
+
+def available_gb() -> float:
+    """Memory that a new process may take, in gigabytes; infinite where the system does not say."""
+    try:
+        found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return int(found[1]) * 1024 / 1e9 if found else math.inf
+
+
+def _ended(exit_code: int | None) -> str:
+    """Why a process ended without an answer."""
+    return "ended by the system, likely for its memory" if exit_code == KILLED else f"ended with exit code {exit_code}"
+
+
+def _synchronize(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)

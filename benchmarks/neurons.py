@@ -1,0 +1,163 @@
+"""How long does ranking all neurons of an MLP by their direct effects take, and how far is that from the floor?
+
+python benchmarks/neurons.py [--neurons 384] [--n 490] [--help]
+
+Measured on some of the neurons, scaled up to all: what all neurons share (the clean logits) is in a run with a third
+of them too, so that the difference is what neurons cost by themselves. `--neurons 3072` runs all of GPT-2 small's.
+
+The floor is the exponentials alone: one in float32 for each neuron, sentence and row of the unembedding, on a block
+that a core's cache holds, at the rate measured in the same process between the runs. In the floor no logits are
+formed, nothing is summed, no matrix is multiplied. It is compared in processor time, that of all threads together,
+which other work on the machine stretches less than time by the clock; on a GPU in time by the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+# This file's folder, where Python looks first, would hide the module `neurons` behind this file.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+
+from benchmarks.measuring import in_own_process, peak_gb, timed
+from benchmarks.subjects import SHAPES, subject
+from benchmarks.tables import gigabytes, ratio, seconds, table
+from neurons import NEURONS_AT_ONCE, Neurons, chosen_layer, direct_effects, read_neurons
+from path_patching.choose import make_engine, resolve_device
+from path_patching.streamed_softmax import vocabulary_pieces
+from utils import UserError, exit_on_user_error
+
+EXPONENTIALS_TIMED = 30_000_000
+ROUNDS = 2  # the fastest counts: what else the machine does can only slow a run down
+
+
+class Cost(NamedTuple):
+    """Seconds by the clock, and of work: processor time of all threads, or on a GPU the same."""
+
+    clock: float
+    work: float
+
+    def scaled_up(self, few: Cost, n_run: int, n_few: int, n_all: int) -> Cost:
+        """The cost of `n_all` neurons, this being that of `n_run` and `few` that of `n_few` of them."""
+        share = (n_all - n_run) / max(1, n_run - n_few)
+        return Cost(*(some + share * max(0.0, some - less) for some, less in zip(self, few, strict=True)))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The cost of `n_run` and of all `n_neurons` neurons, work of the floor, and seconds of reading the activations."""
+
+    reading: float
+    run: Cost
+    n_run: int
+    all: Cost
+    n_neurons: int
+    floor: float
+    memory: float
+
+
+def rank(shape: str, n: int, n_run: int, device: str) -> Ranking:
+    """Direct effects of `n_run` neurons of the default layer in a random model."""
+    on = subject(shape, n)
+    engine = make_engine("torch", device, on.model, on.sentences, check=False)
+    read = timed(lambda: read_neurons(engine, chosen_layer(on.model)), device)
+    neurons = read.result
+    n_neurons = len(neurons)
+    n_run = min(n_run, n_neurons)
+    n_few = max(1, n_run // 3)
+    direct_effects(_first(neurons, 1), on.years_yy)  # warms up
+    floors, few, some = [], [], []
+    for _ in range(ROUNDS):
+        floors.append(_work_per_exponential(device))
+        few.append(_cost(lambda: direct_effects(_first(neurons, n_few), on.years_yy), device))
+        some.append(_cost(lambda: direct_effects(_first(neurons, n_run), on.years_yy), device))
+    run = _fastest(some)
+    return Ranking(
+        reading=read.seconds,
+        run=run,
+        n_run=n_run,
+        all=run.scaled_up(_fastest(few), n_run, n_few, n_neurons),
+        n_neurons=n_neurons,
+        floor=n_neurons * n * len(neurons.unembedding.rows) * min(floors),
+        memory=peak_gb(device),
+    )
+
+
+def _first(neurons: Neurons, count: int) -> Neurons:
+    return replace(
+        neurons,
+        clean=neurons.clean[:, :count],
+        corrupted=neurons.corrupted[:, :count],
+        directions=neurons.directions[:count],
+    )
+
+
+def _cost(compute: Callable[[], object], device: str) -> Cost:
+    start = time.process_time()
+    clock = timed(compute, device).seconds
+    return Cost(clock, time.process_time() - start if device == "cpu" else clock)
+
+
+def _fastest(costs: list[Cost]) -> Cost:
+    return Cost(*map(min, zip(*costs, strict=True)))
+
+
+def _work_per_exponential(device: str) -> float:
+    """Of one float32 exponential within a block of the size that the ranking works on, over and over, on one core."""
+    rows = NEURONS_AT_ONCE[torch.device(device).type]
+    columns = vocabulary_pieces(SHAPES["small"].vocab_size, rows, device)[0].stop
+    block = 0.1 * torch.randn(rows, columns, device=device)
+    out = torch.empty_like(block)
+    repeats = -(-EXPONENTIALS_TIMED // block.numel())
+
+    def exponentiate() -> None:
+        for _ in range(repeats):
+            torch.exp(block, out=out)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    costs = [_cost(exponentiate, device) for _ in range(3)]
+    torch.set_num_threads(threads)
+    return _fastest(costs).work / (repeats * block.numel())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and print one table."""
+    sys.excepthook = exit_on_user_error
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--neurons", type=int, default=384, help="neurons that are run, scaled up to all (384)")
+    parser.add_argument("--n", type=int, default=490, help="sentences (490)")
+    parser.add_argument("--model-shape", choices=SHAPES, default="small", help="with random weights (small)")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:i (cpu)")
+    parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch (its own choice)")
+    options = parser.parse_args(arguments)
+    if options.neurons < 2 or options.n < 1:
+        raise UserError("give --neurons 2 or more and --n 1 or more")
+    device = resolve_device(options.device)
+    found = in_own_process(rank, options.model_shape, options.n, options.neurons, device, threads=options.threads)
+    threads = f"{options.threads or torch.get_num_threads()} threads"
+    print(f"{options.model_shape} shape with random weights, {options.n} sentences, {device}, {threads}.\n")
+    measured = {
+        "neurons": str(found.n_neurons),
+        "run": f"{found.n_run} in {seconds(found.run.clock)}",
+        "all of them": seconds(found.all.clock),
+        "processor time": seconds(found.all.work),
+        "floor: exponentials alone": seconds(found.floor),
+        "processor time ÷ floor": ratio(found.all.work, found.floor),
+        "reading": seconds(found.reading),
+        "peak memory": gigabytes(found.memory),
+    }
+    print(table(list(measured), [list(measured.values())]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Every figure of single neurons, drawn from artifacts alone: python neuron_plots.py --model gpt2 [--layer 8]
+
+Run neuron_investigations.py with the same --layer first. Figures of the default layer go to paper-plots and its
+subfolder appendix, those of another one all to appendix, with the layer in their names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+import figures
+from artifacts import read_artifacts
+from color_utils import diverging, round_up
+from figures import PREDICTED_YEAR, YY, Axis, facets
+from metrics import collate
+from neurons import PAPER_LAYER, layer_folder
+from settings import PlotSettings, flag, read_settings
+
+
+@dataclass(frozen=True)
+class NeuronPlotSettings(PlotSettings):
+    """With the MLP whose neurons are drawn."""
+
+    layer: int | None = flag(None, "the --layer that neuron_investigations.py was given", int)
+
+    def artifact_folder(self) -> Path:
+        """Each layer but the default one has a folder of its own."""
+        return layer_folder(super().artifact_folder(), self.layer)
+
+
+settings = read_settings(__doc__, NeuronPlotSettings())
+
+# %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
+artifacts = read_artifacts(settings.artifact_folder(), "neuron_investigations")
+mlp = artifacts.record["numbers"]["mlp"]
+years_yy = artifacts.load("neuron_dataset.pt")["years"] % 100
+order, effects = artifacts.load("order.pt"), artifacts.load("neuron_effects.pt")
+names = [f"{mlp}.n{neuron}" for neuron in order.tolist()]  # strongest first
+
+
+def collated(artifact: str) -> torch.Tensor:
+    """Year logits of some neurons and all sentences, (neurons, N, 100), as rows of YY: (neurons, 97, 100)."""
+    return collate(artifacts.load(artifact).transpose(0, 1), years_yy).transpose(0, 1)
+
+
+lens, lost = collated("t10-logitlens.pt"), collated("t10-direct_effects.pt")
+lost_together = collate(artifacts.load("t10-t10patched.pt"), years_yy)
+
+titled = partial(figures.titled, record=artifacts.record)
+lost_logit = partial(diverging, title="clean − patched logit, less year 00's")
+LENS = "activation × output weights through the unembedding, without the final LayerNorm"
+
+
+def write(figure: figures.go.Figure, name: str) -> None:
+    """A figure of the default layer under its name; one of another layer in the appendix, the layer before its name."""
+    default = settings.layer in (None, PAPER_LAYER)
+    figures.write_figure(figure, settings.plot_folder(), name if default else f"appendix/{mlp}-{Path(name).name}")
+
+
+def sums_of(panels: torch.Tensor, *counts: int) -> dict[str, torch.Tensor]:
+    """Sums over exactly so many of the strongest neurons, by titles that say so; left out where there are fewer."""
+    for count in counts:
+        if count > len(panels):
+            print(f"left out: the sum of the top {count} neurons; {mlp} has {len(order)}")
+    return {f"sum of the top {count}": panels[:count].sum(0) for count in counts if count <= len(panels)}
+
+
+# %% Which neurons act on the logits directly? A few strongly, the rest ever less.
+points = 100 * effects[order]
+signs = {"lowered by patching": points.clamp(max=0), "raised by patching": points.clamp(min=0)}
+shown = {name: size.abs().where(size != 0, torch.nan) for name, size in signs.items()}
+step = int(round_up(max(1, len(order) / 7)))
+rank = Axis("rank", range(1, len(order) + 1), {at: str(at) for at in (1, *range(step, len(order) + 1, step))})
+title = titled(f"Direct effects of the {len(order)} neurons of {mlp}")
+figure = figures.lines(shown, title, rank, "|change in probability difference| (percentage points)")
+figure.update_traces(mode="markers", marker_size=3).update_yaxes(type="log", dtick=1)
+write(figure, "appendix/neuron-ranking")
+
+# %% What do the strongest write to the year tokens? In the paper, each raises some of the years above YY.
+panels = dict(zip(names[:3], lens, strict=False))
+title = titled(f"Logit lens of the top {len(panels)} neurons of {mlp}")
+write(facets(panels, title, PREDICTED_YEAR, YY, figures.logit, LENS, columns=3), "top3-neurons")
+
+# %% And what do the year logits lose without each of them?
+panels = dict(zip(names[:3], lost, strict=False))
+title = titled(f"Direct effects of the top {len(panels)} neurons of {mlp}")
+figure = facets(panels, title, PREDICTED_YEAR, YY, lost_logit, "each patched alone", columns=3)
+write(figure, "top3-neurons-directeffects")
+
+# %% Are the next eight alike?
+if panels := dict(zip(names[3:11], lens[3:11], strict=False)):
+    title = titled(f"Logit lens of the next {len(panels)} neurons of {mlp}")
+    figure = facets(panels, title, PREDICTED_YEAR, YY, figures.logit, LENS, columns=4, size=(260, 240))
+    write(figure, "appendix/neurons")
+
+# %% Do ten of them together write greater-than?
+relative = lens - lens[..., :1]
+title = titled(f"Logit lens of neurons of {mlp}")
+if panels := sums_of(relative, 10):
+    write(facets(panels, title, PREDICTED_YEAR, YY, figures.relative_logit, LENS), "top10-neurons-logitlenssum")
+
+# %% Do more?
+if panels := sums_of(relative, 100, 200):
+    write(facets(panels, title, PREDICTED_YEAR, YY, figures.relative_logit, LENS), "top100-neurons")
+
+# %% Is what the top ten do together the sum of what each does alone?
+if summed := sums_of(lost, 10):
+    panels = {f"{name}, each patched alone": panel for name, panel in summed.items()}
+    panels["top 10 patched together"] = lost_together
+    title = titled(f"Direct effects of neurons of {mlp}")
+    write(facets(panels, title, PREDICTED_YEAR, YY, lost_logit), "top10-neurons-directeffects")

@@ -1,0 +1,122 @@
+"""How do activations hold YY? The paper's PCA of four of them, and its causal tests: ablation and LEACE erasure.
+
+python pca_experiments.py [--model gpt2|standin|PATH] [--nodes m8,a7.h10,a7.h8] [--help]
+
+All of it on --n sentences of the years 1702 ... 1798, in which YY and the noun alone vary. What is ablated or erased
+is fitted on every other sentence and its effect measured on the rest. pca_plots.py draws the figures.
+"""
+
+# %% What is asked, of which model? In an interactive window, change the settings here.
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+
+from circuit import PAPER, Circuit, in_order, nodes
+from circuit_choice import choose_circuit
+from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
+from edits import EditedRuns, activation
+from experiment import start_experiment
+from metrics import collate, probability_difference
+from path_patching.choose import make_engine
+from path_patching.engine import Sentences
+from path_patching.paths import Node
+from settings import Settings, flag, read_settings
+from subspaces import Edit, ablations, as_classes, as_number, erasures, principal_components
+from tokenizer import load_tokenizer
+
+IN_THE_PAPER = ("m8", "a7.h10", "a7.h8")
+RANKS = (1, 2, 3, 5, 10)  # how many dimensions are ablated
+CONTROLS = 5  # of each edit
+
+
+@dataclass(frozen=True)
+class PcaSettings(Settings):
+    """The settings of every experiment, and whose activations to look at."""
+
+    nodes: str | None = flag(None, "MLPs (their input) and heads (their output) at END, as m8,a7.h10; by circuit")
+
+
+settings = read_settings(__doc__, PcaSettings(n=970), evaluates_circuit=True)
+
+# %% Whose activations? What an MLP reads at END and what heads write there: the paper's, or those of another circuit.
+experiment = start_experiment("pca_experiments", settings)
+model, run = experiment.model, experiment.run
+
+
+def looked_at(circuit: Circuit) -> tuple[str, ...]:
+    """The circuit's first MLP and its two most telling heads, as far as it has them."""
+    return IN_THE_PAPER if circuit == PAPER else (*in_order(circuit.mlps)[:1], *circuit.studied[:2])
+
+
+names = settings.nodes.split(",") if settings.nodes else looked_at(choose_circuit(settings, experiment))
+run.note("inputs of MLPs and outputs of heads looked at", list(names))
+
+# %% Which sentences? YY runs from 02 to 98 and again, within one century, with a noun drawn for each sentence.
+tokenizer = load_tokenizer()
+dataset = YearDataset(
+    valid_years(tokenizer, 1700, 1800, settings.as_published), settings.n, NOUNS_FILE, tokenizer, seed=settings.seed
+)
+yy, END = dataset.years_YY, dataset.end
+sentences = Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids())
+engine = make_engine(settings.engine, settings.device, model, sentences, settings.memory_gb, check=False)
+what = {"mlp": "input of {} at END", "head": "output of {} at END"}
+places = {what.get(each.kind, "{}").format(each.name): each for each in nodes(names, END)}
+places["embedding of YY"] = Node.embeds(dataset.yy)
+activations = {name: activation(engine, place) for name, place in places.items()}  # each (N, D)
+
+# %% What do they look like in two dimensions? PCA of their means for each YY.
+points, shares = [], []
+for name, found in activations.items():
+    components = principal_components(collate(found, yy)).first(2)
+    points.append(components.coordinates(collate(found, yy)))
+    shares.append(components.shares)
+    run.note(f"{name}: share of the variance in two components", components.shares.tolist())
+run.save("pca.pt", {"activations": list(activations), "points": torch.stack(points), "shares": torch.stack(shares)})
+
+# %% Does the model need those dimensions, or the linear trace of YY? What is fitted on one half edits the other, where
+# controls show what any such edit does.
+fitted = torch.arange(len(dataset)) % 2 == 0
+generator = torch.Generator().manual_seed(settings.seed)
+
+
+def edits_fitted_to(known: torch.Tensor, labels: torch.Tensor) -> dict[str, list[Edit]]:
+    """Every edit of an activation by name, fitted to (n, D) and YY (n,): the edit itself, then its controls.
+
+    LEACE erases YY as a number, one direction, or as classes, up to as many directions as there are years.
+    """
+    edits = {f"PCA, top {rank}": each for rank, each in ablations(known, labels, RANKS, CONTROLS, generator).items()}
+    for name, concept in {"a number": as_number, "classes": as_classes}.items():
+        edits[f"LEACE, YY as {name}"] = erasures(known, labels, concept, CONTROLS, generator)
+    return edits | {"all, by its mean": [lambda other: known.double().mean(0).expand_as(other)]}
+
+
+# %% What does each edit cost? The edited activation is put back, and what reads it is computed anew.
+held_out = yy[~fitted]
+clean = probability_difference(engine.probabilities()[~fitted], held_out).mean().item()
+run.note("clean probability difference", clean)
+runs = EditedRuns(model, dataset.good_toks[~fitted], sentences.answers, engine.device)
+
+
+def measured(place: Node, clean_activation: torch.Tensor) -> dict[str, list[float]]:
+    """Mean probability difference after each edit of an activation (N, D), and after its controls."""
+    rest, corrupted = clean_activation[~fitted], activation(engine, place, "corrupted")[~fitted]
+    edits = edits_fitted_to(clean_activation[fitted], yy[fitted]) | {"all, by 01 data": [lambda _: corrupted]}
+    changes = torch.stack([edit(rest) - rest for versions in edits.values() for edit in versions])
+    found = iter(runs.probabilities(place, changes))
+    return {
+        name: [probability_difference(next(found), held_out).mean().item() for _ in versions]
+        for name, versions in edits.items()
+    }
+
+
+differences = {name: measured(place, activations[name]) for name, place in places.items()}
+for name, by_edit in differences.items():
+    lost = {edit: round(own - clean, 4) for edit, (own, *_) in by_edit.items()}
+    run.note(f"{name}: change in probability difference", lost)
+    lost = {edit: round(fmean(controls) - clean, 4) for edit, (_, *controls) in by_edit.items() if controls}
+    run.note(f"{name}: the same of controls, on average", lost)
+run.save("pca_ablation.pt", {"differences": differences, "clean": clean})
+
+# %% Everything ran: publish it.
+run.publish()

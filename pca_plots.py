@@ -1,0 +1,55 @@
+"""The figures of PCA and of its causal tests, drawn from artifacts alone: python pca_plots.py --model gpt2
+
+Run pca_experiments.py first. Figures go to paper-plots and its subfolder appendix, as interactive HTML, PDF and PNG.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+import figures
+from artifacts import read_artifacts
+from figures import YY, named, scatter
+from settings import PlotSettings, read_settings
+
+settings = read_settings(__doc__, PlotSettings())
+
+# %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
+artifacts = read_artifacts(settings.artifact_folder(), "pca_experiments")
+pca, ablation = artifacts.load("pca.pt"), artifacts.load("pca_ablation.pt")
+titled = partial(figures.titled, record=artifacts.record)
+write = partial(figures.write_figure, folder=settings.plot_folder())
+
+# %% Are the years in order along some line, before the MLPs that compare them?
+panels = {
+    f"{name} ({first:.1%} + {second:.1%} of variance)": {"": points}
+    for name, (first, second), points in zip(pca["activations"], pca["shares"].tolist(), pca["points"], strict=True)
+}
+subtitle = "each dot is the mean of one start year, 1702 … 1798, and labelled with YY where there is room"
+figure = scatter(panels, titled("First two principal components"), "component 1", "component 2", subtitle, of=YY)
+write(figure, name="pca")
+
+
+# %% Does the model need those dimensions, or the linear trace of YY?
+longest = max(ablation["differences"].values(), key=len)  # a head may have too few dimensions for some edits
+rows = {edit: row for row, edit in enumerate(longest)}
+
+
+def dots(by_edit: dict[str, list[float]], which: slice) -> torch.Tensor:
+    """Probability differences in points, some of each edit's, as dots (any, 2) in the edits' rows."""
+    found = [(100 * each, rows[edit]) for edit, differences in by_edit.items() for each in differences[which]]
+    return torch.tensor(found)
+
+
+panels = {
+    name: {"edited": dots(by_edit, slice(1)), "control": dots(by_edit, slice(1, None))}
+    for name, by_edit in ablation["differences"].items()
+}
+title = titled("Probability difference after an edit")
+subtitle = "control: as many random dimensions, or YY shuffled before it is erased; dashed: nothing edited"
+x_title, edits = "probability difference (percentage points)", named("", list(rows))
+figure = scatter(panels, title, x_title, edits, subtitle, size=(420, 260))
+figure.add_vline(100 * ablation["clean"], line_dash="dash", line_width=1)
+write(figure, name="appendix/pca-ablation")

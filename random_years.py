@@ -1,0 +1,75 @@
+"""Does the model count on after a list of years? What follows “y1, y2, y3, y4, y5, XX”, five years of one century.
+
+python random_years.py [--model gpt2|standin|PATH] [--help]
+
+The years are drawn at random, so that nothing but the last, YY5, could be continued. The model runs in `transformers`;
+--engine and --memory-gb change nothing here.
+"""
+
+# %% What is asked, of which model? In an interactive window, change the settings here.
+import random
+from collections import Counter
+
+import torch
+
+from artifacts import start_run
+from bootstrap import mean
+from dataset import valid_years, year_token_ids
+from next_token import predict_next
+from path_patching.choose import resolve_device
+from settings import Settings, read_settings
+from tensor_cache import load_model
+from tokenizer import EOS, load_tokenizer
+from transformers_model import to_transformers
+from utils import UserError
+
+LISTED, LIKELIEST = 5, 5
+settings = read_settings(__doc__, Settings(n=200))
+model = load_model(settings.model, settings.as_published)
+device = resolve_device(settings.device)
+run = start_run("random_years", settings, model, "transformers", device)
+
+# %% Which years? A year of any century, and before it four others of the same.
+tokenizer = load_tokenizer()
+years = valid_years(tokenizer, as_published=settings.as_published).tolist()
+rng = random.Random(settings.seed)
+lists = []
+for last in rng.choices(years, k=settings.n):
+    others = [year for year in years if year // 100 == last // 100 and year != last]
+    lists.append([*rng.sample(others, LISTED - 1), last])
+sentences = [f"{EOS} {', '.join(map(str, listed))}, {listed[-1] // 100}" for listed in lists]
+rows = tokenizer(sentences)["input_ids"]
+
+# %% Does the tokenizer see what we do? Every year two tokens, a comma after each, and the century alone at END.
+year_ids, comma = year_token_ids().tolist(), tokenizer.convert_tokens_to_ids(",")
+for sentence, row, listed in zip(sentences, rows, lists, strict=True):
+    century = tokenizer.convert_tokens_to_ids(f"Ġ{listed[-1] // 100}")
+    expected = [token for year in listed for token in (century, year_ids[year % 100], comma)]
+    if row[1:] != [*expected, century]:
+        raise UserError(f"{sentence!r} is not read as years and commas; use years from dataset.valid_years")
+print(repr(sentences[0]))
+
+# %% Which end years does the model predict? YY5 + 1, any later one, or others?
+last_yy = torch.tensor([listed[-1] % 100 for listed in lists])
+said = predict_next(to_transformers(model), torch.tensor(rows), year_token_ids(), LIKELIEST, device)
+later = torch.arange(100) > last_yy[:, None]  # (N, 100)
+found = {
+    "YY5 + 1": said.answers.gather(1, last_yy[:, None] + 1).squeeze(1),
+    "years later than YY5": (said.answers * later).sum(1),
+    "years not later than YY5": (said.answers * ~later).sum(1),
+}
+for name, probability in found.items():
+    run.note(f"probability of {name}", mean(probability, settings.seed).as_json())
+
+# %% And which tokens are the likeliest?
+likeliest = said.mean.topk(LIKELIEST)
+names = tokenizer.convert_ids_to_tokens(likeliest.indices.tolist())
+run.note("likeliest tokens, mean probability", dict(zip(names, likeliest.values.tolist(), strict=True)))
+first = Counter(tokenizer.convert_ids_to_tokens(said.top_tokens[:, 0].tolist()))
+run.note("likeliest token, in how many sentences", dict(first.most_common(LIKELIEST)))
+run.note("likeliest tokens of the first sentence", tokenizer.convert_ids_to_tokens(said.top_tokens[0].tolist()))
+
+# %% Everything ran: publish it.
+run.save("random_years_probs.pt", said.answers)
+run.save("random_years_top5.pt", {"probabilities": said.top, "tokens": said.top_tokens, "years": torch.tensor(lists)})
+run.publish()

@@ -1,0 +1,120 @@
+"""Directions in which an activation is edited: the principal ones (PCA), random ones, and those that tell YY (LEACE).
+
+An activation is (N, D): N sentences, width D. What is fitted on some sentences edits those of any others; all of it
+is computed in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from concept_erasure import LeaceEraser
+
+Edit = Callable[[torch.Tensor], torch.Tensor]  # of an activation (n, D), to (n, D) float64
+
+NEGLIGIBLE = 1e-12  # of the sum of squares: what rounding makes of a direction in which nothing varies
+FAINTEST = 1e-6  # correlation with a concept that is erased; the library would leave those below 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Subspace:
+    """`count` orthonormal directions (count, D) about a mean (D,), and the share of the variance in each (count,)."""
+
+    mean: torch.Tensor
+    directions: torch.Tensor
+    shares: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.directions)
+
+    def first(self, count: int) -> Subspace:
+        """The subspace of the first `count` directions only."""
+        return Subspace(self.mean, self.directions[:count], self.shares[:count])
+
+    def coordinates(self, activation: torch.Tensor) -> torch.Tensor:
+        """Where an activation (N, D) lies along each direction, from the mean: (N, count)."""
+        return (activation.double() - self.mean) @ self.directions.T
+
+    def ablate(self, activation: torch.Tensor) -> torch.Tensor:
+        """An activation (N, D) with its part within the subspace replaced by the mean's, (N, D) float64."""
+        return activation.double() - self.coordinates(activation) @ self.directions
+
+    def random(self, count: int, generator: torch.Generator) -> Subspace:
+        """`count` random directions within this subspace, which so compare with its principal ones."""
+        weights = torch.randn(len(self), count, generator=generator, dtype=torch.float64)
+        mix = torch.linalg.qr(weights).Q.T  # (count, len(self)), orthonormal
+        return Subspace(self.mean, mix @ self.directions, mix.square() @ self.shares)
+
+
+def principal_components(activation: torch.Tensor) -> Subspace:
+    """All directions in which an activation (N, D) varies, the most important first.
+
+    Their signs, which PCA leaves open, make the largest entry of each positive.
+    """
+    activation = activation.double()
+    mean = activation.mean(0)
+    _, scales, directions = torch.linalg.svd(activation - mean, full_matrices=False)
+    variances = scales.square()
+    varying = variances > NEGLIGIBLE * activation.square().sum()
+    directions, variances = directions[varying], variances[varying]
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    return Subspace(mean, directions * largest.sign(), variances / variances.sum())
+
+
+def means_by_label(activation: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The mean of an activation (N, D) over the sentences of each label (N,), labels ascending: (labels, D) float64."""
+    return torch.stack([activation[labels == label].double().mean(0) for label in labels.unique()])
+
+
+def as_number(labels: torch.Tensor) -> torch.Tensor:
+    """Integer labels (N,) as a concept of one dimension, (N, 1): erasing it takes one direction."""
+    return labels[:, None].double()
+
+
+def as_classes(labels: torch.Tensor) -> torch.Tensor:
+    """Integer labels (N,) as a concept of one dimension each, (N, labels): erasing it takes labels − 1 directions."""
+    return (labels[:, None] == labels.unique()).double()
+
+
+def leace(activation: torch.Tensor, concept: torch.Tensor) -> Edit:
+    """Erasure of a concept (N, C) from an activation (N, D) by LEACE (Belrose et al. 2023).
+
+    The smallest affine edit after which no linear predictor of the concept does better than a constant, on the
+    sentences that are fitted.
+    """
+    standardized = (concept - concept.mean(0)) / concept.std(0)
+    eraser = LeaceEraser.fit(activation.double(), standardized, svd_tol=FAINTEST)
+    return lambda other: eraser(other.double())
+
+
+def ablations(
+    activation: torch.Tensor, labels: torch.Tensor, ranks: Sequence[int], n_controls: int, generator: torch.Generator
+) -> dict[int, list[Edit]]:
+    """By rank, the ablation of that many principal components of the labels' means, followed by its controls.
+
+    Components are those of an activation (N, D) averaged over the sentences of each label (N,). Ranks that they have
+    not are left out. A control ablates as many random directions, of all those in which the means vary.
+    """
+    components = principal_components(means_by_label(activation, labels))
+    return {
+        rank: [components.first(rank).ablate, *(components.random(rank, generator).ablate for _ in range(n_controls))]
+        for rank in ranks
+        if rank <= len(components)
+    }
+
+
+def erasures(
+    activation: torch.Tensor,
+    labels: torch.Tensor,
+    concept: Callable[[torch.Tensor], torch.Tensor],
+    n_controls: int,
+    generator: torch.Generator,
+) -> list[Edit]:
+    """The erasure of labels (N,), taken as `concept`, from an activation (N, D), followed by its controls.
+
+    A control erases the labels of other sentences: shuffled, they say nothing of the activation.
+    """
+    orders = [torch.arange(len(labels)), *(torch.randperm(len(labels), generator=generator) for _ in range(n_controls))]
+    return [leace(activation, concept(labels[order])) for order in orders]

@@ -1,0 +1,206 @@
+"""The baselines give what the engines give; the benchmark checks, measures and prints; bad flags get one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from benchmarks import floor as floor_module
+from benchmarks.floor import Floor, measure_floor
+from benchmarks.growth import exponent, parameters
+from benchmarks.hook_loop import HookedModel, TransformerLensHooks, TransformersHooks, differences
+from benchmarks.measuring import NotMeasuredError, in_own_process, peak_gb
+from benchmarks.path_patching import check_agreement, differences_from, main
+from benchmarks.phases import Point, Sweep
+from benchmarks.subjects import SHAPES, spread, subject
+from path_patching.paths import Node, PathSet, layer_nodes
+from path_patching.torch_engine import TorchEngine
+from settings import ROOT
+from tests.scripts import error_line, output, run_python
+from tests.setups import SETUPS, Setup
+from utils import UserError
+
+COMMAND = str(ROOT / "benchmarks" / "path_patching.py")
+TINY = ("--model-shape", "tiny", "--n", "3", "--threads", "1")
+TOLERANCE = 5e-6  # of probability differences in float32, half of what the benchmark itself allows
+HAVE_RUST = find_spec("rust_circuit") is not None
+
+
+@pytest.fixture(params=SETUPS)
+def setup(request: pytest.FixtureRequest) -> Setup:
+    return SETUPS[request.param]()
+
+
+def senders(setup: Setup) -> list[Node]:
+    sizes = setup.model.architecture
+    return [node for layer in range(sizes.n_layers) for node in layer_nodes(layer, sizes.n_heads, setup.end)]
+
+
+def by_engine(setup: Setup) -> torch.Tensor:
+    """Probability differences of the logits sweep, (nodes, N), whose effects are far above the tolerance below."""
+    engine = TorchEngine(setup.model, setup.sentences)
+    swept = setup.difference(engine.sweep(PathSet.at(Node.logits(setup.end)), senders(setup)))
+    assert ((swept - setup.difference(engine.probabilities())).abs().amax(1) > 1e-4).all()
+    return swept
+
+
+def test_the_release_way_gives_the_engine_s_differences(setup: Setup) -> None:
+    pytest.importorskip("rust_circuit", reason="rust_circuit is not installed")
+    from benchmarks.release_way import split_by_head_and_position
+
+    split = split_by_head_and_position(setup.model, setup.end + 1)
+    found = split.differences(setup.sentences, setup.years, senders(setup))
+    assert (found - by_engine(setup)).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("end_only", [False, True])
+def test_hooks_give_the_engine_s_differences(setup: Setup, end_only: bool) -> None:
+    assert_same_by_hooks(TransformersHooks(setup.model, "cpu", end_only), setup)
+
+
+def test_transformer_lens_gives_the_engine_s_differences(setup: Setup) -> None:
+    pytest.importorskip("transformer_lens", reason="TransformerLens is not installed (benchmarks/README.md)")
+    assert_same_by_hooks(TransformerLensHooks(setup.model, "cpu"), setup)
+
+
+def assert_same_by_hooks(hooked: HookedModel, setup: Setup) -> None:
+    found = differences(hooked, setup.sentences, setup.years, senders(setup))
+    assert (found - by_engine(setup)).abs().max() < TOLERANCE
+
+
+def test_floor_counts_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If every product took a second: four a layer, and a row block a node, or the factored heads' parts."""
+    monkeypatch.setattr(floor_module, "median_seconds", lambda compute, device: compute() or 1.0)
+    on = subject("tiny", 2)
+    found = measure_floor(on.model.architecture, on.sentences, on.nodes, "cpu")
+    assert (found.forward, found.plain_rows) == (12 * 4, 156)
+    assert found.factored_rows == (12 + 1) + 144 + 12  # MLPs and the stream, heads, forming each layer's
+    assert (found.plain, found.factored) == (48 + 156, 48 + 156)
+    assert found.gflops == pytest.approx(2e-9 * 2 * 24 * 50257)
+    assert found.mean_with(Floor(0.0, 0.0, 0.0, 0.0)).plain == 102
+
+
+def test_sentences_longer_than_the_prompt_differ_from_their_twins_at_yy_alone() -> None:
+    on = subject("tiny", 5, length=20)
+    assert on.sentences.clean.shape == (5, 20)
+    assert (on.sentences.clean != on.sentences.corrupted).nonzero()[:, 1].unique().tolist() == [on.yy]
+    assert len(on.sentences.clean[:, 1:8].unique(dim=0)) == 5
+    with pytest.raises(UserError, match="not 12"):
+        subject("tiny", 5, length=12)
+    with pytest.raises(UserError, match="give one of tiny"):
+        subject("huge", 5)
+
+
+def test_nodes_are_spread_from_the_first_to_the_last() -> None:
+    assert spread(range(156), 4) == [0, 52, 103, 155]
+    assert spread(range(3), 9) == [0, 1, 2]
+
+
+def test_exponent_is_the_slope_of_the_logarithms() -> None:
+    points = [Point(size, 3 * size**1.5, 0.0) for size in (10, 100, 1000)]
+    assert exponent([*points, "over 300 s"]) == "1.50"
+    assert exponent([points[0], "over 300 s"]) == ""
+
+
+def test_shapes_are_gpt2_s() -> None:
+    tied = {name: parameters(name) - 50257 * SHAPES[name].d_model for name in ("small", "medium", "large", "xl")}
+    # What is published for GPT-2.
+    assert tied == {"small": 124_439_808, "medium": 354_823_168, "large": 774_030_080, "xl": 1_557_611_200}
+
+
+def sweep(differences: list[list[float]], effect: float | None = None) -> Sweep:
+    return Sweep("a way", 0.0, 1.0, 1, 1.0, 1, 0.0, differences, effect)
+
+
+def test_ways_that_disagree_get_no_times() -> None:
+    reference = sweep([[0.5, 0.25]], effect=0.1)
+    assert differences_from(reference, sweep([[0.5, 0.25001]])) == pytest.approx(1e-5)
+    check_agreement({"near": 9e-6}, reference)
+    with pytest.raises(UserError, match=r"far \(1\.1e-05\)"):
+        check_agreement({"near": 9e-6, "far": 1.1e-5}, reference)
+    with pytest.raises(UserError, match="no times"):
+        check_agreement({"of no effect": 9e-6}, sweep([[0.5]], effect=1e-4))
+    with pytest.raises(UserError, match="no times"):
+        check_agreement({"not a number": float("nan")}, reference)
+
+
+def raise_user_error() -> None:
+    raise UserError("mend this")
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_has_its_limits_and_passes_errors_on() -> None:
+    assert 0.01 < in_own_process(peak_gb, "cpu", threads=1) < 64
+    with pytest.raises(NotMeasuredError, match="over 0 s"):
+        in_own_process(time.sleep, 60, limit_s=0.01)
+    with pytest.raises(NotMeasuredError, match="exit code 3"):
+        in_own_process(exit_at_once, 3)
+    with pytest.raises(UserError, match="mend this"):
+        in_own_process(raise_user_error)
+
+
+def exit_at_once(code: int) -> None:
+    os._exit(code)
+
+
+def rows_of(printed: str, header: str) -> dict[str, list[str]]:
+    """The cells of a printed table by their row's first cell; the table is the one whose header begins so."""
+    lines = printed[printed.index(f"| {header} |") :].split("\n\n")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return {first: rest for first, *rest in cells[2:]}
+
+
+@pytest.mark.slow
+def test_the_command_prints_its_table() -> None:
+    baselines = ("release", "hooks") if HAVE_RUST else ("hooks",)
+    printed = output(run_python(COMMAND, *TINY, "--nodes", "2", "--baselines", *baselines))
+    rows, floors = rows_of(printed, "how"), rows_of(printed, "engine")
+    expected = {"transformers, hooks", "torch engine"}
+    expected |= {"rust_circuit, the release's way", "rust_circuit engine"} if HAVE_RUST else set()
+    assert rows.keys() == expected
+    assert floors.keys() == {name for name in expected if name.endswith("engine")}
+    assert rows["transformers, hooks"][2].startswith("2 of 156 in ")
+    assert rows["torch engine"][2].startswith("all in ")
+    assert all(float(cells[-1]) < 1e-5 for cells in rows.values())
+    assert all(float(cells[-1]) > 0 for cells in floors.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flag", "header", "names"),
+    [
+        ("--all-sweeps", "sweep", {"ipp_logits", "ipp_m8", "attn_q", "results_m3", "all 12", "peak memory"}),
+        ("--big-ds", "engine", {"torch"}),
+        ("--growth", "sentences", {"2", "exponent of time"}),
+    ],
+)
+def test_the_other_tables(flag: str, header: str, names: set[str]) -> None:
+    sizes = ("--growth-n", "2", "--growth-lengths", "14", "--growth-shapes", "tiny")
+    printed = output(run_python(COMMAND, *TINY, flag, "--engines", "torch", *sizes))
+    rows = rows_of(printed, header)
+    assert names <= rows.keys()
+    assert all(any(cells) for cells in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--nodes", "1"), "--nodes 1"),
+        (("--n", "0"), "count sentences"),
+        (("--device", "cuda:99"), "--device cuda:99"),
+        (("--device", "tpu"), "--device tpu"),
+    ],
+)
+def test_bad_flags_are_refused(flags: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the command replaces it
+    with pytest.raises(UserError, match=said):
+        main(list(flags))
+
+
+def test_a_bad_flag_gets_one_line() -> None:
+    assert "--device tpu" in error_line(run_python(COMMAND, "--device", "tpu"))
