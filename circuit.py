@@ -225,7 +225,7 @@ def random_circuit(circuit: Circuit, architecture: Architecture, rng: random.Ran
                 studied=(),
             )
     raise UserError(
-        f"{n_layers} layers of {n_heads} heads have no other circuit of the shape of {circuit.name}: "
+        f"{n_layers} layers of {n_heads} heads have no circuit of the shape of {circuit.name}: "
         f"{len(circuit.heads)} heads and {len(circuit.mlps)} MLPs at END, {len(circuit.lower)} nodes at YY below them"
     )
 

@@ -31,10 +31,10 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    truth = 5 + normal(400_000, seed=1000).exp().clamp(max=3).mean().item()
     held = 0
     for seed in range(300):
         estimate = mean(5 + normal(60, seed).exp().clamp(max=3), resamples=400)
-        truth = 5 + normal(400_000, seed=1000).exp().clamp(max=3).mean().item() if seed == 0 else truth
         held += estimate.low <= truth <= estimate.high
     assert 0.90 <= held / 300 <= 0.98
 

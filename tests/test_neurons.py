@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import layer_norm
 
 import neurons as module
+from benchmarks.subjects import SHAPES
 from gpt2 import GPT2_SMALL, LAYER_NORM_EPSILON, Architecture, random_model
 from metrics import probability_difference, year_probabilities
 from neurons import Neurons, chosen_layer, direct_effects, layer_folder, ranks_for_gpt2, read_neurons
@@ -233,5 +234,5 @@ def test_the_benchmark_prints_its_table() -> None:
     printed = output(run_python(str(ROOT / "benchmarks" / "neurons.py"), *flags))
     header, _, row = (line for line in printed.splitlines() if line.startswith("|"))
     cells = dict(zip(header.split(" | "), row.split(" | "), strict=True))
-    assert cells["| neurons"] == "| 64"
+    assert cells["| neurons"] == f"| {SHAPES['tiny'].d_mlp}"
     assert float(cells["processor time ÷ floor"]) > 1

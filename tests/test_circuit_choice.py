@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+import circuit_choice
+from artifacts import start_run
+from auto_circuit import NAME
+from circuit import LOGITS, PAPER, Circuit
+from circuit_choice import choose_circuit, circuit_asked_for, is_gpt2_small
+from circuit_description import Description
+from circuit_file import as_json
+from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
+from experiment import YearExperiment
+from gpt2 import Architecture, Model, random_model
+from path_patching.engine import Sentences
+from path_patching.torch_engine import TorchEngine
+from settings import Settings
+from tensor_cache import hash_tensor
+from tokenizer import load_tokenizer
+from utils import UserError
+
+SIZES = Architecture(n_layers=2, n_heads=2, d_model=8, d_head=4, d_mlp=16, n_positions=16, vocab_size=50257)
+MINE = Circuit("mine", ("m1",), ("a0.h1",), (LOGITS, "m1"), ("embeds",), (), followed=("v",), whole=())
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return random_model(SIZES)
+
+
+@pytest.fixture(scope="module")
+def experiment(model) -> YearExperiment:
+    tokenizer = load_tokenizer()
+    dataset = YearDataset(valid_years(tokenizer), 12, NOUNS_FILE, tokenizer)
+    engine = TorchEngine(model, Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids()))
+    return YearExperiment(model, dataset, engine, run=None)
+
+
+def publish(folder, model: Model, **beside: object) -> None:
+    """What circuit_discovery.py leaves of a circuit."""
+    run = start_run("circuit_discovery", Settings(out=folder), model, "torch", "cpu")
+    run.save_json("circuit.json", as_json(MINE) | beside)
+    run.publish()
+
+
+def test_a_model_other_than_gpt2_small_gets_its_own_circuit_unless_another_is_asked_for(model):
+    assert circuit_asked_for(Settings(model="gpt2"), model) == "paper"
+    assert circuit_asked_for(Settings(model="standin"), model) == "auto"
+    assert circuit_asked_for(Settings(model="standin", circuit="paper"), model) == "paper"
+    assert circuit_asked_for(Settings(model="gpt2", circuit="auto"), model) == "auto"
+    assert circuit_asked_for(Settings(model="gpt2", circuit="my.json"), model) == "my.json"
+
+
+def test_gpt2_small_is_known_by_its_weights_whatever_its_folder_is_called(model, monkeypatch):
+    assert not is_gpt2_small(model)
+    hashes = {name: hash_tensor(tensor)[:24] for name, tensor in model.tensors.items()}
+    monkeypatch.setattr(circuit_choice, "published_description", lambda: Description(SIZES, hashes))
+    assert is_gpt2_small(model)
+    assert is_gpt2_small(model.with_activation("gelu"))
+    assert circuit_asked_for(Settings(model="some/folder"), model) == "paper"
+    tensors = dict(model.tensors) | {"m1.w.in_bias_arr": model.tensors["m1.w.in_bias_arr"] + 1e-3}
+    assert not is_gpt2_small(replace(model, tensors=tensors))
+
+
+def test_the_papers_circuit_does_not_fit_a_small_model(experiment, tmp_path):
+    with pytest.raises(UserError, match=r"the paper's circuit has m8, but .* --circuit auto"):
+        choose_circuit(Settings(model="standin", circuit="paper", out=tmp_path), experiment)
+
+
+def test_a_file_is_read_and_checked_against_the_model(experiment, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(as_json(MINE)))
+    settings = Settings(model="standin", circuit=str(path), out=tmp_path)
+    assert choose_circuit(settings, experiment) == MINE
+    path.write_text(json.dumps(as_json(PAPER)))
+    with pytest.raises(UserError, match="the paper's circuit has m8"):
+        choose_circuit(settings, experiment)
+    with pytest.raises(UserError, match="no circuit can be read from"):
+        choose_circuit(replace(settings, circuit=str(tmp_path / "none.json")), experiment)
+
+
+def test_what_circuit_discovery_found_for_this_model_is_taken(experiment, tmp_path, capsys):
+    publish(tmp_path, experiment.model, search={})
+    assert choose_circuit(Settings(model="standin", out=tmp_path), experiment) == MINE
+    assert str(tmp_path / "circuit.json") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("case", ["nothing there", "another model's", "not found but given"])
+def test_else_the_circuit_is_searched_for_here(case, experiment, tmp_path, capsys):
+    if case == "another model's":
+        publish(tmp_path, random_model(SIZES, seed=1), search={})
+    if case == "not found but given":
+        publish(tmp_path, experiment.model)
+    chosen = choose_circuit(Settings(model="standin", out=tmp_path), experiment)
+    assert chosen.name == NAME
+    assert chosen != MINE
+    assert "searched for on 12 sentences" in capsys.readouterr().out
+
+
+def test_a_damaged_circuit_is_not_passed_over(experiment, tmp_path):
+    publish(tmp_path, experiment.model, search={})
+    (tmp_path / "circuit.json").write_text("{}")
+    with pytest.raises(UserError, match=r"circuit\.json is damaged or of another run"):
+        choose_circuit(Settings(model="standin", out=tmp_path), experiment)
