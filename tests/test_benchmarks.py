@@ -184,6 +184,7 @@ def test_the_other_tables(flag: str, header: str, names: set[str]) -> None:
     printed = output(run_python(COMMAND, *TINY, flag, "--engines", "torch", *sizes))
     rows = rows_of(printed, header)
     assert names <= rows.keys()
+    rows.pop("exponent of time", None)  # blank here: a slope needs two points
     assert all(any(cells) for cells in rows.values())
 
 
