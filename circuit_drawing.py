@@ -25,7 +25,7 @@ BESIDE, STAIR = 63, 34  # from one head to the next in its layer, and to the fir
 ABOVE, ABOVE_HEADS = 34, 22  # from one node up to the next, and from heads up to the MLP of their layer
 EDGE, HEADER = 22, 24  # around the boxes of a position, and above them
 BETWEEN = 70  # the positions
-LEGEND = 190
+LEGEND, LEGEND_HEIGHT = 190, 170
 WIDEST, THINNEST = 10.0, 0.6  # lines
 PORTS = {"in": 0, "q": -14, "k": 0, "v": 14}  # where inputs enter at the lower side of a head
 
@@ -66,7 +66,7 @@ def circuit_figure(effects: Mapping[Link, float], title: str) -> go.Figure:
     strongest = max(map(abs, effects.values())) or 1.0
     drawn = _worth_drawing(effects, DRAWN * strongest)
     figure = go.Figure()
-    top = max(box.y for box in boxes.values())
+    top = max(LEGEND_HEIGHT, *(box.y for box in boxes.values()))
     for _, here in groupby(boxes.values(), key=lambda box: box.place):
         _add_panel(figure, list(here), top)
     for link in drawn:
@@ -77,7 +77,7 @@ def circuit_figure(effects: Mapping[Link, float], title: str) -> go.Figure:
     _add_legend(figure, drawn, strongest)
     subtitle = "links run upwards; a dashed one raises the probability difference when it is patched"
     if left_out := len(effects) - len(drawn):
-        subtitle += f"; not drawn: {left_out} links of less than {100 * DRAWN * strongest:.1g} points"
+        subtitle += f"; links of less than {100 * DRAWN * strongest:.1g} points that are not drawn: {left_out}"
     return _dressed(_sized(figure), title, subtitle)
 
 
@@ -154,8 +154,9 @@ def _around(rise: float) -> float:
 
 
 def _room(boxes: list[Box]) -> float:
-    """The room that lines need to the right of the column of a position."""
-    heights = [box.y for box in boxes if box.place == boxes[-1].place and box.in_column]
+    """The room that lines need to the right of the column of a position, the boxes furthest to the right."""
+    right = max(box.x for box in boxes)
+    heights = [box.y for box in boxes if box.x == right]
     return _around(max(heights) - min(heights)) if len(heights) > 2 else 0.0
 
 
@@ -198,7 +199,7 @@ def _add_link(figure: go.Figure, link: Link, effect: float, strongest: float, cu
 
 
 def _add_panel(figure: go.Figure, boxes: list[Box], top: float) -> None:
-    """The ground on which the boxes of a position lie, `top` being the highest of all, and its name."""
+    """The ground on which the boxes of a position lie, from the lowest row up to `top`, and its name."""
     left, right = min(box.x for box in boxes), max(box.x for box in boxes) + _room(boxes)
     beside, above = HALF_BOX + EDGE
     corners = {"x0": left - beside, "x1": right + beside, "y0": -above, "y1": top + above + HEADER}

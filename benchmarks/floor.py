@@ -13,7 +13,7 @@ from dataclasses import astuple, dataclass
 
 import torch
 
-from benchmarks.measuring import median_seconds
+from benchmarks.measuring import Cost, median_cost
 from gpt2 import Architecture
 from path_patching.engine import Sentences
 from path_patching.paths import Node
@@ -45,37 +45,48 @@ class Floor:
         return Floor(*(sum(pair) / 2 for pair in zip(astuple(self), astuple(other), strict=True)))
 
 
-def measure_floor(sizes: Architecture, sentences: Sentences, senders: Sequence[Node], device: str) -> Floor:
-    """The floor of a logits sweep over `senders`, on matrices of its shapes."""
+def measure_floor(
+    sizes: Architecture, sentences: Sentences, senders: Sequence[Node], device: str
+) -> tuple[Floor, Floor]:
+    """The floor of a logits sweep over `senders`, on matrices of its shapes: by the clock, and of processor time."""
     n_distinct = sum(len(sentences.of(data).unique(dim=0)) for data in ("clean", "corrupted"))
     n_pairs = len(torch.cat([sentences.clean, sentences.corrupted], 1).unique(dim=0))
     heads = sum(node.kind == "head" for node in senders)
-    others = len(senders) - heads
-    row_block = _unembedding_seconds(n_pairs, sizes.d_model, sizes.vocab_size, device)
-    thin_block = _unembedding_seconds(n_pairs, sizes.d_head, sizes.vocab_size, device)
-    forming = _unembedding_seconds(sizes.d_head * sizes.n_heads, sizes.d_model, sizes.vocab_size, device)
-    return Floor(
-        forward=_forward_seconds(sizes, n_distinct * (sentences.end + 1), device),
-        plain_rows=len(senders) * row_block,
-        factored_rows=(others + 1) * row_block + heads * thin_block + heads / sizes.n_heads * forming,
-        gflops=2e-9 * n_pairs * sizes.d_model * sizes.vocab_size / row_block,
+    row_entries = n_pairs * sizes.d_model * sizes.vocab_size
+
+    def floor(layer: float, row_block: float, thin_block: float, forming: float) -> Floor:
+        return Floor(
+            forward=sizes.n_layers * layer,
+            plain_rows=len(senders) * row_block,
+            factored_rows=(len(senders) - heads + 1) * row_block + heads * (thin_block + forming / sizes.n_heads),
+            gflops=2e-9 * row_entries / row_block,
+        )
+
+    clock, core = zip(
+        _layer_cost(sizes, n_distinct * (sentences.end + 1), device),
+        _unembedding_cost(n_pairs, sizes.d_model, sizes.vocab_size, device),
+        _unembedding_cost(n_pairs, sizes.d_head, sizes.vocab_size, device),
+        _unembedding_cost(sizes.d_head * sizes.n_heads, sizes.d_model, sizes.vocab_size, device),
+        strict=True,
     )
+    return floor(*clock), floor(*core)
 
 
-def _forward_seconds(sizes: Architecture, rows: int, device: str) -> float:
-    """The products of all layers for `rows` tokens."""
+def _layer_cost(sizes: Architecture, rows: int, device: str) -> Cost:
+    """The products of one layer for `rows` tokens."""
     d_attention = sizes.n_heads * sizes.d_head
     shapes = [
         (sizes.d_model, 3 * d_attention), (d_attention, sizes.d_model),
         (sizes.d_model, sizes.d_mlp), (sizes.d_mlp, sizes.d_model),
     ]  # fmt: skip
-    return sizes.n_layers * sum(median_seconds(_product(rows, *shape, shape[1], device), device) for shape in shapes)
+    costs = [median_cost(_product(rows, *shape, shape[1], device), device) for shape in shapes]
+    return Cost(*map(sum, zip(*costs, strict=True)))
 
 
-def _unembedding_seconds(rows: int, width: int, vocabulary: int, device: str) -> float:
+def _unembedding_cost(rows: int, width: int, vocabulary: int, device: str) -> Cost:
     """`rows` of `width` numbers to a vocabulary, in pieces of the size that is fastest here."""
-    pieces = (vocabulary, *PIECES)
-    return min(median_seconds(_product(rows, width, vocabulary, piece, device), device) for piece in pieces)
+    costs = [median_cost(_product(rows, width, vocabulary, piece, device), device) for piece in (vocabulary, *PIECES)]
+    return Cost(*map(min, zip(*costs, strict=True)))
 
 
 def _product(rows: int, width: int, outputs: int, piece: int, device: str) -> Callable[[], None]:

@@ -32,26 +32,43 @@ class NotMeasuredError(UserError):
     """There is no measurement, and why: a limit of time or memory, or a library that is not there."""
 
 
+class Cost(NamedTuple):
+    """Seconds: by the clock, and of processor time, that of all threads together.
+
+    Other work on the machine stretches the second less. On a GPU both are by the clock.
+    """
+
+    clock: float
+    core: float
+
+
 class Timed(NamedTuple):
-    """A result and how long it took, in seconds."""
+    """A result and what it cost."""
 
     result: Any
-    seconds: float
+    cost: Cost
+
+    @property
+    def seconds(self) -> float:
+        """By the clock."""
+        return self.cost.clock
 
 
 def timed(compute: Callable[[], T], device: str) -> Timed:
     """Run `compute` and wait for all it started on `device`."""
     _synchronize(device)
-    start = time.perf_counter()
+    start, start_core = time.perf_counter(), time.process_time()
     result = compute()
     _synchronize(device)
-    return Timed(result, time.perf_counter() - start)
+    clock, core = time.perf_counter() - start, time.process_time() - start_core
+    return Timed(result, Cost(clock, clock if torch.device(device).type == "cuda" else core))
 
 
-def median_seconds(compute: Callable[[], object], device: str, repeats: int = 3) -> float:
-    """Median time of several runs, after one that warms up."""
+def median_cost(compute: Callable[[], object], device: str, repeats: int = 3) -> Cost:
+    """Median cost of several runs, after one that warms up."""
     compute()
-    return sorted(timed(compute, device).seconds for _ in range(repeats))[repeats // 2]
+    costs = [timed(compute, device).cost for _ in range(repeats)]
+    return Cost(*(sorted(each)[repeats // 2] for each in zip(*costs, strict=True)))
 
 
 def peak_gb(device: str) -> float:

@@ -89,12 +89,14 @@ def print_comparison(options: argparse.Namespace, work: Work) -> None:
     print(f"Logits sweep, {work.shape} shape with random weights, {work.n} sentences, {work.device}.")
     print(f"Largest effect of a node on a sentence's probability difference: {reference.effect:.1e}.\n")
     against = f"differs from {reference.how}"
-    headers = ("how", "preparing", "time", "nodes run", "release ÷ time", "hooks ÷ time", "peak memory", against)
+    ratios = ("release ÷ time", "hooks ÷ time", "release ÷ core time", "hooks ÷ core time")
+    headers = ("how", "preparing", "time", "core time", "nodes run", *ratios, "peak memory", against)
     rows = ([*_comparison_row(sweep, release, hooks), f"{apart[how]:.0e}"] for how, sweep in sweeps.items())
     print(table(headers, rows))
     print("\nThe floor: matrix products alone, at the rate measured in the engine's own process.\n")
-    headers = ("engine", "rate", "two forward passes", "plain rows", "factored", "time ÷ plain", "time ÷ factored")
-    print(table(headers, (_floor_row(sweep) for sweep in sweeps.values() if sweep.floor)))
+    ratios = ("time ÷ plain", "time ÷ factored", "core time ÷ plain", "core time ÷ factored")
+    headers = ("engine", "rate", "two forward passes", "plain rows", "factored rows", *ratios)
+    print(table(headers, (_floor_row(sweep) for sweep in sweeps.values() if sweep.floors)))
     print("".join(missing), end="\n" if missing else "")
 
 
@@ -116,18 +118,19 @@ def _comparison_row(sweep: Sweep, release: Sweep | None, hooks: Sweep | None) ->
     return [
         sweep.how,
         seconds(sweep.preparing),
-        seconds(sweep.seconds),
+        *(seconds(cost) for cost in sweep.cost),
         f"{share} in {seconds(sweep.seconds_run)}",
-        ratio(release and release.seconds, sweep.seconds),
-        ratio(hooks and hooks.seconds, sweep.seconds),
+        *(ratio(other and other.cost.clock, sweep.cost.clock) for other in (release, hooks)),
+        *(ratio(other and other.cost.core, sweep.cost.core) for other in (release, hooks)),
         gigabytes(sweep.memory),
     ]
 
 
 def _floor_row(sweep: Sweep) -> list[str]:
-    floor = sweep.floor
+    floor = sweep.floors[0]
     times = (seconds(time) for time in (floor.forward, floor.plain_rows, floor.factored_rows))
-    ratios = (ratio(sweep.seconds, bound) for bound in (floor.plain, floor.factored))
+    bounds = zip(sweep.cost, sweep.floors, strict=True)
+    ratios = (ratio(cost, bound) for cost, of in bounds for bound in (of.plain, of.factored))
     return [sweep.how, f"{floor.gflops:.0f} GFLOP/s", *times, *ratios]
 
 

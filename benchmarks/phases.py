@@ -10,7 +10,7 @@ import torch
 from benchmarks.floor import Floor, measure_floor
 from benchmarks.hook_loop import TransformerLensHooks, TransformersHooks
 from benchmarks.hook_loop import differences as differences_by_hooks
-from benchmarks.measuring import NotMeasuredError, median_seconds, peak_gb, timed
+from benchmarks.measuring import Cost, NotMeasuredError, median_cost, peak_gb, timed
 from benchmarks.subjects import PROMPT_LENGTH, Subject, spread, subject
 from circuit import PAPER, check_fits, full_circuit, into_mlp, late_half, node
 from metrics import probability_difference
@@ -50,21 +50,22 @@ class Work:
 class Sweep:
     """A logits sweep done in one way.
 
-    `seconds` are for all `n_nodes`, forward passes included, scaled up if only `nodes_run` were run in `seconds_run`.
+    `cost` is for all `n_nodes`, forward passes included, scaled up if only `nodes_run` were run in `seconds_run`.
     `differences` (shared nodes, N) are probability differences on the nodes that every way runs, `effect` the largest
-    by which one of them differs from the clean run; engines alone measure it and the floor.
+    by which one of them differs from the clean run; engines alone measure it and the floor, by the clock and of
+    processor time.
     """
 
     how: str
     preparing: float
-    seconds: float
+    cost: Cost
     n_nodes: int
     seconds_run: float
     nodes_run: int
     memory: float
     differences: list[list[float]]
     effect: float | None = None
-    floor: Floor | None = None
+    floors: tuple[Floor, Floor] | None = None
 
 
 def baseline_sweep(how: str, work: Work) -> Sweep:
@@ -82,11 +83,12 @@ def baseline_sweep(how: str, work: Work) -> Sweep:
     # What all nodes share is in both, so that their difference is what nodes cost by themselves.
     one = timed(lambda: run(nodes[-1:]), work.device)
     some = timed(lambda: run(nodes), work.device)
-    each = max(0.0, some.seconds - one.seconds) / (len(nodes) - 1)
+    share = (len(on.nodes) - len(nodes)) / (len(nodes) - 1)
+    scaled = (all_run + share * max(0.0, all_run - first) for all_run, first in zip(some.cost, one.cost, strict=True))
     return Sweep(
         how=BASELINES[how],
         preparing=prepared.seconds,
-        seconds=some.seconds + each * (len(on.nodes) - len(nodes)),
+        cost=Cost(*scaled),
         n_nodes=len(on.nodes),
         seconds_run=some.seconds,
         nodes_run=len(nodes),
@@ -101,12 +103,12 @@ def engine_sweep(name: str, work: Work) -> Sweep:
     sizes, nodes = on.model.architecture, on.nodes
     receivers = PathSet.at(Node.logits(on.sentences.end))
 
-    def floor() -> Floor:
+    def floors() -> tuple[Floor, Floor]:
         return measure_floor(sizes, on.sentences, nodes, work.device)
 
     if torch.device(work.device).type == "cuda":
         _engine(name, on, work).sweep(receivers, nodes)  # warms up
-    before = floor()
+    before = floors()
     prepared = timed(lambda: _engine(name, on, work), work.device)
     swept = timed(lambda: prepared.result.sweep(receivers, nodes), work.device)
     memory = peak_gb(work.device)
@@ -116,14 +118,14 @@ def engine_sweep(name: str, work: Work) -> Sweep:
     return Sweep(
         how=f"{name} engine",
         preparing=prepared.seconds,
-        seconds=swept.seconds,
+        cost=swept.cost,
         n_nodes=len(nodes),
         seconds_run=swept.seconds,
         nodes_run=len(nodes),
         memory=memory,
         differences=differences[shared].tolist(),
         effect=(differences - clean).abs().max().item(),
-        floor=before.mean_with(floor()),
+        floors=tuple(first.mean_with(last) for first, last in zip(before, floors(), strict=True)),
     )
 
 
@@ -211,9 +213,9 @@ def big_data_set(name: str, work: Work) -> BigDataSet:
     evaluations = timed(lambda: engine.many_probabilities(requests), work.device).seconds
     memory = peak_gb(work.device)
     twin, tokens = to_transformers(on.model).to(work.device), on.sentences.clean[: work.batch].to(work.device)
-    at_end = median_seconds(lambda: end_logits(twin, tokens), work.device)
+    at_end = median_cost(lambda: end_logits(twin, tokens), work.device).clock
     with torch.inference_mode():
-        everywhere = median_seconds(lambda: twin(tokens, use_cache=False).logits, work.device)
+        everywhere = median_cost(lambda: twin(tokens, use_cache=False).logits, work.device).clock
     scale = len(requests) * work.n / len(tokens)
     return BigDataSet(evaluations, scale * everywhere, scale * at_end, memory)
 
