@@ -12,22 +12,18 @@ from collections import Counter
 
 import torch
 
-from artifacts import start_run
 from bootstrap import mean
 from dataset import valid_years, year_token_ids
+from experiment import start_transformers_experiment
 from next_token import predict_next
-from path_patching.choose import resolve_device
 from settings import Settings, read_settings
-from tensor_cache import load_model
 from tokenizer import EOS, load_tokenizer
-from transformers_model import to_transformers
 from utils import UserError
 
 LISTED, LIKELIEST = 5, 5
 settings = read_settings(__doc__, Settings(n=200))
-model = load_model(settings.model, settings.as_published)
-device = resolve_device(settings.device)
-run = start_run("random_years", settings, model, "transformers", device)
+experiment = start_transformers_experiment("random_years", settings)
+run = experiment.run
 
 # %% Which years? A year of any century, and before it four others of the same.
 tokenizer = load_tokenizer()
@@ -51,7 +47,7 @@ print(repr(sentences[0]))
 
 # %% Which end years does the model predict? YY5 + 1, any later one, or others?
 last_yy = torch.tensor([listed[-1] % 100 for listed in lists])
-said = predict_next(to_transformers(model), torch.tensor(rows), year_token_ids(), LIKELIEST, device)
+said = predict_next(experiment.twin, torch.tensor(rows), year_token_ids(), LIKELIEST, experiment.device)
 later = torch.arange(100) > last_yy[:, None]  # (N, 100)
 found = {
     "YY5 + 1": said.answers.gather(1, last_yy[:, None] + 1).squeeze(1),

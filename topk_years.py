@@ -8,30 +8,21 @@ The model runs in `transformers`; --engine and --memory-gb change nothing here.
 # %% What is asked, of which model? In an interactive window, change the settings here.
 import torch
 
-from artifacts import start_run
 from bootstrap import mean
-from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
+from dataset import year_token_ids
+from experiment import draw_sentences, start_transformers_experiment
 from next_token import predict_next
-from path_patching.choose import resolve_device
 from settings import Settings, read_settings
-from tensor_cache import load_model
 from tokenizer import load_tokenizer
-from transformers_model import to_transformers
 
 CENTURIES = range(10, 100)  # each one token with its leading space
 LIKELIEST_CENTURIES, LIKELIEST_YEARS = 100, 5
 settings = read_settings(__doc__, Settings(n=400))
-model = load_model(settings.model, settings.as_published)
-device = resolve_device(settings.device)
-run = start_run("topk_years", settings, model, "transformers", device)
+experiment = start_transformers_experiment("topk_years", settings)
+twin, device, run = experiment.twin, experiment.device, experiment.run
 
 # %% Which sentences? N years drawn uniformly.
-tokenizer = load_tokenizer()
-choices = valid_years(tokenizer, as_published=settings.as_published)
-dataset = YearDataset(
-    choices, settings.n, NOUNS_FILE, tokenizer, balanced=False, seed=settings.seed, as_published=settings.as_published
-)
-twin = to_transformers(model)
+dataset = draw_sentences(settings, balanced=False)
 print(repr(dataset.good_sentences[0]))
 
 
@@ -47,7 +38,7 @@ def note_mean(name: str, values: torch.Tensor) -> None:
 
 
 # %% Before XX2: how much of the probability of the 100 likeliest tokens is on XX1 and later centuries?
-century_ids = torch.tensor(tokenizer.convert_tokens_to_ids([f"Ġ{century}" for century in CENTURIES]))
+century_ids = torch.tensor(load_tokenizer().convert_tokens_to_ids([f"Ġ{century}" for century in CENTURIES]))
 said = predict_next(twin, dataset.good_toks[:, : dataset.end], century_ids, LIKELIEST_CENTURIES, device)
 centuries, xx1 = numbers_of(said.top_tokens, century_ids, CENTURIES), dataset.years_XX[:, None]
 note_mean("before XX2, top 100: probability of all of them", said.top.sum(1))
