@@ -13,14 +13,22 @@ each sender and sentence is a product of rank d_head or one instead of D, and th
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
 from gpt2 import LAYER_NORM_EPSILON, Architecture
 from path_patching.paths import Node
 from path_patching.streamed_softmax import StreamedSoftmax, vocabulary_pieces
-from path_patching.torch_patching import Patching
 from path_patching.unembedding import Unembedding
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What one sender changes in the stream that the logits read: coefficients (N, r) of output directions (r, D)."""
+
+    coefficients: torch.Tensor
+    directions: torch.Tensor
 
 
 def is_cheaper(sender: Node, architecture: Architecture, n_sentences: int) -> bool:
@@ -29,39 +37,33 @@ def is_cheaper(sender: Node, architecture: Architecture, n_sentences: int) -> bo
     return rank * (architecture.d_model + n_sentences) < architecture.d_model * n_sentences
 
 
-def direct_effects(
-    patching: Patching, unembedding: Unembedding, logits: Node, senders: list[Node]
-) -> dict[Node, torch.Tensor]:
-    """Answer probabilities (N, A) float64 with the path from one head or neuron to the logits patched, for each."""
-    if not senders:
-        return {}
-    transformer = patching.transformer
-    stream = patching.activations.stream(logits, logits.position, patching.outside)  # x, (N, D)
-    directions = [transformer.directions(node) for node in senders]  # d, (r, D) each
-    coefficients = [patching.sent_coefficients(node) for node in senders]  # c, (N, r) each
-    scales = [_inverse_deviation(stream + c @ d) for c, d in zip(coefficients, directions, strict=True)]
+def direct_effects(stream: torch.Tensor, changes: list[Change], unembedding: Unembedding) -> Iterator[torch.Tensor]:
+    """Answer probabilities (N, A) float64 with each of the changes alone made to what the logits read, (N, D)."""
+    if not changes:
+        return
+    scales = [_inverse_deviation(stream + change.coefficients @ change.directions) for change in changes]
 
     def scaled(x: torch.Tensor) -> torch.Tensor:
-        return (x - x.mean(-1, keepdim=True)) * transformer["final.ln.w.scale"]
+        return (x - x.mean(-1, keepdim=True)) * unembedding.norm_scale
 
-    old, new = scaled(stream), scaled(torch.cat(directions))
+    old, new = scaled(stream), scaled(torch.cat([change.directions for change in changes]))
 
-    def changed_logits(tokens: slice | torch.Tensor) -> Iterator[torch.Tensor]:  # (N, v) for each sender in turn
+    def changed_logits(tokens: slice | torch.Tensor) -> Iterator[torch.Tensor]:  # (N, v) for each change in turn
         rows = unembedding.rows[tokens]
-        old_logits, shift = old @ rows.T, rows @ transformer["final.ln.w.bias"]
-        effects = (new @ rows.T).split([len(d) for d in directions])
+        old_logits, shift = old @ rows.T, rows @ unembedding.norm_bias
+        effects = (new @ rows.T).split([len(change.directions) for change in changes])
         changed = torch.empty_like(old_logits)  # used again for each: fresh memory costs as much as filling it
-        for c, effect, scale in zip(coefficients, effects, scales, strict=True):
-            torch.addmm(old_logits, c, effect, out=changed)
+        for change, effect, scale in zip(changes, effects, scales, strict=True):
+            torch.addmm(old_logits, change.coefficients, effect, out=changed)
             yield torch.addcmul(shift, changed, scale, out=changed)
 
-    softmaxes = [StreamedSoftmax() for _ in senders]
-    for tokens in vocabulary_pieces(len(unembedding.rows), len(stream), transformer.device):
+    softmaxes = [StreamedSoftmax() for _ in changes]
+    for tokens in vocabulary_pieces(len(unembedding.rows), len(stream), unembedding.device):
         counts = None if unembedding.counts is None else unembedding.counts[tokens]
         for softmax, piece in zip(softmaxes, changed_logits(tokens), strict=True):
             softmax.add(piece, counts)
-    answers = zip(softmaxes, changed_logits(unembedding.answers), strict=True)
-    return dict(zip(senders, (softmax.probabilities(logits) for softmax, logits in answers), strict=True))
+    for softmax, logits in zip(softmaxes, changed_logits(unembedding.answers), strict=True):
+        yield softmax.probabilities(logits)
 
 
 def _inverse_deviation(stream: torch.Tensor) -> torch.Tensor:

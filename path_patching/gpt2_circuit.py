@@ -113,6 +113,10 @@ class Gpt2Circuit:
         z = rc.Symbol.new_with_random_uuid((self.architecture.n_heads, self.architecture.d_head), "z")
         return einsum("hc,hdc->hd", z, self._weight(f"a{layer}.w.o"), name=f"a{layer}.writes")
 
+    def head_directions(self, head: Node) -> torch.Tensor:
+        """The directions along which a head writes, (d_head, D)."""
+        return self._weights[f"a{head.layer}.w.o_arr"].value[head.index].T
+
     def _projection(self, node: Node, via: Via, position: int) -> rc.Circuit:
         stream = f"a{node.layer}.in"
         normed = self._layer_norm(self.residual(stream, position), f"a{node.layer}", f"a{node.layer}.normed@{position}")

@@ -58,6 +58,10 @@ class Activations:
             written |= zip(alike, self._written(alike, data, part), strict=True)
         return torch.stack([written[node] for node in nodes])
 
+    def z(self, head: Node, data: Data) -> torch.Tensor:
+        """The attention-weighted values of a head, (B, d_head)."""
+        return self._z[head.layer][self._row[data], head.index, head.position]
+
     def pattern(self, layer: int, data: Data) -> torch.Tensor:
         """Attention patterns of a layer's heads, (B, H, T, T)."""
         name = f"a{layer}.in"

@@ -18,6 +18,7 @@ import rust_circuit as rc
 import torch
 
 from gpt2 import Model
+from path_patching.direct_effects import Change, direct_effects, is_cheaper
 from path_patching.engine import Data, Engine, Sentences, other
 from path_patching.gpt2_circuit import Gpt2Circuit, input_matcher, stream_name
 from path_patching.paths import Branch, Node, PathSet, Via
@@ -140,6 +141,29 @@ class RustCircuitEngine(Engine):
     def _evaluate_sweep(
         self, batch: Activations, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
     ) -> torch.Tensor:
+        answers: dict[Node, torch.Tensor] = {}
+        if not receivers.branches:
+            sizes = self.model.architecture
+            heads = [node for node in senders if node.kind == "head" and is_cheaper(node, sizes, len(batch))]
+            answers = dict(zip(heads, self._direct_effects(batch, receivers.node, heads), strict=True))
+        rest = [node for node in senders if node not in answers]
+        if rest:
+            answers |= zip(rest, self._evaluate_together(batch, receivers, rest, via), strict=True)
+        return torch.stack([answers[sender] for sender in senders])
+
+    def _direct_effects(self, batch: Activations, logits: Node, heads: list[Node]) -> Iterator[torch.Tensor]:
+        """The direct effects of heads, (B, A) each."""
+        stream = batch.stream(stream_name(logits), logits.position, "clean")
+        changes = [
+            Change(batch.z(head, "corrupted") - batch.z(head, "clean"), self._circuit.head_directions(head))
+            for head in heads
+        ]
+        return direct_effects(stream, changes, self._unembedding)
+
+    def _evaluate_together(
+        self, batch: Activations, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
+    ) -> torch.Tensor:
+        """A sweep as one circuit that is built once and evaluated for all senders, (S, B, A)."""
         # The receivers' inputs become open ends, which each sender fills where it is read.
         positions = sorted({sender.position for sender in senders})
         open_ended = receivers.extend([Node.residual(position) for position in positions], via)

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from gpt2 import Model
-from path_patching.direct_effects import direct_effects, is_cheaper
+from path_patching.direct_effects import Change, direct_effects, is_cheaper
 from path_patching.engine import Data, Engine, Sentences, other
 from path_patching.paths import INPUTS, Node, PathSet, Via
 from path_patching.torch_forward import Activations, Transformer, distinct_prefixes
@@ -60,12 +60,19 @@ class TorchEngine(Engine):
         answers: dict[Node, torch.Tensor] = {}
         if not receivers.branches:
             cheap = [node for node in senders if is_cheaper(node, self.model.architecture, len(batch))]
-            answers = direct_effects(Patching(batch, "corrupted"), self._unembedding, receivers.node, cheap)
+            answers = dict(zip(cheap, self._direct_effects(batch, receivers.node, cheap), strict=True))
         rest = [node for node in senders if node not in answers]
         stacks = list(_stacks(receivers, rest, via, self._stacked_at_once(receivers, len(batch))))
         for stack in progress(stacks, f"patching {len(rest)} nodes"):
             answers |= zip(stack, self._evaluate_stack(batch, receivers, stack, via), strict=True)
         return torch.stack([answers[sender] for sender in senders])
+
+    def _direct_effects(self, batch: Activations, logits: Node, senders: list[Node]) -> Iterator[torch.Tensor]:
+        """The direct effects of heads and neurons, (B, A) each."""
+        patching = Patching(batch, "corrupted")
+        stream = batch.stream(logits, logits.position, "clean")
+        changes = [Change(patching.sent_coefficients(node), self._transformer.directions(node)) for node in senders]
+        return direct_effects(stream, changes, self._unembedding)
 
     def _evaluate_stack(
         self, batch: Activations, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]

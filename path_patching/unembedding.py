@@ -27,6 +27,8 @@ class Unembedding:
         else:
             self.rows, self.answers = whole[first].to(device), kind[answers].to(device)
             self.counts = kind.bincount().double().to(device)
+        self.norm_scale = model.tensors["final.ln.w.scale_arr"].to(device)  # of the LayerNorm before it, (D,)
+        self.norm_bias = model.tensors["final.ln.w.bias_arr"].to(device)
         self.device = device
 
     def probabilities(self, normed: torch.Tensor) -> torch.Tensor:
