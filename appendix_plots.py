@@ -7,13 +7,12 @@ and one line says so.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 
 import figures
 from artifacts import read_artifacts
 from figures import PREDICTED_YEAR, YY, facets, probability_heatmap, sweeps
+from plots import start_plots
 from settings import PlotSettings, read_settings
 
 settings = read_settings(__doc__, PlotSettings())
@@ -23,8 +22,13 @@ artifacts = read_artifacts(settings.artifact_folder(), "sequence_generalization"
 made = {name: artifacts.load(name) for name in artifacts.record["artifacts"]}
 numbers = artifacts.record["numbers"]
 first_mlp = next((name for name in numbers["circuit's nodes at END"].split(", ") if name.startswith("m")), "mlp")
-titled = partial(figures.titled, record=artifacts.record)
-write = partial(figures.write_figure, folder=settings.plot_folder() / "appendix")
+plots = start_plots("appendix_plots", settings, artifacts)
+titled = plots.titled
+
+
+def write(figure: figures.go.Figure, name: str) -> None:
+    """All figures of this script belong to the paper's appendix."""
+    plots.write(figure, f"appendix/{name}")
 
 
 def found(kind: str) -> dict[int, torch.Tensor]:
@@ -61,7 +65,7 @@ for name, tasks in {"success": (0, 8, 2), "failure": (3, 4, 5), "bc": (6, 7)}.it
     title, panels = titled(f"Probability heatmaps of tasks {listed}"), {prompt(task): probs[task] for task in tasks}
     subtitle = f"a sentence for each YY{note(*tasks)}{grey(*tasks)}"
     figure = facets(panels, title, PREDICTED_YEAR, YY, figures.probability, subtitle, columns=3, size=(440, 360))
-    write(figure, name=f"{name}-probs")
+    write(figure, f"{name}-probs")
     title, panels = (
         titled(f"Path patching: node → logits, tasks {listed}"),
         {prompt(task): ipps[task] for task in tasks},
@@ -95,3 +99,6 @@ for task, alone in found("late_half_m7_probs").items():
     title = titled(f"Probability heatmap of task {task}, late half with m7, a6.h1 and a7.h11 alone")
     figure = probability_heatmap(alone, title, f"“{prompt(task)}”", like=probs[task])
     write(figure, name=f"generalization-late-half-m7-{task}")
+
+# %% Everything is drawn: publish it.
+plots.publish()

@@ -42,13 +42,13 @@ for name in requests:
         spread = {"sd": of[name].std(correction=0).item()}
         run.note(f"{name}: {metric}", mean(of[name], settings.seed).as_json() | spread)
         if name != "clean":
-            run.note(f"{name}: {metric}, share of clean", share(of[name], of["clean"], settings.seed).as_json())
+            run.note(f"{name}: {metric}, share of clean", share(of[name], of["clean"], settings.seed))
 
 # %% What does the late half lose with its heads' queries and keys? About 15 % of what it achieves, in the paper.
 differences = measured["probability difference"]
 lost = differences["late half alone"] - differences["late half alone, its heads' queries and keys on 01 data"]
 loss = share(lost, differences["late half alone"], settings.seed)
-run.note("queries and keys on 01 data cost, as a share of the late half", loss.as_json())
+run.note("queries and keys on 01 data cost, as a share of the late half", loss)
 
 # %% What do they predict for each YY? With few sentences some YY has none, and there are no heatmaps.
 heatmaps = {

@@ -15,6 +15,7 @@ import torch
 import figures
 from artifacts import Artifacts, read_artifacts
 from figures import CURVES, Axis, probability_heatmap
+from plots import start_plots
 from settings import PlotSettings, read_settings
 from utils import UserError
 
@@ -37,6 +38,7 @@ def run_of(script: str) -> tuple[Artifacts, dict[str, torch.Tensor]] | None:
 big, among_random = run_of("big_ds_experiments"), run_of("random_circuit_ablation")
 if big is None and among_random is None:
     raise UserError(f"neither has artifacts in {folder}; run python big_ds_experiments.py, or give --artifacts")
+plots = start_plots("big_ds_plotting", settings, *(found[0] for found in (big, among_random) if found is not None))
 
 
 # %% Which end years are predicted when a part of the model, or all but that, gets the 01 data?
@@ -60,10 +62,10 @@ if big is not None:
     if not made:
         print("left out: the heatmaps, for which big_ds_experiments.py had too few sentences")
     for name, part in PARTS.items() if made else ():
-        title = figures.titled(f"Probability heatmap of {part.title}", artifacts.record)
+        title = plots.titled(f"Probability heatmap of {part.title}")
         subtitle = f"{part.corrupted.format(artifacts.record['numbers']['circuit'])} gets the 01 data"
         figure = probability_heatmap(made[part.artifact], title, subtitle, like=made["clean_probs.pt"])
-        figures.write_figure(figure, settings.plot_folder(), name)
+        plots.write(figure, name)
 
 
 # %% And how much do random circuits recover?
@@ -96,7 +98,7 @@ if among_random is not None:
         "all on 01 data": 100 * numbers["share of clean with all on 01 data"],
     }
     axis, counts = histogram(recovered, list(marks.values()))
-    title = figures.titled(f"{len(recovered)} random circuits of the same shape", artifacts.record)
+    title = plots.titled(f"{len(recovered)} random circuits of the same shape")
     figure = figures.lines({"random circuits": counts}, title, axis, "circuits", "late halves, all else on 01 data")
     figure.update_traces(line_shape="hv", line_width=1, fill="tozeroy")
     for (name, at), colour, dash in zip(marks.items(), CURVES[1:], ("solid", "dot"), strict=False):
@@ -107,4 +109,7 @@ if among_random is not None:
     figure.update_layout(
         showlegend=True, legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0.5, "xanchor": "center"}, **room
     )
-    figures.write_figure(figure, settings.plot_folder(), "appendix/random-circuits")
+    plots.write(figure, "appendix/random-circuits")
+
+# %% Everything is drawn: publish it.
+plots.publish()

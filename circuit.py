@@ -246,13 +246,22 @@ def _renamed(names: Iterable[str], renamed: Mapping[str, str]) -> tuple[str, ...
     return tuple(renamed.get(name, name) for name in names)
 
 
+def in_model(names: Iterable[str], architecture: Architecture) -> tuple[str, ...]:
+    """Those of the heads and MLPs that a model has."""
+    found = {name: node(name, 0) for name in names}
+    return tuple(
+        name
+        for name, each in found.items()
+        if each.layer < architecture.n_layers and (each.kind == "mlp" or each.index < architecture.n_heads)
+    )
+
+
 def check_fits(circuit: Circuit, model: Model) -> None:
     """Raise `UserError` if the model lacks a node of the circuit."""
-    n_layers, n_heads = model.architecture.n_layers, model.architecture.n_heads
-    for name in (*circuit.mlps, *circuit.heads, *circuit.lower):
-        found = node(name, 0)
-        if found.layer >= n_layers or (found.kind == "head" and found.index >= n_heads):
-            raise UserError(
-                f"{circuit.name} has {name}, but {model.name} has {n_layers} layers of {n_heads} heads: "
-                "find its own circuit with --circuit auto"
-            )
+    names, sizes = (*circuit.mlps, *circuit.heads, *circuit.lower), model.architecture
+    had = in_model(names, sizes)
+    for lacking in (name for name in names if name not in had):
+        raise UserError(
+            f"{circuit.name} has {lacking}, but {model.name} has {sizes.n_layers} layers of {sizes.n_heads} heads: "
+            "find its own circuit with --circuit auto"
+        )

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
-from artifacts import read_artifacts
+from artifacts import Artifacts, read_artifacts
 from auto_circuit import find_circuit
 from circuit import PAPER, Circuit, check_fits
 from circuit_file import from_json, read_circuit
 from experiment import YearExperiment
 from gpt2 import Model
 from path_patching.engine import Sentences
+from publication import record_path
 from settings import Settings
-from tensor_cache import hash_tensor, published_description
+from tensor_cache import is_gpt2_small
 
 DISCOVERY = "circuit_discovery"  # the script whose artifacts have the circuit found automatically
+CIRCUIT_FILE = "circuit.json"
 SENTENCES = 490  # on which a script finds the circuit by itself, if it has as many
 
 
@@ -24,14 +25,6 @@ def circuit_asked_for(settings: Settings, model: Model) -> str:
     if settings.circuit is not None:
         return settings.circuit
     return "paper" if settings.model == "gpt2" or is_gpt2_small(model) else "auto"
-
-
-def is_gpt2_small(model: Model) -> bool:
-    """Whether these are the weights published with the paper, whatever the folder that they come from is called."""
-    published = published_description()
-    if replace(model.architecture, activation=published.architecture.activation) != published.architecture:
-        return False
-    return all(hash_tensor(model.tensors[name]).startswith(hash_) for name, hash_ in published.hashes.items())
 
 
 def choose_circuit(settings: Settings, experiment: YearExperiment) -> Circuit:
@@ -43,27 +36,28 @@ def choose_circuit(settings: Settings, experiment: YearExperiment) -> Circuit:
     """
     asked = circuit_asked_for(settings, experiment.model)
     if asked == "auto":
-        return _found_before(settings.artifact_folder(), experiment.model) or _found_now(experiment)
+        before = _found_before(settings.artifact_folder(), experiment.model)
+        experiment.run.note_read(CIRCUIT_FILE, before.record["artifacts"][CIRCUIT_FILE] if before else None)
+        return from_json(before.load(CIRCUIT_FILE)) if before else _found_now(experiment)
     circuit = PAPER if asked == "paper" else read_circuit(Path(asked))
     check_fits(circuit, experiment.model)
     return circuit
 
 
-def _found_before(folder: Path, model: Model) -> Circuit | None:
-    """The circuit that circuit_discovery.py found for a model; None if it found none, or another model's."""
-    if not (folder / f"{DISCOVERY}.json").is_file():
+def _found_before(folder: Path, model: Model) -> Artifacts | None:
+    """What circuit_discovery.py made, if it found a circuit for this very model automatically."""
+    if not record_path(folder, DISCOVERY).is_file():
         return None
     artifacts = read_artifacts(folder, DISCOVERY)
     if (
         artifacts.record["model"]["fingerprint"] != model.fingerprint
-        or "circuit.json" not in artifacts.record["artifacts"]
+        or CIRCUIT_FILE not in artifacts.record["artifacts"]
     ):
         return None
-    described = artifacts.load("circuit.json")
-    if "search" not in described:
+    if "search" not in artifacts.load(CIRCUIT_FILE):
         return None
-    print(f"circuit: as {DISCOVERY}.py found it, {folder / 'circuit.json'}")
-    return from_json(described)
+    print(f"circuit: as {DISCOVERY}.py found it, {folder / CIRCUIT_FILE}")
+    return artifacts
 
 
 def _found_now(experiment: YearExperiment) -> Circuit:

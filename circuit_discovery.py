@@ -7,7 +7,8 @@ python circuit_discovery.py [--model gpt2|standin|PATH] [--circuit paper|auto|FI
 from dataclasses import dataclass
 
 from auto_circuit import THRESHOLDS, find_circuit
-from circuit import full_circuit, into_mlp, late_half, nodes
+from bootstrap import mean, share
+from circuit import PAPER, full_circuit, in_model, in_order, into_mlp, late_half, nodes
 from circuit_choice import choose_circuit, circuit_asked_for
 from circuit_effects import link_effects, remembered_effects
 from circuit_file import as_json, links_as_json, table
@@ -47,13 +48,12 @@ run.save("dataset.pt", dataset.as_artifact())
 print(f"{dataset.good_sentences[0]!r}, corrupted: {dataset.bad_sentences[0]!r}")
 
 # %% Does the model compute greater-than?
-clean = engine.probabilities()
-clean_difference = probability_difference(clean, yy).mean().item()
+clean, corrupted = engine.probabilities(), engine.probabilities(inside="clean")
+clean_differences = probability_difference(clean, yy)
 run.save("probs.pt", collate(clean, yy))
-run.note("clean probability difference", clean_difference)
-run.note("clean cutoff sharpness", cutoff_sharpness(clean, yy).mean().item())
-corrupted_difference = probability_difference(engine.probabilities(inside="clean"), yy).mean().item()
-run.note("corrupted probability difference", corrupted_difference)
+run.note("clean probability difference", mean(clean_differences, settings.seed))
+run.note("clean cutoff sharpness", mean(cutoff_sharpness(clean, yy), settings.seed))
+run.note("corrupted probability difference", mean(probability_difference(corrupted, yy), settings.seed))
 
 # %% Which circuit is followed? The paper's or a file's; or one found here by rule, from sweeps like those below.
 effects = remembered_effects(engine, yy)
@@ -64,6 +64,13 @@ found = find_circuit(engine, yy, YY, END, settings.threshold, effects) if automa
 circuit = found.circuit if found else choose_circuit(settings, experiment)
 run.note("circuit", circuit.name)
 print(table(circuit))
+
+# %% What else is looked at? The paper's nodes beside the circuit's own, where the model has them: so models compare.
+sizes = model.architecture
+mlps = in_order({*circuit.mlps, *in_model(PAPER.mlps, sizes)})
+lower = in_order({*circuit.lower, *in_model(PAPER.lower, sizes)})
+studied, in_the_paper = circuit.studied or circuit.heads[:3], in_model(PAPER.studied, sizes)
+heads, watched = dict.fromkeys((*studied, *in_the_paper)), dict.fromkeys((*studied[:2], *in_the_paper[:2]))
 
 
 # %% Which nodes act on the logits directly?
@@ -79,27 +86,25 @@ def sweep(artifact: str, receivers: PathSet, position: int, via: str = "all") ->
 
 sweep("ipp_logits.pt", PathSet.at(Node.logits(END)), END)
 
-# %% Which nodes act through the circuit's MLPs? Each MLP is reached by every chain of the later ones.
-for mlp in reversed(circuit.mlps):
+# %% Which nodes act through the late MLPs? Each MLP is reached by every chain of the circuit's later ones.
+for mlp in reversed(mlps):
     sweep(f"ipp_{mlp.replace('m', 'mlp')}.pt", into_mlp(circuit, mlp, END), END)
 
 # %% What do the circuit's most telling heads look at? A pattern is (query, key); those of all heads on 20 sentences.
-studied = circuit.studied or circuit.heads[:3]
-for head in nodes(studied[:2], END):
+for head in nodes(watched, END):
     pattern = engine.attention([(head.layer, head.index)])[0]
     run.save(f"attn_patterns_{head.name}.pt", pattern.mean(0))
-    run.note(f"attention of {head.name} from END to YY", pattern[:, END, YY].mean().item())
+    run.note(f"attention of {head.name} from END to YY", mean(pattern[:, END, YY], settings.seed))
     if head.name == studied[0]:
         run.save("attn_collated.pt", collate(pattern, yy))
         run.note("head of attn_collated.pt", head.name)
 
-n_layers, n_heads = model.architecture.n_layers, model.architecture.n_heads
-every_head = [(layer, index) for layer in range(n_layers) for index in range(n_heads)]
-patterns = engine.attention(every_head)[:, :20].unflatten(0, (n_layers, n_heads))
+every_head = [(layer, index) for layer in range(sizes.n_layers) for index in range(sizes.n_heads)]
+patterns = engine.attention(every_head)[:, :20].unflatten(0, (sizes.n_layers, sizes.n_heads))
 run.save("attn_patterns_all.pt", {"patterns": patterns, "prompt": list(dataset.prompt)})
 
 # %% What do heads and MLPs say of the end year by themselves?
-lens_names = (*studied, *circuit.mlps)
+lens_names = (*heads, *mlps)
 writes = engine.writes(nodes(lens_names, END))
 for name, logits in zip(lens_names, logit_lens(writes, model, engine.sentences.answers), strict=True):
     run.save(f"logit_lens_{name.replace('m', 'mlp')}.pt", collate(logits, yy))
@@ -110,14 +115,13 @@ late = late_half(circuit, END)
 
 def evaluate(name: str, artifact: str, paths: PathSet) -> None:
     """Sufficiency and necessity of a circuit, and its share of the clean probability difference."""
-    alone = engine.probabilities(paths, inside="clean")
+    alone, without = engine.probabilities(paths, inside="clean"), engine.probabilities(paths)
     run.save(artifact, collate(alone, yy))
-    difference = probability_difference(alone, yy).mean().item()
-    run.note(f"{name}: probability difference", difference)
-    run.note(f"{name}: cutoff sharpness", cutoff_sharpness(alone, yy).mean().item())
-    run.note(f"{name}: share of clean", difference / clean_difference)
-    without = probability_difference(engine.probabilities(paths, inside="corrupted"), yy).mean().item()
-    run.note(f"{name}: probability difference without it", without)
+    differences = probability_difference(alone, yy)
+    run.note(f"{name}: probability difference", mean(differences, settings.seed))
+    run.note(f"{name}: cutoff sharpness", mean(cutoff_sharpness(alone, yy), settings.seed))
+    run.note(f"{name}: share of clean", share(differences, clean_differences, settings.seed))
+    run.note(f"{name}: probability difference without it", mean(probability_difference(without, yy), settings.seed))
 
 
 evaluate("late half", "late_half_probs.pt", late)
@@ -128,8 +132,8 @@ sweep("attn_k.pt", late, YY, via="k")
 sweep("attn_v.pt", late, YY, via="v")
 
 # %% And the early MLPs at YY that the heads' values come from?
-for mlp in nodes(circuit.lower, YY):
-    if mlp.kind == "mlp":
+for mlp in nodes(lower, YY):
+    if mlp.kind == "mlp" and late.reachable(mlp, "v"):
         sweep(f"results_mlp{mlp.layer}.pt", late.extend([mlp], via="v"), YY)
 
 # %% How much does the full circuit achieve, down to the embeddings?

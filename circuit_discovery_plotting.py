@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from fnmatch import fnmatch
-from functools import partial
 
 import torch
 
@@ -17,6 +16,7 @@ from artifacts import read_artifacts
 from circuit_drawing import circuit_figure
 from circuit_file import links_from_json
 from figures import PREDICTED_YEAR, YY, facets, named, probability_heatmap, sweeps
+from plots import start_plots
 from settings import PlotSettings, read_settings
 
 settings = read_settings(__doc__, PlotSettings())
@@ -24,8 +24,8 @@ settings = read_settings(__doc__, PlotSettings())
 # %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
 artifacts = read_artifacts(settings.artifact_folder(), "circuit_discovery")
 made = {name: artifacts.load(name) for name in artifacts.record["artifacts"]}
-titled = partial(figures.titled, record=artifacts.record)
-write = partial(figures.write_figure, folder=settings.plot_folder())
+plots = start_plots("circuit_discovery_plotting", settings, artifacts)
+titled, write = plots.titled, plots.write
 circuit = artifacts.record["numbers"].get("circuit", "the paper's circuit")
 
 
@@ -92,7 +92,8 @@ if lenses := found("logit_lens_a*.pt"):
 if lenses := found("logit_lens_mlp*.pt", later_first=True):
     relative = {mlp: logits - logits[:, :1] for mlp, logits in lenses.items()}
     title = titled("Logit lens of MLPs at END")
-    figure = facets(relative, title, PREDICTED_YEAR, YY, figures.relative_logit, one_range=False)
+    columns = 2 if len(relative) <= 4 else 3
+    figure = facets(relative, title, PREDICTED_YEAR, YY, figures.relative_logit, columns=columns, one_range=False)
     write(figure, name="mlps-logitlens")
 
 # %% What do the heads of the circuit read through their queries, keys and values?
@@ -112,15 +113,18 @@ if early := found("results_mlp*.pt", later_first=True):
 for late_half in found("late_half_probs.pt").values():
     title = titled("Probability heatmap of the late half")
     figure = probability_heatmap(late_half, title, f"all but the late half of {circuit} gets the 01 data", probs)
-    write(figure, name="patched-probability-heatmap")
+    write(figure, name="late-half-probability-heatmap")
 
 # %% And when all but the full circuit does?
 for full_circuit in found("full_circuit_probs.pt").values():
     title = titled("Probability heatmap of the full circuit")
     figure = probability_heatmap(full_circuit, title, f"all but {circuit} gets the 01 data", probs)
-    write(figure, name="appendix/full-patched-probability-heatmap")
+    write(figure, name="appendix/full-circuit-probability-heatmap")
 
 # %% How do the nodes of the circuit hang together, and how much does each link matter?
 if "circuit.json" in made:
     title = titled(f"{circuit[0].upper()}{circuit[1:]}")
     write(circuit_figure(links_from_json(made["circuit.json"]["links"]), title), name="circuit")
+
+# %% Everything is drawn: publish it.
+plots.publish()

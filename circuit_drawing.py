@@ -16,7 +16,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from circuit import EMBEDS, EVERYTHING, Link, node
-from figures import CURVES, MARGIN, _dressed
+from figures import CURVES, MARGIN, dressed
 from path_patching.paths import Node
 
 # Lengths in pixels.
@@ -78,7 +78,7 @@ def circuit_figure(effects: Mapping[Link, float], title: str) -> go.Figure:
     subtitle = "links run upwards; a dashed one raises the probability difference when it is patched"
     if left_out := len(effects) - len(drawn):
         subtitle += f"; links of less than {100 * DRAWN * strongest:.1g} points that are not drawn: {left_out}"
-    return _dressed(_sized(figure), title, subtitle)
+    return dressed(_sized(figure), title, subtitle)
 
 
 def _sized(figure: go.Figure) -> go.Figure:

@@ -2,8 +2,8 @@
 
 `facets` draws heatmaps side by side and `heatmap` one of them; `probability_heatmap`, `sweeps` and `head_tiles` are
 heatmaps that recur in the paper; `lines` draws curves. Values are tensors or arrays; what is not a finite number is
-left grey. `write_figure` writes interactive HTML that needs no network (plotly.js lies once beside the figures), and
-PDF and PNG where kaleido 0.2.1 is installed.
+left grey. `figure_files` gives interactive HTML that needs no network (plotly.js lies once beside the figures), and PDF
+and PNG where kaleido 0.2.1 is installed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from color_utils import BLUES, MISSING, ColourScale, diverging, sequential
-from settings import in_interactive_window
-from utils import write_text, written_whole
 
 Values = torch.Tensor | np.ndarray
 Colours = Callable[[np.ndarray], ColourScale]  # chooses the range from the values that will be drawn
@@ -43,6 +41,7 @@ BAR_GAP, BAR_WIDTH = 10, 15
 LABEL_PLACES = {"top center": (0, 10), "middle right": (12, 0), "bottom center": (0, -10), "middle left": (-12, 0)}
 STAND_IN = "stand-in"
 PLOTLY_JS = "plotly.min.js"
+PLOTLY_DATA = "plotly"  # folder of what `plotly.io.read_json` reads
 PNG_SCALE = 2
 
 
@@ -99,11 +98,15 @@ def probability_heatmap(probs: Values, title: str, subtitle: str = "", like: Val
 
 
 def sweeps(panels: Mapping[str, Values], title: str, subtitle: str = "") -> go.Figure:
-    """Sweeps of path patching: a panel each, (layers, heads + 1) with the MLP last, in probability; drawn in points."""
+    """Sweeps of path patching: a panel each, (layers, heads + 1) with the MLP last, in probability; drawn in points.
+
+    Panels stand two in a row, or three if that leaves no hole or there are many.
+    """
     n_layers, n_columns = next(iter(panels.values())).shape
     x, y = named("head", [*range(n_columns - 1), "MLP"]), named("layer", range(n_layers))
     size = (max(360, 24 * n_columns), max(320, 18 * n_layers))
-    return facets({n: 100 * v for n, v in panels.items()}, title, x, y, change, subtitle, size=size)
+    columns = 3 if len(panels) % 3 == 0 or len(panels) > 4 else 2
+    return facets({n: 100 * v for n, v in panels.items()}, title, x, y, change, subtitle, columns, size=size)
 
 
 def heatmap(
@@ -151,7 +154,7 @@ def facets(
         labels = _bar_labels(scale, exceeded=bool((values > scale.high).any()))
         _add_colour_bar(figure, index, scale, labels, _area(figure, None if one_range else index))
     figure.update_xaxes(matches="x").update_yaxes(matches="y").update_layout(plot_bgcolor=MISSING)
-    return _dressed(figure, title, subtitle)
+    return dressed(figure, title, subtitle)
 
 
 def head_tiles(patterns: Values, positions: Sequence[str], title: str, subtitle: str = "") -> go.Figure:
@@ -189,7 +192,7 @@ def lines(
         figure.add_vline(
             mark[0], line_dash="dash", line_width=1, annotation_text=mark[1], annotation_position="top left"
         )
-    return _dressed(figure, title, subtitle)
+    return dressed(figure, title, subtitle)
 
 
 def scatter(
@@ -223,31 +226,37 @@ def scatter(
     if of is not None:
         scale = ColourScale(of.title, SHADES, of.values[0], of.values[-1])
         _add_colour_bar(figure, 0, scale, dict(of.ticks), _area(figure, None))
-    return _dressed(figure, title, subtitle)
+    return dressed(figure, title, subtitle)
 
 
-def write_figure(figure: go.Figure, folder: Path, name: str) -> None:
-    """Write `<name>.html`, and `.pdf` and `.png` if they can be rendered, into `folder`; show it in a notebook.
+def dressed(figure: go.Figure, title: str, subtitle: str) -> go.Figure:
+    """The figure with its title, room for a subtitle, and the look that all have in common."""
+    room = SUBTITLE if subtitle else 0
+    figure.update_layout(height=figure.layout.height + room, margin_t=figure.layout.margin.t + room)
+    # A letter is about half as wide as it is high: a long title is set smaller rather than cut.
+    fitting = 1.9 * figure.layout.width
+    text = {"text": title, "font": {"size": min(17, fitting / len(title))}}
+    below = {"text": subtitle, "font": {"size": min(13, fitting / max(1, len(subtitle)))}}
+    place = {"x": 0.5, "xanchor": "center", "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 32}}
+    return figure.update_layout(title=text | place | {"subtitle": below}, template="simple_white")
 
-    `name` may begin with subfolders ("appendix/m11-ipp"). Each file is written whole or not at all.
+
+def figure_files(figure: go.Figure, name: str) -> dict[str, bytes]:
+    """A figure's files by name: interactive HTML, its data for plotly and, if they can be rendered, PDF and PNG.
+
+    `name` may begin with subfolders ("appendix/m11-ipp"); plotly's JavaScript lies in the folder above them.
     """
     script = "../" * (len(Path(name).parts) - 1) + PLOTLY_JS
-    files = {"html": figure.to_html(include_plotlyjs=script, div_id=Path(name).name).encode()}
+    page = figure.to_html(include_plotlyjs=script, div_id=Path(name).name)
+    files = {f"{name}.html": page.encode(), f"{PLOTLY_DATA}/{name}.json": figure.to_json().encode()}
     if static_renderer_starts():
-        files |= {kind: render(figure, kind) for kind in ("pdf", "png")}
-    write_plotly_js(folder)
-    for kind, content in files.items():
-        with written_whole(folder / f"{name}.{kind}") as whole:
-            whole.write_bytes(content)
-    if in_interactive_window():
-        figure.show()
+        files |= {f"{name}.{kind}": render(figure, kind) for kind in ("pdf", "png")}
+    return files
 
 
-def write_plotly_js(folder: Path) -> None:
-    """Put this plotly's JavaScript into `folder` unless it is there: the pages load it from disk."""
-    path, script = folder / PLOTLY_JS, get_plotlyjs()
-    if not path.is_file() or path.read_text(encoding="utf-8") != script:
-        write_text(path, script)
+def plotly_js() -> str:
+    """The JavaScript of the plotly that is installed."""
+    return get_plotlyjs()
 
 
 @cache
@@ -409,15 +418,3 @@ def _add_colour_bar(
         text=scale.title, textangle=-90, font_size=14, showarrow=False, xref="paper", yref="paper",
         x=right, xanchor="left", xshift=beyond_labels, y=(bottom + top) / 2, yanchor="middle",
     )  # fmt: skip
-
-
-def _dressed(figure: go.Figure, title: str, subtitle: str) -> go.Figure:
-    """The figure with its title, room for a subtitle, and the look that all have in common."""
-    room = SUBTITLE if subtitle else 0
-    figure.update_layout(height=figure.layout.height + room, margin_t=figure.layout.margin.t + room)
-    # A letter is about half as wide as it is high: a long title is set smaller rather than cut.
-    fitting = 1.9 * figure.layout.width
-    text = {"text": title, "font": {"size": min(17, fitting / len(title))}}
-    below = {"text": subtitle, "font": {"size": min(13, fitting / max(1, len(subtitle)))}}
-    place = {"x": 0.5, "xanchor": "center", "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 32}}
-    return figure.update_layout(title=text | place | {"subtitle": below}, template="simple_white")

@@ -18,6 +18,7 @@ from color_utils import diverging, round_up
 from figures import PREDICTED_YEAR, YY, Axis, facets
 from metrics import collate
 from neurons import PAPER_LAYER, layer_folder
+from plots import start_plots
 from settings import PlotSettings, flag, read_settings
 
 
@@ -50,15 +51,16 @@ def collated(artifact: str) -> torch.Tensor:
 lens, lost = collated("t10-logitlens.pt"), collated("t10-direct_effects.pt")
 lost_together = collate(artifacts.load("t10-t10patched.pt"), years_yy)
 
-titled = partial(figures.titled, record=artifacts.record)
+default = settings.layer in (None, PAPER_LAYER)
+plots = start_plots("neuron_plots" if default else f"neuron_plots-{mlp}", settings, artifacts)
+titled = plots.titled
 lost_logit = partial(diverging, title="clean − patched logit, less year 00's")
 LENS = "activation × output weights through the unembedding, without the final LayerNorm"
 
 
 def write(figure: figures.go.Figure, name: str) -> None:
     """A figure of the default layer under its name; one of another layer in the appendix, the layer before its name."""
-    default = settings.layer in (None, PAPER_LAYER)
-    figures.write_figure(figure, settings.plot_folder(), name if default else f"appendix/{mlp}-{Path(name).name}")
+    plots.write(figure, name if default else f"appendix/{mlp}-{Path(name).name}")
 
 
 def sums_of(panels: torch.Tensor, *counts: int) -> dict[str, torch.Tensor]:
@@ -113,3 +115,6 @@ if summed := sums_of(lost, 10):
     panels["top 10 patched together"] = lost_together
     title = titled(f"Direct effects of neurons of {mlp}")
     write(facets(panels, title, PREDICTED_YEAR, YY, lost_logit), "top10-neurons-directeffects")
+
+# %% Everything is drawn: publish it.
+plots.publish()

@@ -8,11 +8,11 @@ is fitted on every other sentence and its effect measured on the rest. pca_plots
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
 from dataclasses import dataclass
-from statistics import fmean
 
 import torch
 
-from circuit import PAPER, Circuit, in_order, nodes
+from bootstrap import mean
+from circuit import PAPER, Circuit, in_model, in_order, nodes
 from circuit_choice import choose_circuit
 from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
 from edits import EditedRuns, activation
@@ -45,8 +45,9 @@ model, run = experiment.model, experiment.run
 
 
 def looked_at(circuit: Circuit) -> tuple[str, ...]:
-    """The circuit's first MLP and its two most telling heads, as far as it has them."""
-    return IN_THE_PAPER if circuit == PAPER else (*in_order(circuit.mlps)[:1], *circuit.studied[:2])
+    """The paper's nodes, as far as the model has them, and another circuit's first MLP and two most telling heads."""
+    own = () if circuit == PAPER else (*in_order(circuit.mlps)[:1], *circuit.studied[:2])
+    return tuple(dict.fromkeys((*own, *in_model(IN_THE_PAPER, model.architecture))))
 
 
 names = settings.nodes.split(",") if settings.nodes else looked_at(choose_circuit(settings, experiment))
@@ -93,30 +94,31 @@ def edits_fitted_to(known: torch.Tensor, labels: torch.Tensor) -> dict[str, list
 
 # %% What does each edit cost? The edited activation is put back, and what reads it is computed anew.
 held_out = yy[~fitted]
-clean = probability_difference(engine.probabilities()[~fitted], held_out).mean().item()
-run.note("clean probability difference", clean)
+clean = probability_difference(engine.probabilities()[~fitted], held_out)  # (n,)
+run.note("clean probability difference", mean(clean, settings.seed))
 runs = EditedRuns(model, dataset.good_toks[~fitted], sentences.answers, engine.device)
 
 
-def measured(place: Node, clean_activation: torch.Tensor) -> dict[str, list[float]]:
-    """Mean probability difference after each edit of an activation (N, D), and after its controls."""
+def measured(place: Node, clean_activation: torch.Tensor) -> dict[str, list[torch.Tensor]]:
+    """Probability differences (n,) after each edit of an activation (N, D), and after its controls."""
     rest, corrupted = clean_activation[~fitted], activation(engine, place, "corrupted")[~fitted]
     edits = edits_fitted_to(clean_activation[fitted], yy[fitted]) | {"all, by 01 data": [lambda _: corrupted]}
     changes = torch.stack([edit(rest) - rest for versions in edits.values() for edit in versions])
     found = iter(runs.probabilities(place, changes))
-    return {
-        name: [probability_difference(next(found), held_out).mean().item() for _ in versions]
-        for name, versions in edits.items()
-    }
+    return {name: [probability_difference(next(found), held_out) for _ in versions] for name, versions in edits.items()}
 
 
 differences = {name: measured(place, activations[name]) for name, place in places.items()}
 for name, by_edit in differences.items():
-    lost = {edit: round(own - clean, 4) for edit, (own, *_) in by_edit.items()}
-    run.note(f"{name}: change in probability difference", lost)
-    lost = {edit: round(fmean(controls) - clean, 4) for edit, (_, *controls) in by_edit.items() if controls}
-    run.note(f"{name}: the same of controls, on average", lost)
-run.save("pca_ablation.pt", {"differences": differences, "clean": clean})
+    for edit, (own, *controls) in by_edit.items():
+        run.note(f"{name}: change in probability difference, {edit}", mean(own - clean, settings.seed))
+        if controls:
+            changed = mean(torch.stack(controls).mean(0) - clean, settings.seed)
+            run.note(f"{name}: the same of controls, {edit}", changed)
+means = {
+    name: {edit: [each.mean().item() for each in of] for edit, of in by.items()} for name, by in differences.items()
+}
+run.save("pca_ablation.pt", {"differences": means, "clean": clean.mean().item()})
 
 # %% Everything ran: publish it.
 run.publish()

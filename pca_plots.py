@@ -5,13 +5,11 @@ Run pca_experiments.py first. Figures go to paper-plots and its subfolder append
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 
-import figures
 from artifacts import read_artifacts
 from figures import YY, named, scatter
+from plots import start_plots
 from settings import PlotSettings, read_settings
 
 settings = read_settings(__doc__, PlotSettings())
@@ -19,8 +17,8 @@ settings = read_settings(__doc__, PlotSettings())
 # %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
 artifacts = read_artifacts(settings.artifact_folder(), "pca_experiments")
 pca, ablation = artifacts.load("pca.pt"), artifacts.load("pca_ablation.pt")
-titled = partial(figures.titled, record=artifacts.record)
-write = partial(figures.write_figure, folder=settings.plot_folder())
+plots = start_plots("pca_plots", settings, artifacts)
+titled, write = plots.titled, plots.write
 
 # %% Are the years in order along some line, before the MLPs that compare them?
 panels = {
@@ -53,3 +51,6 @@ x_title, edits = "probability difference (percentage points)", named("", list(ro
 figure = scatter(panels, title, x_title, edits, subtitle, size=(420, 260))
 figure.add_vline(100 * ablation["clean"], line_dash="dash", line_width=1)
 write(figure, name="appendix/pca-ablation")
+
+# %% Everything is drawn: publish it.
+plots.publish()

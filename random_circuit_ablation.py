@@ -56,7 +56,7 @@ run.note("share of clean with all on 01 data", nothing.item())
 # %% Where does the circuit fall among them?
 run.note("circuit", circuit.name)
 run.note("circuit's nodes at END", ", ".join((*circuit.mlps, *circuit.heads)))
-run.note("circuit's share of clean", share(differences[2], clean, settings.seed).as_json())
+run.note("circuit's share of clean", share(differences[2], clean, settings.seed))
 run.note("random circuits that recover less", (random_ones < own).double().mean().item())
 quantiles = random_ones.quantile(torch.tensor(list(QUANTILES.values()), dtype=random_ones.dtype))
 run.note("random circuits' share of clean", dict(zip(QUANTILES, quantiles.tolist(), strict=True)))

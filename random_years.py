@@ -55,7 +55,7 @@ found = {
     "years not later than YY5": (said.answers * ~later).sum(1),
 }
 for name, probability in found.items():
-    run.note(f"probability of {name}", mean(probability, settings.seed).as_json())
+    run.note(f"probability of {name}", mean(probability, settings.seed))
 
 # %% And which tokens are the likeliest?
 likeliest = said.mean.topk(LIKELIEST)

@@ -71,7 +71,7 @@ def evaluate(artifact: str, name: str, dataset: TaskDataset, engine: Engine, eva
     run.save(f"generalization/{artifact}.pt", dataset.rows(alone))
     run.note(f"task {task.number}, {name}: probability difference", part.mean().item())
     run.note(f"task {task.number}, {name}: cutoff sharpness", cutoff_sharpness(alone, yy, task.valid).mean().item())
-    run.note(f"task {task.number}, {name}: share of clean", share(part, whole, settings.seed).as_json())
+    run.note(f"task {task.number}, {name}: share of clean", share(part, whole, settings.seed))
 
 
 for dataset in (datasets[number] for number in (0, 2, 8, 9)):

@@ -58,17 +58,19 @@ class Settings:
 class PlotSettings:
     """What a plotting script depends on: artifacts alone, never a model."""
 
-    model: str = flag("gpt2", "whose artifacts: gpt2, standin, or the folder that the run was given")
+    model: str | None = flag(
+        None, "whose artifacts: gpt2, standin, or the folder that the run was given; gpt2, or what lies in --artifacts"
+    )
     artifacts: Path | None = flag(None, "folder with the artifacts; where experiments put them, by default", Path)
     out: Path | None = flag(None, "folder for the figures; paper-plots, or paper-plots/<model>, by default", Path)
 
     def artifact_folder(self) -> Path:
         """The folder that the artifacts are read from."""
-        return self.artifacts or _for_model(ROOT / "paper-cache", self.model)
+        return self.artifacts or _for_model(ROOT / "paper-cache", self.model or "gpt2")
 
-    def plot_folder(self) -> Path:
-        """The folder that the figures go to."""
-        return self.out or _for_model(ROOT / "paper-plots", self.model)
+    def plot_folder(self, model: str) -> Path:
+        """The folder that figures of a model go to, as its name was given to the run that made the artifacts."""
+        return self.out or _for_model(ROOT / "paper-plots", model)
 
 
 AnySettings = TypeVar("AnySettings", Settings, PlotSettings)
@@ -109,6 +111,11 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, default: Any, flag_of:
         )
 
 
+def model_folder(model: str) -> str | None:
+    """The name that folders of a model have: none for gpt2, otherwise the model's, or its own folder's."""
+    return None if model == "gpt2" else Path(model).resolve().name
+
+
 def _for_model(folder: Path, model: str) -> Path:
-    """`folder` for gpt2, otherwise a folder in it named for the model."""
-    return folder if model == "gpt2" else folder / Path(model).resolve().name
+    name = model_folder(model)
+    return folder / name if name else folder

@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -71,6 +72,14 @@ def published_description() -> Description:
     """GPT-2 small as published with the paper: what its tensors must be, wherever they come from."""
     table = json.loads(PUBLISHED_HASHES.read_text(encoding="utf-8"))["tensors"]
     return Description(GPT2_SMALL, {name: entry["hash"] for name, entry in table.items()})
+
+
+def is_gpt2_small(model: Model) -> bool:
+    """Whether these are the weights published with the paper, whatever the folder that they come from is called."""
+    published = published_description()
+    if replace(model.architecture, activation=published.architecture.activation) != published.architecture:
+        return False
+    return all(hash_tensor(model.tensors[name]).startswith(hash_) for name, hash_ in published.hashes.items())
 
 
 def description_path(name: str) -> Path:

@@ -34,7 +34,7 @@ def numbers_of(tokens: torch.Tensor, ids: torch.Tensor, numbers: range) -> torch
 
 def note_mean(name: str, values: torch.Tensor) -> None:
     """Record the mean of a per-sentence quantity (N,) with its interval."""
-    run.note(name, mean(values, settings.seed).as_json())
+    run.note(name, mean(values, settings.seed))
 
 
 # %% Before XX2: how much of the probability of the 100 likeliest tokens is on XX1 and later centuries?

@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from artifacts import library_versions
 from benchmarks.growth import Growth, print_growth
 from benchmarks.measuring import NotMeasuredError, in_own_process
 from benchmarks.phases import (
@@ -39,6 +38,7 @@ from benchmarks.phases import (
 from benchmarks.subjects import SHAPES
 from benchmarks.tables import gigabytes, ratio, seconds, table
 from path_patching.choose import resolve_device
+from provenance import library_versions
 from utils import UserError, exit_on_user_error
 
 ENGINES = ("rust_circuit", "torch")

@@ -8,8 +8,9 @@ import os
 import pytest
 import torch
 
-from artifacts import RECORD_VERSION, Run, read_artifacts, start_run
+from artifacts import Run, read_artifacts, start_run
 from gpt2 import Architecture, random_model
+from publication import RECORD_VERSION
 from settings import Settings
 from utils import UserError
 
@@ -18,6 +19,10 @@ MODEL = random_model(Architecture(1, 1, 4, 4, 8, 16, 10))
 
 def new_run(folder, script="circuit_discovery") -> Run:
     return start_run(script, Settings(out=folder, seed=3), MODEL, "torch", "cpu")
+
+
+def visible(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def published(folder, value=1.0, script="circuit_discovery") -> None:
@@ -33,11 +38,11 @@ def test_a_published_run_is_read_back_with_its_record(tmp_path):
     artifacts = read_artifacts(tmp_path, "circuit_discovery")
     assert torch.equal(artifacts.load("probs.pt"), torch.ones(2, 3))
     assert artifacts.load("deep/probs.pt")["names"] == ["x"]
-    assert artifacts.model_name == MODEL.name
+    assert artifacts.record["model"]["name"] == MODEL.name
     assert artifacts.record["numbers"] == {"answer": 42.0}
     assert artifacts.record["settings"]["seed"] == 3
     assert artifacts.record["versions"]["torch"] == torch.__version__
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["circuit_discovery.json", "deep", "probs.pt"]
+    assert visible(tmp_path) == ["circuit_discovery.json", "deep", "probs.pt"]
 
 
 def test_a_slice_is_stored_without_what_it_was_sliced_from(tmp_path):
@@ -87,7 +92,7 @@ def test_a_record_of_a_future_version_is_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match="cannot write artifacts"):
+    with pytest.raises(UserError, match="cannot write to"):
         new_run(tmp_path / "file" / "below")
 
 
@@ -95,7 +100,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
     published(tmp_path)
     run = new_run(tmp_path)
-    (run.staging / "probs.pt").symlink_to("/dev/full")
+    (run.publication.staging / "probs.pt").symlink_to("/dev/full")
     with pytest.raises(UserError, match="No space left"):
         run.save("probs.pt", torch.zeros(2, 3))
     assert torch.equal(read_artifacts(tmp_path, "circuit_discovery").load("probs.pt"), torch.ones(2, 3))

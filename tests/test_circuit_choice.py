@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-import circuit_choice
+import tensor_cache
 from artifacts import start_run
 from auto_circuit import NAME
 from circuit import LOGITS, PAPER, Circuit
-from circuit_choice import choose_circuit, circuit_asked_for, is_gpt2_small
+from circuit_choice import choose_circuit, circuit_asked_for
 from circuit_description import Description
 from circuit_file import as_json
 from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
@@ -17,8 +17,9 @@ from experiment import YearExperiment
 from gpt2 import Architecture, Model, random_model
 from path_patching.engine import Sentences
 from path_patching.torch_engine import TorchEngine
+from publication import sha256
 from settings import Settings
-from tensor_cache import hash_tensor
+from tensor_cache import hash_tensor, is_gpt2_small
 from tokenizer import load_tokenizer
 from utils import UserError
 
@@ -32,11 +33,12 @@ def model() -> Model:
 
 
 @pytest.fixture(scope="module")
-def experiment(model) -> YearExperiment:
+def experiment(model, tmp_path_factory) -> YearExperiment:
     tokenizer = load_tokenizer()
     dataset = YearDataset(valid_years(tokenizer), 12, NOUNS_FILE, tokenizer)
     engine = TorchEngine(model, Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids()))
-    return YearExperiment(model, dataset, engine, run=None)
+    run = start_run("big_ds_experiments", Settings(out=tmp_path_factory.mktemp("run")), model, "torch", "cpu")
+    return YearExperiment(model, dataset, engine, run)
 
 
 def publish(folder, model: Model, **beside: object) -> None:
@@ -57,7 +59,7 @@ def test_a_model_other_than_gpt2_small_gets_its_own_circuit_unless_another_is_as
 def test_gpt2_small_is_known_by_its_weights_whatever_its_folder_is_called(model, monkeypatch):
     assert not is_gpt2_small(model)
     hashes = {name: hash_tensor(tensor)[:24] for name, tensor in model.tensors.items()}
-    monkeypatch.setattr(circuit_choice, "published_description", lambda: Description(SIZES, hashes))
+    monkeypatch.setattr(tensor_cache, "published_description", lambda: Description(SIZES, hashes))
     assert is_gpt2_small(model)
     assert is_gpt2_small(model.with_activation("gelu"))
     assert circuit_asked_for(Settings(model="some/folder"), model) == "paper"
@@ -86,6 +88,7 @@ def test_what_circuit_discovery_found_for_this_model_is_taken(experiment, tmp_pa
     publish(tmp_path, experiment.model, search={})
     assert choose_circuit(Settings(model="standin", out=tmp_path), experiment) == MINE
     assert str(tmp_path / "circuit.json") in capsys.readouterr().out
+    assert experiment.run.read == {"circuit.json": sha256(tmp_path / "circuit.json")}
 
 
 @pytest.mark.parametrize("case", ["nothing there", "another model's", "not found but given"])
@@ -98,6 +101,7 @@ def test_else_the_circuit_is_searched_for_here(case, experiment, tmp_path, capsy
     assert chosen.name == NAME
     assert chosen != MINE
     assert "searched for on 12 sentences" in capsys.readouterr().out
+    assert experiment.run.read == {"circuit.json": None}
 
 
 def test_a_damaged_circuit_is_not_passed_over(experiment, tmp_path):

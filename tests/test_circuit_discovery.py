@@ -111,5 +111,5 @@ def test_what_cannot_be_is_one_line(flags, complaint, checkpoint, tmp_path):
 def test_the_stand_ins_circuit_is_found(tmp_path):
     output(run_experiment(SCRIPT, tmp_path, "standin", 97, "--engine", "torch"))
     numbers = read_artifacts(tmp_path / "out", SCRIPT).record["numbers"]
-    assert numbers["late half: share of clean"] >= 0.8
-    assert numbers["full circuit: share of clean"] >= 0.8
+    assert numbers["late half: share of clean"]["value"] >= 0.8
+    assert numbers["full circuit: share of clean"]["value"] >= 0.8

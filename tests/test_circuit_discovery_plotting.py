@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).parents[1] / "circuit_discovery_plotting.py"
 PROMPT = ["<|endoftext|>", "The", "NOUN", "lasted", "from", "the", "year", "XX1", "YY", "to", "the", "year", "XX2"]
 FIGURES = {
     "probability-heatmap", "probability-slice", "logits-ipp", "mlps-ipp", "attn-patterns", "all-attention-patterns",
-    "attn-logitlens", "mlps-logitlens", "patched-probability-heatmap", "appendix/full-patched-probability-heatmap",
+    "attn-logitlens", "mlps-logitlens", "late-half-probability-heatmap", "appendix/full-circuit-probability-heatmap",
     "appendix/m8-ipp", "appendix/m9-ipp", "appendix/m10-ipp", "appendix/m11-ipp", "appendix/low-mlps-ipp",
     "appendix/attn_q", "appendix/attn_k", "appendix/attn_v", "appendix/attn_proportion",
 }  # fmt: skip

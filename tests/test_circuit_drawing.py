@@ -8,7 +8,7 @@ import pytest
 
 from circuit import LOGITS, PAPER, Circuit, Link, links, random_circuit
 from circuit_drawing import COLOURS, INPUTS, circuit_figure
-from figures import write_figure
+from figures import figure_files
 from gpt2 import GPT2_SMALL
 
 BARE = Circuit("bare", (), ("a0.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())
@@ -146,9 +146,8 @@ def test_the_legend_explains_inputs_and_widths():
     assert entries == ["residual stream", "queries", "keys", "values", "40", "10", "1", "0.1"]
 
 
-def test_the_drawing_is_written_like_every_figure(tmp_path, monkeypatch):
+def test_the_drawing_is_written_like_every_figure(monkeypatch):
     monkeypatch.setattr("figures.static_renderer_starts", lambda: False)
-    write_figure(circuit_figure(some_effects(PAPER), "The paper's circuit"), tmp_path, "circuit")
-    text = (tmp_path / "circuit.html").read_text()
+    text = figure_files(circuit_figure(some_effects(PAPER), "The paper's circuit"), "circuit")["circuit.html"].decode()
     assert "a9.h1" in text
     assert "http" not in text

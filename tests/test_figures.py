@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import plotly.graph_objects as go
+import plotly.io
 import pytest
 import torch
 
 import figures
 from color_utils import RED_WHITE_BLUE, diverging, round_up, sequential
-from figures import PREDICTED_YEAR, YY, facets, head_tiles, heatmap, lines, named, sweeps, titled, write_figure
+from figures import PREDICTED_YEAR, YY, facets, figure_files, head_tiles, heatmap, lines, named, sweeps, titled
 
 # plotly 6 says at every step that kaleido 0 is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -194,53 +195,38 @@ def test_a_long_title_is_set_smaller():
     assert long.layout.title.font.size * 0.5 * 120 <= long.layout.width
 
 
-def test_pages_draw_without_a_network(tmp_path, monkeypatch):
+def test_pages_draw_without_a_network(monkeypatch):
     monkeypatch.setattr(figures, "static_renderer_starts", lambda: False)
-    write_figure(two_by_three(torch.rand(2, 3)), tmp_path, "small")
-    write_figure(two_by_three(torch.rand(2, 3)), tmp_path, "appendix/small")
-    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["plotly.min.js", "small.html", "small.html"]
-    for page, script in (("small.html", "plotly.min.js"), ("appendix/small.html", "../plotly.min.js")):
-        text = (tmp_path / page).read_text()
+    for name, script in (("small", "plotly.min.js"), ("appendix/small", "../plotly.min.js")):
+        files = figure_files(two_by_three(torch.rand(2, 3)), name)
+        assert set(files) == {f"{name}.html", f"plotly/{name}.json"}
+        text = files[f"{name}.html"].decode()
         assert f'src="{script}"' in text
         assert "http" not in text
 
 
-def test_an_old_plotly_js_is_replaced(tmp_path):
-    (tmp_path / "plotly.min.js").write_text("old")
-    figures.write_plotly_js(tmp_path)
-    assert (tmp_path / "plotly.min.js").stat().st_size > 1_000_000
+def test_the_data_of_a_figure_is_plotly_s():
+    figure = two_by_three(torch.rand(2, 3))
+    read = plotly.io.from_json(figure_files(figure, "small")["plotly/small.json"].decode())
+    assert read == figure
 
 
-def test_without_a_renderer_one_line_says_so(tmp_path, monkeypatch, capsys, forgotten_renderer):
+def test_without_a_renderer_one_line_says_so(monkeypatch, capsys, forgotten_renderer):
     def broken(figure, kind):
         raise ValueError("no kaleido")
 
     monkeypatch.setattr(figures, "render", broken)
-    for name in ("one", "two"):
-        write_figure(two_by_three(torch.rand(2, 3)), tmp_path, name)
+    files = [*figure_files(two_by_three(torch.rand(2, 3)), "one"), *figure_files(two_by_three(torch.rand(2, 3)), "two")]
     assert capsys.readouterr().out.count("only HTML is written") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.html", "plotly.min.js", "two.html"]
+    assert files == ["one.html", "plotly/one.json", "two.html", "plotly/two.json"]
 
 
-def test_a_figure_that_cannot_be_rendered_leaves_the_earlier_one(tmp_path, monkeypatch):
-    def broken(figure, kind):
-        raise ValueError("the renderer has died")
-
-    (tmp_path / "figure.html").write_text("earlier")
-    monkeypatch.setattr(figures, "static_renderer_starts", lambda: True)
-    monkeypatch.setattr(figures, "render", broken)
-    with pytest.raises(ValueError, match="died"):
-        write_figure(two_by_three(torch.rand(2, 3)), tmp_path, "figure")
-    assert (tmp_path / "figure.html").read_text() == "earlier"
-    assert [path.name for path in tmp_path.iterdir()] == ["figure.html"]
-
-
-def test_pdf_and_png_hold_one_figure(tmp_path, forgotten_renderer):
+def test_pdf_and_png_hold_one_figure(forgotten_renderer):
     pytest.importorskip("kaleido", reason="kaleido 0.2.1 is not installed")
     # At 1025 by 798 pixels kaleido on its own adds an empty second page.
     figure = two_by_three(torch.rand(2, 3)).update_layout(width=1025, height=798)
-    write_figure(figure, tmp_path, "figure")
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-    pdf = (tmp_path / "figure.pdf").read_bytes()
+    files = figure_files(figure, "figure")
+    assert files["figure.png"].startswith(b"\x89PNG")
+    pdf = files["figure.pdf"]
     assert pdf.startswith(b"%PDF")
     assert figures.n_pages(pdf) == 1

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import figures
 from artifacts import read_artifacts, start_run
 from dataset import NOUNS_FILE, YearDataset, valid_years
 from gpt2 import Architecture, random_model
+from plots import Plots
 from settings import ROOT, Settings
 from tests.checkpoints import save_checkpoint
 from tests.scripts import output, run_python
@@ -155,7 +155,7 @@ def figures_of_counted_neurons(tmp_path, monkeypatch):
     run.note("mlp", "m10")
     run.publish()
     found = {}
-    monkeypatch.setattr(figures, "write_figure", lambda figure, folder, name: found.update({name: figure}))
+    monkeypatch.setattr(Plots, "write", lambda plots, figure, name: found.update({name: figure}))
     monkeypatch.setattr(
         sys, "argv", ["neuron_plots.py", "--artifacts", str(tmp_path), "--out", str(tmp_path / "plots")]
     )

@@ -61,7 +61,7 @@ def check_run(folder: Path, activations: list[str]) -> dict[str, dict[str, list[
         assert set(by_edit) >= {"PCA, top 1", *EDITS[-2:], *WHOLE}
         assert {len(differences) for edit, differences in by_edit.items() if edit in EDITS} == {6}
         assert all(-1 <= each <= 1 for differences in by_edit.values() for each in differences)
-    assert ablation["clean"] == artifacts.record["numbers"]["clean probability difference"]
+    assert ablation["clean"] == artifacts.record["numbers"]["clean probability difference"]["value"]
     return ablation["differences"]
 
 

@@ -51,7 +51,7 @@ def test_an_interactive_window_keeps_the_defaults(monkeypatch):
 def test_only_gpt2_writes_to_the_top_folders():
     assert Settings().artifact_folder() == ROOT / "paper-cache"
     assert Settings(model="standin").artifact_folder() == ROOT / "paper-cache" / "standin"
-    assert PlotSettings(model="some/where/mine").plot_folder() == ROOT / "paper-plots" / "mine"
+    assert PlotSettings().plot_folder("some/where/mine") == ROOT / "paper-plots" / "mine"
     assert Settings(model="standin", out=Path("x")).artifact_folder() == Path("x")
     assert PlotSettings(artifacts=Path("x")).artifact_folder() == Path("x")
 

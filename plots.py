@@ -1,0 +1,102 @@
+"""What a script makes that reads artifacts alone: figures and tables of one model, published with a record of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import plotly.graph_objects as go
+
+from artifacts import Artifacts
+from figures import PLOTLY_JS, figure_files, plotly_js, titled
+from provenance import code_sha256, code_version, command, library_versions
+from publication import Publication, open_publication, record_path, script_of, sha256
+from settings import PlotSettings, in_interactive_window, model_folder
+from utils import UserError, write_text
+
+
+@dataclass
+class Plots:
+    """The figures and other files of one script, added by its cells one after the other."""
+
+    publication: Publication
+    sources: tuple[Artifacts, ...]
+    titles: dict[str, str] = field(default_factory=dict)
+
+    def titled(self, what: str) -> str:
+        """A figure's title: what it shows, and of which model."""
+        return titled(what, self.sources[0].record)
+
+    def write(self, figure: go.Figure, name: str) -> None:
+        """Stage a figure's files; show it in a notebook. `name` may begin with a subfolder ("appendix/m11-ipp")."""
+        for file, content in figure_files(figure, name).items():
+            self.publication.stage(file, content)
+        self.titles[name] = figure.layout.title.text
+        if in_interactive_window():
+            figure.show()
+
+    def publish(self, **more: object) -> None:
+        """Move all files into their folder, and those of an earlier run that are not made any more away.
+
+        `more` is kept in the record. Raises `UserError` if the folder cannot be written to.
+        """
+        plotly = self.publication.folder / PLOTLY_JS
+        if self.titles and (not plotly.is_file() or plotly.read_text(encoding="utf-8") != plotly_js()):
+            write_text(plotly, plotly_js())
+        self.publication.publish({**self._record(), **more})
+
+    def _record(self) -> Mapping[str, object]:
+        script = script_of(self.publication.name)
+        paths = [record_path(source.folder, source.script) for source in self.sources]
+        return {
+            "command": command(script),
+            "model": self.sources[0].record["model"],
+            "code": code_version(),
+            "code_sha256": code_sha256(script),
+            "versions": library_versions(),
+            "read": {path.name: sha256(path) for path in paths},
+            "figures": self.titles,
+        }
+
+
+def start_plots(name: str, settings: PlotSettings, *sources: Artifacts) -> Plots:
+    """Open what a script draws of the artifacts of one or more others; for `name` see `publication.Publication`.
+
+    Raises `UserError` if they are of different models, or of another one than was asked for, naming both; and if the
+    folder for the figures is busy or cannot be written to.
+    """
+    first = sources[0]
+    for other in sources[1:]:
+        check_same_model(first, other)
+    if settings.model is not None and model_folder(settings.model) != first.model_folder:
+        raise UserError(
+            f"--model {settings.model} was asked for, but {record_path(first.folder, first.script)} is of "
+            f"{_model(first)}; leave --model out, or give that model's folder with --artifacts"
+        )
+    folder = settings.plot_folder(first.record["settings"]["model"])
+    return Plots(open_publication(name, folder), sources)
+
+
+def check_same_model(one: Artifacts, other: Artifacts) -> None:
+    """Raise `UserError`, naming both, if two scripts' artifacts are not of the same model, read the same way."""
+    if one.record["model"]["fingerprint"] != other.record["model"]["fingerprint"]:
+        raise UserError(
+            f"{one.script}.json in {one.folder} is of {_model(one)}, but {other.script}.json of {_model(other)}; "
+            "run one of the two again"
+        )
+
+
+def check_up_to_date(made: Artifacts, folder: Path) -> None:
+    """Raise `UserError` if what a script made was made from other artifacts than lie in `folder` now."""
+    for name, hash_ in made.record["read"].items():
+        path = folder / name
+        if not path.is_file() or sha256(path) != hash_:
+            raise UserError(
+                f"what {made.script}.py made is of another run than {path}; run python {made.script}.py again"
+            )
+
+
+def _model(artifacts: Artifacts) -> str:
+    model = artifacts.record["model"]
+    return f"{model['name']} (fingerprint {model['fingerprint'][:8]}…{model['fingerprint'].partition('+')[2]})"
