@@ -188,7 +188,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES if have_rust else ENGINES[1:])
     parser.add_argument("--baselines", nargs="*", choices=BASELINES, default=list(BASELINES))
     parser.add_argument("--n", type=int, default=98, help="sentences (98)")
-    parser.add_argument("--nodes", type=int, default=13, help="nodes that the baselines run, scaled up to all (13)")
+    parser.add_argument(
+        "--nodes", type=int, help="nodes that each baseline runs, scaled up to all (release: all; hooks: 13)"
+    )
     parser.add_argument("--batch", type=int, default=98, help="sentences at once in the baselines (98)")
     parser.add_argument("--model-shape", choices=SHAPES, default="small", help="with random weights (small)")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:i (cpu)")
@@ -203,7 +205,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if min(options.n, options.batch, *options.growth_n) < 1:
         raise UserError("--n, --batch and --growth-n count sentences; give 1 or more")
-    if options.nodes < 2:
+    if options.nodes is not None and options.nodes < 2:
         raise UserError(f"--nodes {options.nodes}: give 2 or more, so that what nodes share can be told from their own")
     return options
 

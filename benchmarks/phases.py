@@ -34,16 +34,26 @@ Differences = Callable[[Sentences, torch.Tensor, list[Node]], torch.Tensor]
 class Work:
     """What to measure on: a model's shape, `n` sentences of `length` tokens, a device, and limits.
 
-    Baselines take `nodes` nodes, and `batch` sentences at once.
+    Baselines take `nodes` nodes, the release's way all and the others 13 of them if it is not given, and `batch`
+    sentences at once.
     """
 
     shape: str
     n: int
     device: str
-    nodes: int = 13
+    nodes: int | None = None
     batch: int = 98
     memory_gb: float = 4.0
     length: int = PROMPT_LENGTH
+
+    @property
+    def compared(self) -> int:
+        """How many nodes every way runs, and all are compared on."""
+        return self.nodes or 13
+
+    def runs_whole(self, how: str) -> bool:
+        """Whether a baseline runs all nodes: the release's way costs more for each, the more it keeps at once."""
+        return how == RELEASE and self.nodes is None
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,8 @@ class Sweep:
 def baseline_sweep(how: str, work: Work) -> Sweep:
     """One of `BASELINES` on some of the nodes. Raises `NotMeasuredError` where its library is not installed."""
     on = subject(work.shape, work.n)
-    nodes = spread(on.nodes, work.nodes)
+    compared = spread(on.nodes, work.compared)
+    nodes = on.nodes if work.runs_whole(how) else compared
     prepared = timed(lambda: _baseline(how, on, work.device), work.device)
 
     def run(senders: list[Node]) -> torch.Tensor:
@@ -93,7 +104,7 @@ def baseline_sweep(how: str, work: Work) -> Sweep:
         seconds_run=some.seconds,
         nodes_run=len(nodes),
         memory=peak_gb(work.device),
-        differences=some.result.tolist(),
+        differences=some.result[[nodes.index(node) for node in compared]].tolist(),
     )
 
 
@@ -114,7 +125,7 @@ def engine_sweep(name: str, work: Work) -> Sweep:
     memory = peak_gb(work.device)
     differences = torch.stack([probability_difference(found, on.years_yy) for found in swept.result])
     clean = probability_difference(prepared.result.probabilities(), on.years_yy)
-    shared = spread(range(len(nodes)), work.nodes)
+    shared = spread(range(len(nodes)), work.compared)
     return Sweep(
         how=f"{name} engine",
         preparing=prepared.seconds,

@@ -17,9 +17,11 @@ import torch
 
 from gpt2 import Model
 from path_patching.paths import Node, PathSet, PathSetError, Via
+from path_patching.prefixes import distinct_prefixes
 from utils import UserError, progress
 
 Data = Literal["clean", "corrupted"]
+BYTES = 4  # of a float32
 
 
 def other(data: Data) -> Data:
@@ -187,9 +189,12 @@ class Engine(ABC):
             self._kept = batch
         return batch
 
-    @abstractmethod
     def _batch_bytes(self, pairs: torch.Tensor) -> int:
         """How much memory the activations of pairs (B, 2, T) take, while they are computed."""
+        architecture = self.model.architecture
+        n_prefixes = len(distinct_prefixes(pairs.flatten(0, 1).unique(dim=0)).tokens)
+        widths_each = 3 * architecture.n_layers + 1 + 16  # kept, and at work in one layer
+        return BYTES * n_prefixes * architecture.d_model * widths_each
 
     @abstractmethod
     def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Any:

@@ -61,10 +61,10 @@ class Gpt2Circuit:
         self.node = cache(self._node)
         self.residual = cache(self._residual)
 
-    def embeddings(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Token plus position embeddings (N, T, D) of token ids (N, T)."""
+    def embeddings(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Token plus position embeddings (P, D) of token ids and where they stand, (P,) each."""
         token, position = self._embedding.values()
-        return token[tokens.to(self.device)] + position[: tokens.shape[1]]
+        return token[tokens.to(self.device)] + position[positions.to(self.device)]
 
     def _weight(self, name: str) -> rc.Circuit:
         return self._weights[f"{name}_arr"]
@@ -150,9 +150,9 @@ class Gpt2Circuit:
         normed = self._layer_norm(read, f"m{layer}", f"{name}.normed")
         return rc.substitute_all_modules(rc.Module(spec, name, **{"m.input": normed}, **weights))
 
-    def mlp_layer(self, layer: int, n_positions: int) -> rc.Circuit:
-        """The residual stream after MLP `layer` at all positions, (T, D), from the symbol `m{layer}.in`."""
-        read = self._stream(f"m{layer}.in", n_positions)
+    def mlp_layer(self, layer: int) -> rc.Circuit:
+        """The residual stream after MLP `layer` at any position, (D,), from the symbol `m{layer}.in`."""
+        read = rc.Symbol.new_with_random_uuid((self.architecture.d_model,), f"m{layer}.in")
         return rc.Add(read, self._mlp(read, layer, f"m{layer}"), name=f"m{layer}.out")
 
     def attention_layer(self, layer: int, n_positions: int) -> AttentionLayer:

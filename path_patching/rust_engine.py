@@ -19,15 +19,14 @@ import torch
 
 from gpt2 import Model
 from path_patching.direct_effects import Change, direct_effects, is_cheaper
-from path_patching.engine import Data, Engine, Sentences, other
+from path_patching.engine import BYTES, Data, Engine, Sentences, other
 from path_patching.gpt2_circuit import Gpt2Circuit, input_matcher, stream_name
 from path_patching.paths import Branch, Node, PathSet, Via
 from path_patching.rust_activations import Activations, evaluate
 from path_patching.unembedding import Unembedding
 from utils import progress
 
-BYTES = 4  # of a float32
-BYTES_AT_ONCE = 256_000_000  # in one evaluation: enough to keep the cores busy and rust_circuit's own work small
+BYTES_AT_ONCE = 128_000_000  # in one evaluation: enough to keep the cores busy and rust_circuit's own work small
 WIDTHS_PER_ROW = 40  # tensors of D numbers that an evaluation holds for a row (sender, pair), neurons among them
 
 Role = Literal["residual", "write", "inside", "change"]
@@ -123,12 +122,6 @@ class RustCircuitEngine(Engine):
 
     def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Activations:
         return Activations(self._circuit, clean, corrupted)
-
-    def _batch_bytes(self, pairs: torch.Tensor) -> int:
-        architecture = self.model.architecture
-        n_tokens = pairs.flatten(0, 1).unique(dim=0).numel()
-        widths_each = 3 * architecture.n_layers + 1 + 16  # kept, and at work in one layer
-        return BYTES * n_tokens * architecture.d_model * widths_each
 
     def _evaluate(self, batch: Activations, paths: PathSet | None, inside: Data) -> torch.Tensor:
         template = PathCircuitBuilder(self._circuit).build(paths) if paths else self._unpatched()

@@ -15,14 +15,12 @@ import torch
 
 from gpt2 import Model
 from path_patching.direct_effects import Change, direct_effects, is_cheaper
-from path_patching.engine import Data, Engine, Sentences, other
+from path_patching.engine import BYTES, Data, Engine, Sentences, other
 from path_patching.paths import INPUTS, Node, PathSet, Via
-from path_patching.torch_forward import Activations, Transformer, distinct_prefixes
+from path_patching.torch_forward import Activations, Transformer
 from path_patching.torch_patching import Patching
 from path_patching.unembedding import Unembedding
 from utils import UserError, progress
-
-BYTES = 4  # of a float32
 
 
 class TorchEngine(Engine):
@@ -39,12 +37,6 @@ class TorchEngine(Engine):
             raise UserError("matrix products are rounded below float32: torch.set_float32_matmul_precision('highest')")
         self._transformer = Transformer(model, device)
         self._unembedding = Unembedding(model, sentences.answers, device)
-
-    def _batch_bytes(self, pairs: torch.Tensor) -> int:
-        architecture = self.model.architecture
-        n_prefixes = len(distinct_prefixes(pairs.flatten(0, 1).unique(dim=0)).tokens)
-        widths_each = 3 * architecture.n_layers + 1 + 16  # kept, and at work in one layer
-        return BYTES * n_prefixes * architecture.d_model * widths_each
 
     def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Activations:
         return Activations(self._transformer, clean, corrupted)

@@ -1,13 +1,9 @@
 """GPT-2 in plain PyTorch: the parts that path patching recomputes, and one forward pass that keeps what it needs.
 
-The forward pass runs over the distinct *prefixes* of a set of sentences: what a model computes at a position depends on
-that token and those before it alone, so sentences that begin alike share everything up to where they part, and clean
-and corrupted sentences share all that lies before YY. Prefixes: P; sentences: B; positions: T; width: D.
+The forward pass runs over the distinct prefixes (P) of sentences (B); positions: T; width: D.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch.nn import functional
@@ -15,37 +11,9 @@ from torch.nn import functional
 from gpt2 import LAYER_NORM_EPSILON, Model
 from path_patching.engine import Data
 from path_patching.paths import Node, Via
+from path_patching.prefixes import Prefixes, distinct_prefixes
 
 SENTENCES_AT_ONCE = 256  # in attention, where every sentence has its own copies of queries, keys and values
-
-
-class Prefixes(NamedTuple):
-    """The distinct beginnings of B sentences, in order of length.
-
-    `tokens` and `positions` (P,) are each prefix's last token and where it stands; `of_sentence` (B, T) the prefix that
-    a sentence has up to each position; `example` (P,) one place in the flattened `of_sentence` that has the prefix.
-    """
-
-    tokens: torch.Tensor
-    positions: torch.Tensor
-    of_sentence: torch.Tensor
-    example: torch.Tensor
-
-
-def distinct_prefixes(sentences: torch.Tensor) -> Prefixes:
-    """The prefixes of token ids (B, T), int64."""
-    n_sentences, n_positions = sentences.shape
-    of_sentence = torch.empty_like(sentences)
-    examples, found, before = [], 0, sentences.new_zeros(n_sentences)
-    for position in range(n_positions):
-        steps = torch.stack([before, sentences[:, position]], 1)
-        _, before, counts = steps.unique(dim=0, return_inverse=True, return_counts=True)
-        first = before.argsort(stable=True)[counts.cumsum(0) - counts]
-        of_sentence[:, position] = before + found
-        examples.append(first * n_positions + position)
-        found += len(counts)
-    example = torch.cat(examples)
-    return Prefixes(sentences.flatten()[example], example % n_positions, of_sentence, example)
 
 
 class Transformer:

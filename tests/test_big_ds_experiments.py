@@ -16,6 +16,7 @@ from path_patching.engine import Sentences
 from path_patching.paths import Node
 from settings import ROOT
 from tensor_cache import load_model
+from tests.engines import each_engine, skip_without
 from tests.experiments import random_gpt2, run_experiment
 from tests.reference import Reference
 from tests.scripts import output, run_python
@@ -138,8 +139,10 @@ def test_the_paper_s_circuit_in_a_smaller_model_is_one_line(checkpoint, tmp_path
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_sentences(tmp_path):
+@each_engine
+def test_memory_does_not_grow_with_the_sentences(tmp_path, engine_name):
     """Beside the probabilities asked for, 5 kB a sentence."""
+    skip_without(engine_name)
     watched = (
         "import resource, runpy, sys\n"
         "runpy.run_path(sys.argv[0])\n"
@@ -148,7 +151,7 @@ def test_memory_does_not_grow_with_the_sentences(tmp_path):
 
     def peak(n: int) -> float:
         code = f"import sys; sys.argv[0] = {str(ROOT / (SCRIPT + '.py'))!r}\n{watched}"
-        flags = ["--model", "standin", "--engine", "torch", "--circuit", "paper", "--memory-gb", "0.3"]
+        flags = ["--model", "standin", "--engine", engine_name, "--circuit", "paper", "--memory-gb", "0.3"]
         run = run_python("-c", code, *flags, "--n", str(n), "--out", str(tmp_path / "out"))
         return float(output(run).split("peak kB")[1]) / 1e6
 

@@ -13,9 +13,10 @@ from path_patching import torch_engine
 from path_patching.direct_effects import is_cheaper
 from path_patching.engine import Sentences
 from path_patching.paths import Node, PathSet, layer_nodes
+from path_patching.prefixes import distinct_prefixes
 from path_patching.streamed_softmax import StreamedSoftmax, vocabulary_pieces
 from path_patching.torch_engine import TorchEngine
-from path_patching.torch_forward import Transformer, distinct_prefixes
+from path_patching.torch_forward import Transformer
 from tests.setups import SETUPS, Setup, late_half, path_sets
 from utils import UserError
 

@@ -1,0 +1,40 @@
+"""The distinct beginnings of sentences, over which both engines run their forward passes.
+
+What a model computes at a position depends on that token and those before it alone. So sentences that begin alike share
+everything up to where they part, and clean and corrupted sentences share all that lies before YY.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+
+class Prefixes(NamedTuple):
+    """The distinct beginnings of B sentences, in order of length.
+
+    `tokens` and `positions` (P,) are each prefix's last token and where it stands; `of_sentence` (B, T) the prefix that
+    a sentence has up to each position; `example` (P,) one place in the flattened `of_sentence` that has the prefix.
+    """
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    of_sentence: torch.Tensor
+    example: torch.Tensor
+
+
+def distinct_prefixes(sentences: torch.Tensor) -> Prefixes:
+    """The prefixes of token ids (B, T), int64."""
+    n_sentences, n_positions = sentences.shape
+    of_sentence = torch.empty_like(sentences)
+    examples, found, before = [], 0, sentences.new_zeros(n_sentences)
+    for position in range(n_positions):
+        steps = torch.stack([before, sentences[:, position]], 1)
+        _, before, counts = steps.unique(dim=0, return_inverse=True, return_counts=True)
+        first = before.argsort(stable=True)[counts.cumsum(0) - counts]
+        of_sentence[:, position] = before + found
+        examples.append(first * n_positions + position)
+        found += len(counts)
+    example = torch.cat(examples)
+    return Prefixes(sentences.flatten()[example], example % n_positions, of_sentence, example)
