@@ -1,16 +1,19 @@
 """Finding a circuit by rule: what the paper does by eye when it looks at its sweeps (section 3).
 
-A node is kept if patching it changes the mean probability difference by at least a *threshold*, a share of the clean
-difference. At END, what the logits read is swept first; then, from the last layer down, what each kept MLP reads,
-through every chain of the later ones: more MLPs may be found on the way. The kept heads feed those readers through
-which they matter. Those inputs of the heads that matter are followed to the nodes at YY, and what these read is swept
-likewise, down to the embeddings. An input that comes from no node at YY, as queries at END do not, is taken whole.
+A node is kept if patching it changes the mean of a metric by at least a *threshold*, a share of its clean value. For
+the year-span sentences the metric is the probability difference, but any will do, and any sentences that differ from
+their twins at one position, which is called YY here. At END, what the logits read is swept first; then, from the last
+layer down, what each kept MLP reads, through every chain of the later ones: more MLPs may be found on the way. The kept
+heads feed those readers through which they matter. Those inputs of the heads that matter are followed to the nodes at
+YY, and what these read is swept likewise, down to the embeddings. An input that comes from no node at YY, as queries at
+END do not, is taken whole.
 
 If no threshold is given, it is lowered until the circuit suffices, or would be a large part of the model.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -30,13 +33,13 @@ from circuit import (
     nodes,
 )
 from circuit_effects import Effects, remembered_effects
-from metrics import probability_difference
+from metrics import Metric
 from path_patching.engine import Engine
 from path_patching.paths import INPUTS, Node, PathSet, Via, layer_nodes
 from utils import UserError
 
 NAME = "the circuit found automatically"
-THRESHOLDS = (0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # shares of the clean probability difference
+THRESHOLDS = (0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # shares of the metric's clean value
 ENOUGH = 0.85  # share of it that the full circuit has to recover; the paper's recovers 0.875
 MOST = 1 / 3  # of the nodes at END; with more in the circuit, no lower threshold is tried
 STUDIED = 3  # heads to look at closely
@@ -47,7 +50,7 @@ class Step:
     """One question of a search, and the effect of each candidate, strongest first."""
 
     asked: str
-    effects: Mapping[str, float]  # on the mean probability difference
+    effects: Mapping[str, float]  # on the mean of the metric
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,11 @@ class Found:
     """A circuit and how it was found.
 
     Candidates were kept if their |effect| is at least `threshold`; alone, the circuit recovers the share `recovered` of
-    the clean probability difference. `tried` has that share for every threshold tried (itself as a share).
+    the clean value. `tried` has that share for every threshold tried (itself as a share).
     """
 
     circuit: Circuit
-    clean_difference: float
+    clean: float
     threshold: float
     recovered: float
     steps: tuple[Step, ...]
@@ -68,7 +71,7 @@ class Found:
     def as_json(self) -> dict[str, object]:
         """Every decision and the effect behind it, as plain values."""
         return {
-            "clean probability difference": self.clean_difference,
+            "clean": self.clean,
             "threshold": self.threshold,
             "thresholds tried": [{"share of clean": key, "recovered": value} for key, value in self.tried.items()],
             "steps": [{"asked": step.asked} | self._decided(step.effects) for step in self.steps],
@@ -85,7 +88,7 @@ class Search:
 
     engine: Engine
     sweeps: Effects
-    years_yy: torch.Tensor
+    metric: Metric
     yy: int
     end: int
     clean: float
@@ -93,12 +96,12 @@ class Search:
 
     def effect(self, paths: PathSet) -> float:
         """The effect of patching a path set."""
-        return probability_difference(self.engine.probabilities(paths), self.years_yy).mean().item() - self.clean
+        return self.metric(self.engine.probabilities(paths)).mean().item() - self.clean
 
     def recovered(self, paths: PathSet) -> float:
-        """The share of the clean probability difference that a path set achieves alone."""
+        """The share of the clean value that a path set achieves alone."""
         alone = self.engine.probabilities(paths, inside="clean")
-        return probability_difference(alone, self.years_yy).mean().item() / self.clean
+        return self.metric(alone).mean().item() / self.clean
 
     def sweep(self, asked: str, receivers: PathSet, position: int, via: Via | Literal["all"] = "all") -> Step:
         """Which nodes at a position act on the receivers? At YY the embeddings are among them."""
@@ -124,23 +127,25 @@ def ranked(asked: str, effects: Mapping[str, float]) -> Step:
 
 def find_circuit(
     engine: Engine,
-    years_yy: torch.Tensor,
+    metric: Metric,
     yy: int,
     end: int,
     threshold: float | None = None,
     sweeps: Effects | None = None,
 ) -> Found:
-    """The circuit of a model on its engine's sentences, whose YY, at position `yy`, are `years_yy` (N,).
+    """The circuit that achieves a metric on its engine's sentences, which differ from their twins at position `yy`.
 
-    `threshold` is a share of the clean probability difference; `sweeps` are the engine's, where some are made already.
-    Raises `UserError` if no head at END is kept.
+    `threshold` is a share of the metric's clean value; `sweeps` are the engine's, where some are made already.
+    Raises `UserError` if no head at END is kept, or if the metric has no clean value to speak of.
     """
-    clean = probability_difference(engine.probabilities(), years_yy).mean().item()
-    search = Search(engine, sweeps or remembered_effects(engine, years_yy), years_yy, yy, end, clean, 0.0)
+    clean = metric(engine.probabilities()).mean().item()
+    if clean == 0 or not math.isfinite(clean):
+        raise UserError(f"the metric of {engine.model.name} is {clean} on clean sentences: there is nothing to explain")
+    search = Search(engine, sweeps or remembered_effects(engine, metric), metric, yy, end, clean, 0.0)
     attempts = _attempts(search, THRESHOLDS if threshold is None else (threshold,))
     if not attempts:
         raise UserError(
-            f"no head of {engine.model.name} at END changes the probability difference by as much as "
+            f"no head of {engine.model.name} at END changes the metric by as much as "
             f"{THRESHOLDS[-1] if threshold is None else threshold:.2%} of the clean {clean:.4f}; "
             "give a lower --threshold, or a circuit with --circuit FILE"
         )

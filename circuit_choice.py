@@ -10,6 +10,7 @@ from circuit import PAPER, Circuit, check_fits
 from circuit_file import from_json, read_circuit
 from experiment import YearExperiment
 from gpt2 import Model
+from metrics import greater_than
 from path_patching.engine import Sentences
 from publication import record_path
 from settings import Settings
@@ -63,8 +64,8 @@ def _found_before(folder: Path, model: Model) -> Artifacts | None:
 def _found_now(experiment: YearExperiment) -> Circuit:
     """The circuit found on the experiment's first sentences."""
     engine, dataset = experiment.engine, experiment.dataset
-    sentences, years_yy = engine.sentences, dataset.years_YY[:SENTENCES]
+    sentences, metric = engine.sentences, greater_than(dataset.years_YY[:SENTENCES])
     fewer = Sentences(sentences.clean[:SENTENCES], sentences.corrupted[:SENTENCES], sentences.answers)
     print(f"circuit: none found by {DISCOVERY}.py, so it is searched for on {len(fewer)} sentences")
     searched = type(engine)(engine.model, fewer, engine.device, engine.memory_gb)
-    return find_circuit(searched, years_yy, dataset.yy, dataset.end).circuit
+    return find_circuit(searched, metric, dataset.yy, dataset.end).circuit

@@ -14,7 +14,7 @@ from circuit_effects import link_effects, remembered_effects
 from circuit_file import as_json, links_as_json, table
 from experiment import start_experiment
 from logit_lens import logit_lens
-from metrics import collate, cutoff_sharpness, probability_difference
+from metrics import collate, cutoff_sharpness, greater_than, probability_difference
 from path_patching.iterative import strongest
 from path_patching.paths import Node, PathSet
 from settings import Settings, flag, read_settings
@@ -56,11 +56,12 @@ run.note("clean cutoff sharpness", mean(cutoff_sharpness(clean, yy), settings.se
 run.note("corrupted probability difference", mean(probability_difference(corrupted, yy), settings.seed))
 
 # %% Which circuit is followed? The paper's or a file's; or one found here by rule, from sweeps like those below.
-effects = remembered_effects(engine, yy)
+metric = greater_than(yy)
+effects = remembered_effects(engine, metric)
 automatic = circuit_asked_for(settings, model) == "auto"
 if settings.threshold is not None and not automatic:
     raise UserError("--threshold is for --circuit auto; leave it out, or find the circuit automatically")
-found = find_circuit(engine, yy, YY, END, settings.threshold, effects) if automatic else None
+found = find_circuit(engine, metric, YY, END, settings.threshold, effects) if automatic else None
 circuit = found.circuit if found else choose_circuit(settings, experiment)
 run.note("circuit", circuit.name)
 print(table(circuit))
@@ -140,7 +141,7 @@ for mlp in nodes(lower, YY):
 evaluate("full circuit", "full_circuit_probs.pt", full_circuit(circuit, YY, END))
 
 # %% How much does each of its links matter? With that, and how it was found, the circuit is data for other scripts.
-links = links_as_json(link_effects(engine, circuit, yy, YY, END))
+links = links_as_json(link_effects(engine, circuit, metric, YY, END))
 run.save_json("circuit.json", as_json(circuit) | {"links": links} | ({"search": found.as_json()} if found else {}))
 
 # %% Everything ran: publish it.

@@ -1,8 +1,9 @@
 """A circuit drawn: the inputs at the bottom, the logits on top, YY to the left of END.
 
 Later layers lie higher, so that all links run upwards: heads on a stair, MLPs in a column beside it. A link is the
-wider, the more patching what its sender writes along it changes the probability difference, and dashed if that raises
-it. Links that hardly change it are left out, but for the strongest of each node. The pointer names every link drawn.
+wider, the more patching what its sender writes along it changes the probability difference (or another metric), and
+dashed if that raises it. Links that hardly change it are left out, but for the strongest of each node. The pointer
+names every link drawn.
 """
 
 from __future__ import annotations
@@ -60,8 +61,21 @@ class Box:
         return np.array([self.x, self.y])
 
 
-def circuit_figure(effects: Mapping[Link, float], title: str) -> go.Figure:
-    """The drawing of a circuit, given the effect of each of its links on the mean probability difference."""
+@dataclass(frozen=True)
+class Measure:
+    """What effects are changes of: a metric's name, and the unit in which one of it is shown as `times`."""
+
+    metric: str
+    unit: str
+    times: float
+
+
+DIFFERENCE = Measure("probability difference", "percentage points", 100)
+
+
+def circuit_figure(effects: Mapping[Link, float], title: str, of: Measure = DIFFERENCE) -> go.Figure:
+    """The drawing of a circuit, given the effect of each of its links on the mean of a metric."""
+    effects = {link: of.times * effect for link, effect in effects.items()}
     boxes = _boxes({name for link in effects for name in (link.reader, _sender(link))})
     strongest = max(map(abs, effects.values())) or 1.0
     drawn = _worth_drawing(effects, DRAWN * strongest)
@@ -71,13 +85,13 @@ def circuit_figure(effects: Mapping[Link, float], title: str) -> go.Figure:
         _add_panel(figure, list(here), top)
     for link in drawn:
         curve = _curve(link.via, boxes[_sender(link)], boxes[link.reader])
-        _add_link(figure, link, effects[link], strongest, curve)
+        _add_link(figure, link, effects[link], strongest, curve, of.unit)
     for box in boxes.values():
         _add_box(figure, box)
-    _add_legend(figure, drawn, strongest)
-    subtitle = "links run upwards; a dashed one raises the probability difference when it is patched"
+    _add_legend(figure, drawn, strongest, of.unit)
+    subtitle = f"links run upwards; a dashed one raises the {of.metric} when it is patched"
     if left_out := len(effects) - len(drawn):
-        subtitle += f"; links of less than {100 * DRAWN * strongest:.1g} points that are not drawn: {left_out}"
+        subtitle += f"; links of less than {DRAWN * strongest:.1g} {of.unit} that are not drawn: {left_out}"
     return dressed(_sized(figure), title, subtitle)
 
 
@@ -187,11 +201,11 @@ def _line_width(share: float) -> float:
     return max(THINNEST, WIDEST * share**0.5)
 
 
-def _add_link(figure: go.Figure, link: Link, effect: float, strongest: float, curve: np.ndarray) -> None:
+def _add_link(figure: go.Figure, link: Link, effect: float, strongest: float, curve: np.ndarray, unit: str) -> None:
     width = _line_width(abs(effect) / strongest)
     line = {"color": COLOURS[link.via], "width": width, "simplify": False}
     line |= {"dash": "7px,4px"} if effect > 0 else {}
-    said = f"{_sender(link)} → {INPUTS[link.via]} of {link.reader}<br>{100 * effect:+.2g} percentage points"
+    said = f"{_sender(link)} → {INPUTS[link.via]} of {link.reader}<br>{effect:+.2g} {unit}"
     figure.add_scatter(
         x=curve[:, 0], y=curve[:, 1], mode="lines", line=line, opacity=0.7, showlegend=False,
         hovertemplate=f"{said}<extra></extra>",
@@ -215,15 +229,15 @@ def _add_box(figure: go.Figure, box: Box) -> None:
     figure.add_annotation(text=box.name, x=box.x, y=box.y, showarrow=False, font={"size": 11, "color": INK})
 
 
-def _add_legend(figure: go.Figure, drawn: list[Link], strongest: float) -> None:
+def _add_legend(figure: go.Figure, drawn: list[Link], strongest: float, unit: str) -> None:
     """What the colours and the widths of the lines mean."""
     read = {link.via for link in drawn}
     for via in (via for via in INPUTS if via in read):
         _add_legend_line(figure, INPUTS[via], {"color": COLOURS[via], "width": 4}, "read through")
-    unit = 10.0 ** math.floor(math.log10(100 * strongest))
-    for points in dict.fromkeys((100 * strongest // unit * unit, unit, unit / 10, unit / 100)):
-        line = {"color": GREY, "width": _line_width(points / 100 / strongest)}
-        _add_legend_line(figure, f"{points:g}", line, "effect (percentage points)")
+    power = 10.0 ** math.floor(math.log10(strongest))
+    for size in dict.fromkeys((strongest // power * power, power, power / 10, power / 100)):
+        line = {"color": GREY, "width": _line_width(size / strongest)}
+        _add_legend_line(figure, f"{size:g}", line, f"effect ({unit})")
 
 
 def _add_legend_line(figure: go.Figure, name: str, line: Mapping[str, object], group: str) -> None:

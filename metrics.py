@@ -6,6 +6,8 @@ dtype given; give float64, since a float32 softmax over 50,257 entries is not ac
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -13,6 +15,7 @@ import torch
 from utils import UserError
 
 ValidYears = Literal["greater", "less"]
+Metric = Callable[[torch.Tensor], torch.Tensor]  # answer probabilities (N, A) to one number a sentence, (N,)
 FIRST_YY, LAST_YY = 2, 98
 COLLATED_YY = tuple(range(FIRST_YY, LAST_YY + 1))
 
@@ -37,6 +40,11 @@ def probability_difference(
     start = years_yy.to(year_probs.device)[:, None]  # (N, 1)
     is_valid = years > start if valid == "greater" else years < start  # (N, 100)
     return torch.where(is_valid, year_probs, -year_probs).sum(-1)
+
+
+def greater_than(years_yy: torch.Tensor, valid: ValidYears = "greater") -> Metric:
+    """The probability difference of sentences with these YY, (N,)."""
+    return partial(probability_difference, years_yy=years_yy, valid=valid)
 
 
 def cutoff_sharpness(year_probs: torch.Tensor, years_yy: torch.Tensor, valid: ValidYears = "greater") -> torch.Tensor:

@@ -14,7 +14,7 @@ from circuit import PAPER, Circuit, in_order, into_mlp, late_half
 from circuit_choice import choose_circuit
 from dataset import year_token_ids
 from experiment import start_experiment
-from metrics import cutoff_sharpness, probability_difference
+from metrics import cutoff_sharpness, greater_than, probability_difference
 from path_patching.engine import Engine, Sentences
 from path_patching.iterative import effects_on, strongest
 from path_patching.paths import Node, PathSet
@@ -44,7 +44,7 @@ def engine_for(dataset: TaskDataset) -> Engine:
 
 def sweep(artifact: str, dataset: TaskDataset, engine: Engine, receivers: PathSet) -> None:
     """Patch receivers∘node for every node at END; save the (L, H + 1) effects and name the strongest."""
-    effects = effects_on(engine, receivers, dataset.years_YY, dataset.end, valid=dataset.task.valid)
+    effects = effects_on(engine, receivers, greater_than(dataset.years_YY, dataset.task.valid), dataset.end)
     run.save(f"generalization/{artifact}.pt", effects)
     run.note(f"strongest in {artifact}", strongest(effects))
 

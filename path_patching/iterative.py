@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from metrics import ValidYears, probability_difference
+from metrics import Metric
 from path_patching.engine import Engine
 from path_patching.paths import PathSet, Via, layer_nodes
 
@@ -14,22 +14,21 @@ from path_patching.paths import PathSet, Via, layer_nodes
 def effects_on(
     engine: Engine,
     receivers: PathSet,
-    years_yy: torch.Tensor,
+    metric: Metric,
     position: int,
     via: Via | Literal["all"] = "all",
-    valid: ValidYears = "greater",
 ) -> torch.Tensor:
     """The effect of every head and MLP at `position` on the receivers: (L, H + 1) float64, MLPs in the last column.
 
-    An effect is the mean probability difference with exactly the paths receivers∘node on corrupted data, minus the
-    clean mean. A node that no receiver reads has none.
+    An effect is the mean of the metric with exactly the paths receivers∘node on corrupted data, minus the clean mean. A
+    node that no receiver reads has none.
     """
     architecture = engine.model.architecture
     n_heads = architecture.n_heads
     senders = [node for layer in range(architecture.n_layers) for node in layer_nodes(layer, n_heads, position)]
     patched = engine.sweep(receivers, senders, via)  # (L·(H + 1), N, 100)
-    clean = probability_difference(engine.probabilities(), years_yy, valid).mean()
-    means = torch.stack([probability_difference(probabilities, years_yy, valid).mean() for probabilities in patched])
+    clean = metric(engine.probabilities()).mean()
+    means = torch.stack([metric(probabilities).mean() for probabilities in patched])
     return (means - clean).reshape(architecture.n_layers, n_heads + 1)
 
 

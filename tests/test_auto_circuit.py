@@ -13,7 +13,7 @@ from circuit import LOGITS, Circuit, full_circuit, late_half, random_circuit
 from circuit_effects import remembered_effects
 from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
 from gpt2 import Architecture, Model, random_model
-from metrics import probability_difference
+from metrics import greater_than, probability_difference
 from path_patching.engine import Engine, Sentences
 from path_patching.paths import Node, PathSet
 from tensor_cache import load_model
@@ -136,7 +136,7 @@ def difference(engine: Engine, years_yy: torch.Tensor, *asked: object) -> float:
 def test_a_planted_circuit_is_found_exactly(engine_name, plant):
     engine = engine_of(engine_name, plant)
     assert difference(engine, YEARS) > 0.9
-    result = find_circuit(engine, YEARS, YY, END)
+    result = find_circuit(engine, greater_than(YEARS), YY, END)
     expected = PLANTED[plant]
     assert set(result.circuit.studied) == set(expected.studied)
     assert result.circuit == Circuit(**(vars(expected) | {"studied": result.circuit.studied}))
@@ -148,21 +148,21 @@ def test_a_planted_circuit_is_found_exactly(engine_name, plant):
 def test_the_planted_chain_is_found_path_by_path():
     m2, head, m0, embeds = CHAIN
     chain = PathSet.at(Node.logits(END)).extend([m2]).extend([head]).extend([m0], "v").extend([embeds])
-    result = find_circuit(engine_of("torch", a_chain_with_decoys), YEARS, YY, END)
+    result = find_circuit(engine_of("torch", a_chain_with_decoys), greater_than(YEARS), YY, END)
     assert full_circuit(result.circuit, YY, END) == chain
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.01, 1e-4])
 def test_the_planted_chain_does_not_depend_on_the_threshold(threshold):
-    result = find_circuit(engine_of("torch", a_chain_with_decoys), YEARS, YY, END, threshold)
+    result = find_circuit(engine_of("torch", a_chain_with_decoys), greater_than(YEARS), YY, END, threshold)
     assert result.circuit == PLANTED[a_chain_with_decoys]
     assert result.tried == {threshold: pytest.approx(1, abs=1e-3)}
-    assert result.threshold == pytest.approx(threshold * result.clean_difference)
+    assert result.threshold == pytest.approx(threshold * result.clean)
 
 
 def test_every_decision_is_recorded_with_the_effect_behind_it():
     engine = engine_of("torch", a_chain_with_decoys)
-    described = json.loads(json.dumps(find_circuit(engine, YEARS, YY, END).as_json()))
+    described = json.loads(json.dumps(find_circuit(engine, greater_than(YEARS), YY, END).as_json()))
     threshold = described["threshold"]
     for step in described["steps"]:
         assert all(abs(effect) >= threshold for effect in step["kept"].values())
@@ -185,13 +185,13 @@ def test_every_decision_is_recorded_with_the_effect_behind_it():
     paths = PathSet.at(Node.logits(END)).extend([Node.mlp(2, END)]).extend([Node.head(1, 1, END)])
     clean = difference(engine, YEARS)
     assert effect == pytest.approx(difference(engine, YEARS, paths) - clean, abs=1e-6)
-    assert described["clean probability difference"] == pytest.approx(clean)
+    assert described["clean"] == pytest.approx(clean)
 
 
 def test_inputs_that_come_from_no_node_at_yy_are_taken_whole():
     """The head reads the year where another head has moved it to: the position before END."""
     engine = engine_of("torch", by_way_of_another_position)
-    circuit = find_circuit(engine, YEARS, YY, END).circuit
+    circuit = find_circuit(engine, greater_than(YEARS), YY, END).circuit
     assert (circuit.heads, circuit.mlps) == (("a1.h1",), ())
     assert (circuit.whole, circuit.followed, circuit.first_below) == (("v",), (), ())
     alone = difference(engine, YEARS, full_circuit(circuit, YY, END), "clean")
@@ -204,16 +204,16 @@ def test_a_model_in_which_no_head_matters_is_one_line():
     unembed(tensors)
     engine = make_engine("torch", Model("mute", SIZES, tensors, "mute"), planted_sentences())
     with pytest.raises(UserError, match=r"no head of mute at END .* give a lower --threshold") as error:
-        find_circuit(engine, YEARS, YY, END)
+        find_circuit(engine, greater_than(YEARS), YY, END)
     assert "\n" not in str(error.value)
 
 
 def test_sweeps_that_are_there_already_are_not_made_again(monkeypatch):
     engine = engine_of("torch", a_chain_with_decoys)
-    sweeps = remembered_effects(engine, YEARS)
-    result = find_circuit(engine, YEARS, YY, END, sweeps=sweeps)
+    sweeps = remembered_effects(engine, greater_than(YEARS))
+    result = find_circuit(engine, greater_than(YEARS), YY, END, sweeps=sweeps)
     monkeypatch.setattr(engine, "sweep", None)
-    assert find_circuit(engine, YEARS, YY, END, sweeps=sweeps) == result
+    assert find_circuit(engine, greater_than(YEARS), YY, END, sweeps=sweeps) == result
 
 
 @each_engine
@@ -224,7 +224,7 @@ def test_a_circuit_of_a_random_model_fits_it(engine_name, n_layers):
     corrupted = clean.clone()
     corrupted[:, 3] = 1
     engine = make_engine(engine_name, random_model(sizes), Sentences(clean, corrupted, torch.arange(100)))
-    result = find_circuit(engine, clean[:, 3], 3, 6)
+    result = find_circuit(engine, greater_than(clean[:, 3]), 3, 6)
     assert result.circuit.heads
     engine.probabilities(full_circuit(result.circuit, 3, 6), "clean")  # raises if a node is not in the model
 
@@ -235,7 +235,7 @@ def standin() -> tuple[Engine, YearDataset, Found]:
     dataset = YearDataset(valid_years(tokenizer), 97, NOUNS_FILE, tokenizer)
     sentences = Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids())
     engine = make_engine("torch", load_model("standin"), sentences)
-    return engine, dataset, find_circuit(engine, dataset.years_YY, dataset.yy, dataset.end)
+    return engine, dataset, find_circuit(engine, greater_than(dataset.years_YY), dataset.yy, dataset.end)
 
 
 @pytest.mark.slow

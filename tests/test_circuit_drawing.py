@@ -123,7 +123,7 @@ def test_links_that_hardly_matter_are_left_out_and_counted_but_no_node_is():
     figure = circuit_figure(effects, "title")
     drawn = [ends(trace) for trace in drawn_links(figure)]
     assert 0 < len(drawn) < len(effects) / 2
-    said = f"links of less than 0.05 points that are not drawn: {len(effects) - len(drawn)}"
+    said = f"links of less than 0.05 percentage points that are not drawn: {len(effects) - len(drawn)}"
     assert said in figure.layout.title.subtitle.text
     linked = {name for link in drawn for name in link}
     assert linked == {name for link in effects for name in (sender(link), link.reader)}

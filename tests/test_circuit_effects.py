@@ -4,7 +4,7 @@ import pytest
 
 from circuit import LOGITS, Circuit, Link
 from circuit_effects import link_effects, remembered_effects
-from metrics import probability_difference
+from metrics import greater_than, probability_difference
 from path_patching.iterative import effects_on
 from path_patching.paths import Node, PathSet
 from tests.engines import each_engine, make_engine
@@ -33,7 +33,7 @@ def test_in_a_planted_chain_every_link_is_all_that_matters(engine):
     clean, corrupted = (
         probability_difference(engine.probabilities(inside=data), YEARS).mean() for data in ("corrupted", "clean")
     )
-    effects = link_effects(engine, PLANTED, YEARS, YY, END)
+    effects = link_effects(engine, PLANTED, greater_than(YEARS), YY, END)
     assert set(effects) == {
         Link("logits@END", "in", "m2@END"),
         Link("m2@END", "in", "a1.h1@END"),
@@ -46,7 +46,7 @@ def test_in_a_planted_chain_every_link_is_all_that_matters(engine):
 
 @each_engine
 def test_a_links_effect_is_that_of_its_sender_through_every_path_to_its_reader(engine):
-    effects = link_effects(engine, LARGER, YEARS, YY, END)
+    effects = link_effects(engine, LARGER, greater_than(YEARS), YY, END)
     logits, m1, m2 = PathSet.at(Node.logits(END)), Node.mlp(1, END), Node.mlp(2, END)
     into_m1 = logits.through([m2]).extend([m1])
     head = logits.through([m1, m2]).extend([Node.head(1, 1, END)])
@@ -70,9 +70,9 @@ def test_a_sweep_is_made_once(monkeypatch):
     calls = []
     sweep = engine.sweep
     monkeypatch.setattr(engine, "sweep", lambda *asked: calls.append(asked) or sweep(*asked))
-    effects = remembered_effects(engine, YEARS)
+    effects = remembered_effects(engine, greater_than(YEARS))
     first = effects(PathSet.at(Node.logits(END)), END)
     assert effects(PathSet.at(Node.logits(END)), END) is first
     assert effects(PathSet.at(Node.logits(END)).extend([Node.mlp(2, END)]), END) is not first
     assert len(calls) == 2
-    assert (first == effects_on(engine, PathSet.at(Node.logits(END)), YEARS, END)).all()
+    assert (first == effects_on(engine, PathSet.at(Node.logits(END)), greater_than(YEARS), END)).all()

@@ -1,0 +1,53 @@
+"""A small model for `own_task.py`, trained in a minute: it has learned to repeat a colour, and nothing else.
+
+python examples/colour_model.py FOLDER
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tokenizer import EOS, load_tokenizer
+from utils import exit_on_user_error, progress
+
+THINGS = ("ball", "book", "bag", "car", "chair", "coat", "cup", "door", "flag", "hat", "house", "lamp")
+COLOURS = ("red", "blue", "green", "black", "brown", "pink", "orange", "purple", "gold", "yellow", "white")
+TEMPLATE = "{eos} The {thing} is {colour}, so its color is"
+STEPS, BATCH = 300, 64
+
+
+def sentence(thing: str, colour: str) -> str:
+    """A sentence whose next token is the colour again."""
+    return TEMPLATE.format(eos=EOS, thing=thing, colour=colour)
+
+
+def train(folder: Path) -> None:
+    """Train a GPT-2 of four layers on sentences drawn at random, and save it as a checkpoint."""
+    torch.manual_seed(0)
+    rng, tokenizer = random.Random(0), load_tokenizer()
+    sizes = {"n_layer": 4, "n_head": 8, "n_embd": 64, "n_positions": 32, "vocab_size": 50257}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
+    # Much weight decay: without it, nearly all of a model as small as this takes part in everything.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1.0)
+    for _ in progress(range(STEPS), "training"):
+        drawn = [(rng.choice(THINGS), rng.choice(COLOURS)) for _ in range(BATCH)]
+        tokens = torch.tensor([tokenizer(sentence(*each)).input_ids for each in drawn])
+        answers = torch.tensor([tokenizer(f" {colour}").input_ids[0] for _, colour in drawn])
+        loss = torch.nn.functional.cross_entropy(model(tokens, logits_to_keep=1).logits[:, -1], answers)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    print(f"loss at the end: {loss.item():.4f}")
+    model.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    sys.excepthook = exit_on_user_error
+    train(Path(sys.argv[1]))

@@ -1,0 +1,84 @@
+"""A circuit for a task of your own: python examples/own_task.py [--model gpt2|PATH] [--help]
+
+The task here is to repeat a colour: “The ball is red, so its color is” → “ red”. docs/own-task.md explains each step.
+Without --model, a small model that can do it is trained first, in a minute.
+"""
+
+# %% Which model? In an interactive window, change the settings here.
+import itertools
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from auto_circuit import find_circuit
+from circuit import full_circuit, late_half
+from circuit_drawing import Measure, circuit_figure
+from circuit_effects import link_effects
+from circuit_file import table
+from examples.colour_model import COLOURS, THINGS, sentence, train
+from path_patching.choose import make_engine
+from path_patching.engine import Sentences
+from settings import Settings, read_settings
+from tensor_cache import load_model
+from tokenizer import load_tokenizer
+from utils import written_whole
+
+TRAINED = "colour-model"
+settings = read_settings(__doc__, Settings(model=TRAINED, n=98))
+folder = settings.artifact_folder()
+if settings.model == TRAINED:
+    settings = replace(settings, model=str(folder / TRAINED))
+    if not (folder / TRAINED).is_dir():
+        train(folder / TRAINED)
+
+# %% Which prompts, and which twins? A twin differs at one token alone: its colour is always white.
+CORRUPTED = "white"
+pairs = list(itertools.product(THINGS, [colour for colour in COLOURS if colour != CORRUPTED]))
+drawn = [pairs[place] for place in torch.randperm(len(pairs)).tolist()][: settings.n]
+tokenizer = load_tokenizer()
+clean = torch.tensor([tokenizer(sentence(thing, colour)).input_ids for thing, colour in drawn])
+twins = torch.tensor([tokenizer(sentence(thing, CORRUPTED)).input_ids for thing, _ in drawn])
+[differing] = (clean != twins).any(0).nonzero().flatten().tolist()  # fails if there is more than one such position
+END = clean.shape[1] - 1
+print(f"{sentence(*drawn[0])!r}, corrupted: {sentence(drawn[0][0], CORRUPTED)!r}")
+
+# %% What is measured? The logit of the right colour, minus that of the corrupted one: a probability would hardly move.
+answers = torch.tensor([tokenizer(f" {colour}").input_ids[0] for colour in COLOURS])
+right = torch.tensor([COLOURS.index(colour) for _, colour in drawn])
+
+
+def metric(probabilities: torch.Tensor) -> torch.Tensor:
+    """Answer probabilities (N, A) to one number a sentence, (N,)."""
+    logits = probabilities.log()  # but for what the logits of a sentence have in common
+    return logits.gather(1, right[:, None]).squeeze(1) - logits[:, COLOURS.index(CORRUPTED)]
+
+
+# %% Can the model do it? If the first number is not far above the second, it has no circuit to be found.
+model = load_model(settings.model)
+sentences = Sentences(clean, twins, answers)
+engine = make_engine(settings.engine, settings.device, model, sentences, settings.memory_gb)
+whole = metric(engine.probabilities()).mean().item()
+print(f"{model.name}: clean {whole:.3f}, corrupted {metric(engine.probabilities(inside='clean')).mean().item():.3f}")
+
+# %% Which circuit does it? YY in the table is the position at which twins differ.
+circuit = find_circuit(engine, metric, differing, END).circuit
+print(table(circuit))
+for name, paths in {
+    "late half": late_half(circuit, END),
+    "full circuit": full_circuit(circuit, differing, END),
+}.items():
+    alone = metric(engine.probabilities(paths, inside="clean")).mean().item()
+    print(f"{name} alone: {alone:.3f}, {alone / whole:.1%} of clean")
+
+# %% What does it look like?
+MEASURE = Measure("difference of logits", "nats", 1)
+figure = circuit_figure(
+    link_effects(engine, circuit, metric, differing, END), f"Repeating a colour, {model.name}", MEASURE
+)
+with written_whole(folder / "own-task.html") as page:
+    figure.write_html(page)
+print(f"the circuit is drawn in {folder / 'own-task.html'}")
