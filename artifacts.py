@@ -20,7 +20,7 @@ from provenance import code_sha256, code_version, command, library_versions
 from publication import Publication, open_publication, read_record, record_path, sha256
 from settings import Settings, model_folder
 from tensor_cache import is_gpt2_small
-from utils import UserError
+from utils import UserError, first_line
 
 Number = float | str | list | dict | Estimate
 
@@ -122,7 +122,12 @@ class Artifacts:
             raise UserError(
                 f"{path} is damaged or of another run than {self.script}.json; run python {self.script}.py again"
             )
-        return json.loads(path.read_bytes()) if path.suffix == ".json" else torch.load(path, weights_only=True)
+        try:
+            return json.loads(path.read_bytes()) if path.suffix == ".json" else torch.load(path, weights_only=True)
+        except Exception as error:  # what a pickle that holds more than tensors makes the reader raise depends on it
+            raise UserError(
+                f"{path} cannot be read ({first_line(error)}); run python {self.script}.py again"
+            ) from error
 
 
 def read_artifacts(folder: Path, script: str) -> Artifacts:

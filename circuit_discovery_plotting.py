@@ -55,7 +55,9 @@ write(figure, name="logits-ipp")
 # %% Which nodes reach the logits through the late MLPs?
 if ipp := found("ipp_mlp*.pt", later_first=True):
     title = titled("Path patching: node → MLP → logits")
-    figure = sweeps(ipp, title, "nodes at END, through each MLP and any chain of the late MLPs above it")
+    figure = sweeps(
+        ipp, title, "nodes at END, through each MLP and any chain of the late MLPs above it", one_range=False
+    )
     write(figure, name="mlps-ipp")
 for mlp, sweep in ipp.items():
     title = titled(f"Path patching: node → {mlp} → logits")
@@ -106,7 +108,8 @@ for kind, sweep in found("attn_[qkv].pt").items():
 # %% And what do the early MLPs read, on the way to those values?
 if early := found("results_mlp*.pt", later_first=True):
     title = titled("Path patching: node → early MLP → values of heads")
-    figure = sweeps(early, title, f"nodes at YY, through each MLP at YY, then the heads and late MLPs of {circuit}")
+    subtitle = f"nodes at YY, through each MLP at YY, then the heads and late MLPs of {circuit}"
+    figure = sweeps(early, title, subtitle, one_range=False)
     write(figure, name="appendix/low-mlps-ipp")
 
 # %% What is left of the probability heatmap when all but the late half of the circuit gets the 01 data?

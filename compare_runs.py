@@ -20,15 +20,15 @@ from publication import record_path
 from steps import EXPERIMENTS
 from utils import UserError, exit_on_user_error
 
-ORDER, EFFECTS = "order.pt", "neuron_effects.pt"
+ORDER, EFFECTS, NUMBERS = "order.pt", "neuron_effects.pt", "numbers"
 COMPARED_IN_RECORDS = ("n", "seed", "as_published", "circuit")
 
 
 def largest_difference(one: object, other: object) -> float:
     """The largest difference of two values of the same form: tensors, numbers, dicts and lists of them.
 
-    That of a tensor whose values exceed one is a share of the largest of them. Infinite for values of another form, and
-    for words that differ.
+    That of a tensor or a number that exceeds one is a share of the largest value. Infinite for values of another form,
+    and for words that differ.
     """
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return _apart(one.double(), other.double())
@@ -37,7 +37,7 @@ def largest_difference(one: object, other: object) -> float:
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         return max(map(largest_difference, one, other), default=0.0)
     if isinstance(one, float) and isinstance(other, float):
-        return abs(one - other)
+        return _apart(torch.tensor(one, dtype=torch.float64), torch.tensor(other, dtype=torch.float64))
     return 0.0 if type(one) is type(other) and one == other else math.inf
 
 
@@ -51,7 +51,10 @@ def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def compare(one: Artifacts, other: Artifacts) -> dict[str, float]:
-    """The largest difference of each artifact of a script. Raises `UserError` if the runs are not comparable."""
+    """The largest difference of each artifact of a script, and of the numbers in its record.
+
+    Raises `UserError` if the runs are not comparable.
+    """
     check_same_model(one, other)
     for name in COMPARED_IN_RECORDS:
         settings = [made.record["settings"].get(name) for made in (one, other)]
@@ -66,7 +69,7 @@ def compare(one: Artifacts, other: Artifacts) -> dict[str, float]:
     if ORDER in found:
         effects = one.load(EFFECTS).abs()
         found[ORDER] = largest_difference(effects[one.load(ORDER)], effects[other.load(ORDER)])
-    return found
+    return found | {NUMBERS: largest_difference(one.record["numbers"], other.record["numbers"])}
 
 
 def main(arguments: list[str] | None = None) -> None:

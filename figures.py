@@ -97,7 +97,7 @@ def probability_heatmap(probs: Values, title: str, subtitle: str = "", like: Val
     return heatmap(probs, title, PREDICTED_YEAR, YY, colours, subtitle)
 
 
-def sweeps(panels: Mapping[str, Values], title: str, subtitle: str = "") -> go.Figure:
+def sweeps(panels: Mapping[str, Values], title: str, subtitle: str = "", one_range: bool = True) -> go.Figure:
     """Sweeps of path patching: a panel each, (layers, heads + 1) with the MLP last, in probability; drawn in points.
 
     Panels stand two in a row, or three if that leaves no hole or there are many.
@@ -106,7 +106,8 @@ def sweeps(panels: Mapping[str, Values], title: str, subtitle: str = "") -> go.F
     x, y = named("head", [*range(n_columns - 1), "MLP"]), named("layer", range(n_layers))
     size = (max(360, 24 * n_columns), max(320, 18 * n_layers))
     columns = 3 if len(panels) % 3 == 0 or len(panels) > 4 else 2
-    return facets({n: 100 * v for n, v in panels.items()}, title, x, y, change, subtitle, columns, size=size)
+    in_points = {name: 100 * values for name, values in panels.items()}
+    return facets(in_points, title, x, y, change, subtitle, columns, one_range, size)
 
 
 def heatmap(
@@ -210,7 +211,7 @@ def scatter(
     `y` is a title, for panels with ranges of their own, or an axis of rows that all panels share, as they then do x.
     """
     columns, rows_shared = min(2, len(panels)), isinstance(y, Axis)
-    figure = _panels(list(panels), columns, size, gap=30 if rows_shared else 60)
+    figure = _panels(list(panels), columns, size, gap=30 if rows_shared else 60, labelled=True)
     for index, groups in enumerate(panels.values()):
         at = {"row": index // columns + 1, "col": index % columns + 1}
         for group, (name, values) in enumerate(groups.items()):
@@ -306,9 +307,12 @@ def _fitting(values: Values, x: Axis, y: Axis) -> np.ndarray:
     return array
 
 
-def _panels(titles: Sequence[str], columns: int, size: tuple[int, int], gap: int) -> go.Figure:
-    """An empty figure of panels of `size` pixels, `gap` pixels apart, as large as they and the margins need."""
-    rows, between = math.ceil(len(titles) / columns), PANEL_TITLE + 17
+def _panels(titles: Sequence[str], columns: int, size: tuple[int, int], gap: int, labelled: bool = False) -> go.Figure:
+    """An empty figure of panels of `size` pixels, `gap` pixels apart, as large as they and the margins need.
+
+    Panels that are `labelled` have room below for the labels of their own ticks.
+    """
+    rows, between = math.ceil(len(titles) / columns), PANEL_TITLE + (37 if labelled else 17)
     width, height = columns * size[0] + (columns - 1) * gap, rows * size[1] + (rows - 1) * between
     figure = make_subplots(
         rows, columns, subplot_titles=titles, horizontal_spacing=gap / width, vertical_spacing=between / height

@@ -14,7 +14,7 @@ from concept_erasure import LeaceEraser
 
 Edit = Callable[[torch.Tensor], torch.Tensor]  # of an activation (n, D), to (n, D) float64
 
-NEGLIGIBLE = 1e-12  # of the sum of squares: what rounding makes of a direction in which nothing varies
+NEGLIGIBLE = 1e-8  # of the sum of squares: rounding turns fainter directions, and with them what is drawn from all
 FAINTEST = 1e-6  # correlation with a concept that is erased; the library would leave those below 0.01
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given
+from hypothesis import settings as tried
+from hypothesis import strategies as st
 
 from artifacts import Run, read_artifacts, start_run
 from gpt2 import Architecture, random_model
 from publication import RECORD_VERSION
 from settings import Settings
+from tests.refusals import unless_refused
+from tests.scripts import run_python
 from utils import UserError
 
 MODEL = random_model(Architecture(1, 1, 4, 4, 8, 16, 10))
@@ -104,3 +110,70 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
     with pytest.raises(UserError, match="No space left"):
         run.save("probs.pt", torch.zeros(2, 3))
     assert torch.equal(read_artifacts(tmp_path, "circuit_discovery").load("probs.pt"), torch.ones(2, 3))
+
+
+@tried(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    file=st.sampled_from(["probs.pt", "deep/probs.pt", "circuit_discovery.json"]),
+    kept=st.floats(0, 1),
+    inserted=st.binary(max_size=20),
+    rest=st.booleans(),
+)
+def test_a_damaged_file_is_refused_or_harmless(tmp_path, file, kept, inserted, rest):
+    """Truncated, overwritten in the middle, or longer: what is read is what was written, or one line says why not."""
+    published(tmp_path)
+    path = tmp_path / file
+    whole = path.read_bytes()
+    place = int(kept * len(whole))
+    path.write_bytes(whole[:place] + inserted + (whole[place + len(inserted) :] if rest else b""))
+
+    def read() -> tuple[torch.Tensor, dict]:
+        artifacts = read_artifacts(tmp_path, "circuit_discovery")
+        return artifacts.load("probs.pt"), artifacts.load("deep/probs.pt")
+
+    if found := unless_refused(read):
+        assert torch.equal(found[0], torch.ones(2, 3))
+        assert torch.equal(found[1]["a"], torch.arange(3))
+
+
+def test_artifacts_that_were_swapped_are_refused(tmp_path):
+    published(tmp_path)
+    one, other = tmp_path / "probs.pt", tmp_path / "deep" / "probs.pt"
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    for name in ("probs.pt", "deep/probs.pt"):
+        with pytest.raises(UserError, match="of another run"):
+            read_artifacts(tmp_path, "circuit_discovery").load(name)
+
+
+def test_what_is_no_plain_tensor_is_never_unpickled(tmp_path):
+    """Even under a record that fits: reading never runs code."""
+    run = new_run(tmp_path)
+    content = pickle.dumps(SystemExit("code was run"))
+    run.publication.stage("probs.pt", content)
+    run.publish()
+    with pytest.raises(UserError, match="cannot be read"):
+        read_artifacts(tmp_path, "circuit_discovery").load("probs.pt")
+
+
+def test_an_interrupted_run_publishes_nothing_and_says_so(tmp_path):
+    """Ctrl-C in the middle of a script."""
+    code = (
+        "import os, signal, sys, time\n"
+        "from tests.test_artifacts import new_run, MODEL\n"
+        "from pathlib import Path\n"
+        "from utils import exit_on_user_error\n"
+        "import torch\n"
+        "sys.excepthook = exit_on_user_error\n"
+        f"run = new_run(Path({str(tmp_path)!r}))\n"
+        "run.save('probs.pt', torch.zeros(3))\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "time.sleep(10)\n"
+        "run.publish()\n"
+    )
+    interrupted = run_python("-c", code)
+    assert interrupted.returncode not in (0, 1)
+    assert interrupted.stderr == "interrupted: nothing was published; earlier artifacts are untouched\n"
+    assert visible(tmp_path) == []
+    assert not list(tmp_path.glob(".*.staged"))

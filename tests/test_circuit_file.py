@@ -4,10 +4,14 @@ import json
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as tried
+from hypothesis import strategies as st
 
 from circuit import LOGITS, PAPER, Circuit, Link
 from circuit_file import as_json, from_json, links_as_json, links_from_json, main, read_circuit, table
 from settings import ROOT
+from tests.refusals import unless_refused
 from tests.scripts import error_line, output, run_python
 from utils import UserError
 
@@ -102,3 +106,15 @@ def test_the_script_prints_the_circuit_of_a_file_as_a_table(tmp_path, capsys):
 
 def test_the_script_ends_with_one_line_where_there_is_no_circuit(tmp_path):
     assert "no circuit can be read" in error_line(run_python(SCRIPT, str(tmp_path / "none.json")))
+
+
+NAMES = st.sampled_from(["m8", "m1", "a9.h1", "a0.h3", "embeds", "logits", "a9", "m", "x", "a1.h99", ""])
+VALUES = st.one_of(st.lists(NAMES, max_size=4), NAMES, st.none(), st.integers(), st.lists(st.sampled_from("qkvx")))
+
+
+@tried(max_examples=200, deadline=None)
+@given(changed=st.dictionaries(st.sampled_from([*as_json(PAPER), "links", "more"]), VALUES, max_size=3))
+def test_any_file_is_a_circuit_or_one_line(changed):
+    if circuit := unless_refused(lambda: from_json(as_json(PAPER) | changed)):
+        assert from_json(as_json(circuit)) == circuit
+        assert table(circuit)

@@ -6,8 +6,12 @@ from collections import Counter
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as tried
+from hypothesis import strategies as st
 
 from dataset import NOUNS_FILE, YearDataset, load_nouns, valid_years, year_token_ids
+from tests.refusals import unless_refused
 from tokenizer import load_tokenizer
 from utils import UserError
 
@@ -193,3 +197,30 @@ def test_year_token_ids_and_what_can_be_wrong_with_their_file(tmp_path):
     torch.save(torch.zeros(99, dtype=torch.int64), tmp_path / "short.pt")
     with pytest.raises(UserError, match="100 int64"):
         year_token_ids(tmp_path / "short.pt")
+
+
+@tried(max_examples=60, deadline=None)
+@given(
+    n=st.integers(-1, 250),
+    seed=st.integers(),
+    eos=st.booleans(),
+    balanced=st.booleans(),
+    nouns=st.lists(st.sampled_from([*load_nouns(), "antidisestablishment"]), min_size=0, max_size=4),
+    years=st.lists(st.integers(990, 1910), max_size=400, unique=True),
+)
+def test_a_dataset_is_as_asked_for_or_refused_in_one_line(n, seed, eos, balanced, nouns, years):
+    options = {"eos": eos, "balanced": balanced, "seed": seed}
+    data = unless_refused(lambda: dataset(n, nouns, torch.tensor(years, dtype=torch.int64), **options))
+    if data is None:
+        return
+    assert len(data) == n
+    assert set(data.years.tolist()) <= set(years)
+    differing = data.good_toks != data.bad_toks
+    assert (differing.nonzero()[:, 1] == data.yy).all()
+    ids = year_token_ids()
+    assert torch.equal(data.good_toks[:, data.yy], ids[data.years_YY])
+    assert (data.bad_toks[:, data.yy] == ids[1]).all()
+    assert torch.equal(data.good_toks[:, data.xx1], data.good_toks[:, data.end])
+    for sentence, year, noun in zip(data.good_sentences, data.years.tolist(), data.nouns, strict=True):
+        assert noun in nouns
+        assert f"The {noun} lasted from the year {year} to the year {year // 100}" in sentence

@@ -6,10 +6,14 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as tried
+from hypothesis import strategies as st
 
 import tasks
 from dataset import valid_years, year_token_ids
 from tasks import TASKS, Task, build
+from tests.refusals import unless_refused
 from tokenizer import EOS, load_tokenizer
 from utils import UserError
 
@@ -149,3 +153,27 @@ def test_words_of_several_tokens_are_refused(tokenizer, monkeypatch):
     monkeypatch.setattr(tasks, "load_nouns", lambda: ("war", "abductionist"))
     with pytest.raises(UserError, match="task 0: its sentences differ in length"):
         build(TASKS[0], tokenizer)
+
+
+WORDS = st.lists(
+    st.sampled_from(["The", "year", "17", "-", "$ 17", "{noun}", "{century}", ",", "year's", "é"]), max_size=5
+)
+
+
+@tried(max_examples=40, deadline=None)
+@given(
+    before=WORDS,
+    glued=st.sampled_from(["17{yy}", "{yy}", " {yy}", "7{yy}", "A{yy}B", "{century}{yy}"]),
+    after=WORDS,
+    corrupted_yy=st.sampled_from([1, 99]),
+)
+def test_twins_of_any_template_differ_at_yy_alone_or_are_refused(before, glued, after, corrupted_yy):
+    template = " ".join([*before, glued, *after])
+    data = unless_refused(lambda: build(Task(0, template, corrupted_yy=corrupted_yy), load_tokenizer()))
+    if data is None:
+        return
+    where = (data.good_toks != data.bad_toks).nonzero()
+    assert where[:, 0].tolist() == list(range(len(data.good_toks)))
+    assert (where[:, 1] == data.yy).all()
+    assert torch.equal(data.good_toks[:, data.yy], year_token_ids()[data.years_YY])
+    assert (data.bad_toks[:, data.yy] == year_token_ids()[corrupted_yy]).all()
