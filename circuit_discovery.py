@@ -64,6 +64,9 @@ if settings.threshold is not None and not automatic:
 found = find_circuit(engine, metric, YY, END, settings.threshold, effects) if automatic else None
 circuit = found.circuit if found else choose_circuit(settings, experiment)
 run.note("circuit", circuit.name)
+n_nodes = model.architecture.n_layers * (model.architecture.n_heads + 1)
+at_end, at_yy = len(circuit.heads + circuit.mlps), len(circuit.lower)
+run.note("circuit's heads and MLPs", f"{at_end} of {n_nodes} at END, {at_yy} of {n_nodes} at YY")
 print(table(circuit))
 
 # %% What else is looked at? The paper's nodes beside the circuit's own, where the model has them: so models compare.

@@ -126,6 +126,7 @@ CLAIMS: tuple[Claim | LeadingNodes, ...] = (
         _ON_BIG, "lost with the heads' queries and keys on 01 data, share of the late half", _BIG,
         "queries and keys on 01 data cost, as a share of the late half", 0.15, 0.05,
     ),
+    Claim("circuit discovery", "heads and MLPs of the circuit", _DISCOVERY, "circuit's heads and MLPs"),
     LeadingNodes(
         "circuit discovery", "strongest on the logits", "ipp_logits.pt", ("m8", "m9", "m10", "m11", "a9.h1"), 4
     ),

@@ -166,6 +166,7 @@ def test_an_interrupted_run_publishes_nothing_and_says_so(tmp_path):
         "from utils import exit_on_user_error\n"
         "import torch\n"
         "sys.excepthook = exit_on_user_error\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
         f"run = new_run(Path({str(tmp_path)!r}))\n"
         "run.save('probs.pt', torch.zeros(3))\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"
