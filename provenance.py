@@ -12,14 +12,20 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+import torch
+
 from settings import ROOT, in_interactive_window
 
-LIBRARIES = ("torch", "rust_circuit", "transformers", "numpy", "concept-erasure", "plotly")
+LIBRARIES = ("rust_circuit", "transformers", "numpy", "concept-erasure", "plotly")
 
 
 def library_versions() -> dict[str, str | None]:
-    """Versions of Python and of the libraries that results depend on; None for one that is not installed."""
-    return {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES}
+    """Versions of Python and of the libraries that results depend on; None for one that is not installed.
+
+    PyTorch's own word, because the package's does not say for which device it was built.
+    """
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    return versions | {name: _version(name) for name in LIBRARIES}
 
 
 def code_version() -> str | None:
