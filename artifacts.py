@@ -16,7 +16,7 @@ import torch
 
 from bootstrap import Estimate
 from gpt2 import Model
-from provenance import code_sha256, code_version, command, library_versions
+from provenance import made_by
 from publication import Publication, open_publication, read_record, record_path, sha256
 from settings import Settings, model_folder
 from tensor_cache import is_gpt2_small
@@ -83,14 +83,11 @@ def _shortened(value: Number) -> str:
 def start_run(script: str, settings: Settings, model: Model, engine: str, device: str) -> Run:
     """Open a run of `script`. Raises `UserError` if its folder is busy or cannot be written to."""
     provenance = {
-        "command": command(script),
+        **made_by(script),
         "model": {"name": model.name, "fingerprint": model.fingerprint, "is_gpt2_small": is_gpt2_small(model)},
         "settings": settings.as_json(),
         "engine": engine,
         "device": device,
-        "code": code_version(),
-        "code_sha256": code_sha256(script),
-        "versions": library_versions(),
     }
     return Run(open_publication(script, settings.artifact_folder()), provenance)
 

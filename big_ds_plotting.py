@@ -16,6 +16,7 @@ import figures
 from artifacts import Artifacts, read_artifacts
 from figures import CURVES, Axis, probability_heatmap
 from plots import start_plots
+from publication import record_path
 from settings import PlotSettings, read_settings
 from utils import UserError
 
@@ -28,7 +29,7 @@ folder = settings.artifact_folder()
 # %% Which runs are drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
 def run_of(script: str) -> tuple[Artifacts, dict[str, torch.Tensor]] | None:
     """A script's record and artifacts; None, and a line that says so, if it was not run."""
-    if not (folder / f"{script}.json").is_file():
+    if not record_path(folder, script).is_file():
         print(f"left out: the figures of {script}.py, which was not run")
         return None
     artifacts = read_artifacts(folder, script)

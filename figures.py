@@ -23,7 +23,6 @@ import plotly.graph_objects as go
 import plotly.io
 import torch
 from plotly import colors
-from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from color_utils import BLUES, MISSING, ColourScale, diverging, sequential
@@ -253,11 +252,6 @@ def figure_files(figure: go.Figure, name: str) -> dict[str, bytes]:
     if static_renderer_starts():
         files |= {f"{name}.{kind}": render(figure, kind) for kind in ("pdf", "png")}
     return files
-
-
-def plotly_js() -> str:
-    """The JavaScript of the plotly that is installed."""
-    return get_plotlyjs()
 
 
 @cache

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
 
 from artifacts import Artifacts
-from figures import PLOTLY_JS, figure_files, plotly_js, titled
-from provenance import code_sha256, code_version, command, library_versions
+from figures import PLOTLY_JS, figure_files, titled
+from provenance import made_by
 from publication import Publication, open_publication, record_path, script_of, sha256
 from settings import PlotSettings, in_interactive_window, model_folder
 from utils import UserError, write_text
@@ -41,20 +42,16 @@ class Plots:
 
         `more` is kept in the record. Raises `UserError` if the folder cannot be written to.
         """
-        plotly = self.publication.folder / PLOTLY_JS
-        if self.titles and (not plotly.is_file() or plotly.read_text(encoding="utf-8") != plotly_js()):
-            write_text(plotly, plotly_js())
+        path, script = self.publication.folder / PLOTLY_JS, get_plotlyjs()
+        if self.titles and (not path.is_file() or path.read_text(encoding="utf-8") != script):
+            write_text(path, script)
         self.publication.publish({**self._record(), **more})
 
     def _record(self) -> Mapping[str, object]:
-        script = script_of(self.publication.name)
         paths = [record_path(source.folder, source.script) for source in self.sources]
         return {
-            "command": command(script),
+            **made_by(script_of(self.publication.name)),
             "model": self.sources[0].record["model"],
-            "code": code_version(),
-            "code_sha256": code_sha256(script),
-            "versions": library_versions(),
             "read": {path.name: sha256(path) for path in paths},
             "figures": self.titles,
         }

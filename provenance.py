@@ -40,6 +40,16 @@ def code_version() -> str | None:
     return found.stdout.strip()
 
 
+def made_by(script: str) -> dict[str, object]:
+    """What a record says of how this run of a script came about: its command, its code and the libraries."""
+    return {
+        "command": command(script),
+        "code": code_version(),
+        "code_sha256": code_sha256(script),
+        "versions": library_versions(),
+    }
+
+
 def command_of(script: str, arguments: list[str]) -> str:
     """How a script is called with arguments."""
     return shlex.join(["python", f"{script}.py", *arguments])

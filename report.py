@@ -11,15 +11,12 @@ from provenance import command
 from publication import record_path
 from report_page import SECTIONS, page, section_of
 from settings import PlotSettings, read_settings
-from steps import EXPERIMENTS
-from utils import UserError
+from steps import read_experiments
 
 # %% What was made, and of which model? Everything must be of the same one, and every figure of the runs as they are.
 settings = read_settings(__doc__, PlotSettings())
 folder = settings.artifact_folder()
-runs = [read_artifacts(folder, name) for name in EXPERIMENTS if record_path(folder, name).is_file()]
-if not runs:
-    raise UserError(f"no experiment has artifacts in {folder}; run python reproduce.py, or give --artifacts")
+runs = list(read_experiments(folder).values())
 plot_folder = settings.plot_folder(runs[0].record["settings"]["model"])
 drawn = [read_artifacts(plot_folder, name) for name in SECTIONS if record_path(plot_folder, name).is_file()]
 results = read_artifacts(plot_folder, "results")

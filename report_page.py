@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
 
 from artifacts import Artifacts
-from figures import PLOTLY_DATA, plotly_js, titled
+from figures import PLOTLY_DATA, titled
 from provenance import library_versions
 from settings import ROOT
 
@@ -79,7 +80,7 @@ def page(title: str, command: str, runs: Sequence[Artifacts], results: Artifacts
         sections=sections,
         runs=[run.record for run in runs],
         versions=library_versions(),
-        plotly_js=plotly_js(),
+        plotly_js=get_plotlyjs(),
     )
 
 

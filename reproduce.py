@@ -143,13 +143,14 @@ def _lines(process: subprocess.Popen[str]) -> Iterator[str | None]:
 def run_all(steps: list[Step], fingerprint: str, force: bool) -> None:
     """Run the steps that are not done, in order; the first that fails ends the run."""
     display = Display(len(steps))
+    ahead = [step for step in steps if force or not is_done(step, fingerprint)]  # as it looks now, for the time left
     for number, step in enumerate(steps):
         wait_for(step.script, step.published)
         if not force and is_done(step, fingerprint):
             display.say(f"== {step.script}.py is done already, and nothing that it depends on has changed")
             display.bar.update()
             continue
-        display.begin([step, *(later for later in steps[number + 1 :] if force or not is_done(later, fingerprint))])
+        display.begin([step, *(later for later in steps[number + 1 :] if later in ahead)])
         run_step(step, display)
         display.end()
     display.bar.close()

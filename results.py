@@ -10,14 +10,11 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass
 
-from artifacts import read_artifacts
 from claims import CLAIMS
 from plots import start_plots
-from publication import record_path
 from results_table import NOT_MEASURED, markdown, row_of
 from settings import PlotSettings, flag, read_settings
-from steps import EXPERIMENTS
-from utils import UserError
+from steps import read_experiments
 
 
 @dataclass(frozen=True)
@@ -29,10 +26,7 @@ class ResultsSettings(PlotSettings):
 
 # %% Which runs are there?
 settings = read_settings(__doc__, ResultsSettings())
-folder = settings.artifact_folder()
-made = {name: read_artifacts(folder, name) for name in EXPERIMENTS if record_path(folder, name).is_file()}
-if not made:
-    raise UserError(f"no experiment has artifacts in {folder}; run python reproduce.py, or give --artifacts")
+made = read_experiments(settings.artifact_folder())
 summary = start_plots("results", settings, *made.values())
 
 # %% What did they measure, and what does the paper say?

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from artifacts import Artifacts, read_artifacts
 from provenance import code_sha256, command_of, library_versions
 from publication import intact, read_record, record_path, sha256
+from utils import UserError
 
 # Seconds that each took for the stand-in on two cores. Only their ratios are used, to tell how much time is left.
 EXPERIMENTS = {
@@ -78,6 +80,14 @@ def is_done(step: Step, fingerprint: str) -> bool:
         "read": {name: _hash_of(step, name) for name in record["read"]},
     }
     return all(record.get(name) == value for name, value in expected.items())
+
+
+def read_experiments(folder: Path) -> dict[str, Artifacts]:
+    """What the experiments made that were run into a folder, by script. Raises `UserError` if there is none."""
+    made = {name: read_artifacts(folder, name) for name in EXPERIMENTS if record_path(folder, name).is_file()}
+    if not made:
+        raise UserError(f"no experiment has artifacts in {folder}; run python reproduce.py, or give --artifacts")
+    return made
 
 
 def time_left(spent: float, done: Sequence[str], ahead: Sequence[str], of_current: float = 0.0) -> float | None:
