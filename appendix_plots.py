@@ -5,8 +5,7 @@ by side, as the paper compares them, and each task's own. A figure whose artifac
 and one line says so.
 """
 
-from __future__ import annotations
-
+# %% Whose artifacts? In an interactive window, change the settings below.
 import torch
 
 import figures
@@ -19,7 +18,7 @@ settings = read_settings(__doc__, PlotSettings())
 
 # %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
 artifacts = read_artifacts(settings.artifact_folder(), "sequence_generalization")
-made = {name: artifacts.load(name) for name in artifacts.record["artifacts"]}
+made = artifacts.load_all()
 numbers = artifacts.record["numbers"]
 first_mlp = next((name for name in numbers["circuit's nodes at END"].split(", ") if name.startswith("m")), "mlp")
 plots = start_plots("appendix_plots", settings, artifacts)

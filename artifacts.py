@@ -25,12 +25,9 @@ from utils import UserError, first_line
 Number = float | str | list | dict | Estimate
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
-    """One script's run: collects artifacts and numbers, and publishes them together.
-
-    The only mutable object of the experiments, because a script's cells add to it one after the other.
-    """
+    """One script's run: its cells add artifacts and numbers one after the other, which it publishes together."""
 
     publication: Publication
     provenance: Mapping[str, object]
@@ -55,7 +52,7 @@ class Run:
         self.publication.stage(name, (json.dumps(value, indent=2) + "\n").encode())
 
     def note(self, name: str, value: Number) -> None:
-        """Print a number and keep it in full for the record: an estimate as its value and the ends of its interval."""
+        """Print a number and keep it in full for the record: an estimate with its interval and its N."""
         print(f"{name}: {_shortened(value)}")
         self.numbers[name] = value.as_json() if isinstance(value, Estimate) else value
 
@@ -126,6 +123,10 @@ class Artifacts:
                 f"{path} cannot be read ({first_line(error)}); run python {self.script}.py again"
             ) from error
 
+    def load_all(self) -> dict[str, torch.Tensor | dict[str, object]]:
+        """All artifacts by file name. Raises `UserError` like `load`."""
+        return {name: self.load(name) for name in self.record["artifacts"]}
+
 
 def read_artifacts(folder: Path, script: str) -> Artifacts:
     """The artifacts that `script` published in `folder`. Raises `UserError` if there are none that can be read."""
@@ -133,3 +134,18 @@ def read_artifacts(folder: Path, script: str) -> Artifacts:
     if not path.is_file():
         raise UserError(f"no {path}; run python {script}.py first, or name its folder with --artifacts")
     return Artifacts(folder, read_record(path))
+
+
+def check_same_model(one: Artifacts, other: Artifacts) -> None:
+    """Raise `UserError`, naming both, if two scripts' artifacts are not of the same model, read the same way."""
+    if one.record["model"]["fingerprint"] != other.record["model"]["fingerprint"]:
+        raise UserError(
+            f"{one.script}.json in {one.folder} is of {model_of(one)}, but {other.script}.json of {model_of(other)}; "
+            "run one of the two again"
+        )
+
+
+def model_of(artifacts: Artifacts) -> str:
+    """The model that made artifacts, in words."""
+    model = artifacts.record["model"]
+    return f"{model['name']} (fingerprint {model['fingerprint'][:8]}…{model['fingerprint'].partition('+')[2]})"

@@ -39,8 +39,8 @@ metrics = {"probability difference": probability_difference, "cutoff sharpness":
 measured = {metric: {name: measure(found, yy) for name, found in probs.items()} for metric, measure in metrics.items()}
 for name in requests:
     for metric, of in measured.items():
-        spread = {"sd": of[name].std(correction=0).item()}
-        run.note(f"{name}: {metric}", mean(of[name], settings.seed).as_json() | spread)
+        run.note(f"{name}: {metric}", mean(of[name], settings.seed))
+        run.note(f"{name}: {metric}, standard deviation", of[name].std(correction=0).item())
         if name != "clean":
             run.note(f"{name}: {metric}, share of clean", share(of[name], of["clean"], settings.seed))
 

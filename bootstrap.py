@@ -18,14 +18,15 @@ DRAWN_AT_ONCE = 1_000_000  # sentences; memory stays the same for any number of 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with the ends of its interval."""
+    """A number, the ends of its interval, and how many sentences it is of."""
 
     value: float
     low: float
     high: float
+    n: int
 
     def as_json(self) -> dict[str, float]:
-        """The three numbers by name, for a run's record."""
+        """The four numbers by name, for a run's record."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -35,7 +36,7 @@ class Estimate:
 def mean(values: torch.Tensor, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
     """The mean of a per-sentence quantity (N,), with its 95 % percentile interval."""
     means = resampled_means(values[None], seed, resamples)[:, 0]
-    return _estimate(values.double().mean(), means)
+    return _estimate(values.double().mean(), means, len(values))
 
 
 def share(part: torch.Tensor, whole: torch.Tensor, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
@@ -44,7 +45,7 @@ def share(part: torch.Tensor, whole: torch.Tensor, seed: int = 0, resamples: int
     Where the mean of `whole` is not clearly different from zero, the share means nothing and its interval is huge.
     """
     means = resampled_means(torch.stack([part, whole]), seed, resamples)
-    return _estimate(part.double().mean() / whole.double().mean(), means[:, 0] / means[:, 1])
+    return _estimate(part.double().mean() / whole.double().mean(), means[:, 0] / means[:, 1], len(part))
 
 
 def resampled_means(values: torch.Tensor, seed: int = 0, resamples: int = RESAMPLES) -> torch.Tensor:
@@ -68,8 +69,8 @@ def resampled_means(values: torch.Tensor, seed: int = 0, resamples: int = RESAMP
     return torch.cat(means)
 
 
-def _estimate(value: torch.Tensor, resampled: torch.Tensor) -> Estimate:
-    """A value, and the interval that holds `LEVEL` of what resampling made of it."""
+def _estimate(value: torch.Tensor, resampled: torch.Tensor, n: int) -> Estimate:
+    """A value of n sentences, and the interval that holds `LEVEL` of what resampling them made of it."""
     tail = (1 - LEVEL) / 2
     low, high = resampled.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return Estimate(value.item(), low, high)
+    return Estimate(value.item(), low, high, n)

@@ -1,4 +1,4 @@
-"""A Hugging Face GPT-2 checkpoint, read as the named tensors of the published circuit (layouts: spec, section 8).
+"""A Hugging Face GPT-2 checkpoint, read as the named tensors of the published circuit (layouts: `gpt2.py`).
 
 Any size of the GPT-2 architecture can be read. A checkpoint that needs more than GPT-2's own forward pass is refused,
 by an error that names what is not supported.

@@ -67,5 +67,4 @@ def _found_now(experiment: YearExperiment) -> Circuit:
     sentences, metric = engine.sentences, greater_than(dataset.years_YY[:SENTENCES])
     fewer = Sentences(sentences.clean[:SENTENCES], sentences.corrupted[:SENTENCES], sentences.answers)
     print(f"circuit: none found by {DISCOVERY}.py, so it is searched for on {len(fewer)} sentences")
-    searched = type(engine)(engine.model, fewer, engine.device, engine.memory_gb)
-    return find_circuit(searched, metric, dataset.yy, dataset.end).circuit
+    return find_circuit(engine.like(fewer), metric, dataset.yy, dataset.end).circuit

@@ -12,10 +12,10 @@ from circuit import PAPER, full_circuit, in_model, in_order, into_mlp, late_half
 from circuit_choice import choose_circuit, circuit_asked_for
 from circuit_effects import link_effects, remembered_effects
 from circuit_file import as_json, links_as_json, table
-from experiment import start_experiment
-from logit_lens import logit_lens
-from metrics import collate, cutoff_sharpness, greater_than, probability_difference
-from path_patching.iterative import strongest
+from experiment import note_greater_than, save_sweep, start_experiment
+from logit_lens import later_above_others, logit_lens
+from metrics import collate, greater_than, probability_difference
+from path_patching.engine import Sentences
 from path_patching.paths import Node, PathSet
 from settings import Settings, flag, read_settings
 from utils import UserError
@@ -40,10 +40,14 @@ class DiscoverySettings(Settings):
 
 settings = read_settings(__doc__, DiscoverySettings(n=490), evaluates_circuit=True)
 
-# %% Which sentences? N of them, each with a twin whose YY is 01.
+# %% Which sentences? N of them, each with a twin whose YY is 01. And is a circuit given, or to be found?
 experiment = start_experiment("circuit_discovery", settings)
 model, dataset, engine, run = experiment.model, experiment.dataset, experiment.engine, experiment.run
 yy, YY, END = dataset.years_YY, dataset.yy, dataset.end
+to_be_found = circuit_asked_for(settings, model) == "auto"
+if settings.threshold is not None and not to_be_found:
+    raise UserError("--threshold is for --circuit auto; leave it out, or find the circuit automatically")
+given = None if to_be_found else choose_circuit(settings, experiment)
 run.save("dataset.pt", dataset.as_artifact())
 print(f"{dataset.good_sentences[0]!r}, corrupted: {dataset.bad_sentences[0]!r}")
 
@@ -51,18 +55,14 @@ print(f"{dataset.good_sentences[0]!r}, corrupted: {dataset.bad_sentences[0]!r}")
 clean, corrupted = engine.probabilities(), engine.probabilities(inside="clean")
 clean_differences = probability_difference(clean, yy)
 run.save("probs.pt", collate(clean, yy))
-run.note("clean probability difference", mean(clean_differences, settings.seed))
-run.note("clean cutoff sharpness", mean(cutoff_sharpness(clean, yy), settings.seed))
-run.note("corrupted probability difference", mean(probability_difference(corrupted, yy), settings.seed))
+note_greater_than(run, "clean", clean, yy, settings.seed)
+note_greater_than(run, "corrupted", corrupted, yy, settings.seed)
 
 # %% Which circuit is followed? The paper's or a file's; or one found here by rule, from sweeps like those below.
 metric = greater_than(yy)
 effects = remembered_effects(engine, metric)
-automatic = circuit_asked_for(settings, model) == "auto"
-if settings.threshold is not None and not automatic:
-    raise UserError("--threshold is for --circuit auto; leave it out, or find the circuit automatically")
-found = find_circuit(engine, metric, YY, END, settings.threshold, effects) if automatic else None
-circuit = found.circuit if found else choose_circuit(settings, experiment)
+found = None if given else find_circuit(engine, metric, YY, END, settings.threshold, effects)
+circuit = given or found.circuit
 run.note("circuit", circuit.name)
 n_nodes = model.architecture.n_layers * (model.architecture.n_heads + 1)
 at_end, at_yy = len(circuit.heads + circuit.mlps), len(circuit.lower)
@@ -78,21 +78,19 @@ heads, watched = dict.fromkeys((*studied, *in_the_paper)), dict.fromkeys((*studi
 
 
 # %% Which nodes act on the logits directly?
-def sweep(artifact: str, receivers: PathSet, position: int, via: str = "all") -> None:
-    """Patch receivers∘node for every node at a position; save the (12, 13) effects and name the strongest."""
+def patch_every_node(artifact: str, receivers: PathSet, position: int, via: str = "all") -> None:
+    """Patch receivers∘node for every node at a position; save the (L, H + 1) effects and name the strongest."""
     if not receivers.reachable(Node.head(0, 0, position), via):
         print(f"{artifact} is not made: no head and no MLP comes before what it asks about")
         return
-    swept = effects(receivers, position, via)
-    run.save(artifact, swept)
-    run.note(f"strongest in {artifact}", strongest(swept))
+    save_sweep(run, artifact, effects(receivers, position, via))
 
 
-sweep("ipp_logits.pt", PathSet.at(Node.logits(END)), END)
+patch_every_node("ipp_logits.pt", PathSet.at(Node.logits(END)), END)
 
 # %% Which nodes act through the late MLPs? Each MLP is reached by every chain of the circuit's later ones.
 for mlp in reversed(mlps):
-    sweep(f"ipp_{mlp.replace('m', 'mlp')}.pt", into_mlp(circuit, mlp, END), END)
+    patch_every_node(f"ipp_{mlp.replace('m', 'mlp')}.pt", into_mlp(circuit, mlp, END), END)
 
 # %% What do the circuit's most telling heads look at? A pattern is (query, key); those of all heads on 20 sentences.
 for head in nodes(watched, END):
@@ -104,7 +102,8 @@ for head in nodes(watched, END):
         run.note("head of attn_collated.pt", head.name)
 
 every_head = [(layer, index) for layer in range(sizes.n_layers) for index in range(sizes.n_heads)]
-patterns = engine.attention(every_head)[:, :20].unflatten(0, (sizes.n_layers, sizes.n_heads))
+few = Sentences(engine.sentences.clean[:20], engine.sentences.corrupted[:20], engine.sentences.answers)
+patterns = engine.like(few).attention(every_head).unflatten(0, (sizes.n_layers, sizes.n_heads))
 run.save("attn_patterns_all.pt", {"patterns": patterns, "prompt": list(dataset.prompt)})
 
 # %% What do heads and MLPs say of the end year by themselves?
@@ -112,6 +111,9 @@ lens_names = (*heads, *mlps)
 writes = engine.writes(nodes(lens_names, END))
 for name, logits in zip(lens_names, logit_lens(writes, model, engine.sentences.answers), strict=True):
     run.save(f"logit_lens_{name.replace('m', 'mlp')}.pt", collate(logits, yy))
+    highest, later = (logits.argmax(1) == yy).double(), later_above_others(logits, yy)
+    run.note(f"logit lens of {name}: YY is the highest year", mean(highest, settings.seed))
+    run.note(f"logit lens of {name}: years above YY minus the others", mean(later, settings.seed))
 
 # %% How much does the late half achieve alone, with everything else on 01 data? And what is lost without it?
 late = late_half(circuit, END)
@@ -121,24 +123,23 @@ def evaluate(name: str, artifact: str, paths: PathSet) -> None:
     """Sufficiency and necessity of a circuit, and its share of the clean probability difference."""
     alone, without = engine.probabilities(paths, inside="clean"), engine.probabilities(paths)
     run.save(artifact, collate(alone, yy))
-    differences = probability_difference(alone, yy)
-    run.note(f"{name}: probability difference", mean(differences, settings.seed))
-    run.note(f"{name}: cutoff sharpness", mean(cutoff_sharpness(alone, yy), settings.seed))
-    run.note(f"{name}: share of clean", share(differences, clean_differences, settings.seed))
-    run.note(f"{name}: probability difference without it", mean(probability_difference(without, yy), settings.seed))
+    note_greater_than(run, name, alone, yy, settings.seed)
+    run.note(f"{name}: share of clean", share(probability_difference(alone, yy), clean_differences, settings.seed))
+    lost = mean(probability_difference(without, yy), settings.seed)
+    run.note(f"{name}: probability difference without it", lost)
 
 
 evaluate("late half", "late_half_probs.pt", late)
 
 # %% Where do the heads get their queries from at END, their keys and values at YY?
-sweep("attn_q.pt", late, END, via="q")
-sweep("attn_k.pt", late, YY, via="k")
-sweep("attn_v.pt", late, YY, via="v")
+patch_every_node("attn_q.pt", late, END, via="q")
+patch_every_node("attn_k.pt", late, YY, via="k")
+patch_every_node("attn_v.pt", late, YY, via="v")
 
 # %% And the early MLPs at YY that the heads' values come from?
 for mlp in nodes(lower, YY):
     if mlp.kind == "mlp" and late.reachable(mlp, "v"):
-        sweep(f"results_mlp{mlp.layer}.pt", late.extend([mlp], via="v"), YY)
+        patch_every_node(f"results_mlp{mlp.layer}.pt", late.extend([mlp], via="v"), YY)
 
 # %% How much does the full circuit achieve, down to the embeddings?
 evaluate("full circuit", "full_circuit_probs.pt", full_circuit(circuit, YY, END))

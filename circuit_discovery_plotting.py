@@ -4,8 +4,7 @@ Run circuit_discovery.py first. Figures go to paper-plots (those of the paper's 
 interactive HTML, PDF and PNG. A figure whose artifacts the run did not make is left out, and one line says so.
 """
 
-from __future__ import annotations
-
+# %% Whose artifacts? In an interactive window, change the settings below.
 import re
 from fnmatch import fnmatch
 
@@ -23,10 +22,10 @@ settings = read_settings(__doc__, PlotSettings())
 
 # %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
 artifacts = read_artifacts(settings.artifact_folder(), "circuit_discovery")
-made = {name: artifacts.load(name) for name in artifacts.record["artifacts"]}
+made = artifacts.load_all()
 plots = start_plots("circuit_discovery_plotting", settings, artifacts)
 titled, write = plots.titled, plots.write
-circuit = artifacts.record["numbers"].get("circuit", "the paper's circuit")
+circuit = artifacts.record["numbers"]["circuit"]
 
 
 def found(pattern: str, later_first: bool = False) -> dict[str, torch.Tensor]:
@@ -39,7 +38,7 @@ def found(pattern: str, later_first: bool = False) -> dict[str, torch.Tensor]:
 
 
 # %% Which end years does the model predict for each start year? Those after it, if it can compute greater-than.
-probs = artifacts.load("probs.pt")
+probs = made["probs.pt"]
 write(probability_heatmap(probs, titled("Probability heatmap")), name="probability-heatmap")
 
 # %% And for one start year, 41?
@@ -49,7 +48,7 @@ write(figure, name="probability-slice")
 
 # %% Which nodes write to the logits directly?
 title = titled("Path patching: node → logits")
-figure = sweeps({"": artifacts.load("ipp_logits.pt")}, title, "every head and MLP at END, patched one by one")
+figure = sweeps({"": made["ipp_logits.pt"]}, title, "every head and MLP at END, patched one by one")
 write(figure, name="logits-ipp")
 
 # %% Which nodes reach the logits through the late MLPs?
@@ -65,7 +64,7 @@ for mlp, sweep in ipp.items():
     write(figure, name=f"appendix/{mlp}-ipp")
 
 # %% Where do the heads look? Those of the circuit look from END to YY.
-attention = artifacts.load("attn_patterns_all.pt")
+attention = made["attn_patterns_all.pt"]
 query, key = named("query", attention["prompt"]), named("key", attention["prompt"])
 if patterns := found("attn_patterns_a[0-9]*.pt"):
     figure = facets(patterns, titled("Mean attention patterns"), key, query, figures.attention, size=(360, 340))
@@ -74,7 +73,7 @@ if patterns := found("attn_patterns_a[0-9]*.pt"):
 # %% Does the first of them look at YY whatever YY is? In the paper it is a7.h10.
 first = artifacts.record["numbers"].get("head of attn_collated.pt", "a7.h10")
 for head in found(f"attn_patterns_{first}.pt"):
-    to_yy = artifacts.load("attn_collated.pt")[:, -1, attention["prompt"].index("YY")]
+    to_yy = made["attn_collated.pt"][:, -1, attention["prompt"].index("YY")]
     figure = figures.lines({"": to_yy}, titled(f"Attention of {head} from END to YY"), YY, "attention")
     write(figure, name="appendix/attn_proportion")
 

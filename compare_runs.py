@@ -1,7 +1,7 @@
 """Are two runs the same? The largest difference of each artifact: python compare_runs.py FOLDER OTHER_FOLDER
 
 Run the experiments twice into two folders, say with --engine rust_circuit --out A and with --engine torch --out B. Both
-need the same model and settings. Ranks that two nearly equal effects have swapped are compared by those effects.
+need the same model and settings. Where nearly equal effects have swapped ranks, the effects are compared.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 
-from artifacts import Artifacts, read_artifacts
-from plots import check_same_model
+from artifacts import Artifacts, check_same_model, read_artifacts
 from publication import record_path
 from steps import EXPERIMENTS
 from utils import UserError, exit_on_user_error
 
 ORDER, EFFECTS, NUMBERS = "order.pt", "neuron_effects.pt", "numbers"
-COMPARED_IN_RECORDS = ("n", "seed", "as_published", "circuit")
+RANKED = ("t10-logitlens.pt", "t10-direct_effects.pt")  # a row for each of the first neurons of `order.pt`
+FREE_SETTINGS = {"engine", "device", "out", "memory_gb", "model"}
 
 
 def largest_difference(one: object, other: object) -> float:
@@ -56,20 +56,40 @@ def compare(one: Artifacts, other: Artifacts) -> dict[str, float]:
     Raises `UserError` if the runs are not comparable.
     """
     check_same_model(one, other)
-    for name in COMPARED_IN_RECORDS:
-        settings = [made.record["settings"].get(name) for made in (one, other)]
-        if settings[0] != settings[1]:
-            raise UserError(
-                f"{one.script}: {name} is {settings[0]} in {one.folder} and {settings[1]} in {other.folder}"
-            )
+    settings = [made.record["settings"] for made in (one, other)]
+    for name in sorted((set(settings[0]) | set(settings[1])) - FREE_SETTINGS):
+        values = [of.get(name) for of in settings]
+        if values[0] != values[1]:
+            raise UserError(f"{one.script}: {name} is {values[0]} in {one.folder} and {values[1]} in {other.folder}")
     names = set(one.record["artifacts"]), set(other.record["artifacts"])
     if odd := sorted(names[0] ^ names[1]):
         raise UserError(f"{one.script}: {odd[0]} is in one of the two folders alone")
     found = {name: largest_difference(one.load(name), other.load(name)) for name in sorted(names[0])}
     if ORDER in found:
-        effects = one.load(EFFECTS).abs()
-        found[ORDER] = largest_difference(effects[one.load(ORDER)], effects[other.load(ORDER)])
-    return found | {NUMBERS: largest_difference(one.record["numbers"], other.record["numbers"])}
+        effects, orders = one.load(EFFECTS).abs(), (one.load(ORDER), other.load(ORDER))
+        found[ORDER] = largest_difference(effects[orders[0]], effects[orders[1]])
+        for name in names[0].intersection(RANKED):
+            found[name] = largest_difference(*_same_neurons(one.load(name), other.load(name), *orders))
+    return found | {NUMBERS: largest_difference(*(_by_rank(made.record["numbers"]) for made in (one, other)))}
+
+
+def _same_neurons(
+    one: torch.Tensor, other: torch.Tensor, order: torch.Tensor, order_of_other: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows (K, ...) of two artifacts that are of neurons which both have among their first K, neuron by neuron."""
+    rows, rows_of_other = (
+        {neuron: row for row, neuron in enumerate(each[: len(one)].tolist())} for each in (order, order_of_other)
+    )
+    both = [neuron for neuron in rows if neuron in rows_of_other]
+    return one[[rows[neuron] for neuron in both]], other[[rows_of_other[neuron] for neuron in both]]
+
+
+def _by_rank(numbers: Mapping[str, object]) -> dict[str, object]:
+    """A record's numbers, those of the strongest nodes or neurons without names, which nearly equal ones may swap."""
+    return {
+        name: list(value.values()) if name.startswith("strongest") and isinstance(value, Mapping) else value
+        for name, value in numbers.items()
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:

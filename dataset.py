@@ -63,7 +63,6 @@ class YearDataset:
         eos: bool = True,
         seed: int = 0,
         as_published: bool = False,
-        device: str | torch.device = "cpu",
     ) -> None:
         """Draw `n` sentences.
 
@@ -77,7 +76,6 @@ class YearDataset:
             eos: begin each sentence with `<|endoftext|>`.
             seed: of every draw; the same seed gives the same sentences.
             as_published: let the twins of century 10 differ at XX1 as well, as in the published code.
-            device: where the tensors go.
 
         Raises:
             UserError: N < 1, no years, no or unknown or multi-token nouns, a YY without a year while balanced, or
@@ -100,11 +98,11 @@ class YearDataset:
         drawn_years = torch.tensor([year for year, _ in pairs])
         _check_twins(good_toks, bad_toks, drawn_years, prompt, tokenizer, as_published)
         vars(self).update(
-            good_toks=good_toks.to(device),
-            bad_toks=bad_toks.to(device),
-            years=drawn_years.to(device),
-            years_XX=(drawn_years // 100).to(device),
-            years_YY=(drawn_years % 100).to(device),
+            good_toks=good_toks,
+            bad_toks=bad_toks,
+            years=drawn_years,
+            years_XX=drawn_years // 100,
+            years_YY=drawn_years % 100,
             nouns=tuple(noun for _, noun in pairs),
             good_sentences=good_sentences,
             bad_sentences=bad_sentences,
@@ -162,9 +160,10 @@ def valid_years(
 def load_nouns(path: Path = NOUNS_FILE) -> tuple[str, ...]:
     """The nouns of a file, one a line. Raises UserError if the file is missing or holds none."""
     try:
-        nouns = tuple(Path(path).read_text(encoding="utf-8").split())
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read nouns from {path} ({first_line(error)}); give a text file, one a line") from None
+    nouns = tuple(line.strip() for line in lines if line.strip())
     if not nouns:
         raise UserError(f"{path} holds no noun; give a text file with one a line")
     return nouns

@@ -1,16 +1,20 @@
-"""What every experiment on year-span sentences starts from: a model, sentences, an engine, and a run to record."""
+"""What experiments on year-span sentences start from, and what several of them record alike."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from transformers import GPT2LMHeadModel
 
 from artifacts import Run, start_run
+from bootstrap import mean
 from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
 from gpt2 import Model
+from metrics import ValidYears, cutoff_sharpness, probability_difference
 from path_patching.choose import make_engine, resolve_device
 from path_patching.engine import Engine, Sentences
+from path_patching.iterative import strongest
 from settings import Settings
 from tensor_cache import load_model
 from tokenizer import load_tokenizer
@@ -31,7 +35,7 @@ class YearExperiment:
 class TransformersExperiment:
     """The parts of an experiment that asks `transformers` for the next token and patches nothing."""
 
-    twin: GPT2LMHeadModel
+    hf_model: GPT2LMHeadModel
     device: str
     run: Run
 
@@ -42,6 +46,7 @@ def start_experiment(script: str, settings: Settings, balanced: bool = True) -> 
     Raises `UserError` for whatever of these cannot be had.
     """
     model = load_model(settings.model, settings.as_published)
+    settings.check_fits(model)
     dataset = draw_sentences(settings, balanced)
     sentences = Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids())
     engine = make_engine(settings.engine, settings.device, model, sentences, settings.memory_gb)
@@ -55,6 +60,20 @@ def start_transformers_experiment(script: str, settings: Settings) -> Transforme
     device = resolve_device(settings.device)
     run = start_run(script, settings, model, "transformers", device)
     return TransformersExperiment(to_transformers(model), device, run)
+
+
+def save_sweep(run: Run, artifact: str, effects: torch.Tensor) -> None:
+    """Save the effects (L, H + 1) of every head and MLP on something, and record the strongest."""
+    run.save(artifact, effects)
+    run.note(f"strongest in {artifact}", strongest(effects))
+
+
+def note_greater_than(
+    run: Run, name: str, probabilities: torch.Tensor, yy: torch.Tensor, seed: int, valid: ValidYears = "greater"
+) -> None:
+    """Record the mean probability difference and cutoff sharpness of year probabilities (N, 100), with intervals."""
+    run.note(f"{name}: probability difference", mean(probability_difference(probabilities, yy, valid), seed))
+    run.note(f"{name}: cutoff sharpness", mean(cutoff_sharpness(probabilities, yy, valid), seed))
 
 
 def draw_sentences(settings: Settings, balanced: bool) -> YearDataset:

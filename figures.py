@@ -38,7 +38,6 @@ PANEL_TITLE = 28  # above each panel
 SUBTITLE = 28
 BAR_GAP, BAR_WIDTH = 10, 15
 LABEL_PLACES = {"top center": (0, 10), "middle right": (12, 0), "bottom center": (0, -10), "middle left": (-12, 0)}
-STAND_IN = "stand-in"
 PLOTLY_JS = "plotly.min.js"
 PLOTLY_DATA = "plotly"  # folder of what `plotly.io.read_json` reads
 PNG_SCALE = 2
@@ -83,7 +82,7 @@ change: Colours = partial(diverging, title="change in probability difference (pe
 def titled(what: str, record: Mapping[str, object]) -> str:
     """A figure's title: what it shows and, from the artifacts' record, the model that was run and how."""
     name = html.escape(record["model"]["name"])
-    model = f"{name} (not GPT-2)" if name == STAND_IN else name
+    model = name if record["model"]["is_gpt2_small"] else f"{name} (not GPT-2 small)"
     return f"{what}, {model}, as published" if record["settings"]["as_published"] else f"{what}, {model}"
 
 

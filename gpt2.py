@@ -1,7 +1,7 @@
 """GPT-2 as numbers: the sizes of a model, the names and shapes of its tensors, and the model itself.
 
-Tensor names and layouts are those of the circuit published with the paper (spec: `cache/gpt2_tensors.json` holds
-their hashes), so that one table serves the tensor cache, the circuit and both engines.
+Tensor names and layouts are those of the circuit published with the paper (`cache/gpt2_tensors.json` holds their
+hashes), so that one table serves the tensor cache, the circuit and both engines.
 """
 
 from __future__ import annotations

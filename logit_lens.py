@@ -19,3 +19,9 @@ def logit_lens(writes: torch.Tensor, model: Model, tokens: torch.Tensor) -> torc
         LAYER_NORM_EPSILON,
     )
     return normed @ unembedding.T
+
+
+def later_above_others(year_logits: torch.Tensor, years_yy: torch.Tensor) -> torch.Tensor:
+    """Mean logit of the years above YY minus that of the others, (N, 100) and (N,) with YY < 99 to (N,), in nats."""
+    later = torch.arange(100) > years_yy[:, None]  # (N, 100)
+    return (year_logits * later).sum(1) / later.sum(1) - (year_logits * ~later).sum(1) / (~later).sum(1)

@@ -20,11 +20,11 @@ FIRST_YY, LAST_YY = 2, 98
 COLLATED_YY = tuple(range(FIRST_YY, LAST_YY + 1))
 
 
-def year_probabilities(end_logits: torch.Tensor, year_token_ids: torch.Tensor) -> torch.Tensor:
-    """Softmax over all V logits at END, of the year tokens only: (N, V) and (100,) to float64 (N, 100)."""
+def answer_probabilities(end_logits: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
+    """Softmax over all V logits at END, of the answer tokens only: (N, V) and (A,) to float64 (N, A)."""
     end_logits = end_logits.double()
-    years = end_logits.index_select(-1, year_token_ids.to(end_logits.device))
-    return (years - end_logits.logsumexp(-1, keepdim=True)).exp()
+    of_answers = end_logits.index_select(-1, answers.to(end_logits.device))
+    return (of_answers - end_logits.logsumexp(-1, keepdim=True)).exp()
 
 
 def probability_difference(

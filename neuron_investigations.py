@@ -11,9 +11,12 @@ from pathlib import Path
 
 import torch
 
+from bootstrap import mean, share
 from experiment import start_experiment
+from gpt2 import Model
 from metrics import probability_difference
-from neurons import chosen_layer, direct_effects, layer_folder, ranks_for_gpt2, read_neurons
+from neuron_layers import chosen_layer, layer_folder, ranks_for_gpt2
+from neurons import direct_effects, read_neurons
 from path_patching.paths import Node, PathSet
 from settings import Settings, flag, read_settings
 from tokenizer import CACHE
@@ -32,6 +35,10 @@ class NeuronSettings(Settings):
         """Each layer but the default one has a folder of its own."""
         return layer_folder(super().artifact_folder(), self.layer)
 
+    def check_fits(self, model: Model) -> None:
+        """Raise `UserError` for a layer that the model does not have."""
+        chosen_layer(model, self.layer)
+
 
 settings = read_settings(__doc__, NeuronSettings(n=490))
 
@@ -46,7 +53,8 @@ run.save("neuron_dataset.pt", dataset.as_artifact())
 
 # %% Which of its neurons act on the logits directly? Each is patched alone, on the path neuron → logits.
 neurons = read_neurons(engine, layer)
-effects = direct_effects(neurons, yy).mean(1)  # (M,)
+by_sentence = direct_effects(neurons, yy)  # (M, N)
+effects = by_sentence.mean(1)
 order = effects.abs().argsort(descending=True, stable=True)
 run.save("neuron_effects.pt", effects)
 run.save("order.pt", order)
@@ -57,8 +65,11 @@ run.note(f"strongest neurons of {mlp.name}", {names[neuron]: effects[neuron].ite
 # %% Do they add up to the effect of the whole MLP? Only a model without a softmax would do so exactly.
 path = PathSet.at(Node.logits(END)).extend([mlp])
 whole = probability_difference(engine.probabilities(path), yy) - probability_difference(engine.probabilities(), yy)
-run.note(f"direct effect of {mlp.name}", whole.mean().item())
-run.note(f"direct effects of its {len(neurons)} neurons, summed", effects.sum().item())
+summed, of_strongest = by_sentence.sum(0), by_sentence[strongest].sum(0)
+run.note("neurons", len(neurons))
+run.note(f"direct effect of {mlp.name}", mean(whole, settings.seed))
+run.note("direct effects of its neurons, summed", mean(summed, settings.seed))
+run.note(f"share of that sum in the strongest {STRONGEST}", share(of_strongest, summed, settings.seed))
 
 # %% What does each of the strongest write to the year tokens? Its activation times what its output weights unembed to.
 run.save("t10-logitlens.pt", neurons.logit_lens(order[:LENS].tolist()).float())
@@ -77,11 +88,11 @@ run.save("t10-direct_effects.pt", alone)
 # %% And when the ten strongest are patched together?
 together = lost_without(strongest)
 run.save("t10-t10patched.pt", together)
-run.note("mean |year logit| lost, strongest neurons patched together", together.abs().mean().item())
-run.note("the same, patched alone and summed", alone[:STRONGEST].sum(0).abs().mean().item())
+run.note("mean |year logit| lost, strongest neurons patched together", mean(together.abs().mean(1), settings.seed))
+run.note("the same, patched alone and summed", mean(alone[:STRONGEST].sum(0).abs().mean(1), settings.seed))
 
-# %% Everything ran: publish it. The ranking that the paper's release names and lacks is GPT-2 small's alone.
-run.publish()
+# %% Everything ran: publish it, and the ranking that the paper's release names and lacks, which is GPT-2 small's alone.
 if ranks_for_gpt2(settings, layer):
     with written_whole(CACHE / "order.pt") as partial:
         torch.save(order, partial)
+run.publish()

@@ -4,8 +4,7 @@ Run neuron_investigations.py with the same --layer first. Figures of the default
 subfolder appendix, those of another one all to appendix, with the layer in their names.
 """
 
-from __future__ import annotations
-
+# %% Whose artifacts? In an interactive window, change the settings below.
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from artifacts import read_artifacts
 from color_utils import diverging, round_up
 from figures import PREDICTED_YEAR, YY, Axis, facets
 from metrics import collate
-from neurons import PAPER_LAYER, layer_folder
+from neuron_layers import PAPER_LAYER, layer_folder
 from plots import start_plots
 from settings import PlotSettings, flag, read_settings
 

@@ -1,4 +1,4 @@
-"""Direct effects of an MLP's neurons on the logits at END, each patched alone, for all of them (spec section 5).
+"""Direct effects of an MLP's neurons on the logits at END, each patched alone, for all of them.
 
 On the path neuron → logits only the neuron's own write changes: a·w, the change a of its activation times its output
 weights w. The final LayerNorm centres (C), divides by the row's deviation and applies a fixed affine map, so that with
@@ -23,59 +23,25 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import reduce
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from gpt2 import LAYER_NORM_EPSILON, Model
+from gpt2 import LAYER_NORM_EPSILON
 from metrics import probability_difference
 from path_patching.engine import Data, Engine
 from path_patching.paths import Node
 from path_patching.streamed_softmax import vocabulary_pieces
 from path_patching.torch_forward import Transformer
 from path_patching.unembedding import Unembedding
-from settings import Settings
-from utils import UserError, progress
+from utils import progress
 
 Found = TypeVar("Found")
-
-PAPER_LAYER = 10  # the neurons that the paper looks at are those of m10
 
 SENTENCES_AT_ONCE = 512  # whose logits are all there at once, in float64
 NEURONS_AT_ONCE = {"cpu": 128, "cuda": 4096}  # with a piece of the vocabulary, what a core's cache holds
 NEURONS_ANSWERED_AT_ONCE = 64  # whose probabilities (neurons, N, A) are all there at once
 FLOAT32_REACH = 0.25  # logits that move further than this are exponentiated in float64
-
-
-def chosen_layer(model: Model, layer: int | None = None) -> int:
-    """`layer`, or without one the paper's, or in a model of fewer layers the last but one (the only one, if single).
-
-    Raises `UserError` if the model does not have the layer.
-    """
-    n_layers = model.architecture.n_layers
-    if layer is None:
-        return PAPER_LAYER if n_layers > PAPER_LAYER else max(0, n_layers - 2)
-    if not 0 <= layer < n_layers:
-        raise UserError(f"--layer {layer}: {model.name} has the layers 0 to {n_layers - 1}")
-    return layer
-
-
-def layer_folder(folder: Path, layer: int | None) -> Path:
-    """Where the neurons of a layer are kept: `folder` without a layer or for the paper's, else its subfolder `m8`."""
-    return folder if layer in (None, PAPER_LAYER) else folder / f"m{layer}"
-
-
-def ranks_for_gpt2(settings: Settings, layer: int) -> bool:
-    """Whether a run's ranking is the one that `cache/order.pt` holds: GPT-2 small's m10, with the default sentences.
-
-    The model "gpt2" is GPT-2 small and no other: all its tensors have the published hashes, or it is not loaded.
-    """
-    defaults = Settings()
-    as_default = all(
-        getattr(settings, name) == getattr(defaults, name) for name in ("model", "n", "seed", "as_published")
-    )
-    return defaults.model == "gpt2" and as_default and layer == PAPER_LAYER
 
 
 @dataclass(frozen=True, eq=False)

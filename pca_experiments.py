@@ -24,6 +24,7 @@ from path_patching.paths import Node
 from settings import Settings, flag, read_settings
 from subspaces import Edit, ablations, as_classes, as_number, erasures, principal_components
 from tokenizer import load_tokenizer
+from utils import UserError
 
 IN_THE_PAPER = ("m8", "a7.h10", "a7.h8")
 RANKS = (1, 2, 3, 5, 10)  # how many dimensions are ablated
@@ -62,7 +63,9 @@ yy, END = dataset.years_YY, dataset.end
 sentences = Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids())
 engine = make_engine(settings.engine, settings.device, model, sentences, settings.memory_gb, check=False)
 what = {"mlp": "input of {} at END", "head": "output of {} at END"}
-places = {what.get(each.kind, "{}").format(each.name): each for each in nodes(names, END)}
+if unfit := [each.name for each in nodes(names, END) if each.kind not in what]:
+    raise UserError(f"--nodes {unfit[0]}: give MLPs and heads, as m8,a7.h10; the embedding of YY is always looked at")
+places = {what[each.kind].format(each.name): each for each in nodes(names, END)}
 places["embedding of YY"] = Node.embeds(dataset.yy)
 activations = {name: activation(engine, place) for name, place in places.items()}  # each (N, D)
 

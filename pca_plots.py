@@ -3,8 +3,7 @@
 Run pca_experiments.py first. Figures go to paper-plots and its subfolder appendix, as interactive HTML, PDF and PNG.
 """
 
-from __future__ import annotations
-
+# %% Whose artifacts? In an interactive window, change the settings below.
 import torch
 
 from artifacts import read_artifacts

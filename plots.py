@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from artifacts import Artifacts
+from artifacts import Artifacts, check_same_model, model_of
 from figures import PLOTLY_JS, figure_files, titled
 from provenance import made_by
-from publication import Publication, open_publication, record_path, script_of, sha256
+from publication import Publication, open_publication, record_path, script_of, sha256, writing_to
 from settings import PlotSettings, in_interactive_window, model_folder
 from utils import UserError, write_text
 
 
-@dataclass
+@dataclass(frozen=True)
 class Plots:
     """The figures and other files of one script, added by its cells one after the other."""
 
     publication: Publication
     sources: tuple[Artifacts, ...]
+    might_read: tuple[str, ...] = ()
     titles: dict[str, str] = field(default_factory=dict)
 
     def titled(self, what: str) -> str:
@@ -43,23 +44,27 @@ class Plots:
         `more` is kept in the record. Raises `UserError` if the folder cannot be written to.
         """
         path, script = self.publication.folder / PLOTLY_JS, get_plotlyjs()
-        if self.titles and (not path.is_file() or path.read_text(encoding="utf-8") != script):
-            write_text(path, script)
-        self.publication.publish({**self._record(), **more})
+        with writing_to(path.parent):
+            if self.titles and (not path.is_file() or path.read_text(encoding="utf-8") != script):
+                write_text(path, script)
+        beside = {PLOTLY_JS: sha256(path)} if self.titles else {}
+        self.publication.publish({**self._record(), "beside": beside, **more})
 
     def _record(self) -> Mapping[str, object]:
         paths = [record_path(source.folder, source.script) for source in self.sources]
+        absent = {record_path(Path(), script).name: None for script in self.might_read}
         return {
             **made_by(script_of(self.publication.name)),
             "model": self.sources[0].record["model"],
-            "read": {path.name: sha256(path) for path in paths},
+            "read": absent | {path.name: sha256(path) for path in paths},
             "figures": self.titles,
         }
 
 
-def start_plots(name: str, settings: PlotSettings, *sources: Artifacts) -> Plots:
+def start_plots(name: str, settings: PlotSettings, *sources: Artifacts, might_read: Sequence[str] = ()) -> Plots:
     """Open what a script draws of the artifacts of one or more others; for `name` see `publication.Publication`.
 
+    `might_read` are scripts whose artifacts it would have taken as well, had they been there.
     Raises `UserError` if they are of different models, or of another one than was asked for, naming both; and if the
     folder for the figures is busy or cannot be written to.
     """
@@ -69,31 +74,17 @@ def start_plots(name: str, settings: PlotSettings, *sources: Artifacts) -> Plots
     if settings.model is not None and model_folder(settings.model) != first.model_folder:
         raise UserError(
             f"--model {settings.model} was asked for, but {record_path(first.folder, first.script)} is of "
-            f"{_model(first)}; leave --model out, or give that model's folder with --artifacts"
+            f"{model_of(first)}; leave --model out, or give that model's folder with --artifacts"
         )
     folder = settings.plot_folder(first.record["settings"]["model"])
-    return Plots(open_publication(name, folder), sources)
-
-
-def check_same_model(one: Artifacts, other: Artifacts) -> None:
-    """Raise `UserError`, naming both, if two scripts' artifacts are not of the same model, read the same way."""
-    if one.record["model"]["fingerprint"] != other.record["model"]["fingerprint"]:
-        raise UserError(
-            f"{one.script}.json in {one.folder} is of {_model(one)}, but {other.script}.json of {_model(other)}; "
-            "run one of the two again"
-        )
+    return Plots(open_publication(name, folder), sources, tuple(might_read))
 
 
 def check_up_to_date(made: Artifacts, folder: Path) -> None:
     """Raise `UserError` if what a script made was made from other artifacts than lie in `folder` now."""
     for name, hash_ in made.record["read"].items():
         path = folder / name
-        if not path.is_file() or sha256(path) != hash_:
+        if (sha256(path) if path.is_file() else None) != hash_:
             raise UserError(
                 f"what {made.script}.py made is of another run than {path}; run python {made.script}.py again"
             )
-
-
-def _model(artifacts: Artifacts) -> str:
-    model = artifacts.record["model"]
-    return f"{model['name']} (fingerprint {model['fingerprint'][:8]}…{model['fingerprint'].partition('+')[2]})"

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import torch
 
-from settings import ROOT, in_interactive_window
+from settings import in_interactive_window
+from utils import ROOT
 
-LIBRARIES = ("rust_circuit", "transformers", "numpy", "concept-erasure", "plotly")
+LIBRARIES = ("rust_circuit", "transformers", "numpy", "concept-erasure", "plotly", "kaleido", "jinja2")
+NO_INPUT = ("README.md", "order.pt")  # in `cache/`: about the data, and made by a script
 
 
 def library_versions() -> dict[str, str | None]:
@@ -62,13 +64,15 @@ def command(script: str) -> str:
 
 @cache
 def code_sha256(script: str) -> str:
-    """A hash over a script, all modules of the repository that it imports, and the data files in `cache/`.
+    """A hash over a script, all modules of the repository that it imports, their templates, and the data in `cache/`.
 
     The stand-in's weights have a fingerprint of their own, like those of every model.
     """
-    data = {path for path in (ROOT / "cache").iterdir() if path.is_file() and path.name != "order.pt"}
+    data = {path for path in (ROOT / "cache").iterdir() if path.is_file() and path.name not in NO_INPUT}
+    code = _with_imports(ROOT / f"{script}.py")
+    templates = {path.with_suffix(".html") for path in code if path.with_suffix(".html").is_file()}
     digest = hashlib.sha256()
-    for path in sorted(_with_imports(ROOT / f"{script}.py") | data):
+    for path in sorted(code | templates | data):
         digest.update(f"{path.relative_to(ROOT).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
 

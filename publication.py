@@ -42,7 +42,11 @@ class Publication:
     lock: FileLock
 
     def stage(self, name: str, content: bytes) -> None:
-        """Put a file aside; `name` may begin with subfolders. Raises `UserError` if it cannot be written."""
+        """Put a file aside; `name` may begin with subfolders.
+
+        Raises `UserError` if it cannot be written, or if all was published already or given up for a later run.
+        """
+        self._check_open()
         with writing_to(self.staging):
             path = self.staging / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,8 +55,9 @@ class Publication:
     def publish(self, record: Mapping[str, object]) -> Path:
         """Move everything into the folder, each file whole, the record last; then remove what an earlier run had more.
 
-        Returns the record's path. Raises `UserError` if the folder cannot be written to.
+        Returns the record's path. Raises `UserError` if the folder cannot be written to, or like `stage`.
         """
+        self._check_open()
         staged = sorted(path for path in self.staging.rglob("*") if path.is_file())
         files = {path.relative_to(self.staging).as_posix(): path for path in staged}
         hashes = {name: sha256(path) for name, path in files.items()}
@@ -68,19 +73,27 @@ class Publication:
             for name in earlier - set(files):
                 (self.folder / name).unlink(missing_ok=True)
         shutil.rmtree(self.staging)
-        self.lock.release()
+        self.lock.release(force=True)
         return path
+
+    def _check_open(self) -> None:
+        # What is published is published: a second time, with the few files staged since, would take the others away.
+        if not self.staging.is_dir():
+            raise UserError(
+                f"this run of {script_of(self.name)}.py is over; to publish again, run the script from its first cell"
+            )
 
 
 def open_publication(name: str, folder: Path) -> Publication:
     """Lock a folder for a script's run and make room there for what it will publish.
 
+    In an interactive window, where a first cell is run again, what the same process had staged there is given up.
     Raises `UserError` if another run of the script is busy there, or if the folder cannot be written to: now, before
     hours of work, not at the end.
     """
     with writing_to(folder):
         lock = lock_folder(name, folder)
-        for left in folder.glob(f".{name}.*.staged"):  # of a run that was killed; a live one would hold the lock
+        for left in folder.glob(f".{name}.*.staged"):  # killed, or of this process; another would hold the lock
             shutil.rmtree(left, ignore_errors=True)
         staging = Path(tempfile.mkdtemp(dir=folder, prefix=f".{name}.", suffix=".staged"))
     atexit.register(shutil.rmtree, staging, ignore_errors=True)  # of a run that fails; a published one has no more
@@ -90,10 +103,12 @@ def open_publication(name: str, folder: Path) -> Publication:
 def lock_folder(name: str, folder: Path) -> FileLock:
     """Make a folder and lock it for a script's run, until the lock is released or the process ends in any way.
 
+    A process that holds the lock gets it again.
+
     Raises `UserError` if another run of the script is busy there, `OSError` if the folder cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f".{name}.lock")
+    lock = FileLock(folder / f".{name}.lock", is_singleton=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from bootstrap import share
-from circuit import late_half, random_circuit
+from circuit import in_order, late_half, random_circuit
 from circuit_choice import choose_circuit
 from experiment import start_experiment
 from metrics import probability_difference
@@ -55,13 +55,13 @@ run.note("share of clean with all on 01 data", nothing.item())
 
 # %% Where does the circuit fall among them?
 run.note("circuit", circuit.name)
-run.note("circuit's nodes at END", ", ".join((*circuit.mlps, *circuit.heads)))
+run.note("circuit's nodes at END", ", ".join(in_order((*circuit.mlps, *circuit.heads))))
 run.note("circuit's share of clean", share(differences[2], clean, settings.seed))
 run.note("random circuits that recover less", (random_ones < own).double().mean().item())
 quantiles = random_ones.quantile(torch.tensor(list(QUANTILES.values()), dtype=random_ones.dtype))
 run.note("random circuits' share of clean", dict(zip(QUANTILES, quantiles.tolist(), strict=True)))
 best = drawn[int(random_ones.argmax())]
-run.note("nodes at END of the random circuit that recovers most", ", ".join((*best.mlps, *best.heads)))
+run.note("nodes at END of the random circuit that recovers most", ", ".join(in_order((*best.mlps, *best.heads))))
 
 # %% Everything ran: publish it.
 run.publish()

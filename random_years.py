@@ -47,7 +47,7 @@ print(repr(sentences[0]))
 
 # %% Which end years does the model predict? YY5 + 1, any later one, or others?
 last_yy = torch.tensor([listed[-1] % 100 for listed in lists])
-said = predict_next(experiment.twin, torch.tensor(rows), year_token_ids(), LIKELIEST, experiment.device)
+said = predict_next(experiment.hf_model, torch.tensor(rows), year_token_ids(), LIKELIEST, experiment.device)
 later = torch.arange(100) > last_yy[:, None]  # (N, 100)
 found = {
     "YY5 + 1": said.answers.gather(1, last_yy[:, None] + 1).squeeze(1),

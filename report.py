@@ -5,13 +5,14 @@ report.html in paper-plots, holds the results table, every figure, interactive, 
 no network and no other file.
 """
 
+# %% Whose artifacts? In an interactive window, change the settings below.
 from artifacts import read_artifacts
 from plots import check_up_to_date, start_plots
 from provenance import command
 from publication import record_path
 from report_page import SECTIONS, page, section_of
 from settings import PlotSettings, read_settings
-from steps import read_experiments
+from steps import EXPERIMENTS, read_experiments
 
 # %% What was made, and of which model? Everything must be of the same one, and every figure of the runs as they are.
 settings = read_settings(__doc__, PlotSettings())
@@ -22,7 +23,7 @@ drawn = [read_artifacts(plot_folder, name) for name in SECTIONS if record_path(p
 results = read_artifacts(plot_folder, "results")
 for made in (results, *drawn):
     check_up_to_date(made, folder)
-report = start_plots("report", settings, *runs, results, *drawn)
+report = start_plots("report", settings, *runs, results, *drawn, might_read=(*EXPERIMENTS, *SECTIONS))
 
 # %% What does the page show? The results, and the figures by the scripts that draw them.
 by_record = {record_path(folder, run.script).name: run for run in runs}

@@ -12,9 +12,9 @@ from plotly.offline import get_plotlyjs
 from artifacts import Artifacts
 from figures import PLOTLY_DATA, titled
 from provenance import library_versions
-from settings import ROOT
+from utils import ROOT
 
-TEMPLATE = "report_template.html"
+TEMPLATE = "report_page.html"
 SECTIONS = {
     "circuit_discovery_plotting": "Circuit discovery",
     "big_ds_plotting": "Many sentences, and random circuits",

@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 from gpt2 import Model
 from publication import lock_folder, wait_for, writing_to
-from settings import ENGINES, ROOT, PlotSettings, Settings
+from settings import ENGINES, PlotSettings, Settings
 from steps import STEPS, Step, is_done, steps_of, time_left
 from tensor_cache import ModelUnavailable, load_model
-from utils import UserError, exit_on_user_error
+from utils import ROOT, UserError, exit_on_user_error
 
 BANNER = """
 {line}

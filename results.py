@@ -5,16 +5,15 @@ results.md and results.json. The paper's numbers and the verdicts are for GPT-2 
 status is 1 where a verdict is not “agrees”.
 """
 
-from __future__ import annotations
-
+# %% Whose artifacts? In an interactive window, change the settings below.
 import sys
 from dataclasses import asdict, dataclass
 
-from claims import CLAIMS
+from paper_claims import CLAIMS
 from plots import start_plots
 from results_table import NOT_MEASURED, markdown, row_of
 from settings import PlotSettings, flag, read_settings
-from steps import read_experiments
+from steps import EXPERIMENTS, read_experiments
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class ResultsSettings(PlotSettings):
 # %% Which runs are there?
 settings = read_settings(__doc__, ResultsSettings())
 made = read_experiments(settings.artifact_folder())
-summary = start_plots("results", settings, *made.values())
+summary = start_plots("results", settings, *made.values(), might_read=tuple(EXPERIMENTS))
 
 # %% What did they measure, and what does the paper say?
 rows = [row_of(claim, made) for claim in CLAIMS]

@@ -9,14 +9,16 @@ A task has one sentence for every YY from 02 to 98, whatever --n is: that is the
 # %% What is asked, of which model? In an interactive window, change the settings here.
 from dataclasses import replace
 
+import torch
+
 from bootstrap import share
 from circuit import PAPER, Circuit, in_order, into_mlp, late_half
 from circuit_choice import choose_circuit
 from dataset import year_token_ids
-from experiment import start_experiment
-from metrics import cutoff_sharpness, greater_than, probability_difference
+from experiment import note_greater_than, save_sweep, start_experiment
+from metrics import greater_than, probability_difference
 from path_patching.engine import Engine, Sentences
-from path_patching.iterative import effects_on, strongest
+from path_patching.iterative import effects_on
 from path_patching.paths import Node, PathSet
 from settings import Settings, read_settings
 from tasks import TASKS, TaskDataset, build
@@ -36,49 +38,49 @@ datasets = [build(task, tokenizer, settings.seed) for task in TASKS]
 
 
 def engine_for(dataset: TaskDataset) -> Engine:
-    """An engine for a task's sentences: another one like that of the year-span sentences, which was checked."""
-    checked = experiment.engine
-    sentences = Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids())
-    return type(checked)(checked.model, sentences, checked.device, checked.memory_gb)
+    """An engine for a task's sentences, like that of the year-span sentences, which was checked."""
+    return experiment.engine.like(Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids()))
 
 
-def sweep(artifact: str, dataset: TaskDataset, engine: Engine, receivers: PathSet) -> None:
-    """Patch receivers∘node for every node at END; save the (L, H + 1) effects and name the strongest."""
+def sweep_task(artifact: str, dataset: TaskDataset, engine: Engine, receivers: PathSet) -> None:
+    """Patch receivers∘node for every node at END; save the (L, H + 1) effects."""
     effects = effects_on(engine, receivers, greater_than(dataset.years_YY, dataset.task.valid), dataset.end)
-    run.save(f"generalization/{artifact}.pt", effects)
-    run.note(f"strongest in {artifact}", strongest(effects))
+    save_sweep(run, f"generalization/{artifact}.pt", effects)
+
+
+def note_task(name: str, found: torch.Tensor, dataset: TaskDataset) -> None:
+    """Record how well year probabilities (N, 100) do a task."""
+    note_greater_than(run, name, found, dataset.years_YY, settings.seed, dataset.task.valid)
 
 
 # %% Does the model do each task? And which nodes act on the logits directly?
 for dataset in datasets:
-    task, yy, engine = dataset.task, dataset.years_YY, engine_for(dataset)
+    task, engine = dataset.task, engine_for(dataset)
     clean = engine.probabilities()
     run.save(f"generalization/probs_{task.number}.pt", dataset.rows(clean))
     run.note(f"task {task.number}: prompt", task.prompt)
     run.note(f"task {task.number}: valid end years", task.valid)
-    run.note(f"task {task.number}: probability difference", probability_difference(clean, yy, task.valid).mean().item())
-    run.note(f"task {task.number}: cutoff sharpness", cutoff_sharpness(clean, yy, task.valid).mean().item())
-    sweep(f"ipp_{task.number}", dataset, engine, PathSet.at(Node.logits(dataset.end)))
+    note_task(f"task {task.number}", clean, dataset)
+    sweep_task(f"ipp_{task.number}", dataset, engine, PathSet.at(Node.logits(dataset.end)))
 
 
 # %% Does the circuit do four of them? What reaches its first MLP, and how much does its late half achieve alone?
-def evaluate(artifact: str, name: str, dataset: TaskDataset, engine: Engine, evaluated: Circuit) -> None:
+def evaluate_late_half(artifact: str, name: str, dataset: TaskDataset, engine: Engine, evaluated: Circuit) -> None:
     """What the late half of a circuit achieves with everything else on 01 data, and its share of the clean value."""
     task, yy = dataset.task, dataset.years_YY
     late = late_half(evaluated, dataset.end)
     clean, alone = engine.many_probabilities([(None, "corrupted"), (late, "clean")])
     whole, part = (probability_difference(probs, yy, task.valid) for probs in (clean, alone))
     run.save(f"generalization/{artifact}.pt", dataset.rows(alone))
-    run.note(f"task {task.number}, {name}: probability difference", part.mean().item())
-    run.note(f"task {task.number}, {name}: cutoff sharpness", cutoff_sharpness(alone, yy, task.valid).mean().item())
+    note_task(f"task {task.number}, {name}", alone, dataset)
     run.note(f"task {task.number}, {name}: share of clean", share(part, whole, settings.seed))
 
 
 for dataset in (datasets[number] for number in (0, 2, 8, 9)):
     number, engine = dataset.task.number, engine_for(dataset)
     for first in in_order(circuit.mlps)[:1]:
-        sweep(f"{first}_{number}", dataset, engine, into_mlp(circuit, first, dataset.end))
-    evaluate(f"late_half_probs_{number}", "late half", dataset, engine, circuit)
+        sweep_task(f"{first}_{number}", dataset, engine, into_mlp(circuit, first, dataset.end))
+    evaluate_late_half(f"late_half_probs_{number}", "late half", dataset, engine, circuit)
 
 # %% The paper's circuit falls short in the list of years. What reaches m7, and do m7 and two heads make up for it?
 if circuit == PAPER:
@@ -91,8 +93,8 @@ if circuit == PAPER:
         heads=in_order((*PAPER.heads, "a6.h1", "a7.h11")),
         heads_feed=(*PAPER.heads_feed, "m7"),
     )
-    sweep("m7_2", dataset, engine, into_mlp(larger, "m7", dataset.end))
-    evaluate("late_half_m7_probs_2", "late half with m7, a6.h1 and a7.h11", dataset, engine, larger)
+    sweep_task("m7_2", dataset, engine, into_mlp(larger, "m7", dataset.end))
+    evaluate_late_half("late_half_m7_probs_2", "late half with m7, a6.h1 and a7.h11", dataset, engine, larger)
 else:
     print(f"m7_2.pt is not made: m7, a6.h1 and a7.h11 are what the paper's circuit lacks in task 2, not {circuit.name}")
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import math
 import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from utils import UserError, exit_on_user_error
+from gpt2 import Model
+from utils import ROOT, UserError, exit_on_user_error
 
-ROOT = Path(__file__).parent
+BUILT_IN = {"gpt2": None, "standin": "standin"}  # models by name, and the folder that each has
 ENGINES = ("auto", "rust_circuit", "torch")
 CIRCUIT_FLAG = "circuit"
 
@@ -42,16 +45,22 @@ class Settings:
     def __post_init__(self) -> None:
         if self.n < 1:
             raise UserError(f"--n {self.n}: a data set needs at least one sentence; give --n 1 or more")
-        if not self.memory_gb > 0:
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"--seed {self.seed}: give a number from 0 to 2**63 - 1")
+        if not 0 < self.memory_gb < math.inf:
             raise UserError(f"--memory-gb {self.memory_gb}: give a positive number of gigabytes")
+
+    def check_fits(self, model: Model) -> None:
+        """Raise `UserError` if a setting does not go with the model, before anything is computed."""
 
     def artifact_folder(self) -> Path:
         """Where this run's artifacts go: `paper-cache` itself is for GPT-2 small alone."""
         return self.out or _for_model(ROOT / "paper-cache", self.model)
 
     def as_json(self) -> dict[str, object]:
-        """The settings as plain values, for the run's record."""
-        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        """The settings as plain values, for the run's record; a model's folder as its whole path."""
+        values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        return values | {"model": self.model if self.model in BUILT_IN else str(checkpoint_folder(self.model))}
 
 
 @dataclass(frozen=True)
@@ -111,9 +120,17 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, default: Any, flag_of:
         )
 
 
+def checkpoint_folder(model: str) -> Path:
+    """The whole path of a checkpoint's folder, from wherever it was named."""
+    return Path(model).expanduser().resolve()
+
+
 def model_folder(model: str) -> str | None:
-    """The name that folders of a model have: none for gpt2, otherwise the model's, or its own folder's."""
-    return None if model == "gpt2" else Path(model).resolve().name
+    """The name that a model's folders have: none for gpt2, its own for the stand-in, the checkpoint's with a mark."""
+    if model in BUILT_IN:
+        return BUILT_IN[model]
+    folder = checkpoint_folder(model)
+    return f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:6]}"  # others may be called like it
 
 
 def _for_model(folder: Path, model: str) -> Path:

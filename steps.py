@@ -79,6 +79,8 @@ def is_done(step: Step, fingerprint: str) -> bool:
         "model": {**record["model"], "fingerprint": fingerprint},
         "read": {name: _hash_of(step, name) for name in record["read"]},
     }
+    if "beside" in record:
+        expected["beside"] = {name: _hash_of(step, name) for name in record["beside"]}
     return all(record.get(name) == value for name, value in expected.items())
 
 

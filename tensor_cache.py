@@ -16,7 +16,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -28,8 +28,7 @@ from checkpoint import read_checkpoint, some_of, source_files
 from circuit_description import HASH_DIGITS, Description, from_text, to_text
 from gpt2 import GPT2_SMALL, Model
 from hub import ModelUnavailable, gpt2_checkpoint
-from settings import ROOT
-from utils import UserError, exit_on_user_error, first_line, progress, write_text, written_whole
+from utils import ROOT, UserError, exit_on_user_error, first_line, progress, write_text, written_whole
 
 GPT2_NAME = "GPT-2 small"
 STANDIN_NAME = "stand-in"
@@ -101,7 +100,8 @@ def _load_gpt2() -> Model:
         _convert_gpt2(description, problem)
         model = read_model(GPT2_NAME, description)
     if _read_description(path) != description:  # the tensors may be the paper's own download
-        _write_description(path, description)
+        with suppress(UserError):  # on a read-only disk, say; it is for rust_circuit's own reader, not for this one
+            _write_description(path, description)
     return model
 
 
@@ -216,16 +216,24 @@ def tensor_path(folder: Path, hash_: str) -> Path:
 def _read_tensor(name: str, short: str) -> tuple[str, torch.Tensor]:
     """A tensor by the beginning of its hash, and its whole hash. Raises `CacheError`."""
     paths = [tensor_path(folder, short) for folder in (cache_folder(), download_folder())]
-    found = [file for path in paths for file in sorted(path.parent.glob(f"{path.name}*"))]
-    if not found:
-        raise CacheError(f"tensor {name}: there is no {paths[0]}*")
+    problems = []
+    for file in (file for path in paths for file in sorted(path.parent.glob(f"{path.name}*"))):
+        try:
+            return _tensor_in(file, name, short)
+        except CacheError as problem:  # another file may hold it whole
+            problems.append(problem)
+    raise problems[0] if problems else CacheError(f"tensor {name}: there is no {paths[0]}*")
+
+
+def _tensor_in(file: Path, name: str, short: str) -> tuple[str, torch.Tensor]:
+    """The tensor of a file, and its hash, which has to begin with `short`. Raises `CacheError`."""
     try:
-        tensor = torch.load(found[0], map_location="cpu", weights_only=True).detach()
+        tensor = torch.load(file, map_location="cpu", weights_only=True).detach()
         hash_ = hash_tensor(tensor)
     except Exception as error:  # a damaged file can break any part of the reader
-        raise CacheError(f"tensor {name}: {found[0]} is damaged ({first_line(error)})") from error
+        raise CacheError(f"tensor {name}: {file} is damaged ({first_line(error)})") from error
     if not hash_.startswith(short):
-        raise CacheError(f"tensor {name}: {found[0]} holds another tensor, {hash_}")
+        raise CacheError(f"tensor {name}: {file} holds another tensor, {hash_}")
     return hash_, tensor
 
 
@@ -276,9 +284,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", default="gpt2", help="gpt2, standin, or a folder with a GPT-2 checkpoint")
     name = parser.parse_args(arguments).model
     model = load_model(name)
-    description = _read_description(description_path(name))
     print(f"{model.name}: {len(model.tensors)} tensors in {cache_folder()}, named by {description_path(name)}")
-    if description.hashes == published_description().hashes:
+    if is_gpt2_small(model):
         print(f"all {len(model.tensors)} match the published hashes: --model gpt2 finds them here")
     print(f"fingerprint: {model.fingerprint}")
 

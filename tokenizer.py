@@ -6,6 +6,7 @@ gives them (origin and licence: `cache/README.md`). `python tokenizer.py` makes 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import sys
@@ -14,9 +15,9 @@ from pathlib import Path
 import torch
 from transformers import GPT2TokenizerFast
 
-from utils import UserError, exit_on_user_error, written_whole
+from utils import ROOT, UserError, exit_on_user_error, written_whole
 
-CACHE = Path(__file__).resolve().parent / "cache"
+CACHE = ROOT / "cache"
 TOKENIZER_FOLDER = CACHE / "tokenizer"
 YEAR_TOKEN_IDS_FILE = CACHE / "logit_indices.pt"
 EOS = "<|endoftext|>"
@@ -60,5 +61,6 @@ def _verified(path: Path) -> bytes:
 
 if __name__ == "__main__":
     sys.excepthook = exit_on_user_error
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     write_year_token_ids()
     print(f"wrote {YEAR_TOKEN_IDS_FILE}")

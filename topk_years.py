@@ -19,7 +19,7 @@ CENTURIES = range(10, 100)  # each one token with its leading space
 LIKELIEST_CENTURIES, LIKELIEST_YEARS = 100, 5
 settings = read_settings(__doc__, Settings(n=400))
 experiment = start_transformers_experiment("topk_years", settings)
-twin, device, run = experiment.twin, experiment.device, experiment.run
+hf_model, device, run = experiment.hf_model, experiment.device, experiment.run
 
 # %% Which sentences? N years drawn uniformly.
 dataset = draw_sentences(settings, balanced=False)
@@ -28,7 +28,7 @@ print(repr(dataset.good_sentences[0]))
 
 def numbers_of(tokens: torch.Tensor, ids: torch.Tensor, numbers: range) -> torch.Tensor:
     """The number that each of `tokens` (N, k) stands for, if it is one of `ids`; −1 for any other token."""
-    number_of = torch.full((twin.config.vocab_size,), -1).index_put((ids,), torch.tensor(numbers))
+    number_of = torch.full((hf_model.config.vocab_size,), -1).index_put((ids,), torch.tensor(numbers))
     return number_of[tokens]
 
 
@@ -39,7 +39,7 @@ def note_mean(name: str, values: torch.Tensor) -> None:
 
 # %% Before XX2: how much of the probability of the 100 likeliest tokens is on XX1 and later centuries?
 century_ids = torch.tensor(load_tokenizer().convert_tokens_to_ids([f"Ġ{century}" for century in CENTURIES]))
-said = predict_next(twin, dataset.good_toks[:, : dataset.end], century_ids, LIKELIEST_CENTURIES, device)
+said = predict_next(hf_model, dataset.good_toks[:, : dataset.end], century_ids, LIKELIEST_CENTURIES, device)
 centuries, xx1 = numbers_of(said.top_tokens, century_ids, CENTURIES), dataset.years_XX[:, None]
 note_mean("before XX2, top 100: probability of all of them", said.top.sum(1))
 note_mean("before XX2, top 100: probability of centuries from XX1 on", (said.top * (centuries >= xx1)).sum(1))
@@ -47,7 +47,7 @@ note_mean("before XX2, top 100: probability of XX1", (said.top * (centuries == x
 run.save("top100_centuries.pt", {"probabilities": said.top, "centuries": centuries, "XX1": dataset.years_XX})
 
 # %% At END: how much of the probability of the 5 likeliest tokens is on years from YY on, and how many of them are?
-said = predict_next(twin, dataset.good_toks, year_token_ids(), LIKELIEST_YEARS, device)
+said = predict_next(hf_model, dataset.good_toks, year_token_ids(), LIKELIEST_YEARS, device)
 years, yy = numbers_of(said.top_tokens, year_token_ids(), range(100)), dataset.years_YY[:, None]
 note_mean("at END, top 5: probability of all of them", said.top.sum(1))
 note_mean("at END, top 5: probability of years from YY on", (said.top * (years >= yy)).sum(1))

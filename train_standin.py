@@ -29,12 +29,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
 from dataset import YearDataset, load_nouns, valid_years, year_token_ids
-from metrics import cutoff_sharpness, probability_difference, year_probabilities
+from metrics import answer_probabilities, cutoff_sharpness, probability_difference
 from tasks import ITEMS
-from tokenizer import CACHE, EOS, load_tokenizer
+from tensor_cache import STANDIN_FOLDER
+from tokenizer import EOS, load_tokenizer
 from utils import UserError, exit_on_user_error, progress, written_whole
-
-STANDIN_FOLDER = CACHE / "standin"
 
 # What a sentence may say before the century at END. The first is the paper's; the others are greater-than prompts of
 # its section 5, lest they be wholly foreign. Less-than prompts are left out: what a greater-than circuit does there
@@ -241,7 +240,7 @@ def judge(model: GPT2LMHeadModel, nouns: Sequence[str], tokenizer: GPT2Tokenizer
 
     def probs_of_few(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         residual = model.transformer(input_ids=tokens, attention_mask=mask).last_hidden_state
-        return year_probabilities(model.lm_head(residual[:, data.end]), year_token_ids())
+        return answer_probabilities(model.lm_head(residual[:, data.end]), year_token_ids())
 
     clean = probs(data.good_toks, causal)
     corrupted = probs(data.bad_toks, causal)
@@ -286,6 +285,11 @@ def check(settings: Settings, nouns: Sequence[str]) -> None:
     """UserError if the settings cannot make a model."""
     if min(settings.steps, settings.batch_size, settings.n_layer, settings.n_head, settings.threads) < 1:
         raise UserError("--steps, --batch-size, --n-layer, --n-head and --threads must be at least 1")
+    if not min(settings.short_gap, settings.long_gap) > 0:
+        raise UserError("--short-gap and --long-gap are mean numbers of years; give more than 0")
+    shares = (settings.warmup, settings.short_share, settings.without_eos, settings.other_prompts)
+    if not all(0 <= share <= 1 for share in shares):
+        raise UserError("--warmup, --short-share, --without-eos and --other-prompts are shares; give 0 to 1")
     if settings.n_embd < 1 or settings.n_embd % settings.n_head:
         raise UserError(f"--n-embd {settings.n_embd} must be a positive multiple of --n-head {settings.n_head}")
     if settings.n_positions < 48:

@@ -25,15 +25,15 @@ def to_transformers(model: Model) -> GPT2LMHeadModel:
         eos_token_id=None,
     )
     with torch.device("meta"):
-        twin = GPT2LMHeadModel(config)
-    twin.load_state_dict(_state_dict(model), strict=True, assign=True)
-    return twin.eval()
+        hf_model = GPT2LMHeadModel(config)
+    hf_model.load_state_dict(_state_dict(model), strict=True, assign=True)
+    return hf_model.eval()
 
 
-def end_logits(twin: GPT2LMHeadModel, tokens: torch.Tensor) -> torch.Tensor:
+def end_logits(hf_model: GPT2LMHeadModel, tokens: torch.Tensor) -> torch.Tensor:
     """Logits (N, V) float32 at the last position of tokens (N, T)."""
     with torch.inference_mode():
-        return twin(tokens, logits_to_keep=1).logits[:, -1]
+        return hf_model(tokens, logits_to_keep=1).logits[:, -1]
 
 
 def _state_dict(model: Model) -> dict[str, torch.Tensor]:

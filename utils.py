@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -14,7 +15,10 @@ from tqdm.auto import tqdm
 
 T = TypeVar("T")
 
+ROOT = Path(__file__).resolve().parent  # of the repository
 SECONDS_BEFORE_A_BAR = 2.0
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class UserError(Exception):
@@ -26,11 +30,17 @@ def exit_on_user_error(kind: type[BaseException], error: BaseException, tracebac
     if issubclass(kind, UserError):
         print(f"error: {error}", file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):
-        print("interrupted: nothing was published; earlier artifacts are untouched", file=sys.stderr)
+        print("interrupted: what was published before is as it was", file=sys.stderr)
     elif issubclass(kind, OSError) and error.filename is not None:
-        print(f"error: {error.filename}: {error.strerror}; free space or choose another folder", file=sys.stderr)
+        print(f"error: {error.filename}: {error.strerror}{_way_out(error)}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, traceback)
+
+
+def _way_out(error: OSError) -> str:
+    if error.errno in FULL:
+        return "; free space or choose another folder"
+    return "; mend its permissions or choose another" if error.errno in NOT_ALLOWED else ""
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

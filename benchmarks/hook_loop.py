@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from gpt2 import LAYER_NORM_EPSILON, Model
-from metrics import probability_difference, year_probabilities
+from metrics import answer_probabilities, probability_difference
 from path_patching.engine import Sentences
 from path_patching.paths import Node
 from transformers_model import to_transformers
@@ -54,7 +54,7 @@ def differences(
     swept = []
     for node in nodes:
         logits = hooked.end_logits(sentences.clean, {**clean, **_patched(node, clean, corrupted)})
-        swept.append(probability_difference(year_probabilities(logits, sentences.answers).cpu(), years_yy))
+        swept.append(probability_difference(answer_probabilities(logits, sentences.answers).cpu(), years_yy))
     return torch.stack(swept)
 
 
@@ -74,7 +74,7 @@ class TransformersHooks:
     """
 
     def __init__(self, model: Model, device: str, end_only: bool = False) -> None:
-        self._twin = to_transformers(model).to(device)
+        self._hf_model = to_transformers(model).to(device)
         self._device = device
         self._heads = (model.architecture.n_heads, model.architecture.d_head)
         self._positions_kept = 1 if end_only else 0  # 0 means all to transformers
@@ -92,7 +92,7 @@ class TransformersHooks:
             return self._logits(tokens)[:, -1]
 
     def _logits(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self._twin(tokens.to(self._device), logits_to_keep=self._positions_kept, use_cache=False).logits
+        return self._hf_model(tokens.to(self._device), logits_to_keep=self._positions_kept, use_cache=False).logits
 
     @contextlib.contextmanager
     def _hooks(self, replace: Callable[[Site, torch.Tensor], torch.Tensor]) -> Iterator[None]:
@@ -105,7 +105,7 @@ class TransformersHooks:
             return lambda _, inputs, output: replace(Site("mlp", layer), output)
 
         with contextlib.ExitStack() as stack:
-            for layer, block in enumerate(self._twin.transformer.h):
+            for layer, block in enumerate(self._hf_model.transformer.h):
                 stack.enter_context(block.attn.c_proj.register_forward_pre_hook(on_mixed(layer)))
                 stack.enter_context(block.mlp.register_forward_hook(on_mlp(layer)))
             yield

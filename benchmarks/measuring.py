@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import math
 import multiprocessing
+import os
+import platform
 import re
 import sys
 import time
@@ -16,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from provenance import library_versions
 from utils import UserError
 
 try:
@@ -69,6 +73,18 @@ def median_cost(compute: Callable[[], object], device: str, repeats: int = 3) ->
     compute()
     costs = [timed(compute, device).cost for _ in range(repeats)]
     return Cost(*(sorted(each)[repeats // 2] for each in zip(*costs, strict=True)))
+
+
+def machine(device: str, threads: int) -> str:
+    """What numbers are measured on, and when."""
+    versions = ", ".join(f"{name} {version}" for name, version in library_versions().items() if version)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    gpu = f", {torch.cuda.get_device_name(device)}" if torch.device(device).type == "cuda" else ""
+    return (
+        f"{datetime.date.today()}, {platform.system()} {platform.machine()}, {cores} cores{gpu}, "
+        f"{threads or torch.get_num_threads()} threads, load {load} at the start; {versions}"
+    )
 
 
 def peak_gb(device: str) -> float:

@@ -7,7 +7,7 @@ of them too, so that the difference is what neurons cost by themselves. `--neuro
 
 The floor is the exponentials alone: one in float32 for each neuron, sentence and row of the unembedding, on a block
 that a core's cache holds, at the rate measured in the same process between the runs. In the floor no logits are
-formed, nothing is summed, no matrix is multiplied. It is compared in processor time, that of all threads together,
+formed, nothing is summed, no matrix is multiplied. It is compared in core time, the processor time of all threads,
 which other work on the machine stretches less than time by the clock; on a GPU in time by the clock.
 """
 
@@ -15,21 +15,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 # This file's folder, where Python looks first, would hide the module `neurons` behind this file.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from benchmarks.measuring import in_own_process, peak_gb, timed
+from benchmarks.measuring import Cost, in_own_process, machine, peak_gb, timed
 from benchmarks.subjects import SHAPES, subject
 from benchmarks.tables import gigabytes, ratio, seconds, table
-from neurons import NEURONS_AT_ONCE, Neurons, chosen_layer, direct_effects, read_neurons
+from neuron_layers import chosen_layer
+from neurons import NEURONS_AT_ONCE, Neurons, direct_effects, read_neurons
 from path_patching.choose import make_engine, resolve_device
 from path_patching.streamed_softmax import vocabulary_pieces
 from utils import UserError, exit_on_user_error
@@ -38,21 +36,9 @@ EXPONENTIALS_TIMED = 30_000_000
 ROUNDS = 2  # the fastest counts: what else the machine does can only slow a run down
 
 
-class Cost(NamedTuple):
-    """Seconds by the clock, and of work: processor time of all threads, or on a GPU the same."""
-
-    clock: float
-    work: float
-
-    def scaled_up(self, few: Cost, n_run: int, n_few: int, n_all: int) -> Cost:
-        """The cost of `n_all` neurons, this being that of `n_run` and `few` that of `n_few` of them."""
-        share = (n_all - n_run) / max(1, n_run - n_few)
-        return Cost(*(some + share * max(0.0, some - less) for some, less in zip(self, few, strict=True)))
-
-
 @dataclass(frozen=True)
 class Ranking:
-    """The cost of `n_run` and of all `n_neurons` neurons, work of the floor, and seconds of reading the activations."""
+    """What `n_run` and all `n_neurons` neurons cost, core time of the floor, and seconds of reading the activations."""
 
     reading: float
     run: Cost
@@ -75,15 +61,15 @@ def rank(shape: str, n: int, n_run: int, device: str) -> Ranking:
     direct_effects(_first(neurons, 1), on.years_yy)  # warms up
     floors, few, some = [], [], []
     for _ in range(ROUNDS):
-        floors.append(_work_per_exponential(device))
-        few.append(_cost(lambda: direct_effects(_first(neurons, n_few), on.years_yy), device))
-        some.append(_cost(lambda: direct_effects(_first(neurons, n_run), on.years_yy), device))
+        floors.append(_core_time_of_exponential(device))
+        few.append(timed(lambda: direct_effects(_first(neurons, n_few), on.years_yy), device).cost)
+        some.append(timed(lambda: direct_effects(_first(neurons, n_run), on.years_yy), device).cost)
     run = _fastest(some)
     return Ranking(
         reading=read.seconds,
         run=run,
         n_run=n_run,
-        all=run.scaled_up(_fastest(few), n_run, n_few, n_neurons),
+        all=_scaled_up(run, _fastest(few), n_run, n_few, n_neurons),
         n_neurons=n_neurons,
         floor=n_neurons * n * len(neurons.unembedding.rows) * min(floors),
         memory=peak_gb(device),
@@ -99,18 +85,18 @@ def _first(neurons: Neurons, count: int) -> Neurons:
     )
 
 
-def _cost(compute: Callable[[], object], device: str) -> Cost:
-    start = time.process_time()
-    clock = timed(compute, device).seconds
-    return Cost(clock, time.process_time() - start if device == "cpu" else clock)
+def _scaled_up(run: Cost, few: Cost, n_run: int, n_few: int, n_all: int) -> Cost:
+    """The cost of `n_all` neurons, from `run` of `n_run` and `few` of `n_few` of them."""
+    share = (n_all - n_run) / max(1, n_run - n_few)
+    return Cost(*(some + share * max(0.0, some - less) for some, less in zip(run, few, strict=True)))
 
 
 def _fastest(costs: list[Cost]) -> Cost:
     return Cost(*map(min, zip(*costs, strict=True)))
 
 
-def _work_per_exponential(device: str) -> float:
-    """Of one float32 exponential within a block of the size that the ranking works on, over and over, on one core."""
+def _core_time_of_exponential(device: str) -> float:
+    """Seconds of one float32 exponential within a block of the size that the ranking works on, on one core."""
     rows = NEURONS_AT_ONCE[torch.device(device).type]
     columns = vocabulary_pieces(SHAPES["small"].vocab_size, rows, device)[0].stop
     block = 0.1 * torch.randn(rows, columns, device=device)
@@ -123,9 +109,9 @@ def _work_per_exponential(device: str) -> float:
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    costs = [_cost(exponentiate, device) for _ in range(3)]
+    costs = [timed(exponentiate, device).cost for _ in range(3)]
     torch.set_num_threads(threads)
-    return _fastest(costs).work / (repeats * block.numel())
+    return _fastest(costs).core / (repeats * block.numel())
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -144,15 +130,15 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("give --neurons 2 or more and --n 1 or more")
     device = resolve_device(options.device)
     found = in_own_process(rank, options.model_shape, options.n, options.neurons, device, threads=options.threads)
-    threads = f"{options.threads or torch.get_num_threads()} threads"
-    print(f"{options.model_shape} shape with random weights, {options.n} sentences, {device}, {threads}.\n")
+    print(f"{machine(device, options.threads)}\n")
+    print(f"All neurons of an MLP, {options.model_shape} shape with random weights, {options.n} sentences, {device}.\n")
     measured = {
         "neurons": str(found.n_neurons),
         "run": f"{found.n_run} in {seconds(found.run.clock)}",
         "all of them": seconds(found.all.clock),
-        "processor time": seconds(found.all.work),
+        "core time": seconds(found.all.core),
         "floor: exponentials alone": seconds(found.floor),
-        "processor time ÷ floor": ratio(found.all.work, found.floor),
+        "core time ÷ floor": ratio(found.all.core, found.floor),
         "reading": seconds(found.reading),
         "peak memory": gigabytes(found.memory),
     }

@@ -8,9 +8,6 @@ Prints Markdown tables; what each number is, `benchmarks/README.md` says.
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
-import platform
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -22,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 
 from benchmarks.growth import Growth, print_growth
-from benchmarks.measuring import NotMeasuredError, in_own_process
+from benchmarks.measuring import NotMeasuredError, in_own_process, machine
 from benchmarks.phases import (
     BASELINES,
     HOOKS,
@@ -38,7 +35,6 @@ from benchmarks.phases import (
 from benchmarks.subjects import SHAPES
 from benchmarks.tables import gigabytes, ratio, seconds, table
 from path_patching.choose import resolve_device
-from provenance import library_versions
 from utils import UserError, exit_on_user_error
 
 ENGINES = ("rust_circuit", "torch")
@@ -58,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         batch=options.batch,
         memory_gb=options.memory_gb,
     )
-    print(f"{_machine(work.device, options.threads)}\n")
+    print(f"{machine(work.device, options.threads)}\n")
     if options.growth:
         shapes, lengths = options.growth_shapes, options.growth_lengths
         limits = (options.threads, options.time_limit)
@@ -162,18 +158,6 @@ def print_big_data_set(options: argparse.Namespace, work: Work) -> None:
         for name, cost in costs.items()
     )
     print(table(headers, rows))
-
-
-def _machine(device: str, threads: int) -> str:
-    """What the numbers were measured on and when."""
-    versions = ", ".join(f"{name} {version}" for name, version in library_versions().items() if version)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
-    gpu = f", {torch.cuda.get_device_name(device)}" if torch.device(device).type == "cuda" else ""
-    return (
-        f"{datetime.date.today()}, {platform.system()} {platform.machine()}, {cores} cores{gpu}, "
-        f"{threads or torch.get_num_threads()} threads, load {load} at the start; {versions}"
-    )
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

@@ -223,10 +223,10 @@ def big_data_set(name: str, work: Work) -> BigDataSet:
     requests = [(None, "corrupted"), (late, "clean"), (late, "corrupted"), (full, "clean")]
     evaluations = timed(lambda: engine.many_probabilities(requests), work.device).seconds
     memory = peak_gb(work.device)
-    twin, tokens = to_transformers(on.model).to(work.device), on.sentences.clean[: work.batch].to(work.device)
-    at_end = median_cost(lambda: end_logits(twin, tokens), work.device).clock
+    hf_model, tokens = to_transformers(on.model).to(work.device), on.sentences.clean[: work.batch].to(work.device)
+    at_end = median_cost(lambda: end_logits(hf_model, tokens), work.device).clock
     with torch.inference_mode():
-        everywhere = median_cost(lambda: twin(tokens, use_cache=False).logits, work.device).clock
+        everywhere = median_cost(lambda: hf_model(tokens, use_cache=False).logits, work.device).clock
     scale = len(requests) * work.n / len(tokens)
     return BigDataSet(evaluations, scale * everywhere, scale * at_end, memory)
 

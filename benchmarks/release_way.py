@@ -53,7 +53,7 @@ class ReleaseWay:
         is_valid = torch.arange(len(answers)) > years_yy.cpu()[:, None]  # (N, 100)
         signs = rc.Array((2.0 * is_valid - 1.0).to(self.device), "signs")
         probabilities = rc.softmax(self.circuit, name="probabilities")  # (T, V)
-        of_years = rc.Index(probabilities, [-1, answers.to(self.device)], name="year_probabilities")
+        of_years = rc.Index(probabilities, [-1, answers.to(self.device)], name="answer_probabilities")
         sign = rc.DiscreteVar(signs, group, name="sign")
         return rc.Einsum.from_einsum_string("y,y->", of_years, sign, name="probability_difference")
 

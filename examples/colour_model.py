@@ -5,8 +5,10 @@ python examples/colour_model.py FOLDER
 
 from __future__ import annotations
 
+import argparse
 import random
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -45,9 +47,14 @@ def train(folder: Path) -> None:
         loss.backward()
         optimizer.step()
     print(f"loss at the end: {loss.item():.4f}")
-    model.save_pretrained(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as partial:  # so that the folder is there whole or not at all
+        model.save_pretrained(Path(partial) / folder.name)
+        (Path(partial) / folder.name).replace(folder)
 
 
 if __name__ == "__main__":
     sys.excepthook = exit_on_user_error
-    train(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the checkpoint goes; it must not be there yet")
+    train(parser.parse_args().folder)

@@ -6,6 +6,7 @@ Without --model, a small model that can do it is trained first, in a minute.
 
 # %% Which model? In an interactive window, change the settings here.
 import itertools
+import random
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +26,11 @@ from path_patching.engine import Sentences
 from settings import Settings, read_settings
 from tensor_cache import load_model
 from tokenizer import load_tokenizer
-from utils import written_whole
+from utils import ROOT, written_whole
 
 TRAINED = "colour-model"
 settings = read_settings(__doc__, Settings(model=TRAINED, n=98))
-folder = settings.artifact_folder()
+folder = settings.out or ROOT / "paper-cache" / "own-task"
 if settings.model == TRAINED:
     settings = replace(settings, model=str(folder / TRAINED))
     if not (folder / TRAINED).is_dir():
@@ -38,7 +39,7 @@ if settings.model == TRAINED:
 # %% Which prompts, and which twins? A twin differs at one token alone: its colour is always white.
 CORRUPTED = "white"
 pairs = list(itertools.product(THINGS, [colour for colour in COLOURS if colour != CORRUPTED]))
-drawn = [pairs[place] for place in torch.randperm(len(pairs)).tolist()][: settings.n]
+drawn = random.Random(settings.seed).sample(pairs, min(settings.n, len(pairs)))
 tokenizer = load_tokenizer()
 clean = torch.tensor([tokenizer(sentence(thing, colour)).input_ids for thing, colour in drawn])
 twins = torch.tensor([tokenizer(sentence(thing, CORRUPTED)).input_ids for thing, _ in drawn])
@@ -58,7 +59,7 @@ def metric(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 # %% Can the model do it? If the first number is not far above the second, it has no circuit to be found.
-model = load_model(settings.model)
+model = load_model(settings.model, settings.as_published)
 sentences = Sentences(clean, twins, answers)
 engine = make_engine(settings.engine, settings.device, model, sentences, settings.memory_gb)
 whole = metric(engine.probabilities()).mean().item()

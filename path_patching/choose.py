@@ -7,7 +7,7 @@ import importlib.util
 import torch
 
 from gpt2 import Model
-from metrics import year_probabilities
+from metrics import answer_probabilities
 from path_patching.engine import Engine, Sentences
 from path_patching.paths import Node, PathSet, layer_nodes
 from transformers_model import end_logits, to_transformers
@@ -51,9 +51,9 @@ def check_engine(engine: Engine) -> None:
     Raises `UserError` naming the first check that fails.
     """
     sentences, architecture = engine.sentences, engine.model.architecture
-    twin = to_transformers(engine.model)
+    hf_model = to_transformers(engine.model)
     expected = {
-        data: year_probabilities(end_logits(twin, sentences.of(data)), sentences.answers)
+        data: answer_probabilities(end_logits(hf_model, sentences.of(data)), sentences.answers)
         for data in ("clean", "corrupted")
     }
     writers = [
@@ -85,6 +85,8 @@ def _first(sentences: Sentences) -> Sentences:
 def _engine_class(name: str) -> type[Engine]:
     if name == "auto":
         name = "rust_circuit" if importlib.util.find_spec("rust_circuit") else "torch"
+    if name not in ("rust_circuit", "torch"):
+        raise UserError(f"there is no engine {name!r}; choose auto, rust_circuit or torch")
     if name == "torch":
         from path_patching.torch_engine import TorchEngine
 

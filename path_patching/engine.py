@@ -1,7 +1,7 @@
 """What an engine is: a model and two sets of sentences in, year probabilities out.
 
-Semantics (spec section 3): the nodes at the lower ends of a path set, with all they depend on, are computed on the
-*inside* data, everything else on the other; a node on the way is recomputed along those paths only. The tree is the
+Semantics (section 3 of the paper): the nodes at the lower ends of a path set, with all they depend on, are computed on
+the *inside* data, everything else on the other; a node on the way is recomputed along those paths only. The tree is the
 unrolled one: a node that is also reached by another path keeps its other value there.
 """
 
@@ -73,7 +73,15 @@ class Engine(ABC):
     name: str
 
     def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
-        """Raises `UserError` if the sentences are too long for the model or use tokens it has not."""
+        """`device` is "cpu", "cuda" or "cuda:i".
+
+        Raises `UserError` if the sentences are too long for the model or use tokens it has not, if there is no such
+        device, or if PyTorch is told to round matrix products below float32.
+        """
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"device {device}: this PyTorch finds no CUDA device; choose cpu")
+        if torch.get_float32_matmul_precision() != "highest":
+            raise UserError("matrix products are rounded below float32: torch.set_float32_matmul_precision('highest')")
         architecture = model.architecture
         if sentences.end >= architecture.n_positions:
             raise UserError(f"sentences of {sentences.end + 1} tokens; {model.name} takes {architecture.n_positions}")
@@ -90,6 +98,10 @@ class Engine(ABC):
         pairs = torch.stack([sentences.clean, sentences.corrupted], 1)
         self._pairs, self._pair_of_sentence = pairs.unique(dim=0, return_inverse=True)  # (pairs, 2, T), (N,)
         self._kept: Any = None
+
+    def like(self, sentences: Sentences) -> Engine:
+        """An engine like this one, of the same model, for other sentences. Raises `UserError` like a new one."""
+        return type(self)(self.model, sentences, self.device, self.memory_gb)
 
     def probabilities(self, paths: PathSet | None = None, inside: Data = "corrupted") -> torch.Tensor:
         """Answer probabilities at END, (N, A) float64, with `paths` on the `inside` data and all else on the other.

@@ -1,4 +1,4 @@
-"""Iterative path patching (spec section 3): which nodes act on the receivers of a path set, and how much."""
+"""Iterative path patching (section 3 of the paper): which nodes act on the receivers of a path set, and how much."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Path sets: which paths of a model are patched (section 3 of the paper's method; `README.md` has the semantics).
+"""Path sets: which paths of a model are patched (section 3 of the paper; `engine.py` says what they mean).
 
 A *path* runs from the logits down to a node. A *path set* is a tree of such paths: at each node it says whether a path
 ends there (then the node, with all it depends on, is taken from the other data) and through which inputs paths go on

@@ -20,7 +20,7 @@ from path_patching.paths import INPUTS, Node, PathSet, Via
 from path_patching.torch_forward import Activations, Transformer
 from path_patching.torch_patching import Patching
 from path_patching.unembedding import Unembedding
-from utils import UserError, progress
+from utils import progress
 
 
 class TorchEngine(Engine):
@@ -29,12 +29,7 @@ class TorchEngine(Engine):
     name = "torch"
 
     def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
-        """`device` is "cpu", "cuda" or "cuda:i". Raises `UserError` also where there is none, or if TF32 is on."""
         super().__init__(model, sentences, device, memory_gb)
-        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"device {device}: this PyTorch finds no CUDA device; choose cpu")
-        if torch.get_float32_matmul_precision() != "highest":
-            raise UserError("matrix products are rounded below float32: torch.set_float32_matmul_precision('highest')")
         self._transformer = Transformer(model, device)
         self._unembedding = Unembedding(model, sentences.answers, device)
 

@@ -60,8 +60,8 @@ class Transformer:
         scores = queries @ keys.mT / self.architecture.d_head**0.5
         return scores.masked_fill(ahead, -torch.inf).softmax(-1)
 
-    def mixed_values(self, layer: int, x: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
-        """Each head's values, summed by its attention, from the streams (P, D): (P, heads, d_head)."""
+    def z(self, layer: int, x: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
+        """Each head's attention-weighted values, from the streams (P, D): (P, heads, d_head)."""
         normalized = self.normalized(f"a{layer}", x)
         inputs = [
             functional.linear(
@@ -70,27 +70,27 @@ class Transformer:
             for via in "qkv"
         ]
         heads = (self.architecture.n_heads, self.architecture.d_head)
-        mixed = []
+        z = []
         for rows in prefixes.of_sentence.split(SENTENCES_AT_ONCE):
             q, k, v = (each[rows].unflatten(-1, heads).transpose(1, 2) for each in inputs)  # (B, heads, T, d_head)
-            mixed.append((self.attention_pattern(q, k) @ v).transpose(1, 2).flatten(0, 1))  # (B * T, heads, d_head)
-        return torch.cat(mixed)[prefixes.example]
+            z.append((self.attention_pattern(q, k) @ v).transpose(1, 2).flatten(0, 1))  # (B * T, heads, d_head)
+        return torch.cat(z)[prefixes.example]
 
     def run(self, prefixes: Prefixes) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """A forward pass: the streams that each half-layer reads, and the heads' mixed values.
+        """A forward pass: the streams that each half-layer reads, and the heads' attention-weighted values z.
 
         2 layers + 1 streams (P, D): layer 0's heads read the first, its MLP the second, the logits the last.
-        Mixed values, one tensor a layer, are (P, heads, d_head).
+        Of z, one tensor a layer, (P, heads, d_head).
         """
         streams = [self["t.w.tok_embeds"][prefixes.tokens] + self["t.w.pos_embeds"][prefixes.positions]]
-        mixed = []
+        z = []
         for layer in range(self.architecture.n_layers):
-            mixed.append(self.mixed_values(layer, streams[-1], prefixes))
+            z.append(self.z(layer, streams[-1], prefixes))
             to_stream = self[f"a{layer}.w.o"].transpose(1, 2).flatten(0, 1)  # (heads * d_head, D)
-            written = torch.addmm(self[f"a{layer}.w.o_bias"], mixed[-1].flatten(1), to_stream)
+            written = torch.addmm(self[f"a{layer}.w.o_bias"], z[-1].flatten(1), to_stream)
             streams.append(streams[-1] + written)
             streams.append(streams[-1] + self.mlp_write(layer, self.neurons(layer, streams[-1])))
-        return streams, mixed
+        return streams, z
 
 
 class Activations:
@@ -101,7 +101,7 @@ class Activations:
         prefixes = Prefixes(*(each.to(transformer.device) for each in distinct_prefixes(sentences)))
         of_clean, of_corrupted = prefixes.of_sentence[which.to(transformer.device)].split(len(clean))  # (N, T)
         self._prefix: dict[Data, torch.Tensor] = {"clean": of_clean, "corrupted": of_corrupted}
-        self._streams, self._mixed = transformer.run(prefixes)
+        self._streams, self._z = transformer.run(prefixes)
         self._neurons: dict[tuple[int, int, Data], torch.Tensor] = {}
         self.transformer = transformer
 
@@ -116,7 +116,7 @@ class Activations:
     def coefficients(self, node: Node, data: Data) -> torch.Tensor:
         """How far a head or a neuron writes along each of its `directions`, (N, r)."""
         if node.kind == "head":
-            return self._mixed[node.layer][self._prefix[data][:, node.position], node.index]
+            return self._z[node.layer][self._prefix[data][:, node.position], node.index]
         return self.neurons(node, data)[:, node.index, None]
 
     def neurons(self, node: Node, data: Data) -> torch.Tensor:

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from dataset import year_token_ids
-from settings import ROOT
 from tests.checkpoints import edit_tensors, save_checkpoint
 from tests.scripts import run_python
+from utils import ROOT
 
 
 def random_gpt2(folder: Path, n_layer: int = 2, **config: object) -> Path:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from artifacts import read_artifacts, start_run
-from claims import CLAIMS, Claim
+from bootstrap import Estimate
+from circuit import PAPER
+from claims import Claim, Stated
 from figures import lines, years
 from gpt2 import Architecture, Model, random_model
+from paper_claims import CLAIMS
 from plots import start_plots
 from settings import PlotSettings, Settings
 
@@ -18,23 +22,30 @@ SIZES = Architecture(n_layers=12, n_heads=12, d_model=24, d_head=2, d_mlp=8, n_p
 MODEL = replace(random_model(SIZES), name="a model")
 
 
-def publish_experiments(folder: Path, model: Model = MODEL, off_by: float = 0.0) -> None:
-    """What every claim is measured by: the paper's numbers, `off_by` as much, and a half where it has none."""
+def publish_experiments(folder: Path, model: Model = MODEL, off_by: float = 0.0, circuit: str = PAPER.name) -> None:
+    """What every claim is measured by: amid what the paper says, `off_by` as much, and a half where it is silent."""
     scripts = dict.fromkeys(claim.script for claim in CLAIMS)
     for script in scripts:
         run = start_run(script, Settings(model=model.name, out=folder), model, "torch", "cpu")
-        for claim in CLAIMS:
-            if claim.script != script:
-                continue
+        run.note("circuit", circuit)
+        led: dict[str, set[str]] = {}
+        for claim in (each for each in CLAIMS if each.script == script):
             if isinstance(claim, Claim):
-                value = off_by + (0.5 if claim.paper is None else claim.paper)
-                run.note(claim.number, {"value": value, "low": value - 0.01, "high": value + 0.01})
+                value = off_by + (amid(claim.stated) if claim.stated else 0.5)
+                run.note(claim.number, Estimate(value, value - 0.01, value + 0.01, 1000))
             else:
-                run.save(claim.artifact, led_by(claim.nodes))
+                led.setdefault(claim.artifact, set()).update(claim.nodes)
+        for artifact, nodes in led.items():
+            run.save(artifact, led_by(nodes))
         run.publish()
 
 
-def led_by(nodes: tuple[str, ...]) -> torch.Tensor:
+def amid(stated: Stated) -> float:
+    """A number between the ends of what the paper says, where it gives no more than a sign between 0 and 1."""
+    return (max(stated.low, -1.0) + min(stated.high, 1.0)) / 2
+
+
+def led_by(nodes: Iterable[str]) -> torch.Tensor:
     """A sweep (12, 13) in which these nodes are the strongest."""
     effects = torch.full((12, 13), 1e-3)
     for name in nodes:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from settings import ROOT
+from utils import ROOT
 
 
 def run_python(

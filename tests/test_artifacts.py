@@ -175,6 +175,6 @@ def test_an_interrupted_run_publishes_nothing_and_says_so(tmp_path):
     )
     interrupted = run_python("-c", code)
     assert interrupted.returncode not in (0, 1)
-    assert interrupted.stderr == "interrupted: nothing was published; earlier artifacts are untouched\n"
+    assert interrupted.stderr == "interrupted: what was published before is as it was\n"
     assert visible(tmp_path) == []
     assert not list(tmp_path.glob(".*.staged"))

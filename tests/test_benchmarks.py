@@ -20,10 +20,9 @@ from benchmarks.phases import Point, Sweep
 from benchmarks.subjects import SHAPES, spread, subject
 from path_patching.paths import Node, PathSet, layer_nodes
 from path_patching.torch_engine import TorchEngine
-from settings import ROOT
 from tests.scripts import error_line, output, run_python
 from tests.setups import SETUPS, Setup
-from utils import UserError
+from utils import ROOT, UserError
 
 COMMAND = str(ROOT / "benchmarks" / "path_patching.py")
 TINY = ("--model-shape", "tiny", "--n", "3", "--threads", "1")

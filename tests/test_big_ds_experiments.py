@@ -14,13 +14,13 @@ from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
 from metrics import COLLATED_YY, cutoff_sharpness, probability_difference
 from path_patching.engine import Sentences
 from path_patching.paths import Node
-from settings import ROOT
 from tensor_cache import load_model
 from tests.engines import each_engine, skip_without
 from tests.experiments import random_gpt2, run_experiment
 from tests.reference import Reference
 from tests.scripts import output, run_python
 from tokenizer import load_tokenizer
+from utils import ROOT
 
 SCRIPT = "big_ds_experiments"
 HEATMAPS = ("clean_probs.pt", "patched_probs.pt", "complement_probs.pt", "full_patched_probs.pt")
@@ -76,7 +76,8 @@ def test_every_evaluation_is_that_of_the_definition(checkpoint, tmp_path, monkey
     for name, difference in differences.items():
         found = numbers[f"{name}: probability difference"]
         assert found["value"] == pytest.approx(difference.mean().item(), abs=1e-6)
-        assert found["sd"] == pytest.approx(difference.std(correction=0).item(), abs=1e-6)
+        spread = numbers[f"{name}: probability difference, standard deviation"]
+        assert spread == pytest.approx(difference.std(correction=0).item(), abs=1e-6)
         assert found["low"] < found["value"] < found["high"]
         sharpness = cutoff_sharpness(expected[name], years_yy).mean().item()
         assert numbers[f"{name}: cutoff sharpness"]["value"] == pytest.approx(sharpness, abs=1e-6)

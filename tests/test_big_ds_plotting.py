@@ -8,8 +8,9 @@ import torch
 
 from artifacts import start_run
 from gpt2 import Architecture, random_model
-from settings import ROOT, Settings
+from settings import Settings
 from tests.scripts import error_line, output, run_python
+from utils import ROOT
 
 HEATMAPS = {
     "patched-probability-heatmap",

@@ -71,9 +71,9 @@ def test_one_sentence_has_an_interval_of_no_width():
 
 
 def test_an_estimate_is_text_and_json():
-    estimate = bootstrap.Estimate(0.5, 0.25, 0.75)
+    estimate = bootstrap.Estimate(0.5, 0.25, 0.75, 97)
     assert str(estimate) == "0.5000 [0.2500, 0.7500]"
-    assert json.loads(json.dumps(estimate.as_json())) == {"value": 0.5, "low": 0.25, "high": 0.75}
+    assert json.loads(json.dumps(estimate.as_json())) == {"value": 0.5, "low": 0.25, "high": 0.75, "n": 97}
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 0), (0, 2), (2, 2, 2)])

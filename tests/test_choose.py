@@ -49,6 +49,11 @@ def test_auto_is_an_engine_that_is_installed():
     assert choose.make_engine("auto", "auto", MODEL, sentences()).name in ("rust_circuit", "torch")
 
 
+def test_an_unknown_engine_is_one_line():
+    with pytest.raises(UserError, match="there is no engine 'Torch'; choose auto, rust_circuit or torch"):
+        choose.make_engine("Torch", "cpu", MODEL, sentences())
+
+
 def test_auto_is_torch_where_rust_circuit_is_missing(monkeypatch):
     monkeypatch.setattr(choose.importlib.util, "find_spec", lambda name: None)
     assert choose.make_engine("auto", "cpu", MODEL, sentences()).name == "torch"

@@ -35,6 +35,7 @@ def publish(folder: Path, tensors: dict[str, tuple[int, ...]], n_layers: int, n_
     patterns = torch.rand(n_layers, n_heads, 20, len(PROMPT), len(PROMPT), generator=generator)
     run.save("attn_patterns_all.pt", {"patterns": patterns.tril(), "prompt": PROMPT})
     run.save("dataset.pt", {"years": torch.arange(3)})
+    run.note("circuit", "a circuit of a test")
     run.publish()
 
 

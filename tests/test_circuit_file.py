@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from circuit import LOGITS, PAPER, Circuit, Link
 from circuit_file import as_json, from_json, links_as_json, links_from_json, main, read_circuit, table
-from settings import ROOT
 from tests.refusals import unless_refused
 from tests.scripts import error_line, output, run_python
-from utils import UserError
+from utils import ROOT, UserError
 
 SCRIPT = str(ROOT / "circuit_file.py")
 BARE = Circuit("bare", (), ("a0.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())

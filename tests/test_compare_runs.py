@@ -12,13 +12,14 @@ import torch
 
 from artifacts import read_artifacts, start_run
 from compare_runs import NUMBERS, compare, largest_difference
-from settings import ROOT, Settings
+from paper_claims import CLAIMS
+from settings import Settings
 from steps import EXPERIMENTS
 from tests.engines import skip_without
 from tests.experiments import random_gpt2
 from tests.made import MODEL, publish_experiments
 from tests.scripts import error_line, output, run_python
-from utils import UserError
+from utils import ROOT, UserError
 
 NAN = torch.nan
 
@@ -57,6 +58,19 @@ def test_ranks_of_nearly_equal_effects_may_be_swapped_and_others_may_not(tmp_pat
     nearly = ranked(tmp_path / "nearly", [0, 2, 1], [-0.5, 0.1999999, 0.2])
     assert compare(one, nearly)["order.pt"] < 1e-6
     assert compare(one, ranked(tmp_path / "far", [1, 0, 2], [0.2, -0.5, 0.1]))["order.pt"] == pytest.approx(0.3)
+
+
+def test_a_neuron_s_row_is_compared_with_its_own_wherever_it_stands(tmp_path):
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder, order in zip(folders, ([0, 1, 2], [0, 2, 1]), strict=True):
+        run = start_run("neuron_investigations", Settings(out=folder), MODEL, "torch", "cpu")
+        run.save("order.pt", torch.tensor(order))
+        run.save("neuron_effects.pt", torch.tensor([-0.5, 0.2, 0.2]))
+        run.save("t10-logitlens.pt", torch.tensor([[0.0], [1.0], [2.0]])[order])
+        run.note("strongest neurons of m10", {f"m10.n{neuron}": 0.2 for neuron in order[1:]})
+        run.publish()
+    compared = compare(*(read_artifacts(folder, "neuron_investigations") for folder in folders))
+    assert compared == {"order.pt": 0, "neuron_effects.pt": 0, "t10-logitlens.pt": 0, NUMBERS: 0}
 
 
 def test_runs_of_other_settings_are_no_two_of_one(tmp_path):
@@ -110,3 +124,8 @@ def test_both_engines_make_the_same_artifacts(tmp_path, run_here, model):
         if model == "random":  # it does not compute greater-than, and shares of next to nothing are not comparable
             del differences[NUMBERS]
         assert {name: each for name, each in differences.items() if not each < 1e-5} == {}
+    made = {script: read_artifacts(tmp_path / "torch", script) for script in EXPERIMENTS}
+    unmeasured = {claim.what for claim in CLAIMS if claim.measure(made[claim.script]) is None}
+    only_with_paper_s_circuit = {"task 2 (a list of years), late half with m7, a6.h1 and a7.h11: share of clean"}
+    if model == "standin":  # which has all nodes that the paper names
+        assert unmeasured == only_with_paper_s_circuit

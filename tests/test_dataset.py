@@ -152,6 +152,9 @@ def test_multi_token_noun_of_a_file(tmp_path):
     (tmp_path / "nouns.txt").write_text("war\nbrouhaha\n")
     with pytest.raises(UserError, match="'brouhaha'"):
         dataset(nouns=tmp_path / "nouns.txt")
+    (tmp_path / "nouns.txt").write_text("war\n civil war \n")
+    with pytest.raises(UserError, match="'civil war'"):
+        dataset(nouns=tmp_path / "nouns.txt")
 
 
 @pytest.mark.parametrize("n", [0, -1])

@@ -181,12 +181,13 @@ def test_several_curves_are_told_apart():
     [
         ("GPT-2 small", False, "Heatmap, GPT-2 small"),
         ("GPT-2 small", True, "Heatmap, GPT-2 small, as published"),
-        ("stand-in", False, "Heatmap, stand-in (not GPT-2)"),
-        ("a<b>", False, "Heatmap, a&lt;b&gt;"),
+        ("stand-in", False, "Heatmap, stand-in (not GPT-2 small)"),
+        ("a<b>", False, "Heatmap, a&lt;b&gt; (not GPT-2 small)"),
     ],
 )
 def test_titles_name_the_model(name, as_published, title):
-    assert titled("Heatmap", {"model": {"name": name}, "settings": {"as_published": as_published}}) == title
+    model = {"name": name, "is_gpt2_small": "GPT-2" in name}
+    assert titled("Heatmap", {"model": model, "settings": {"as_published": as_published}}) == title
 
 
 def test_a_long_title_is_set_smaller():

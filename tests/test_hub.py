@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 import hub
-from settings import ROOT
 from tensor_cache import description_path, load_model
 from tests.checkpoints import save_checkpoint
 from tests.scripts import error_line, output, run_python
+from utils import ROOT
 
 SCRIPT = str(ROOT / "tensor_cache.py")
 LONGEST_WAIT = 20.0  # seconds, from the start of the script to its error

@@ -6,7 +6,7 @@ import torch
 from plain_gpt2 import logits
 
 from gpt2 import Architecture, random_model
-from logit_lens import logit_lens
+from logit_lens import later_above_others, logit_lens
 from path_patching.engine import Sentences
 from path_patching.paths import Node
 from path_patching.torch_engine import TorchEngine
@@ -28,3 +28,11 @@ def test_the_lens_does_not_depend_on_a_writes_size():
     torch.testing.assert_close(
         logit_lens(100 * write, MODEL, ANSWERS), logit_lens(300 * write, MODEL, ANSWERS), rtol=1e-3, atol=1e-3
     )
+
+
+def test_later_years_are_set_against_the_others():
+    logits = torch.zeros(2, 100, dtype=torch.float64)
+    logits[0, 33:] = 3.0
+    logits[1, :50] = 1.0
+    found = later_above_others(logits, torch.tensor([32, 98]))
+    torch.testing.assert_close(found, torch.tensor([3.0, -50 / 99], dtype=torch.float64))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metrics import COLLATED_YY, collate, cutoff_sharpness, probability_difference, year_probabilities
+from metrics import COLLATED_YY, answer_probabilities, collate, cutoff_sharpness, probability_difference
 from utils import UserError
 
 
@@ -98,7 +98,7 @@ def test_year_probabilities_are_of_the_whole_vocabulary():
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(3, 500, generator=generator) * 4
     year_ids = torch.randperm(500, generator=generator)[:100]
-    probs = year_probabilities(logits, year_ids)
+    probs = answer_probabilities(logits, year_ids)
     assert probs.dtype == torch.float64
     torch.testing.assert_close(probs, torch.softmax(logits.double(), 1)[:, year_ids], rtol=0, atol=1e-15)
     assert (probs.sum(1) < 1).all()

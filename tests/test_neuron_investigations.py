@@ -14,10 +14,11 @@ from artifacts import read_artifacts, start_run
 from dataset import NOUNS_FILE, YearDataset, valid_years
 from gpt2 import Architecture, random_model
 from plots import Plots
-from settings import ROOT, Settings
+from settings import Settings
 from tests.checkpoints import save_checkpoint
 from tests.scripts import output, run_python
 from tokenizer import CACHE, load_tokenizer
+from utils import ROOT
 
 N = 97
 FIGURES = {
@@ -106,7 +107,7 @@ def test_every_figure_of_the_stand_in_is_drawn_and_named_by_layer_where_it_is_no
     assert drawn(standin) == FIGURES | {f"appendix/m11-{Path(name).name}" for name in FIGURES}
     for name in drawn(standin):
         text = (standin / "plots" / f"{name}.html").read_text()
-        assert "stand-in (not GPT-2)" in text
+        assert "stand-in (not GPT-2 small)" in text
         assert ("m11" if "m11" in name else "m10") in text
 
 
@@ -128,6 +129,7 @@ def test_a_layer_that_the_model_lacks_is_one_line(two_layers):
     failed = investigate(two_layers, two_layers / "model", "--layer", "2")
     assert failed.returncode == 1
     assert failed.stderr == "error: --layer 2: model has the layers 0 to 1\n"
+    assert not (two_layers / "out" / "m2").exists()
 
 
 def test_no_ranking_but_gpt2_s_goes_to_cache(standin, two_layers):

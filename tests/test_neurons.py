@@ -11,16 +11,17 @@ from torch.nn.functional import layer_norm
 import neurons as module
 from benchmarks.subjects import SHAPES
 from gpt2 import GPT2_SMALL, LAYER_NORM_EPSILON, Architecture, random_model
-from metrics import probability_difference, year_probabilities
-from neurons import Neurons, chosen_layer, direct_effects, layer_folder, ranks_for_gpt2, read_neurons
+from metrics import answer_probabilities, probability_difference
+from neuron_layers import chosen_layer, layer_folder, ranks_for_gpt2
+from neurons import Neurons, direct_effects, read_neurons
 from path_patching.paths import Node, PathSet
 from path_patching.torch_engine import TorchEngine
 from path_patching.unembedding import Unembedding
-from settings import ROOT, Settings
+from settings import Settings
 from tests.engines import each_engine, make_engine
 from tests.scripts import output, run_python
 from tests.setups import SETUPS, Setup
-from utils import UserError
+from utils import ROOT, UserError
 
 FLOAT32_STREAMS = 2e-7  # what rounding the streams, which engines give in float32, may do to a probability difference
 FLOAT32_EXPONENTIALS = 2e-8  # and what rounding exponentials of short moves may
@@ -84,7 +85,7 @@ def written_out(neurons: Neurons, years: torch.Tensor) -> torch.Tensor:
         torch.cat([neurons.stream[None], patched]), neurons.scale.shape, neurons.scale, neurons.bias, LAYER_NORM_EPSILON
     )
     rows, answers = neurons.unembedding.rows.double(), neurons.unembedding.answers
-    clean, *others = (probability_difference(year_probabilities(x @ rows.T, answers), years) for x in normed)
+    clean, *others = (probability_difference(answer_probabilities(x @ rows.T, answers), years) for x in normed)
     return torch.stack(others) - clean
 
 
@@ -235,4 +236,4 @@ def test_the_benchmark_prints_its_table() -> None:
     header, _, row = (line for line in printed.splitlines() if line.startswith("|"))
     cells = dict(zip(header.split(" | "), row.split(" | "), strict=True))
     assert cells["| neurons"] == f"| {SHAPES['tiny'].d_mlp}"
-    assert float(cells["processor time ÷ floor"]) > 1
+    assert float(cells["core time ÷ floor"]) > 1

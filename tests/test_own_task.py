@@ -7,10 +7,10 @@ import re
 import pytest
 
 from examples import colour_model
-from settings import ROOT
 from tests.experiments import random_gpt2
 from tests.scripts import output, run_python
 from tokenizer import load_tokenizer
+from utils import ROOT
 
 SCRIPT = str(ROOT / "examples" / "own_task.py")
 

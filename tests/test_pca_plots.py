@@ -12,10 +12,10 @@ import torch
 from artifacts import read_artifacts, start_run
 from figures import YY, named, scatter
 from gpt2 import Architecture, random_model
-from settings import ROOT, Settings
+from settings import Settings
 from tests.checkpoints import save_checkpoint
 from tests.scripts import output, run_python
-from utils import UserError
+from utils import ROOT, UserError
 
 TINY = Architecture(n_layers=2, n_heads=4, d_model=8, d_head=2, d_mlp=8, n_positions=16, vocab_size=32)
 EDITS = [*(f"PCA, top {rank}" for rank in (1, 2, 3, 5, 10)), "LEACE, YY as a number", "LEACE, YY as classes"]
@@ -129,7 +129,8 @@ def test_the_paper_s_nodes_on_the_standin(cache, tmp_path):
     [
         (("--nodes", "m8"), r"m8@12: the model has 2 layers of 2 heads"),
         (("--nodes", "m1,a0.h7"), r"a0\.h7@12: the model has 2 layers of 2 heads"),
-        (("--nodes", "m1,logits"), r"logits@12 has no activation to edit; give an MLP"),
+        (("--nodes", "m1,logits"), r"--nodes logits: give MLPs and heads"),
+        (("--nodes", "embeds"), r"--nodes embeds: give MLPs and heads"),
         (("--nodes", "mlp"), r"'mlp' is not a node; nodes are called m10"),
         (("--circuit", "paper"), r"the paper's circuit has m8, but two-layers has 2 layers of 2 heads"),
         (("--nodes", "m1", "--n", "50"), r"use a balanced data set of at least 97 sentences"),

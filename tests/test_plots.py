@@ -15,8 +15,8 @@ from figures import lines, years
 from gpt2 import Architecture, random_model
 from plots import check_up_to_date, start_plots
 from publication import intact, record_path, sha256
-from settings import ROOT, PlotSettings, Settings
-from utils import UserError
+from settings import PlotSettings, Settings
+from utils import ROOT, UserError
 
 MODEL = random_model(Architecture(1, 1, 4, 4, 8, 16, 10))
 
@@ -100,6 +100,18 @@ def test_artifacts_of_two_models_are_refused_naming_both(tmp_path, other):
     with pytest.raises(UserError, match=r"is of random \(seed 0\) .* but big_ds_experiments\.json of the other"):
         start_plots("pca_plots", PlotSettings(out=tmp_path / "plots"), one, two)
     assert not (tmp_path / "plots").exists()
+
+
+def test_what_was_not_there_to_be_drawn_is_known_once_it_is(tmp_path):
+    source = published(tmp_path)
+    might = ("circuit_discovery", "big_ds_experiments")
+    start_plots("pca_plots", PlotSettings(out=tmp_path / "plots"), source, might_read=might).publish()
+    drawn = read_artifacts(tmp_path / "plots", "pca_plots")
+    assert drawn.record["read"]["big_ds_experiments.json"] is None
+    check_up_to_date(drawn, tmp_path)
+    published(tmp_path, "big_ds_experiments")
+    with pytest.raises(UserError, match=r"another run than .*big_ds_experiments\.json; run python pca_plots\.py again"):
+        check_up_to_date(drawn, tmp_path)
 
 
 def test_figures_of_an_earlier_run_are_known(tmp_path):

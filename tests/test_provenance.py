@@ -20,6 +20,8 @@ def repository(tmp_path, monkeypatch):
         "helper.py": "from package.deep import thing\n",
         "package/deep.py": "thing = 1\n",
         "beside.py": "",
+        "helper.html": "<p>",
+        "beside.html": "<p>",
         "cache/data.txt": "one",
     }.items():
         (tmp_path / name).write_text(text)
@@ -36,7 +38,9 @@ def repository(tmp_path, monkeypatch):
         ("helper.py", True),
         ("package/deep.py", True),
         ("cache/data.txt", True),
+        ("helper.html", True),
         ("beside.py", False),
+        ("beside.html", False),
     ],
 )
 def test_a_change_counts_if_the_script_depends_on_it(repository, file, matters):
@@ -47,9 +51,10 @@ def test_a_change_counts_if_the_script_depends_on_it(repository, file, matters):
     assert (code_sha256("script") != before) is matters
 
 
-def test_the_ranking_of_neurons_that_a_run_leaves_in_cache_is_no_code(repository):
+@pytest.mark.parametrize("file", ["order.pt", "README.md"])
+def test_what_a_run_leaves_in_cache_and_what_is_said_of_it_is_no_code(repository, file):
     before = code_sha256("script")
-    (repository / "cache" / "order.pt").write_text("ranks")
+    (repository / "cache" / file).write_text("ranks")
     code_sha256.cache_clear()
     assert code_sha256("script") == before
 

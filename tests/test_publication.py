@@ -76,6 +76,29 @@ def test_nothing_to_wait_for(tmp_path):
     wait_for(NAME, tmp_path)
 
 
+def test_what_is_published_is_not_added_to(tmp_path):
+    publication = open_publication(NAME, tmp_path)
+    publication.stage("a", b"1")
+    publication.publish({})
+    with pytest.raises(UserError, match="run the script from its first cell"):
+        publication.stage("b", b"2")
+    with pytest.raises(UserError, match="run the script from its first cell"):
+        publication.publish({})
+    assert (tmp_path / "a").read_bytes() == b"1"
+
+
+def test_a_first_cell_that_is_run_again_starts_anew(tmp_path):
+    earlier = open_publication(NAME, tmp_path)
+    earlier.stage("a", b"1")
+    later = open_publication(NAME, tmp_path)
+    later.stage("b", b"2")
+    with pytest.raises(UserError, match="run the script from its first cell"):
+        earlier.stage("c", b"3")
+    later.publish({})
+    assert [(tmp_path / name).is_file() for name in "abc"] == [False, True, False]
+    publish(tmp_path, a=b"1")
+
+
 def test_what_an_earlier_run_had_more_is_removed(tmp_path):
     publish(tmp_path, a=b"1", b=b"2")
     publish(tmp_path, a=b"3")

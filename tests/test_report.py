@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from settings import ROOT
 from tests.made import MODEL, draw_figures, publish_experiments
 from tests.scripts import error_line, output, run_python
+from utils import ROOT
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FIGURES = ("one", "two", "appendix/three")

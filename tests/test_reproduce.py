@@ -16,12 +16,11 @@ import torch
 import reproduce
 from artifacts import read_artifacts
 from publication import record_path
-from settings import ROOT
 from steps import EXPERIMENTS, Step
 from tensor_cache import ModelUnavailable
 from tests.experiments import random_gpt2
 from tests.scripts import output, run_python
-from utils import UserError
+from utils import ROOT, UserError
 
 
 @pytest.fixture

@@ -12,15 +12,15 @@ from checkpoints import save_checkpoint
 from scripts import output, run_python
 
 from dataset import year_token_ids
-from metrics import probability_difference, year_probabilities
+from metrics import answer_probabilities, probability_difference
 from path_patching.engine import Engine, Sentences
 from path_patching.paths import Node, PathSet
 from path_patching.torch_engine import TorchEngine
-from settings import ROOT
 from tasks import TASKS, TaskDataset, build
 from tensor_cache import load_model
 from tokenizer import load_tokenizer
 from transformers_model import end_logits, to_transformers
+from utils import ROOT
 
 EVERY_TASK, EVALUATED = range(10), (0, 2, 8, 9)
 PAPERS_HEADS = ((5, 1), (5, 5), (6, 9), (7, 10), (8, 8), (8, 11), (9, 1))
@@ -96,7 +96,7 @@ def test_every_artifact_is_made(standin):
 @pytest.mark.parametrize("number", EVERY_TASK)
 def test_probabilities_are_those_of_transformers(standin, model, number):
     data = sentences(number)
-    expected = year_probabilities(end_logits(to_transformers(model), data.good_toks), year_token_ids())
+    expected = answer_probabilities(end_logits(to_transformers(model), data.good_toks), year_token_ids())
     found = load(standin, f"probs_{number}")
     assert torch.allclose(found[data.years_YY - 2], expected, atol=1e-6)
     assert found.isnan().all(1).sum() == 97 - len(expected)
@@ -187,7 +187,7 @@ def test_every_figure_is_drawn(standin, tmp_path):
     assert drawn(tmp_path) == COMPARISONS | OF_EACH_TASK | OF_THE_CIRCUIT | more
     for task in EVERY_TASK:
         text = (tmp_path / "plots" / "appendix" / f"generalization-probs-{task}.html").read_text()
-        assert "stand-in (not GPT-2)" in text
+        assert "stand-in (not GPT-2 small)" in text
         assert json.dumps(TASKS[task].prompt.replace("$", "&#36;"))[1:-1] in text
 
 

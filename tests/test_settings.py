@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from settings import ROOT, PlotSettings, Settings, flag, read_settings
-from utils import UserError
+from settings import PlotSettings, Settings, flag, read_settings
+from utils import ROOT, UserError
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,17 @@ def test_only_scripts_that_evaluate_a_circuit_take_one(capsys):
     assert "--circuit" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("given", "message"), [(["--n", "0"], "--n 0"), (["--memory-gb", "-1"], "--memory-gb")])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--n", "0"], "--n 0"),
+        (["--memory-gb", "-1"], "--memory-gb -1"),
+        (["--memory-gb", "inf"], "--memory-gb inf"),
+        (["--memory-gb", "nan"], "--memory-gb nan"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--seed", str(2**63)], "--seed 9223372036854775808"),
+    ],
+)
 def test_impossible_values_are_one_line(given, message):
     with pytest.raises(UserError, match=message):
         read_settings("doc", Settings(), given)
@@ -51,9 +62,18 @@ def test_an_interactive_window_keeps_the_defaults(monkeypatch):
 def test_only_gpt2_writes_to_the_top_folders():
     assert Settings().artifact_folder() == ROOT / "paper-cache"
     assert Settings(model="standin").artifact_folder() == ROOT / "paper-cache" / "standin"
-    assert PlotSettings().plot_folder("some/where/mine") == ROOT / "paper-plots" / "mine"
+    assert re.fullmatch("mine-[0-9a-f]{6}", PlotSettings().plot_folder("some/where/mine").name)
     assert Settings(model="standin", out=Path("x")).artifact_folder() == Path("x")
     assert PlotSettings(artifacts=Path("x")).artifact_folder() == Path("x")
+
+
+def test_checkpoints_of_one_name_have_folders_of_their_own(tmp_path, monkeypatch):
+    folders = [Settings(model=str(tmp_path / parent / "standin")).artifact_folder() for parent in "ab"]
+    assert len({*folders, Settings(model="standin").artifact_folder()}) == 3
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    assert Settings(model="./standin").artifact_folder() == folders[0]
+    assert Settings(model="./standin").as_json()["model"] == str(tmp_path / "a" / "standin")
 
 
 def test_settings_are_recorded_as_plain_values():

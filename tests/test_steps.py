@@ -11,8 +11,9 @@ import steps
 from artifacts import start_run
 from gpt2 import Architecture, random_model
 from publication import record_path
-from settings import ROOT, Settings
+from settings import Settings
 from steps import COSTS, EXPERIMENTS, PLOTS, STEPS, Step, is_done, steps_of, time_left
+from utils import ROOT
 
 MODEL = random_model(Architecture(1, 1, 4, 4, 8, 16, 10))
 
@@ -71,6 +72,23 @@ def test_a_step_of_other_code_is_not_done(done, name):
 def test_a_step_whose_files_are_others_is_not_done(done, file, spoil):
     path = done.published / file
     path.write_text("other") if spoil == "changed" else path.unlink()
+    assert not is_done(done, MODEL.fingerprint)
+
+
+def test_a_step_that_could_now_read_more_is_not_done(done):
+    edit_record(done, read={"random_circuit_ablation.json": None})
+    assert is_done(done, MODEL.fingerprint)
+    (done.read / "random_circuit_ablation.json").write_text("{}")
+    assert not is_done(done, MODEL.fingerprint)
+
+
+@pytest.mark.parametrize("spoil", ["changed", "missing"])
+def test_figures_without_what_draws_them_are_not_done(done, spoil):
+    script = done.published / "plotly.min.js"
+    script.write_text("draws")
+    edit_record(done, beside={script.name: steps.sha256(script)})
+    assert is_done(done, MODEL.fingerprint)
+    script.write_text("other") if spoil == "changed" else script.unlink()
     assert not is_done(done, MODEL.fingerprint)
 
 

@@ -14,12 +14,11 @@ import tensor_cache
 from circuit_description import Description, from_text, to_text
 from gpt2 import GPT2_SMALL, Model, random_model
 from hub import ModelUnavailable
-from settings import ROOT
 from tensor_cache import CacheError, description_path, hash_tensor, load_model, read_model, tensor_path
 from tests.checkpoints import edit_config, edit_tensors, save_checkpoint, transformers_logits
 from tests.plain_gpt2 import logits
 from tests.scripts import error_line, output, run_python
-from utils import UserError
+from utils import ROOT, UserError
 
 NEEDS_RUST_CIRCUIT = pytest.mark.skipif(find_spec("rust_circuit") is None, reason="rust_circuit is not installed")
 
@@ -313,6 +312,18 @@ def test_damaged_file_is_named_and_converted_again(checkpoint: Path, cache: Path
     assert torch.equal(torch.load(file), model.tensors["m1.w.proj_in_arr"])
 
 
+def test_a_damaged_file_hides_no_whole_one(checkpoint: Path, cache: Path, tmp_path: Path, monkeypatch):
+    model = load_model(str(checkpoint))
+    file = tensor_file(cache, model.tensors["m1.w.proj_in_arr"])
+    downloaded = tmp_path / "rrfs" / "tensor_db" / file.relative_to(cache)
+    downloaded.parent.mkdir(parents=True)
+    downloaded.write_bytes(file.read_bytes())
+    truncate(file)
+    monkeypatch.setenv("RR_RRFS_DIR", str(tmp_path / "rrfs"))
+    description = from_text(description_path(str(checkpoint)).read_text())
+    assert read_model("little-gpt2", description).fingerprint == model.fingerprint
+
+
 def test_tensor_of_another_shape_than_described_is_refused(checkpoint: Path):
     model = load_model(str(checkpoint))
     description = description_of(model)
@@ -378,6 +389,17 @@ def test_gpt2_is_converted_once(gpt2: Model, cache: Path, monkeypatch: pytest.Mo
     (cache / "circuits" / "gpt2.circ").write_text("damaged")
     assert load_model("gpt2").fingerprint == gpt2.fingerprint
     assert from_text((cache / "circuits" / "gpt2.circ").read_text()) == description_of(gpt2)
+
+
+def test_gpt2_in_a_cache_that_cannot_be_written_to_is_loaded(gpt2: Model, monkeypatch: pytest.MonkeyPatch):
+    load_model("gpt2")
+    description_path("gpt2").unlink()
+
+    def read_only(path: Path, text: str) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(tensor_cache, "write_text", read_only)
+    assert load_model("gpt2").fingerprint == gpt2.fingerprint
 
 
 def test_damaged_gpt2_is_converted_again(gpt2: Model, cache: Path, capsys: pytest.CaptureFixture):

@@ -17,7 +17,7 @@ from transformers import GPT2LMHeadModel
 
 import train_standin
 from dataset import YearDataset, load_nouns, valid_years, year_token_ids
-from metrics import cutoff_sharpness, probability_difference, year_probabilities
+from metrics import answer_probabilities, cutoff_sharpness, probability_difference
 from tokenizer import load_tokenizer
 from train_standin import STANDIN_FOLDER, Settings
 from utils import UserError
@@ -47,7 +47,7 @@ def held_out() -> YearDataset:
 
 @torch.no_grad()
 def probs_at_end(model: GPT2LMHeadModel, tokens: torch.Tensor) -> torch.Tensor:
-    return year_probabilities(model(tokens, logits_to_keep=1).logits[:, -1], year_token_ids())
+    return answer_probabilities(model(tokens, logits_to_keep=1).logits[:, -1], year_token_ids())
 
 
 def test_architecture_and_size(standin):
@@ -163,6 +163,8 @@ def test_the_script_writes_a_model_that_transformers_loads(tmp_path):
         (["--n-embd", "10", "--n-head", "3"], "--n-embd 10 must be a positive multiple of --n-head 3"),
         (["--n-positions", "13"], "at least 48"),
         (["--held-out-nouns", "120"], "between 1 and 119"),
+        (["--short-gap", "0"], "more than 0"),
+        (["--other-prompts", "1.5"], "are shares"),
     ],
 )
 def test_settings_that_make_no_model_are_refused_and_write_nothing(tmp_path, arguments, message):

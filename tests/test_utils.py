@@ -30,11 +30,16 @@ def test_errors_that_a_user_can_mend_are_one_line(capsys):
     exit_on_user_error(UserError, UserError("give another"), None)
     exit_on_user_error(KeyboardInterrupt, KeyboardInterrupt(), None)
     exit_on_user_error(OSError, OSError(28, "No space left on device", "x.pt"), None)
+    exit_on_user_error(OSError, OSError(13, "Permission denied", "y.pt"), None)
+    exit_on_user_error(OSError, OSError(21, "Is a directory", "z.pt"), None)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "error: give another"
     assert lines[1].startswith("interrupted")
-    assert lines[2].startswith("error: x.pt: No space left on device")
-    assert len(lines) == 3
+    assert lines[2:] == [
+        "error: x.pt: No space left on device; free space or choose another folder",
+        "error: y.pt: Permission denied; mend its permissions or choose another",
+        "error: z.pt: Is a directory",
+    ]
 
 
 def test_other_errors_keep_their_traceback(capsys):
