@@ -107,7 +107,8 @@ def read_settings(
 
 def in_interactive_window() -> bool:
     """True in a notebook or an editor's interactive window, where `sys.argv` belongs to the kernel."""
-    return hasattr(sys, "ps1") or "ipykernel" in sys.modules
+    kernel = sys.modules.get("ipykernel.kernelapp")  # which something else may have imported
+    return hasattr(sys, "ps1") or (kernel is not None and kernel.IPKernelApp.initialized())
 
 
 def _add_flag(parser: argparse.ArgumentParser, name: str, default: Any, flag_of: dict[str, Any]) -> None:

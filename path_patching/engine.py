@@ -16,8 +16,10 @@ from typing import Any, Literal
 import torch
 
 from gpt2 import Model
+from path_patching.direct_effects import Change, direct_effects, is_cheaper
 from path_patching.paths import Node, PathSet, PathSetError, Via
 from path_patching.prefixes import distinct_prefixes
+from path_patching.unembedding import Unembedding
 from utils import UserError, progress
 
 Data = Literal["clean", "corrupted"]
@@ -98,6 +100,7 @@ class Engine(ABC):
         pairs = torch.stack([sentences.clean, sentences.corrupted], 1)
         self._pairs, self._pair_of_sentence = pairs.unique(dim=0, return_inverse=True)  # (pairs, 2, T), (N,)
         self._kept: Any = None
+        self._unembedding = Unembedding(model, sentences.answers, device)
 
     def like(self, sentences: Sentences) -> Engine:
         """An engine like this one, of the same model, for other sentences. Raises `UserError` like a new one."""
@@ -135,7 +138,7 @@ class Engine(ABC):
         requests = [(receivers.extend([sender], via), "corrupted") for sender in whole]
         swept = dict(zip(whole, self.many_probabilities(requests), strict=True)) if whole else {}
         if stacked:
-            found = self._over_batches(lambda batch: self._evaluate_sweep(batch, receivers, stacked, via))
+            found = self._over_batches(lambda batch: self._sweep_batch(batch, receivers, stacked, via))
             swept |= zip(stacked, found, strict=True)
         unpatched = None if all(sender in swept for sender in senders) else self.probabilities()
         return torch.stack([swept.get(sender, unpatched) for sender in senders])
@@ -181,6 +184,24 @@ class Engine(ABC):
         for node in nodes:
             node.check_fits(architecture.n_layers, architecture.n_heads, architecture.d_mlp, self.sentences.end + 1)
 
+    def _sweep_batch(
+        self, batch: Any, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
+    ) -> torch.Tensor:
+        """`sweep` of one batch for senders that can all be reached, (S, B, A)."""
+        answers = {} if receivers.branches else self._direct_effects(batch, receivers.node, senders)
+        rest = [sender for sender in senders if sender not in answers]
+        if rest:
+            answers |= zip(rest, self._evaluate_sweep(batch, receivers, rest, via), strict=True)
+        return torch.stack([answers[sender] for sender in senders])
+
+    def _direct_effects(self, batch: Any, logits: Node, senders: list[Node]) -> dict[Node, torch.Tensor]:
+        """The direct effects (B, A) of those senders that are cheaper along the directions in which they write."""
+        architecture = self.model.architecture
+        cheap = [sender for sender in senders if is_cheaper(sender, architecture, len(batch))]
+        changes = {sender: change for sender in cheap if (change := self._change(batch, sender)) is not None}
+        found = direct_effects(self._residual(batch, logits, "clean"), list(changes.values()), self._unembedding)
+        return dict(zip(changes, found, strict=True))
+
     @torch.no_grad()
     def _over_batches(self, compute: Callable[[Any], torch.Tensor]) -> torch.Tensor:
         """`compute` gives (any, B, ...) for a batch's activations; joined, a row a sentence, (any, N, ...).
@@ -210,7 +231,7 @@ class Engine(ABC):
 
     @abstractmethod
     def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Any:
-        """All that path patching needs to know of B clean and B corrupted sentences, (B, T) each."""
+        """All that path patching needs to know of B clean and B corrupted sentences, (B, T) each; its `len` is B."""
 
     @abstractmethod
     def _evaluate(self, batch: Any, paths: PathSet | None, inside: Data) -> torch.Tensor:
@@ -221,6 +242,10 @@ class Engine(ABC):
         self, batch: Any, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
     ) -> torch.Tensor:
         """`sweep` of one batch for senders that can all be reached, (S, B, A)."""
+
+    @abstractmethod
+    def _change(self, batch: Any, sender: Node) -> Change | None:
+        """What a head or a neuron changes on corrupted data, along its directions; None to leave it to a sweep."""
 
     @abstractmethod
     def _writes(self, batch: Any, nodes: Sequence[Node], data: Data) -> torch.Tensor:

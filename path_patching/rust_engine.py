@@ -18,12 +18,11 @@ import rust_circuit as rc
 import torch
 
 from gpt2 import Model
-from path_patching.direct_effects import Change, direct_effects, is_cheaper
+from path_patching.direct_effects import Change
 from path_patching.engine import BYTES, Data, Engine, Sentences, other
 from path_patching.gpt2_circuit import Gpt2Circuit, input_matcher, stream_name
 from path_patching.paths import Branch, Node, PathSet, Via
 from path_patching.rust_activations import Activations, evaluate
-from path_patching.unembedding import Unembedding
 from utils import progress
 
 BYTES_AT_ONCE = 128_000_000  # in one evaluation: enough to keep the cores busy and rust_circuit's own work small
@@ -118,7 +117,6 @@ class RustCircuitEngine(Engine):
     def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
         super().__init__(model, sentences, device, memory_gb)
         self._circuit = Gpt2Circuit(model, device)
-        self._unembedding = Unembedding(model, sentences.answers, device)
 
     def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Activations:
         return Activations(self._circuit, clean, corrupted)
@@ -131,29 +129,13 @@ class RustCircuitEngine(Engine):
 
         return torch.cat([self._evaluate_part(template, bind, part) for part in self._parts(batch, 1)])
 
+    def _change(self, batch: Activations, sender: Node) -> Change | None:
+        if sender.kind != "head":
+            return None
+        change = batch.z(sender, "corrupted") - batch.z(sender, "clean")
+        return Change(change, self._circuit.head_directions(sender))
+
     def _evaluate_sweep(
-        self, batch: Activations, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
-    ) -> torch.Tensor:
-        answers: dict[Node, torch.Tensor] = {}
-        if not receivers.branches:
-            sizes = self.model.architecture
-            heads = [node for node in senders if node.kind == "head" and is_cheaper(node, sizes, len(batch))]
-            answers = dict(zip(heads, self._direct_effects(batch, receivers.node, heads), strict=True))
-        rest = [node for node in senders if node not in answers]
-        if rest:
-            answers |= zip(rest, self._evaluate_together(batch, receivers, rest, via), strict=True)
-        return torch.stack([answers[sender] for sender in senders])
-
-    def _direct_effects(self, batch: Activations, logits: Node, heads: list[Node]) -> Iterator[torch.Tensor]:
-        """The direct effects of heads, (B, A) each."""
-        stream = batch.stream(stream_name(logits), logits.position, "clean")
-        changes = [
-            Change(batch.z(head, "corrupted") - batch.z(head, "clean"), self._circuit.head_directions(head))
-            for head in heads
-        ]
-        return direct_effects(stream, changes, self._unembedding)
-
-    def _evaluate_together(
         self, batch: Activations, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
     ) -> torch.Tensor:
         """A sweep as one circuit that is built once and evaluated for all senders, (S, B, A)."""

@@ -14,12 +14,11 @@ from typing import Literal
 import torch
 
 from gpt2 import Model
-from path_patching.direct_effects import Change, direct_effects, is_cheaper
+from path_patching.direct_effects import Change
 from path_patching.engine import BYTES, Data, Engine, Sentences, other
 from path_patching.paths import INPUTS, Node, PathSet, Via
 from path_patching.torch_forward import Activations, Transformer
 from path_patching.torch_patching import Patching
-from path_patching.unembedding import Unembedding
 from utils import progress
 
 
@@ -31,7 +30,6 @@ class TorchEngine(Engine):
     def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
         super().__init__(model, sentences, device, memory_gb)
         self._transformer = Transformer(model, device)
-        self._unembedding = Unembedding(model, sentences.answers, device)
 
     def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Activations:
         return Activations(self._transformer, clean, corrupted)
@@ -41,25 +39,17 @@ class TorchEngine(Engine):
             return self._answer(batch.stream(Node.logits(self.sentences.end), self.sentences.end, other(inside)))
         return self._answer(Patching(batch, inside).end_stream(paths))
 
+    def _change(self, batch: Activations, sender: Node) -> Change:
+        return Change(Patching(batch, "corrupted").sent_coefficients(sender), self._transformer.directions(sender))
+
     def _evaluate_sweep(
         self, batch: Activations, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
     ) -> torch.Tensor:
         answers: dict[Node, torch.Tensor] = {}
-        if not receivers.branches:
-            cheap = [node for node in senders if is_cheaper(node, self.model.architecture, len(batch))]
-            answers = dict(zip(cheap, self._direct_effects(batch, receivers.node, cheap), strict=True))
-        rest = [node for node in senders if node not in answers]
-        stacks = list(_stacks(receivers, rest, via, self._stacked_at_once(receivers, len(batch))))
-        for stack in progress(stacks, f"patching {len(rest)} nodes"):
+        stacks = list(_stacks(receivers, senders, via, self._stacked_at_once(receivers, len(batch))))
+        for stack in progress(stacks, f"patching {len(senders)} nodes"):
             answers |= zip(stack, self._evaluate_stack(batch, receivers, stack, via), strict=True)
         return torch.stack([answers[sender] for sender in senders])
-
-    def _direct_effects(self, batch: Activations, logits: Node, senders: list[Node]) -> Iterator[torch.Tensor]:
-        """The direct effects of heads and neurons, (B, A) each."""
-        patching = Patching(batch, "corrupted")
-        stream = batch.stream(logits, logits.position, "clean")
-        changes = [Change(patching.sent_coefficients(node), self._transformer.directions(node)) for node in senders]
-        return direct_effects(stream, changes, self._unembedding)
 
     def _evaluate_stack(
         self, batch: Activations, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]

@@ -61,6 +61,9 @@ class Recording(Engine):
     def _evaluate_sweep(self, batch, receivers, senders, via):
         return torch.stack([batch + 1000 * (1 + sender.layer) for sender in senders])
 
+    def _change(self, batch, sender):
+        return None
+
     def _writes(self, batch, nodes, data):
         return torch.stack([batch + node.position for node in nodes])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from settings import PlotSettings, Settings, flag, read_settings
+from settings import PlotSettings, Settings, flag, in_interactive_window, read_settings
 from utils import ROOT, UserError
 
 
@@ -57,6 +57,15 @@ def test_an_interactive_window_keeps_the_defaults(monkeypatch):
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     monkeypatch.setattr(sys, "argv", ["kernel", "--nonsense"])
     assert read_settings("doc", Settings(n=7)) == Settings(n=7)
+
+
+def test_a_program_that_starts_kernels_is_no_interactive_window(monkeypatch):
+    monkeypatch.delattr(sys, "ps1", raising=False)
+    import ipykernel.kernelapp
+
+    assert not in_interactive_window()
+    monkeypatch.setattr(ipykernel.kernelapp.IPKernelApp, "initialized", lambda: True)
+    assert in_interactive_window()
 
 
 def test_only_gpt2_writes_to_the_top_folders():

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from gpt2 import Architecture, random_model
-from path_patching import torch_engine
 from path_patching.direct_effects import is_cheaper
 from path_patching.engine import Sentences
 from path_patching.paths import Node, PathSet, layer_nodes
@@ -53,7 +52,7 @@ def test_direct_effects_along_directions_equal_whole_rows(monkeypatch):
     along = {node.kind for node in senders if is_cheaper(node, engine.model.architecture, len(engine.sentences))}
     assert along == {"head", "neuron"}
     factored = engine.sweep(logits, senders)
-    monkeypatch.setattr(torch_engine, "is_cheaper", lambda *_: False)
+    monkeypatch.setattr("path_patching.engine.is_cheaper", lambda *_: False)
     whole = engine.sweep(logits, senders)
     assert (whole - engine.probabilities()).abs().amax((1, 2)).min() > 1e-4
     assert (factored - whole).abs().max() < 2e-7
