@@ -100,7 +100,7 @@ def test_probabilities_are_those_of_transformers(standin, model, number):
     found = load(standin, f"probs_{number}")
     assert torch.allclose(found[data.years_YY - 2], expected, atol=1e-6)
     assert found.isnan().all(1).sum() == 97 - len(expected)
-    noted = record(standin)["numbers"][f"task {number}: probability difference"]
+    noted = record(standin)["numbers"][f"task {number}: probability difference"]["value"]
     difference = probability_difference(expected, data.years_YY, "less" if number in (3, 6, 7) else "greater")
     assert noted == pytest.approx(difference.mean().item(), abs=1e-6)
 
@@ -142,8 +142,8 @@ def test_the_late_half_is_every_chain_of_its_mlps(standin, model, artifact, firs
 def test_shares_are_of_the_same_task_s_clean_run(standin):
     numbers = record(standin)["numbers"]
     for task in EVALUATED:
-        clean = numbers[f"task {task}: probability difference"]
-        alone = numbers[f"task {task}, late half: probability difference"]
+        clean = numbers[f"task {task}: probability difference"]["value"]
+        alone = numbers[f"task {task}, late half: probability difference"]["value"]
         share = numbers[f"task {task}, late half: share of clean"]
         assert share["value"] == pytest.approx(alone / clean)
         assert share["low"] < share["value"] < share["high"]
