@@ -11,7 +11,6 @@ from circuit_file import from_json, read_circuit
 from experiment import YearExperiment
 from gpt2 import Model
 from metrics import greater_than
-from path_patching.engine import Sentences
 from publication import record_path
 from settings import Settings
 from tensor_cache import is_gpt2_small
@@ -64,7 +63,6 @@ def _found_before(folder: Path, model: Model) -> Artifacts | None:
 def _found_now(experiment: YearExperiment) -> Circuit:
     """The circuit found on the experiment's first sentences."""
     engine, dataset = experiment.engine, experiment.dataset
-    sentences, metric = engine.sentences, greater_than(dataset.years_YY[:SENTENCES])
-    fewer = Sentences(sentences.clean[:SENTENCES], sentences.corrupted[:SENTENCES], sentences.answers)
+    metric, fewer = greater_than(dataset.years_YY[:SENTENCES]), engine.sentences.rows(slice(SENTENCES))
     print(f"circuit: none found by {DISCOVERY}.py, so it is searched for on {len(fewer)} sentences")
     return find_circuit(engine.like(fewer), metric, dataset.yy, dataset.end).circuit

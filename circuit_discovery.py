@@ -15,7 +15,6 @@ from circuit_file import as_json, links_as_json, table
 from experiment import note_greater_than, save_sweep, start_experiment
 from logit_lens import later_above_others, logit_lens
 from metrics import collate, greater_than, probability_difference
-from path_patching.engine import Sentences
 from path_patching.paths import Node, PathSet
 from settings import Settings, flag, read_settings
 from utils import UserError
@@ -102,8 +101,8 @@ for head in nodes(watched, END):
         run.note("head of attn_collated.pt", head.name)
 
 every_head = [(layer, index) for layer in range(sizes.n_layers) for index in range(sizes.n_heads)]
-few = Sentences(engine.sentences.clean[:20], engine.sentences.corrupted[:20], engine.sentences.answers)
-patterns = engine.like(few).attention(every_head).unflatten(0, (sizes.n_layers, sizes.n_heads))
+few = engine.like(engine.sentences.rows(slice(20)))
+patterns = few.attention(every_head).unflatten(0, (sizes.n_layers, sizes.n_heads))
 run.save("attn_patterns_all.pt", {"patterns": patterns, "prompt": list(dataset.prompt)})
 
 # %% What do heads and MLPs say of the end year by themselves?

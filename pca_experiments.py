@@ -18,7 +18,6 @@ from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
 from edits import EditedRuns, activation
 from experiment import start_experiment
 from metrics import collate, probability_difference
-from path_patching.choose import make_engine
 from path_patching.engine import Sentences
 from path_patching.paths import Node
 from settings import Settings, flag, read_settings
@@ -61,7 +60,7 @@ dataset = YearDataset(
 )
 yy, END = dataset.years_YY, dataset.end
 sentences = Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids())
-engine = make_engine(settings.engine, settings.device, model, sentences, settings.memory_gb, check=False)
+engine = experiment.engine.like(sentences)
 what = {"mlp": "input of {} at END", "head": "output of {} at END"}
 if unfit := [each.name for each in nodes(names, END) if each.kind not in what]:
     raise UserError(f"--nodes {unfit[0]}: give MLPs and heads, as m8,a7.h10; the embedding of YY is always looked at")

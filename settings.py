@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 import sys
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gpt2 import Model
-from utils import ROOT, UserError, exit_on_user_error
+from utils import ROOT, UserError, checkpoint_folder, exit_on_user_error, told_apart
 
 BUILT_IN = {"gpt2": None, "standin": "standin"}  # models by name, and the folder that each has
 ENGINES = ("auto", "rust_circuit", "torch")
@@ -121,17 +120,9 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, default: Any, flag_of:
         )
 
 
-def checkpoint_folder(model: str) -> Path:
-    """The whole path of a checkpoint's folder, from wherever it was named."""
-    return Path(model).expanduser().resolve()
-
-
 def model_folder(model: str) -> str | None:
     """The name that a model's folders have: none for gpt2, its own for the stand-in, the checkpoint's with a mark."""
-    if model in BUILT_IN:
-        return BUILT_IN[model]
-    folder = checkpoint_folder(model)
-    return f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:6]}"  # others may be called like it
+    return BUILT_IN[model] if model in BUILT_IN else told_apart(checkpoint_folder(model), 6)
 
 
 def _for_model(folder: Path, model: str) -> Path:

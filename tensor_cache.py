@@ -28,7 +28,17 @@ from checkpoint import read_checkpoint, some_of, source_files
 from circuit_description import HASH_DIGITS, Description, from_text, to_text
 from gpt2 import GPT2_SMALL, Model
 from hub import ModelUnavailable, gpt2_checkpoint
-from utils import ROOT, UserError, exit_on_user_error, first_line, progress, write_text, written_whole
+from utils import (
+    ROOT,
+    UserError,
+    checkpoint_folder,
+    exit_on_user_error,
+    first_line,
+    progress,
+    told_apart,
+    write_text,
+    written_whole,
+)
 
 GPT2_NAME = "GPT-2 small"
 STANDIN_NAME = "stand-in"
@@ -62,7 +72,7 @@ def load_model(name: str, as_published: bool = False) -> Model:
     elif name == "standin":
         model = _load_folder(STANDIN_FOLDER, STANDIN_NAME, description_path(name))
     else:
-        folder = Path(name).expanduser().resolve()
+        folder = checkpoint_folder(name)
         model = _load_folder(folder, folder.name, description_path(name))
     return model.with_activation("gelu") if as_published else model
 
@@ -83,10 +93,8 @@ def is_gpt2_small(model: Model) -> bool:
 
 def description_path(name: str) -> Path:
     """Where the circuit description of the model `name` lies; a folder's is told from others of the same name."""
-    if name in ("gpt2", "standin"):
-        return cache_folder() / "circuits" / f"{name}.circ"
-    folder = Path(name).expanduser().resolve()
-    return cache_folder() / "circuits" / f"{folder.name}-{sha256(str(folder).encode()).hexdigest()[:12]}.circ"
+    called = name if name in ("gpt2", "standin") else told_apart(checkpoint_folder(name), 12)
+    return cache_folder() / "circuits" / f"{called}.circ"
 
 
 def _load_gpt2() -> Model:

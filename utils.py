@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import sys
 import tempfile
@@ -41,6 +42,16 @@ def _way_out(error: OSError) -> str:
     if error.errno in FULL:
         return "; free space or choose another folder"
     return "; mend its permissions or choose another" if error.errno in NOT_ALLOWED else ""
+
+
+def checkpoint_folder(model: str) -> Path:
+    """The whole path of a checkpoint's folder, from wherever it was named."""
+    return Path(model).expanduser().resolve()
+
+
+def told_apart(folder: Path, digits: int) -> str:
+    """A folder's name with some hex digits of its path's hash, since others may be called like it."""
+    return f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:digits]}"
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

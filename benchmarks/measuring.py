@@ -75,6 +75,12 @@ def median_cost(compute: Callable[[], object], device: str, repeats: int = 3) ->
     return Cost(*(sorted(each)[repeats // 2] for each in zip(*costs, strict=True)))
 
 
+def scaled_up(run: Cost, few: Cost, n_run: int, n_few: int, n_all: int) -> Cost:
+    """The cost of `n_all` alike things, from `run` of `n_run` and `few` of `n_few`; what all share is in both."""
+    share = (n_all - n_run) / max(1, n_run - n_few)
+    return Cost(*(some + share * max(0.0, some - less) for some, less in zip(run, few, strict=True)))
+
+
 def machine(device: str, threads: int) -> str:
     """What numbers are measured on, and when."""
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items() if version)

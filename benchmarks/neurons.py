@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from benchmarks.measuring import Cost, in_own_process, machine, peak_gb, timed
+from benchmarks.measuring import Cost, in_own_process, machine, peak_gb, scaled_up, timed
 from benchmarks.subjects import SHAPES, subject
 from benchmarks.tables import gigabytes, ratio, seconds, table
 from neuron_layers import chosen_layer
@@ -69,7 +69,7 @@ def rank(shape: str, n: int, n_run: int, device: str) -> Ranking:
         reading=read.seconds,
         run=run,
         n_run=n_run,
-        all=_scaled_up(run, _fastest(few), n_run, n_few, n_neurons),
+        all=scaled_up(run, _fastest(few), n_run, n_few, n_neurons),
         n_neurons=n_neurons,
         floor=n_neurons * n * len(neurons.unembedding.rows) * min(floors),
         memory=peak_gb(device),
@@ -83,12 +83,6 @@ def _first(neurons: Neurons, count: int) -> Neurons:
         corrupted=neurons.corrupted[:, :count],
         directions=neurons.directions[:count],
     )
-
-
-def _scaled_up(run: Cost, few: Cost, n_run: int, n_few: int, n_all: int) -> Cost:
-    """The cost of `n_all` neurons, from `run` of `n_run` and `few` of `n_few` of them."""
-    share = (n_all - n_run) / max(1, n_run - n_few)
-    return Cost(*(some + share * max(0.0, some - less) for some, less in zip(run, few, strict=True)))
 
 
 def _fastest(costs: list[Cost]) -> Cost:

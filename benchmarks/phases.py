@@ -10,7 +10,7 @@ import torch
 from benchmarks.floor import Floor, measure_floor
 from benchmarks.hook_loop import TransformerLensHooks, TransformersHooks
 from benchmarks.hook_loop import differences as differences_by_hooks
-from benchmarks.measuring import Cost, NotMeasuredError, median_cost, peak_gb, timed
+from benchmarks.measuring import Cost, NotMeasuredError, median_cost, peak_gb, scaled_up, timed
 from benchmarks.subjects import PROMPT_LENGTH, Subject, spread, subject
 from circuit import PAPER, check_fits, full_circuit, into_mlp, late_half, node
 from metrics import probability_difference
@@ -87,19 +87,17 @@ def baseline_sweep(how: str, work: Work) -> Sweep:
 
     def run(senders: list[Node]) -> torch.Tensor:
         rows = torch.arange(work.n).split(work.batch)
-        return torch.cat([prepared.result(_part(on.sentences, r), on.years_yy[r], senders) for r in rows], 1)
+        return torch.cat([prepared.result(on.sentences.rows(r), on.years_yy[r], senders) for r in rows], 1)
 
     few = torch.arange(min(work.n, 8))
-    prepared.result(_part(on.sentences, few), on.years_yy[few], nodes[-1:])  # warms up
+    prepared.result(on.sentences.rows(few), on.years_yy[few], nodes[-1:])  # warms up
     # What all nodes share is in both, so that their difference is what nodes cost by themselves.
     one = timed(lambda: run(nodes[-1:]), work.device)
     some = timed(lambda: run(nodes), work.device)
-    share = (len(on.nodes) - len(nodes)) / (len(nodes) - 1)
-    scaled = (all_run + share * max(0.0, all_run - first) for all_run, first in zip(some.cost, one.cost, strict=True))
     return Sweep(
         how=BASELINES[how],
         preparing=prepared.seconds,
-        cost=Cost(*scaled),
+        cost=scaled_up(some.cost, one.cost, len(nodes), 1, len(on.nodes)),
         n_nodes=len(on.nodes),
         seconds_run=some.seconds,
         nodes_run=len(nodes),
@@ -238,7 +236,7 @@ def _engine(name: str, on: Subject, work: Work) -> Engine:
 def _warm_engine(name: str, on: Subject, work: Work) -> Engine:
     """An engine that has evaluated nothing, on a device that has."""
     if torch.device(work.device).type == "cuda":
-        few = Sentences(on.sentences.clean[:8], on.sentences.corrupted[:8], on.sentences.answers)
+        few = on.sentences.rows(slice(8))
         receivers = PathSet.at(Node.logits(few.end))
         _engine(name, replace(on, sentences=few), work).sweep(receivers, on.nodes)
     return _engine(name, on, work)
@@ -259,7 +257,3 @@ def _baseline(how: str, on: Subject, device: str) -> Differences:
     else:
         hooked = TransformersHooks(on.model, device, end_only=how == HOOKS_AT_END)
     return lambda sentences, years_yy, nodes: differences_by_hooks(hooked, sentences, years_yy, nodes)
-
-
-def _part(sentences: Sentences, rows: torch.Tensor) -> Sentences:
-    return Sentences(sentences.clean[rows], sentences.corrupted[rows], sentences.answers)

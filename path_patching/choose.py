@@ -26,10 +26,11 @@ def make_engine(
     """
     engine_class = _engine_class(name)
     place = resolve_device(device)
+    engine = engine_class(model, sentences, place, memory_gb)
     if check:
-        check_engine(engine_class(model, _first(sentences), place, memory_gb))
-    print(f"{engine_class.name} engine on {place}, {model.name}, {len(sentences)} sentences")
-    return engine_class(model, sentences, place, memory_gb)
+        check_engine(engine.like(sentences.rows(slice(SENTENCES_CHECKED))))
+    print(f"{engine.name} engine on {place}, {model.name}, {len(sentences)} sentences")
+    return engine
 
 
 def resolve_device(device: str) -> str:
@@ -75,11 +76,6 @@ def check_engine(engine: Engine) -> None:
                 f"the {engine.name} engine fails its self-check on {engine.model.name}: {complaint} of transformers "
                 f"(largest difference in probability {difference:.1e}); do not use its results, and report this"
             )
-
-
-def _first(sentences: Sentences) -> Sentences:
-    clean, corrupted = sentences.clean[:SENTENCES_CHECKED], sentences.corrupted[:SENTENCES_CHECKED]
-    return Sentences(clean, corrupted, sentences.answers)
 
 
 def _engine_class(name: str) -> type[Engine]:

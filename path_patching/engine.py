@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -63,6 +64,10 @@ class Sentences:
         """The tokens (N, T) of one of the two data sets."""
         return self.clean if data == "clean" else self.corrupted
 
+    def rows(self, rows: slice | torch.Tensor) -> Sentences:
+        """Some of the sentences with their twins; `rows` is a slice or int64 (n,)."""
+        return Sentences(self.clean[rows], self.corrupted[rows], self.answers)
+
 
 class Engine(ABC):
     """Evaluates path sets on a model. All results are on the CPU; `name` says which engine made them.
@@ -84,27 +89,22 @@ class Engine(ABC):
             raise UserError(f"device {device}: this PyTorch finds no CUDA device; choose cpu")
         if torch.get_float32_matmul_precision() != "highest":
             raise UserError("matrix products are rounded below float32: torch.set_float32_matmul_precision('highest')")
-        architecture = model.architecture
-        if sentences.end >= architecture.n_positions:
-            raise UserError(f"sentences of {sentences.end + 1} tokens; {model.name} takes {architecture.n_positions}")
-        for tokens in (sentences.clean, sentences.corrupted, sentences.answers):
-            if tokens.min() < 0 or tokens.max() >= architecture.vocab_size:
-                raise UserError(
-                    f"a token id outside the vocabulary of {model.name} (0 to {architecture.vocab_size - 1})"
-                )
         self.model = model
-        self.sentences = sentences
         self.device = device
         self.memory_gb = memory_gb
-        # Sorted, so that the sentences of one batch begin alike.
-        pairs = torch.stack([sentences.clean, sentences.corrupted], 1)
-        self._pairs, self._pair_of_sentence = pairs.unique(dim=0, return_inverse=True)  # (pairs, 2, T), (N,)
-        self._kept: Any = None
+        self._take(sentences)
         self._unembedding = Unembedding(model, sentences.answers, device)
 
     def like(self, sentences: Sentences) -> Engine:
-        """An engine like this one, of the same model, for other sentences. Raises `UserError` like a new one."""
-        return type(self)(self.model, sentences, self.device, self.memory_gb)
+        """An engine like this one for other sentences, which shares the model on the device with it.
+
+        Raises `UserError` like a new one.
+        """
+        other = copy(self)
+        other._take(sentences)
+        if not torch.equal(sentences.answers, self.sentences.answers):
+            other._unembedding = Unembedding(self.model, sentences.answers, self.device)
+        return other
 
     def probabilities(self, paths: PathSet | None = None, inside: Data = "corrupted") -> torch.Tensor:
         """Answer probabilities at END, (N, A) float64, with `paths` on the `inside` data and all else on the other.
@@ -168,6 +168,20 @@ class Engine(ABC):
         self._check_places([Node.head(*head, self.sentences.end) for head in heads])
         _check_data(data)
         return self._over_batches(lambda batch: self._attention(batch, heads, data))
+
+    def _take(self, sentences: Sentences) -> None:
+        """Evaluate on these sentences from now on; of others nothing is kept."""
+        name, architecture = self.model.name, self.model.architecture
+        if sentences.end >= architecture.n_positions:
+            raise UserError(f"sentences of {sentences.end + 1} tokens; {name} takes {architecture.n_positions}")
+        for tokens in (sentences.clean, sentences.corrupted, sentences.answers):
+            if tokens.min() < 0 or tokens.max() >= architecture.vocab_size:
+                raise UserError(f"a token id outside the vocabulary of {name} (0 to {architecture.vocab_size - 1})")
+        self.sentences = sentences
+        # Sorted, so that the sentences of one batch begin alike.
+        pairs = torch.stack([sentences.clean, sentences.corrupted], 1)
+        self._pairs, self._pair_of_sentence = pairs.unique(dim=0, return_inverse=True)  # (pairs, 2, T), (N,)
+        self._kept: Any = None
 
     def _check(self, paths: PathSet | None) -> None:
         if paths is None:

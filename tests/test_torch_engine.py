@@ -204,9 +204,8 @@ def test_a_missing_gpu_and_rounded_matrix_products_are_errors(monkeypatch):
 
 def test_an_engine_like_another_is_of_its_kind_and_for_other_sentences():
     setup = SETUPS["with eos"]()
-    few = Sentences(setup.sentences.clean[:3], setup.sentences.corrupted[:3], setup.sentences.answers)
     engine = TorchEngine(setup.model, setup.sentences, memory_gb=1.0)
-    other = engine.like(few)
+    other = engine.like(setup.sentences.rows(slice(3)))
     assert (type(other), other.memory_gb, len(other.sentences)) == (TorchEngine, 1.0, 3)
     torch.testing.assert_close(other.probabilities(), engine.probabilities()[:3], rtol=0, atol=1e-7)
 
