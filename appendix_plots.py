@@ -1,27 +1,34 @@
-"""Every figure of the ten other prompts, drawn from artifacts alone: python appendix_plots.py --model gpt2
+"""The figures of the ten other prompts, and of random circuits, from artifacts: python appendix_plots.py --model gpt2
 
-Run sequence_generalization.py first. Figures go to paper-plots/appendix, as interactive HTML, PDF and PNG: tasks side
-by side, as the paper compares them, and each task's own. A figure whose artifacts the run did not make is left out,
-and one line says so.
+Run sequence_generalization.py and random_circuit_ablation.py first. Figures go to paper-plots/appendix, as interactive
+HTML, PDF and PNG: tasks side by side, as the paper compares them, and each task's own. A figure whose artifacts were
+not made is left out, and one line says so.
 """
 
 # %% Whose artifacts? In an interactive window, change the settings below.
 import torch
 
-import figures
-from artifacts import read_artifacts
-from figures import PREDICTED_YEAR, YY, facets, probability_heatmap, sweeps
-from plots import start_plots
-from settings import PlotSettings, read_settings
+from path_patching.errors import UserError
+from reproduction import figures
+from reproduction.figures import PREDICTED_YEAR, YY, facets, probability_heatmap, share_histogram, sweeps
+from reproduction.plots import start_plots
+from reproduction.run import read_if_run
+from reproduction.settings import PlotSettings, read_settings
 
 settings = read_settings(__doc__, PlotSettings())
 
 # %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
-artifacts = read_artifacts(settings.artifact_folder(), "sequence_generalization")
-made = artifacts.load_all()
-numbers = artifacts.record["numbers"]
-first_mlp = next((name for name in numbers["circuit's nodes at END"].split(", ") if name.startswith("m")), "mlp")
-plots = start_plots("appendix_plots", settings, artifacts)
+folder = settings.artifact_folder()
+SCRIPTS = ("sequence_generalization", "random_circuit_ablation")
+tasks_run, random_run = (read_if_run(folder, script) for script in SCRIPTS)
+sources = [run for run in (tasks_run, random_run) if run is not None]
+if not sources:
+    raise UserError(f"neither has artifacts in {folder}; run python {SCRIPTS[0]}.py, or give --artifacts")
+made, numbers = (tasks_run.load_all(), tasks_run.record["numbers"]) if tasks_run else ({}, {})
+of_random = random_run.load_all() if random_run else {}
+at_end = numbers.get("circuit's nodes at END", "").split(", ")
+first_mlp = next((name for name in at_end if name.startswith("m")), "mlp")
+plots = start_plots("appendix_plots", settings, *sources, might_read=SCRIPTS)
 titled = plots.titled
 
 
@@ -34,7 +41,7 @@ def found(kind: str) -> dict[int, torch.Tensor]:
     """The artifacts of a kind (`probs` for `probs_0.pt` …) by task; says so if there are none."""
     names = {task: f"generalization/{kind}_{task}.pt" for task in range(10)}
     by_task = {task: made[name] for task, name in names.items() if name in made}
-    if not by_task:
+    if tasks_run and not by_task:
         print(f"left out: the figures of {kind}_*.pt, which this run of sequence_generalization.py did not make")
     return by_task
 
@@ -59,7 +66,7 @@ def grey(*tasks: int) -> str:
 probs, ipps = found("probs"), found("ipp")
 
 # %% Which tasks does the model do, and by which nodes? As the paper compares them: alike, failing, less-than.
-for name, tasks in {"success": (0, 8, 2), "failure": (3, 4, 5), "bc": (6, 7)}.items():
+for name, tasks in {"success": (0, 8, 2), "failure": (3, 4, 5), "bc": (6, 7)}.items() if probs else ():
     listed = ", ".join(map(str, tasks))
     title, panels = titled(f"Probability heatmaps of tasks {listed}"), {prompt(task): probs[task] for task in tasks}
     subtitle = f"a sentence for each YY{note(*tasks)}{grey(*tasks)}"
@@ -98,6 +105,16 @@ for task, alone in found("late_half_m7_probs").items():
     title = titled(f"Probability heatmap of task {task}, late half with m7, a6.h1 and a7.h11 alone")
     figure = probability_heatmap(alone, title, f"“{prompt(task)}”", like=probs[task])
     write(figure, name=f"generalization-late-half-m7-{task}")
+
+# %% How much do random circuits of the circuit's shape recover?
+if random_run:
+    numbers, recovered = random_run.record["numbers"], of_random["random_circuits.pt"]
+    marks = {
+        numbers["circuit"]: numbers["circuit's share of clean"]["value"],
+        "all on 01 data": numbers["share of clean with all on 01 data"],
+    }
+    title = titled(f"{len(recovered)} random circuits of the same shape")
+    write(share_histogram(recovered, marks, title, "late halves, all else on 01 data"), "random-circuits")
 
 # %% Everything is drawn: publish it.
 plots.publish()

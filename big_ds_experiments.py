@@ -4,13 +4,12 @@ python big_ds_experiments.py [--model gpt2|standin|PATH] [--circuit paper|auto|F
 """
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
-from bootstrap import mean, share
-from circuit import full_circuit, late_half
-from circuit_choice import choose_circuit
-from experiment import start_experiment
-from metrics import COLLATED_YY, collate, cutoff_sharpness, probability_difference
+from dataset import COLLATED_YY
+from path_patching.bootstrap import mean, share
+from path_patching.circuits.circuit import full_circuit, late_half
 from path_patching.paths import Node
-from settings import Settings, read_settings
+from reproduction.settings import Settings, read_settings
+from utils import choose_circuit, collate, cutoff_sharpness, probability_difference, start_experiment
 
 settings = read_settings(__doc__, Settings(n=10_000), evaluates_circuit=True)
 

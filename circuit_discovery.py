@@ -6,18 +6,28 @@ python circuit_discovery.py [--model gpt2|standin|PATH] [--circuit paper|auto|FI
 # %% What is asked, of which model? In an interactive window, change the settings here.
 from dataclasses import dataclass
 
-from auto_circuit import THRESHOLDS, find_circuit
-from bootstrap import mean, share
-from circuit import PAPER, full_circuit, in_model, in_order, into_mlp, late_half, nodes
-from circuit_choice import choose_circuit, circuit_asked_for
-from circuit_effects import link_effects, remembered_effects
-from circuit_file import as_json, links_as_json, table
-from experiment import note_greater_than, save_sweep, start_experiment
-from logit_lens import later_above_others, logit_lens
-from metrics import collate, greater_than, probability_difference
+from path_patching.bootstrap import mean, share
+from path_patching.circuits.circuit import full_circuit, in_model, in_order, into_mlp, late_half, nodes
+from path_patching.circuits.circuit_file import as_json, links_as_json, table
+from path_patching.circuits.links import link_effects
+from path_patching.circuits.search import THRESHOLDS, find_circuit
+from path_patching.errors import UserError
 from path_patching.paths import Node, PathSet
-from settings import Settings, flag, read_settings
-from utils import UserError
+from path_patching.sweeps import remembered_effects
+from path_patching.unembedding import logit_lens
+from reproduction.paper import PAPER
+from reproduction.settings import Settings, flag, read_settings
+from utils import (
+    choose_circuit,
+    circuit_asked_for,
+    collate,
+    greater_than,
+    later_above_others,
+    note_greater_than,
+    probability_difference,
+    save_sweep,
+    start_experiment,
+)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Every figure of circuit discovery, drawn from its artifacts alone: python circuit_discovery_plotting.py --model gpt2
+"""Every figure of circuit discovery, drawn from artifacts alone: python circuit_discovery_plotting.py --model gpt2
 
-Run circuit_discovery.py first. Figures go to paper-plots (those of the paper's appendix to its subfolder appendix), as
-interactive HTML, PDF and PNG. A figure whose artifacts the run did not make is left out, and one line says so.
+Run circuit_discovery.py first, and big_ds_experiments.py for the heatmaps of 10,000 sentences. Figures go to
+paper-plots (those of the paper's appendix to its subfolder appendix), as interactive HTML, PDF and PNG. A figure whose
+artifacts were not made is left out, and one line says so.
 """
 
 # %% Whose artifacts? In an interactive window, change the settings below.
@@ -10,20 +11,24 @@ from fnmatch import fnmatch
 
 import torch
 
-import figures
-from artifacts import read_artifacts
-from circuit_drawing import circuit_figure
-from circuit_file import links_from_json
-from figures import PREDICTED_YEAR, YY, facets, named, probability_heatmap, sweeps
-from plots import start_plots
-from settings import PlotSettings, read_settings
+from path_patching.circuits.circuit_file import links_from_json
+from reproduction import figures
+from reproduction.circuit_drawing import circuit_figure
+from reproduction.figures import PREDICTED_YEAR, YY, facets, named, probability_heatmap, sweeps
+from reproduction.plots import start_plots
+from reproduction.run import read_artifacts, read_if_run
+from reproduction.settings import PlotSettings, read_settings
 
 settings = read_settings(__doc__, PlotSettings())
 
 # %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
-artifacts = read_artifacts(settings.artifact_folder(), "circuit_discovery")
+folder = settings.artifact_folder()
+artifacts = read_artifacts(folder, "circuit_discovery")
 made = artifacts.load_all()
-plots = start_plots("circuit_discovery_plotting", settings, artifacts)
+many = read_if_run(folder, "big_ds_experiments")
+of_many = many.load_all() if many else {}
+sources = [artifacts, *([many] if many else [])]
+plots = start_plots("circuit_discovery_plotting", settings, *sources, might_read=("big_ds_experiments",))
 titled, write = plots.titled, plots.write
 circuit = artifacts.record["numbers"]["circuit"]
 
@@ -127,6 +132,23 @@ for full_circuit in found("full_circuit_probs.pt").values():
 if "circuit.json" in made:
     title = titled(f"{circuit[0].upper()}{circuit[1:]}")
     write(circuit_figure(links_from_json(made["circuit.json"]["links"]), title), name="circuit")
+
+# %% And on 10,000 sentences, when a part of the model, or all but that, gets the 01 data?
+PARTS = {  # the figure, and its artifact, what is on clean data, and what is on 01 data
+    "patched-probability-heatmap": ("patched_probs.pt", "the late half", "all but the late half of {}"),
+    "appendix/full-patched-probability-heatmap": ("full_patched_probs.pt", "the full circuit", "all but {}"),
+    "appendix/complement-probability-heatmap": (
+        "complement_probs.pt",
+        "all but the late half",
+        "the late half of {}",
+    ),
+}
+if many and not of_many:
+    print("left out: the heatmaps, for which big_ds_experiments.py had too few sentences")
+for name, (artifact, part, corrupted) in PARTS.items() if of_many else ():
+    subtitle = f"{corrupted.format(many.record['numbers']['circuit'])} gets the 01 data"
+    title = titled(f"Probability heatmap of {part}")
+    write(probability_heatmap(of_many[artifact], title, subtitle, like=of_many["clean_probs.pt"]), name)
 
 # %% Everything is drawn: publish it.
 plots.publish()

@@ -11,16 +11,12 @@ from pathlib import Path
 
 import torch
 
-from bootstrap import mean, share
-from experiment import start_experiment
-from gpt2 import Model
-from metrics import probability_difference
-from neuron_layers import chosen_layer, layer_folder, ranks_for_gpt2
-from neurons import direct_effects, read_neurons
+from path_patching.bootstrap import mean, share
+from path_patching.gpt2.model import Model
+from path_patching.neurons import neuron_effects, read_neurons
 from path_patching.paths import Node, PathSet
-from settings import Settings, flag, read_settings
-from tokenizer import CACHE
-from utils import written_whole
+from reproduction.settings import Settings, chosen_layer, flag, layer_folder, read_settings
+from utils import greater_than, probability_difference, start_experiment
 
 STRONGEST, LENS = 10, 200  # neurons patched together; neurons whose logit lens is kept
 
@@ -53,7 +49,7 @@ run.save("neuron_dataset.pt", dataset.as_artifact())
 
 # %% Which of its neurons act on the logits directly? Each is patched alone, on the path neuron → logits.
 neurons = read_neurons(engine, layer)
-by_sentence = direct_effects(neurons, yy)  # (M, N)
+by_sentence = neuron_effects(neurons, lambda rows: greater_than(yy[rows]))  # (M, N)
 effects = by_sentence.mean(1)
 order = effects.abs().argsort(descending=True, stable=True)
 run.save("neuron_effects.pt", effects)
@@ -91,8 +87,5 @@ run.save("t10-t10patched.pt", together)
 run.note("mean |year logit| lost, strongest neurons patched together", mean(together.abs().mean(1), settings.seed))
 run.note("the same, patched alone and summed", mean(alone[:STRONGEST].sum(0).abs().mean(1), settings.seed))
 
-# %% Everything ran: publish it, and the ranking that the paper's release names and lacks, which is GPT-2 small's alone.
-if ranks_for_gpt2(settings, layer):
-    with written_whole(CACHE / "order.pt") as partial:
-        torch.save(order, partial)
+# %% Everything ran: publish it.
 run.publish()

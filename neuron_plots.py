@@ -11,14 +11,13 @@ from pathlib import Path
 
 import torch
 
-import figures
-from artifacts import read_artifacts
 from color_utils import diverging, round_up
-from figures import PREDICTED_YEAR, YY, Axis, facets
-from metrics import collate
-from neuron_layers import PAPER_LAYER, layer_folder
-from plots import start_plots
-from settings import PlotSettings, flag, read_settings
+from reproduction import figures
+from reproduction.figures import PREDICTED_YEAR, YY, Axis, facets
+from reproduction.plots import start_plots
+from reproduction.run import read_artifacts
+from reproduction.settings import PAPER_LAYER, PlotSettings, flag, layer_folder, read_settings
+from utils import collate
 
 
 @dataclass(frozen=True)

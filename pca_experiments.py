@@ -11,19 +11,18 @@ from dataclasses import dataclass
 
 import torch
 
-from bootstrap import mean
-from circuit import PAPER, Circuit, in_model, in_order, nodes
-from circuit_choice import choose_circuit
 from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
-from edits import EditedRuns, activation
-from experiment import start_experiment
-from metrics import collate, probability_difference
+from path_patching.bootstrap import mean
+from path_patching.circuits.circuit import Circuit, in_model, in_order, nodes
+from path_patching.edits import EditedRuns, activation
 from path_patching.engine import Sentences
+from path_patching.errors import UserError
+from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node
-from settings import Settings, flag, read_settings
-from subspaces import Edit, ablations, as_classes, as_number, erasures, principal_components
-from tokenizer import load_tokenizer
-from utils import UserError
+from path_patching.subspaces import Edit, ablations, as_classes, as_number, erasures, principal_components
+from reproduction.paper import PAPER
+from reproduction.settings import Settings, flag, read_settings
+from utils import choose_circuit, collate, probability_difference, start_experiment
 
 IN_THE_PAPER = ("m8", "a7.h10", "a7.h8")
 RANKS = (1, 2, 3, 5, 10)  # how many dimensions are ablated

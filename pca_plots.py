@@ -6,10 +6,10 @@ Run pca_experiments.py first. Figures go to paper-plots and its subfolder append
 # %% Whose artifacts? In an interactive window, change the settings below.
 import torch
 
-from artifacts import read_artifacts
-from figures import YY, named, scatter
-from plots import start_plots
-from settings import PlotSettings, read_settings
+from reproduction.figures import YY, named, scatter
+from reproduction.plots import start_plots
+from reproduction.run import read_artifacts
+from reproduction.settings import PlotSettings, read_settings
 
 settings = read_settings(__doc__, PlotSettings())
 

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
-from bootstrap import share
-from circuit import in_order, late_half, random_circuit
-from circuit_choice import choose_circuit
-from experiment import start_experiment
-from metrics import probability_difference
-from settings import Settings, flag, read_settings
-from utils import UserError
+from path_patching.bootstrap import share
+from path_patching.circuits.circuit import in_order, late_half
+from path_patching.circuits.random_circuits import random_circuit
+from path_patching.errors import UserError
+from reproduction.settings import Settings, flag, read_settings
+from utils import choose_circuit, probability_difference, start_experiment
 
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
 

@@ -12,13 +12,12 @@ from collections import Counter
 
 import torch
 
-from bootstrap import mean
 from dataset import valid_years, year_token_ids
-from experiment import start_transformers_experiment
-from next_token import predict_next
-from settings import Settings, read_settings
-from tokenizer import EOS, load_tokenizer
-from utils import UserError
+from path_patching.bootstrap import mean
+from path_patching.errors import UserError
+from path_patching.gpt2.tokenizer import EOS, load_tokenizer
+from reproduction.settings import Settings, read_settings
+from utils import predict_next, start_transformers_experiment
 
 LISTED, LIKELIEST = 5, 5
 settings = read_settings(__doc__, Settings(n=200))

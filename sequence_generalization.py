@@ -11,18 +11,16 @@ from dataclasses import replace
 
 import torch
 
-from bootstrap import share
-from circuit import PAPER, Circuit, in_order, into_mlp, late_half
-from circuit_choice import choose_circuit
-from dataset import year_token_ids
-from experiment import note_greater_than, save_sweep, start_experiment
-from metrics import greater_than, probability_difference
+from dataset import TASKS, TaskDataset, build, year_token_ids
+from path_patching.bootstrap import share
+from path_patching.circuits.circuit import Circuit, in_order, into_mlp, late_half
 from path_patching.engine import Engine, Sentences
-from path_patching.iterative import effects_on
+from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node, PathSet
-from settings import Settings, read_settings
-from tasks import TASKS, TaskDataset, build
-from tokenizer import load_tokenizer
+from path_patching.sweeps import effects_on
+from reproduction.paper import PAPER
+from reproduction.settings import Settings, read_settings
+from utils import choose_circuit, greater_than, note_greater_than, probability_difference, save_sweep, start_experiment
 
 settings = read_settings(__doc__, Settings(n=490), evaluates_circuit=True)
 

@@ -8,12 +8,11 @@ The model runs in `transformers`; --engine and --memory-gb change nothing here.
 # %% What is asked, of which model? In an interactive window, change the settings here.
 import torch
 
-from bootstrap import mean
 from dataset import year_token_ids
-from experiment import draw_sentences, start_transformers_experiment
-from next_token import predict_next
-from settings import Settings, read_settings
-from tokenizer import load_tokenizer
+from path_patching.bootstrap import mean
+from path_patching.gpt2.tokenizer import load_tokenizer
+from reproduction.settings import Settings, read_settings
+from utils import draw_sentences, predict_next, start_transformers_experiment
 
 CENTURIES = range(10, 100)  # each one token with its leading space
 LIKELIEST_CENTURIES, LIKELIEST_YEARS = 100, 5

@@ -1,90 +1,265 @@
-"""Small things that every module may use: errors a user can act on, progress bars, whole-file writes."""
+"""The paper's measures of greater-than behaviour (section 3.1), on the probabilities of the 100 year tokens.
+
+Probabilities are of the softmax over the whole vocabulary at END, as fractions of one. Everything is computed in the
+dtype given; give float64, since a float32 softmax over 50,257 entries is not accurate enough for path patching.
+"""
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import os
-import sys
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-from tqdm import tqdm
+import torch
+from transformers import GPT2LMHeadModel
 
-T = TypeVar("T")
-
-ROOT = Path(__file__).resolve().parent  # of the repository
-SECONDS_BEFORE_A_BAR = 2.0
-FULL = (errno.ENOSPC, errno.EDQUOT)
-NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
-
-
-class UserError(Exception):
-    """Something the user can mend. Its message is one line: what is wrong and what to do."""
-
-
-def exit_on_user_error(kind: type[BaseException], error: BaseException, traceback: object) -> None:
-    """An excepthook that prints a `UserError` (or a full disk, or Ctrl-C) as one line instead of a traceback."""
-    if issubclass(kind, UserError):
-        print(f"error: {error}", file=sys.stderr)
-    elif issubclass(kind, KeyboardInterrupt):
-        print("interrupted: what was published before is as it was", file=sys.stderr)
-    elif issubclass(kind, OSError) and error.filename is not None:
-        print(f"error: {error.filename}: {error.strerror}{_way_out(error)}", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, traceback)
+from dataset import COLLATED_YY, FIRST_YY, LAST_YY, NOUNS_FILE, ValidYears, YearDataset, valid_years, year_token_ids
+from path_patching.bootstrap import mean
+from path_patching.circuits.circuit import Circuit, check_fits
+from path_patching.circuits.circuit_file import from_json, read_circuit
+from path_patching.circuits.search import find_circuit
+from path_patching.engine import Engine, Sentences
+from path_patching.errors import UserError
+from path_patching.gpt2.model import Model, end_logits, to_transformers
+from path_patching.gpt2.tensor_cache import is_gpt2_small, load_model
+from path_patching.gpt2.tokenizer import load_tokenizer
+from path_patching.make_engine import make_engine, resolve_device
+from path_patching.progress import progress
+from path_patching.sweeps import Metric, strongest
+from reproduction.paper import PAPER
+from reproduction.publication import record_path
+from reproduction.run import Artifacts, Run, read_artifacts, start_run
+from reproduction.settings import Settings
 
 
-def _way_out(error: OSError) -> str:
-    if error.errno in FULL:
-        return "; free space or choose another folder"
-    return "; mend its permissions or choose another" if error.errno in NOT_ALLOWED else ""
+def probability_difference(
+    year_probs: torch.Tensor, years_yy: torch.Tensor, valid: ValidYears = "greater"
+) -> torch.Tensor:
+    """Probability of the valid end years minus that of the others, (N, 100) and (N,) to (N,) in [-1, 1].
 
-
-def checkpoint_folder(model: str) -> Path:
-    """The whole path of a checkpoint's folder, from wherever it was named."""
-    return Path(model).expanduser().resolve()
-
-
-def told_apart(folder: Path, digits: int) -> str:
-    """A folder's name with some hex digits of its path's hash, since others may be called like it."""
-    return f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:digits]}"
-
-
-def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Iterate over `items` with a bar once the loop has taken two seconds; none where the output is not a terminal."""
-    return iter(tqdm(items, desc=description, total=total, delay=SECONDS_BEFORE_A_BAR, leave=False, disable=None))
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside `path`; on success it becomes `path`, on any error it is removed.
-
-    A reader sees the old file or the new one, never a part.
+    Paper, section 3.1: Σ_{y>YY} p_y − Σ_{y≤YY} p_y. With `valid="less"`, for the less-than prompts of section 5, the
+    valid years are y < YY. Raises ValueError if the shapes do not fit.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.chmod(0o644)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    _check_shapes(year_probs, years_yy)
+    years = torch.arange(100, device=year_probs.device)
+    start = years_yy.to(year_probs.device)[:, None]  # (N, 1)
+    is_valid = years > start if valid == "greater" else years < start  # (N, 100)
+    return torch.where(is_valid, year_probs, -year_probs).sum(-1)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with written_whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+def greater_than(years_yy: torch.Tensor, valid: ValidYears = "greater") -> Metric:
+    """The probability difference of sentences with these YY, (N,)."""
+    return partial(probability_difference, years_yy=years_yy, valid=valid)
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, to be quoted within a one-line message of ours."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def cutoff_sharpness(year_probs: torch.Tensor, years_yy: torch.Tensor, valid: ValidYears = "greater") -> torch.Tensor:
+    """How sharply probability rises from one side of YY to the other, (N, 100) and (N,) to (N,) in [-1, 1].
+
+    Paper, section 3.1: p_{YY+1} − p_{YY−1}; with `valid="less"` its negative. Raises ValueError if the shapes do not
+    fit or a YY lies outside 1 ... 98, where one of the two neighbours does not exist.
+    """
+    _check_shapes(year_probs, years_yy)
+    start = years_yy.to(year_probs.device)[:, None]  # (N, 1)
+    if ((start < 1) | (start > 98)).any():
+        raise ValueError("cutoff sharpness needs a year on either side: every YY must lie in 01 ... 98")
+    rise = (year_probs.gather(1, start + 1) - year_probs.gather(1, start - 1)).squeeze(1)
+    return rise if valid == "greater" else -rise
+
+
+def collate(values: torch.Tensor, years_yy: torch.Tensor) -> torch.Tensor:
+    """Mean of a per-sentence quantity over the sentences of each YY: (N, ...) and (N,) to (97, ...), rows 02 ... 98.
+
+    Sentences with another YY are left out. Raises UserError if a YY from 02 to 98 has no sentence, ValueError if the
+    lengths do not fit.
+    """
+    if years_yy.ndim != 1 or len(values) != len(years_yy):
+        raise ValueError(f"one YY a sentence is needed: values {tuple(values.shape)}, YY {tuple(years_yy.shape)}")
+    years_yy = years_yy.to(values.device)
+    inside = (years_yy >= FIRST_YY) & (years_yy <= LAST_YY)
+    rows = years_yy[inside] - FIRST_YY
+    counts = torch.bincount(rows, minlength=len(COLLATED_YY))
+    if (counts == 0).any():
+        missing = int((counts == 0).nonzero()[0]) + FIRST_YY
+        raise UserError(f"no sentence has YY = {missing:02d}; use a balanced data set of at least 97 sentences")
+    sums = values.new_zeros(len(COLLATED_YY), *values.shape[1:]).index_add(0, rows, values[inside])
+    return sums / counts.to(values.dtype).reshape(-1, *[1] * (values.ndim - 1))
+
+
+def _check_shapes(year_probs: torch.Tensor, years_yy: torch.Tensor) -> None:
+    if year_probs.shape != (*years_yy.shape, 100) or years_yy.ndim != 1:
+        raise ValueError(f"expected (N, 100) and (N,), got {tuple(year_probs.shape)} and {tuple(years_yy.shape)}")
+
+
+def later_above_others(year_logits: torch.Tensor, years_yy: torch.Tensor) -> torch.Tensor:
+    """Mean logit of the years above YY minus that of the others, (N, 100) and (N,) with YY < 99 to (N,), in nats."""
+    later = torch.arange(100) > years_yy[:, None]  # (N, 100)
+    return (year_logits * later).sum(1) / later.sum(1) - (year_logits * ~later).sum(1) / (~later).sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class YearExperiment:
+    """The parts of an experiment; the engine evaluates the data set's sentences at the 100 year tokens."""
+
+    model: Model
+    dataset: YearDataset
+    engine: Engine
+    run: Run
+
+
+@dataclass(frozen=True, eq=False)
+class TransformersExperiment:
+    """The parts of an experiment that asks `transformers` for the next token and patches nothing."""
+
+    hf_model: GPT2LMHeadModel
+    device: str
+    run: Run
+
+
+def start_experiment(script: str, settings: Settings, balanced: bool = True) -> YearExperiment:
+    """Load the model, draw the sentences, make and check the engine, open the run of `script`.
+
+    Raises `UserError` for whatever of these cannot be had.
+    """
+    model = load_model(settings.model, settings.as_published)
+    settings.check_fits(model)
+    dataset = draw_sentences(settings, balanced)
+    sentences = Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids())
+    engine = make_engine(settings.engine, settings.device, model, sentences, settings.memory_gb)
+    run = start_run(script, settings, model, engine.name, engine.device)
+    return YearExperiment(model, dataset, engine, run)
+
+
+def start_transformers_experiment(script: str, settings: Settings) -> TransformersExperiment:
+    """Load the model, choose the device, open the run of `script`. Raises `UserError` like `start_experiment`."""
+    model = load_model(settings.model, settings.as_published)
+    device = resolve_device(settings.device)
+    run = start_run(script, settings, model, "transformers", device)
+    return TransformersExperiment(to_transformers(model), device, run)
+
+
+def save_sweep(run: Run, artifact: str, effects: torch.Tensor) -> None:
+    """Save the effects (L, H + 1) of every head and MLP on something, and record the strongest."""
+    run.save(artifact, effects)
+    run.note(f"strongest in {artifact}", strongest(effects))
+
+
+def note_greater_than(
+    run: Run, name: str, probabilities: torch.Tensor, yy: torch.Tensor, seed: int, valid: ValidYears = "greater"
+) -> None:
+    """Record the mean probability difference and cutoff sharpness of year probabilities (N, 100), with intervals."""
+    run.note(f"{name}: probability difference", mean(probability_difference(probabilities, yy, valid), seed))
+    run.note(f"{name}: cutoff sharpness", mean(cutoff_sharpness(probabilities, yy, valid), seed))
+
+
+def draw_sentences(settings: Settings, balanced: bool) -> YearDataset:
+    """The year-span sentences that the settings ask for."""
+    tokenizer = load_tokenizer()
+    return YearDataset(
+        valid_years(tokenizer, as_published=settings.as_published),
+        settings.n,
+        NOUNS_FILE,
+        tokenizer,
+        balanced=balanced,
+        seed=settings.seed,
+        as_published=settings.as_published,
+    )
+
+
+DISCOVERY = "circuit_discovery"  # the script whose artifacts have the circuit found automatically
+CIRCUIT_FILE = "circuit.json"
+SENTENCES = 490  # on which a script finds the circuit by itself, if it has as many
+
+
+def circuit_asked_for(settings: Settings, model: Model) -> str:
+    """What `--circuit` says, `paper`, `auto` or a file; by default `paper` for GPT-2 small, `auto` for other models."""
+    if settings.circuit is not None:
+        return settings.circuit
+    return "paper" if settings.model == "gpt2" or is_gpt2_small(model) else "auto"
+
+
+def choose_circuit(settings: Settings, experiment: YearExperiment) -> Circuit:
+    """The circuit that a script is to evaluate.
+
+    `auto` is the one that circuit_discovery.py found for this very model, where the script's artifacts go; without
+    that it is searched for here. Raises `UserError` if the model lacks a node of the circuit, or for a file that is no
+    circuit's.
+    """
+    asked = circuit_asked_for(settings, experiment.model)
+    if asked == "auto":
+        before = _found_before(settings.artifact_folder(), experiment.model)
+        experiment.run.note_read(CIRCUIT_FILE, before.record["artifacts"][CIRCUIT_FILE] if before else None)
+        return from_json(before.load(CIRCUIT_FILE)) if before else _found_now(experiment)
+    circuit = PAPER if asked == "paper" else read_circuit(Path(asked))
+    check_fits(circuit, experiment.model)
+    return circuit
+
+
+def _found_before(folder: Path, model: Model) -> Artifacts | None:
+    """What circuit_discovery.py made, if it found a circuit for this very model automatically."""
+    if not record_path(folder, DISCOVERY).is_file():
+        return None
+    artifacts = read_artifacts(folder, DISCOVERY)
+    if (
+        artifacts.record["model"]["fingerprint"] != model.fingerprint
+        or CIRCUIT_FILE not in artifacts.record["artifacts"]
+    ):
+        return None
+    if "search" not in artifacts.load(CIRCUIT_FILE):
+        return None
+    print(f"circuit: as {DISCOVERY}.py found it, {folder / CIRCUIT_FILE}")
+    return artifacts
+
+
+def _found_now(experiment: YearExperiment) -> Circuit:
+    """The circuit found on the experiment's first sentences."""
+    engine, dataset = experiment.engine, experiment.dataset
+    metric, fewer = greater_than(dataset.years_YY[:SENTENCES]), engine.sentences.rows(slice(SENTENCES))
+    print(f"circuit: none found by {DISCOVERY}.py, so it is searched for on {len(fewer)} sentences")
+    return find_circuit(engine.like(fewer), metric, dataset.yy, dataset.end).circuit
+
+
+SENTENCES_AT_ONCE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class NextToken:
+    """The next token after N sentences; probabilities are float64, of the softmax over all V tokens."""
+
+    answers: torch.Tensor
+    """Probabilities of the tokens asked for, (N, A)."""
+    top: torch.Tensor
+    """Probabilities of the k likeliest tokens of each sentence, (N, k), falling."""
+    top_tokens: torch.Tensor
+    """Their ids, int64 (N, k)."""
+    mean: torch.Tensor
+    """Mean probability of every token, (V,)."""
+
+
+def predict_next(
+    hf_model: GPT2LMHeadModel, tokens: torch.Tensor, answers: torch.Tensor, k: int, device: str = "cpu"
+) -> NextToken:
+    """The next token after tokens (N, T), at `answers` (A,) and at the `k` likeliest of each sentence, on the CPU.
+
+    Only a few sentences' softmaxes are in memory at a time. Raises `UserError` if the sentences are too long for the
+    model, or it has not all of GPT-2's tokens that occur.
+    """
+    _check_fits(hf_model, torch.cat([tokens.flatten(), answers]), tokens.shape[1])
+    hf_model = hf_model.to(device)
+    batches, total = [], torch.zeros(hf_model.config.vocab_size, dtype=torch.float64)
+    for batch in progress(tokens.split(SENTENCES_AT_ONCE), "next tokens"):
+        probabilities = end_logits(hf_model, batch.to(device)).double().softmax(-1)  # (B, V)
+        top, top_tokens = probabilities.topk(k)
+        batches.append((probabilities[:, answers.to(device)].cpu(), top.cpu(), top_tokens.cpu()))
+        total += probabilities.sum(0).cpu()
+    return NextToken(*(torch.cat(parts) for parts in zip(*batches, strict=True)), mean=total / len(tokens))
+
+
+def _check_fits(hf_model: GPT2LMHeadModel, used: torch.Tensor, length: int) -> None:
+    if length > hf_model.config.n_positions:
+        raise UserError(f"sentences of {length} tokens; the model takes {hf_model.config.n_positions}: choose another")
+    n_tokens = hf_model.config.vocab_size
+    if used.max() >= n_tokens:
+        raise UserError(
+            f"the sentences use token {int(used.max())} of GPT-2's tokenizer; the model has {n_tokens} tokens: choose "
+            "one with GPT-2's vocabulary"
+        )

@@ -14,8 +14,8 @@ from dataclasses import astuple, dataclass
 import torch
 
 from benchmarks.measuring import Cost, median_cost
-from gpt2 import Architecture
 from path_patching.engine import Sentences
+from path_patching.gpt2.model import Architecture
 from path_patching.paths import Node
 
 PIECES = (8192, 1024, 256)  # of the vocabulary; what a processor's cache holds is faster than all at once

@@ -15,11 +15,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import nn
 
-from gpt2 import LAYER_NORM_EPSILON, Model
-from metrics import answer_probabilities, probability_difference
 from path_patching.engine import Sentences
+from path_patching.gpt2.model import LAYER_NORM_EPSILON, Model, to_transformers
 from path_patching.paths import Node
-from transformers_model import to_transformers
+from path_patching.unembedding import answer_probabilities
+from utils import probability_difference
 
 
 class Site(NamedTuple):

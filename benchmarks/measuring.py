@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from provenance import library_versions
-from utils import UserError
+from path_patching.errors import UserError
+from reproduction.provenance import library_versions
 
 try:
     import resource

@@ -26,11 +26,13 @@ import torch
 from benchmarks.measuring import Cost, in_own_process, machine, peak_gb, scaled_up, timed
 from benchmarks.subjects import SHAPES, subject
 from benchmarks.tables import gigabytes, ratio, seconds, table
-from neuron_layers import chosen_layer
-from neurons import NEURONS_AT_ONCE, Neurons, direct_effects, read_neurons
-from path_patching.choose import make_engine, resolve_device
-from path_patching.streamed_softmax import vocabulary_pieces
-from utils import UserError, exit_on_user_error
+from path_patching.errors import UserError, exit_on_user_error
+from path_patching.make_engine import make_engine, resolve_device
+from path_patching.neurons import NEURONS_AT_ONCE, Neurons, neuron_effects, read_neurons
+from path_patching.sweeps import Metric
+from path_patching.unembedding import vocabulary_pieces
+from reproduction.settings import chosen_layer
+from utils import greater_than
 
 EXPONENTIALS_TIMED = 30_000_000
 ROUNDS = 2  # the fastest counts: what else the machine does can only slow a run down
@@ -58,12 +60,16 @@ def rank(shape: str, n: int, n_run: int, device: str) -> Ranking:
     n_neurons = len(neurons)
     n_run = min(n_run, n_neurons)
     n_few = max(1, n_run // 3)
-    direct_effects(_first(neurons, 1), on.years_yy)  # warms up
+
+    def metric_of(rows: torch.Tensor) -> Metric:
+        return greater_than(on.years_yy[rows])
+
+    neuron_effects(_first(neurons, 1), metric_of)  # warms up
     floors, few, some = [], [], []
     for _ in range(ROUNDS):
         floors.append(_core_time_of_exponential(device))
-        few.append(timed(lambda: direct_effects(_first(neurons, n_few), on.years_yy), device).cost)
-        some.append(timed(lambda: direct_effects(_first(neurons, n_run), on.years_yy), device).cost)
+        few.append(timed(lambda: neuron_effects(_first(neurons, n_few), metric_of), device).cost)
+        some.append(timed(lambda: neuron_effects(_first(neurons, n_run), metric_of), device).cost)
     run = _fastest(some)
     return Ranking(
         reading=read.seconds,

@@ -34,8 +34,8 @@ from benchmarks.phases import (
 )
 from benchmarks.subjects import SHAPES
 from benchmarks.tables import gigabytes, ratio, seconds, table
-from path_patching.choose import resolve_device
-from utils import UserError, exit_on_user_error
+from path_patching.errors import UserError, exit_on_user_error
+from path_patching.make_engine import resolve_device
 
 ENGINES = ("rust_circuit", "torch")
 TOLERANCE = 1e-5  # in probability difference

@@ -12,12 +12,13 @@ from benchmarks.hook_loop import TransformerLensHooks, TransformersHooks
 from benchmarks.hook_loop import differences as differences_by_hooks
 from benchmarks.measuring import Cost, NotMeasuredError, median_cost, peak_gb, scaled_up, timed
 from benchmarks.subjects import PROMPT_LENGTH, Subject, spread, subject
-from circuit import PAPER, check_fits, full_circuit, into_mlp, late_half, node
-from metrics import probability_difference
-from path_patching.choose import make_engine
+from path_patching.circuits.circuit import check_fits, full_circuit, into_mlp, late_half, node
 from path_patching.engine import Engine, Sentences
+from path_patching.gpt2.model import end_logits, to_transformers
+from path_patching.make_engine import make_engine
 from path_patching.paths import Node, PathSet
-from transformers_model import end_logits, to_transformers
+from reproduction.paper import PAPER
+from utils import probability_difference
 
 RELEASE, TRANSFORMER_LENS, HOOKS, HOOKS_AT_END = "release", "transformer_lens", "hooks", "hooks_at_end"
 BASELINES = {

@@ -17,8 +17,8 @@ from rust_circuit.algebric_rewrite import split_to_concat
 from rust_circuit.model_rewrites import To, configure_transformer
 from rust_circuit.module_library import TransformerBlockParams, TransformerInfo, TransformerParams
 
-from gpt2 import Model
 from path_patching.engine import Sentences
+from path_patching.gpt2.model import Model
 from path_patching.paths import Node
 
 EVERY_PATH = rc.restrict(rc.new_traversal(), term_if_matches=True)  # matches the root, with all that is below it

@@ -9,11 +9,11 @@ from typing import TypeVar
 import torch
 
 from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
-from gpt2 import GPT2_SMALL, Architecture, Model, random_model
 from path_patching.engine import Sentences
+from path_patching.errors import UserError
+from path_patching.gpt2.model import GPT2_SMALL, Architecture, Model, random_model
+from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node, layer_nodes
-from tokenizer import load_tokenizer
-from utils import UserError
 
 T = TypeVar("T")
 

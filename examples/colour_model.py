@@ -16,8 +16,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tokenizer import EOS, load_tokenizer
-from utils import exit_on_user_error, progress
+from path_patching.errors import exit_on_user_error
+from path_patching.gpt2.tokenizer import EOS, load_tokenizer
+from path_patching.progress import progress
 
 THINGS = ("ball", "book", "bag", "car", "chair", "coat", "cup", "door", "flag", "hat", "house", "lamp")
 COLOURS = ("red", "blue", "green", "black", "brown", "pink", "orange", "purple", "gold", "yellow", "white")

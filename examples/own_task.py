@@ -15,18 +15,18 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from auto_circuit import find_circuit
-from circuit import full_circuit, late_half
-from circuit_drawing import Measure, circuit_figure
-from circuit_effects import link_effects
-from circuit_file import table
 from examples.colour_model import COLOURS, THINGS, sentence, train
-from path_patching.choose import make_engine
+from path_patching.circuits.circuit import full_circuit, late_half
+from path_patching.circuits.circuit_file import table
+from path_patching.circuits.links import link_effects
+from path_patching.circuits.search import find_circuit
 from path_patching.engine import Sentences
-from settings import Settings, read_settings
-from tensor_cache import load_model
-from tokenizer import load_tokenizer
-from utils import ROOT, written_whole
+from path_patching.files import ROOT, written_whole
+from path_patching.gpt2.tensor_cache import load_model
+from path_patching.gpt2.tokenizer import load_tokenizer
+from path_patching.make_engine import make_engine
+from reproduction.circuit_drawing import Measure, circuit_figure
+from reproduction.settings import Settings, read_settings
 
 TRAINED = "colour-model"
 settings = read_settings(__doc__, Settings(model=TRAINED, n=98))

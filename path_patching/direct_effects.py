@@ -17,10 +17,9 @@ from dataclasses import dataclass
 
 import torch
 
-from gpt2 import LAYER_NORM_EPSILON, Architecture
+from path_patching.gpt2.model import LAYER_NORM_EPSILON, Architecture
 from path_patching.paths import Node
-from path_patching.streamed_softmax import StreamedSoftmax, vocabulary_pieces
-from path_patching.unembedding import Unembedding
+from path_patching.unembedding import StreamedSoftmax, Unembedding, vocabulary_pieces
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,12 +16,13 @@ from typing import Any, Literal
 
 import torch
 
-from gpt2 import Model
 from path_patching.direct_effects import Change, direct_effects, is_cheaper
+from path_patching.errors import UserError
+from path_patching.gpt2.model import Model
 from path_patching.paths import Node, PathSet, PathSetError, Via
 from path_patching.prefixes import distinct_prefixes
+from path_patching.progress import progress
 from path_patching.unembedding import Unembedding
-from utils import UserError, progress
 
 Data = Literal["clean", "corrupted"]
 BYTES = 4  # of a float32

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import cache, reduce
 from typing import Literal
 
-from utils import UserError
+from path_patching.errors import UserError
 
 Kind = Literal["embeds", "head", "mlp", "neuron", "residual", "logits"]
 Via = Literal["q", "k", "v", "in"]

@@ -9,6 +9,8 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from tests.helpers.scripts import error_line, output, run_python
+from tests.helpers.setups import SETUPS, Setup
 
 from benchmarks import floor as floor_module
 from benchmarks.floor import Floor, measure_floor
@@ -18,11 +20,10 @@ from benchmarks.measuring import Cost, NotMeasuredError, in_own_process, peak_gb
 from benchmarks.path_patching import check_agreement, differences_from, main
 from benchmarks.phases import Point, Sweep
 from benchmarks.subjects import SHAPES, spread, subject
+from path_patching.errors import UserError
+from path_patching.files import ROOT
 from path_patching.paths import Node, PathSet, layer_nodes
-from path_patching.torch_engine import TorchEngine
-from tests.scripts import error_line, output, run_python
-from tests.setups import SETUPS, Setup
-from utils import ROOT, UserError
+from path_patching.torch_engine.engine import TorchEngine
 
 COMMAND = str(ROOT / "benchmarks" / "path_patching.py")
 TINY = ("--model-shape", "tiny", "--n", "3", "--threads", "1")

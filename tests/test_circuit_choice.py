@@ -5,23 +5,23 @@ from dataclasses import replace
 
 import pytest
 
-import tensor_cache
-from artifacts import start_run
-from auto_circuit import NAME
-from circuit import LOGITS, PAPER, Circuit
-from circuit_choice import choose_circuit, circuit_asked_for
-from circuit_description import Description
-from circuit_file import as_json
 from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
-from experiment import YearExperiment
-from gpt2 import Architecture, Model, random_model
+from path_patching.circuits.circuit import LOGITS, Circuit
+from path_patching.circuits.circuit_file import as_json
+from path_patching.circuits.search import NAME
 from path_patching.engine import Sentences
-from path_patching.torch_engine import TorchEngine
-from publication import sha256
-from settings import Settings
-from tensor_cache import hash_tensor, is_gpt2_small
-from tokenizer import load_tokenizer
-from utils import UserError
+from path_patching.errors import UserError
+from path_patching.gpt2 import tensor_cache
+from path_patching.gpt2.circ_text import Description
+from path_patching.gpt2.model import Architecture, Model, random_model
+from path_patching.gpt2.tensor_cache import hash_tensor, is_gpt2_small
+from path_patching.gpt2.tokenizer import load_tokenizer
+from path_patching.torch_engine.engine import TorchEngine
+from reproduction.paper import PAPER
+from reproduction.publication import sha256
+from reproduction.run import start_run
+from reproduction.settings import Settings
+from utils import YearExperiment, choose_circuit, circuit_asked_for
 
 SIZES = Architecture(n_layers=2, n_heads=2, d_model=8, d_head=4, d_mlp=16, n_positions=16, vocab_size=50257)
 MINE = Circuit("mine", ("m1",), ("a0.h1",), (LOGITS, "m1"), ("embeds",), (), followed=("v",), whole=())

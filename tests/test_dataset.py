@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
+from tests.helpers.refusals import unless_refused
 
 from dataset import NOUNS_FILE, YearDataset, load_nouns, valid_years, year_token_ids
-from tests.refusals import unless_refused
-from tokenizer import load_tokenizer
-from utils import UserError
+from path_patching.errors import UserError
+from path_patching.gpt2.tokenizer import load_tokenizer
 
 TOKENIZER = load_tokenizer()
 YEARS = valid_years(TOKENIZER)

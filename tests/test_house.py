@@ -1,44 +1,43 @@
-"""The house of `CONTRIBUTING.md`: every module stands in its list, and imports point one way."""
+"""The house: what lies at the top, and that imports point one way, down the list of its floors."""
 
 from __future__ import annotations
 
 import ast
-import re
+from pathlib import Path
 
 import pytest
 
-from steps import EXPERIMENTS, PLOTS
-from utils import ROOT
+from path_patching.files import ROOT
+from reproduction.steps import EXPERIMENTS, PLOTS
 
-SCRIPTS = {"the experiment scripts": EXPERIMENTS, "the plotting scripts": PLOTS}
-TABLE = re.findall(r"^\| (?:`|the experiment).*", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
-MODULES = [path for path in sorted([*ROOT.glob("*.py"), *ROOT.glob("path_patching/*.py")]) if path.name[0] != "_"]
-
-
-def modules_of(row: str) -> set[str]:
-    """The modules that a row of the list names; a name without a folder is in that of the one before it."""
-    named, folder = set(), ""
-    cell = row.split("|")[1]
-    for path in re.findall(r"`([\w/]+)\.py`", cell):
-        folder = path.rpartition("/")[0] or folder
-        named.add(path if "/" in path or not folder else f"{folder}/{path}")
-    return named.union(*(scripts for words, scripts in SCRIPTS.items() if words in cell))
+FLOORS = ("path_patching", "reproduction", "dataset", "utils")  # from the bottom up; scripts stand on all of them
+APART = ("color_utils",)  # imports nothing of ours
+SCRIPTS = (*EXPERIMENTS, *PLOTS, "reproduce")
+SOURCES = [*ROOT.glob("*.py"), *ROOT.glob("path_patching/**/*.py"), *ROOT.glob("reproduction/**/*.py")]
 
 
-def imported(path) -> set[str]:
+def imported(path: Path) -> set[str]:
+    """The top-level names of what a file imports."""
     names = set()
     for statement in ast.walk(ast.parse(path.read_text())):
         if isinstance(statement, ast.ImportFrom):
-            names.add(statement.module.replace(".", "/"))
+            names.add(statement.module)
         elif isinstance(statement, ast.Import):
-            names |= {alias.name.replace(".", "/") for alias in statement.names}
-    return names
+            names |= {alias.name for alias in statement.names}
+    return {name.partition(".")[0] for name in names}
 
 
-FLOOR = {module: floor for floor, row in enumerate(TABLE) for module in modules_of(row)}
+def test_nothing_else_lies_at_the_top():
+    assert {path.stem for path in ROOT.glob("*.py")} == {*FLOORS[2:], *APART, *SCRIPTS}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_a_module_imports_nothing_above_it(path):
-    floor = FLOOR[path.relative_to(ROOT).with_suffix("").as_posix()]
-    assert {name: FLOOR[name] for name in imported(path) if FLOOR.get(name, 0) > floor} == {}
+@pytest.mark.parametrize("path", sorted(SOURCES), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_point_down(path):
+    own = path.relative_to(ROOT).with_suffix("").parts[0]
+    if own in APART:
+        forbidden = {*FLOORS, *SCRIPTS}
+    elif own in FLOORS:
+        forbidden = {*FLOORS[FLOORS.index(own) + 1 :], *SCRIPTS}
+    else:
+        forbidden = {*SCRIPTS}
+    assert imported(path) & forbidden == set()

@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metrics import COLLATED_YY, answer_probabilities, collate, cutoff_sharpness, probability_difference
-from utils import UserError
+from dataset import COLLATED_YY
+from path_patching.errors import UserError
+from path_patching.unembedding import answer_probabilities
+from utils import collate, cutoff_sharpness, probability_difference
 
 
 def random_probs(n: int, seed: int = 0) -> torch.Tensor:

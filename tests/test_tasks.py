@@ -9,13 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
+from tests.helpers.refusals import unless_refused
 
-import tasks
-from dataset import valid_years, year_token_ids
-from tasks import TASKS, Task, build
-from tests.refusals import unless_refused
-from tokenizer import EOS, load_tokenizer
-from utils import UserError
+import dataset as tasks
+from dataset import TASKS, Task, build, valid_years, year_token_ids
+from path_patching.errors import UserError
+from path_patching.gpt2.tokenizer import EOS, load_tokenizer
 
 EVERY_YY = list(range(2, 99))
 PROMPTS = [

@@ -1,0 +1,157 @@
+"""A circuit as data: its nodes and how they are linked, from which everything else is made (section 3).
+
+From the logits down: any chain of the MLPs `mlps` at END (none to all), then a head of `heads` at END. With the heads'
+inputs taken whole this is the *late half*. The *full circuit* follows some inputs of the heads to YY, through
+`first_below`, then any chain of `further_below`, down to the embeddings, and takes others whole. An input that is
+neither followed nor whole is no part of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from path_patching.errors import UserError
+from path_patching.gpt2.model import Architecture, Model
+from path_patching.paths import Node, PathSet, PathSetError, Via, union
+
+LOGITS, EMBEDS = "logits", "embeds"
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """A circuit of the paper's shape; nodes by name (`m10`, `a9.h1`), without positions.
+
+    Raises `UserError` if the description contradicts itself.
+    """
+
+    name: str
+    mlps: tuple[str, ...]  # at END, in any chain
+    heads: tuple[str, ...]  # at END
+    heads_feed: tuple[str, ...]  # what a head of the circuit writes to: `logits` and MLPs of the circuit
+    first_below: tuple[str, ...]  # at YY, read by the heads' followed inputs; `embeds` if they are read directly
+    further_below: tuple[str, ...]  # at YY, in any chain below those
+    followed: tuple[Via, ...] = ("k", "v")  # inputs of the heads that are followed to YY
+    whole: tuple[Via, ...] = ("q",)  # inputs of the heads that are inside as a whole
+    studied: tuple[str, ...] = ()  # heads to look at closely, the most telling first
+
+    def __post_init__(self) -> None:
+        for complaint in _complaints(self):
+            raise UserError(f"{self.name} cannot be a circuit: {complaint}")
+
+    @property
+    def lower(self) -> tuple[str, ...]:
+        """The heads and MLPs at YY, in the order of layers."""
+        return in_order({*self.first_below, *self.further_below} - {EMBEDS})
+
+
+def node(name: str, position: int) -> Node:
+    """The node of a name at a position. Raises `PathSetError` if it is not a node's name."""
+    if name == LOGITS:
+        return Node.logits(position)
+    if name == EMBEDS:
+        return Node.embeds(position)
+    if mlp := re.fullmatch(r"m(\d+)", name):
+        return Node.mlp(int(mlp[1]), position)
+    if head := re.fullmatch(r"a(\d+)\.h(\d+)", name):
+        return Node.head(int(head[1]), int(head[2]), position)
+    raise PathSetError(f"{name!r} is not a node; nodes are called m10, a9.h1, embeds or logits")
+
+
+def nodes(names: Iterable[str], position: int) -> list[Node]:
+    """Several nodes at one position."""
+    return [node(name, position) for name in names]
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of nodes in the order in which a forward pass computes them."""
+    return tuple(sorted(names, key=lambda name: (node(name, 0).depth, node(name, 0).index)))
+
+
+def _complaints(circuit: Circuit) -> Iterator[str]:
+    """What is wrong with a circuit's description, one sentence each."""
+    kinds = {"mlps": {"mlp"}, "heads": {"head"}, "heads_feed": {"mlp", "logits"}}
+    kinds |= {"first_below": {"head", "mlp", "embeds"}, "further_below": {"head", "mlp"}, "studied": {"head"}}
+    for field, allowed in kinds.items():
+        names = getattr(circuit, field)
+        yield from (f"{name} cannot be in {field}" for name in names if node(name, 0).kind not in allowed)
+        yield from (f"{name} is twice in {field}" for name, times in Counter(names).items() if times > 1)
+    yield from (
+        f"its heads feed {name}, which is not in mlps" for name in {*circuit.heads_feed} - {*circuit.mlps, LOGITS}
+    )
+    yield from (f"{name} is studied, but not in heads" for name in {*circuit.studied} - {*circuit.heads})
+    if not circuit.heads or not circuit.heads_feed:
+        yield "without heads, and something that they feed, it has no path"
+    if not {*circuit.followed} <= {"k", "v"} or not {*circuit.whole} <= {"q", "k", "v"}:
+        yield "followed can be k and v (a query at END reads nothing at YY), and whole q, k and v"
+    if {*circuit.followed} & {*circuit.whole} or not (circuit.followed or circuit.whole):
+        yield "an input of the heads is followed or whole, not both, and at least one must be either"
+    if bool(circuit.followed) != bool(circuit.first_below):
+        yield "what is followed leads to first_below: both are empty or neither is"
+
+
+def mlp_chains(circuit: Circuit, end: int) -> PathSet:
+    """The logits, and every chain of the circuit's MLPs below them."""
+    return PathSet.at(Node.logits(end)).through(nodes(circuit.mlps, end))
+
+
+def into_mlp(circuit: Circuit, mlp: str, end: int) -> PathSet:
+    """The paths that end at one MLP: from the logits through any chain of the circuit's later MLPs."""
+    later = [other for other in nodes(circuit.mlps, end) if other.depth > node(mlp, end).depth]
+    return PathSet.at(Node.logits(end)).through(later).extend([node(mlp, end)])
+
+
+def heads_readers(circuit: Circuit, end: int) -> PathSet:
+    """The paths to what the circuit's heads write to."""
+    return mlp_chains(circuit, end).ending_at(nodes(circuit.heads_feed, end))
+
+
+def late_half(circuit: Circuit, end: int) -> PathSet:
+    """The paths to the circuit's heads, whose inputs count as inside whole."""
+    return heads_readers(circuit, end).extend(nodes(circuit.heads, end))
+
+
+def into_lower(circuit: Circuit, name: str, yy: int, end: int) -> PathSet:
+    """The paths that end at one node at YY: from the heads' followed inputs through any chain of the nodes there."""
+    return _lower_chains(circuit, yy, end).ending_at([node(name, yy)])
+
+
+def full_circuit(circuit: Circuit, yy: int, end: int) -> PathSet:
+    """The late half followed down to the embeddings of all positions up to YY; some inputs of its heads whole."""
+    heads = late_half(circuit, end)
+    parts = [heads.extend([Node.residual(position) for position in range(end + 1)], way) for way in circuit.whole]
+    if circuit.lower:
+        parts.append(_lower_chains(circuit, yy, end).extend([Node.embeds(position) for position in range(yy + 1)]))
+    if EMBEDS in circuit.first_below:
+        parts.extend(heads.extend([Node.embeds(yy)], way) for way in circuit.followed)
+    return union(parts)
+
+
+def _lower_chains(circuit: Circuit, yy: int, end: int) -> PathSet:
+    """The paths to the heads and MLPs at YY, through every chain of them."""
+    first = nodes((name for name in circuit.first_below if name != EMBEDS), yy)
+    read = union(late_half(circuit, end).extend(first, way) for way in circuit.followed)
+    return read.through(nodes(circuit.further_below, yy))
+
+
+def in_model(names: Iterable[str], architecture: Architecture) -> tuple[str, ...]:
+    """Those of the heads and MLPs that a model has."""
+    found = {name: node(name, 0) for name in names}
+    return tuple(
+        name
+        for name, each in found.items()
+        if each.layer < architecture.n_layers and (each.kind == "mlp" or each.index < architecture.n_heads)
+    )
+
+
+def check_fits(circuit: Circuit, model: Model) -> None:
+    """Raise `UserError` if the model lacks a node of the circuit."""
+    names, sizes = (*circuit.mlps, *circuit.heads, *circuit.lower), model.architecture
+    had = in_model(names, sizes)
+    for lacking in (name for name in names if name not in had):
+        raise UserError(
+            f"{circuit.name} has {lacking}, but {model.name} has {sizes.n_layers} layers of {sizes.n_heads} heads: "
+            "find its own circuit with --circuit auto"
+        )

@@ -1,0 +1,87 @@
+"""The links of a circuit, and how much each of them matters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+
+import torch
+
+from path_patching.circuits.circuit import Circuit, full_circuit, node
+from path_patching.engine import Engine
+from path_patching.paths import Branch, Node, PathSet, Via
+from path_patching.progress import progress
+from path_patching.sweeps import Metric
+
+EVERYTHING = "everything"
+
+
+@dataclass(frozen=True, order=True)
+class Link:
+    """One link of a circuit: what `sender` writes is read by `reader` through its input `via`.
+
+    Both carry their position: `a9.h1@END`, `m0@YY`. The sender `everything` is all that the input reads.
+    """
+
+    reader: str
+    via: Via
+    sender: str
+
+
+def down_to(paths: PathSet, end: Node) -> PathSet | None:
+    """The upper parts of the paths that pass through a node, ending there; None if none does."""
+
+    @cache
+    def upper(part: PathSet) -> PathSet | None:
+        if part.node == end:
+            return PathSet.at(end)
+        parts = [(branch.via, upper(branch.paths)) for branch in part.branches]
+        branches = tuple(Branch(via, below) for via, below in parts if below is not None)
+        return PathSet(part.node, ends_here=False, branches=branches) if branches else None
+
+    return upper(paths)
+
+
+def links(circuit: Circuit) -> tuple[Link, ...]:
+    """Every link on a path of the full circuit."""
+    places = {0: "YY", 1: "END"}
+
+    def label(each: Node) -> str:
+        return EVERYTHING if each.kind == "residual" else f"{each.name}@{places[each.position]}"
+
+    @cache
+    def within(part: PathSet) -> frozenset[Link]:
+        own = {Link(label(part.node), branch.via, label(branch.paths.node)) for branch in part.branches}
+        return frozenset(own).union(*(within(branch.paths) for branch in part.branches))
+
+    return tuple(sorted(within(full_circuit(circuit, yy=0, end=1))))
+
+
+def located(name: str, yy: int, end: int) -> Node:
+    """The node that a link names: `m0@YY`, `a9.h1@END`."""
+    name, place = name.split("@")
+    return node(name, {"YY": yy, "END": end}[place])
+
+
+def link_effects(engine: Engine, circuit: Circuit, metric: Metric, yy: int, end: int) -> dict[Link, float]:
+    """The effect of every link: of its sender on the mean of the metric, through the reader's input alone.
+
+    The reader's own effect goes through every path of the circuit that leads to it, as in iterative path patching.
+    """
+    paths = full_circuit(circuit, yy, end)
+    clean = metric(engine.probabilities()).mean()
+    read = [(key, list(group)) for key, group in groupby(links(circuit), key=lambda link: (link.reader, link.via))]
+    effects: dict[Link, float] = {}
+    for (reader, via), group in progress(read, "links of the circuit"):
+        receivers = down_to(paths, located(reader, yy, end))
+        for link, patched in zip(group, _patched(engine, receivers, group, via, yy, end), strict=True):
+            effects[link] = (metric(patched).mean() - clean).item()
+    return effects
+
+
+def _patched(engine: Engine, receivers: PathSet, group: list[Link], via: Via, yy: int, end: int) -> list[torch.Tensor]:
+    """Answer probabilities (N, A) with each link of one input patched."""
+    if group[0].sender == EVERYTHING:  # then it is the input's only link
+        return [engine.probabilities(receivers.extend([Node.residual(position) for position in range(end + 1)], via))]
+    return list(engine.sweep(receivers, [located(link.sender, yy, end) for link in group], via))

@@ -1,0 +1,69 @@
+"""A circuit as data: its nodes and how they are linked, from which everything else is made (section 3).
+
+From the logits down: any chain of the MLPs `mlps` at END (none to all), then a head of `heads` at END. With the heads'
+inputs taken whole this is the *late half*. The *full circuit* follows some inputs of the heads to YY, through
+`first_below`, then any chain of `further_below`, down to the embeddings, and takes others whole. An input that is
+neither followed nor whole is no part of it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from path_patching.circuits.circuit import Circuit, in_order, node, nodes
+from path_patching.errors import UserError
+from path_patching.gpt2.model import Architecture
+from path_patching.paths import Node, layer_nodes
+
+DRAWS = 1000  # of a random circuit, before it is given up
+
+
+def random_circuit(circuit: Circuit, architecture: Architecture, rng: random.Random) -> Circuit:
+    """A circuit of the same shape, its nodes drawn at random from all that a model has.
+
+    It has as many heads and MLPs at END and at YY, none twice, linked alike: each takes the place of one of its kind,
+    in the order of layers. Nodes at YY are drawn from those that its last head can read. Raises `UserError` if the
+    model has too few nodes.
+    """
+    n_layers, n_heads = architecture.n_layers, architecture.n_heads
+    everything = [each for layer in range(n_layers) for each in layer_nodes(layer, n_heads, 0)]
+    late = {*circuit.mlps, *circuit.heads}
+    for _ in range(DRAWS):
+        at_end = _drawn(late, everything, rng)
+        feeding = nodes(_renamed(circuit.heads_feed, at_end), 0)
+        heads = nodes(_renamed(circuit.heads, at_end), 0)
+        linked = [head.depth for head in heads if any(head.depth < reader.depth for reader in feeding)]
+        at_yy = _drawn(circuit.lower, [each for each in everything if each.depth < max(linked, default=0)], rng)
+        if linked and len(at_end) == len(late) and len(at_yy) == len(circuit.lower):
+            return replace(
+                circuit,
+                name=f"a random circuit of the shape of {circuit.name}",
+                mlps=_renamed(circuit.mlps, at_end),
+                heads=_renamed(circuit.heads, at_end),
+                heads_feed=_renamed(circuit.heads_feed, at_end),
+                first_below=_renamed(circuit.first_below, at_yy),
+                further_below=_renamed(circuit.further_below, at_yy),
+                studied=(),
+            )
+    raise UserError(
+        f"{n_layers} layers of {n_heads} heads have no circuit of the shape of {circuit.name}: "
+        f"{len(circuit.heads)} heads and {len(circuit.mlps)} MLPs at END, {len(circuit.lower)} nodes at YY below them"
+    )
+
+
+def _drawn(names: Iterable[str], candidates: Sequence[Node], rng: random.Random) -> dict[str, str]:
+    """For each name another one of its kind from the candidates, in the same order; for fewer if those are too few."""
+    drawn: dict[str, str] = {}
+    for kind in ("head", "mlp"):
+        old = [name for name in in_order(names) if node(name, 0).kind == kind]
+        pool = [each.name for each in candidates if each.kind == kind]
+        new = rng.sample(pool, min(len(old), len(pool)))
+        drawn |= dict(zip(old, in_order(new), strict=False))
+    return drawn
+
+
+def _renamed(names: Iterable[str], renamed: Mapping[str, str]) -> tuple[str, ...]:
+    """Names as `renamed` has them; `logits` and `embeds` stay."""
+    return tuple(renamed.get(name, name) for name in names)

@@ -1,0 +1,286 @@
+"""Finding a circuit by rule: what the paper does by eye when it looks at its sweeps (section 3).
+
+A node is kept if patching it changes the mean of a metric by at least a *threshold*, a share of its clean value. For
+the year-span sentences the metric is the probability difference, but any will do, and any sentences that differ from
+their twins at one position, which is called YY here. At END, what the logits read is swept first; then, from the last
+layer down, what each kept MLP reads, through every chain of the later ones: more MLPs may be found on the way. The kept
+heads feed those readers through which they matter. Those inputs of the heads that matter are followed to the nodes at
+YY, and what these read is swept likewise, down to the embeddings. An input that comes from no node at YY, as queries at
+END do not, is taken whole.
+
+If no threshold is given, it is lowered until the circuit suffices, or would be a large part of the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+
+from path_patching.circuits.circuit import (
+    EMBEDS,
+    LOGITS,
+    Circuit,
+    full_circuit,
+    heads_readers,
+    in_order,
+    into_lower,
+    late_half,
+    node,
+    nodes,
+)
+from path_patching.engine import Engine
+from path_patching.errors import UserError
+from path_patching.paths import INPUTS, Node, PathSet, Via, layer_nodes
+from path_patching.sweeps import Effects, Metric, remembered_effects
+
+NAME = "the circuit found automatically"
+THRESHOLDS = (0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # shares of the metric's clean value
+ENOUGH = 0.85  # share of it that the full circuit has to recover; the paper's recovers 0.875
+MOST = 1 / 3  # of the nodes at END; with more in the circuit, no lower threshold is tried
+STUDIED = 3  # heads to look at closely
+
+
+@dataclass(frozen=True)
+class Step:
+    """One question of a search, and the effect of each candidate, strongest first."""
+
+    asked: str
+    effects: Mapping[str, float]  # on the mean of the metric
+
+
+@dataclass(frozen=True)
+class Found:
+    """A circuit and how it was found.
+
+    Candidates were kept if their |effect| is at least `threshold`; alone, the circuit recovers the share `recovered` of
+    the clean value. `tried` has that share for every threshold tried (itself as a share).
+    """
+
+    circuit: Circuit
+    clean: float
+    threshold: float
+    recovered: float
+    steps: tuple[Step, ...]
+    tried: Mapping[float, float] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, object]:
+        """Every decision and the effect behind it, as plain values."""
+        return {
+            "clean": self.clean,
+            "threshold": self.threshold,
+            "thresholds tried": [{"share of clean": key, "recovered": value} for key, value in self.tried.items()],
+            "steps": [{"asked": step.asked} | self._decided(step.effects) for step in self.steps],
+        }
+
+    def _decided(self, effects: Mapping[str, float]) -> dict[str, dict[str, float]]:
+        kept = {name: effect for name, effect in effects.items() if abs(effect) >= self.threshold}
+        return {"kept": kept, "left out": {name: effect for name, effect in effects.items() if name not in kept}}
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What a search with one threshold asks of an engine."""
+
+    engine: Engine
+    sweeps: Effects
+    metric: Metric
+    yy: int
+    end: int
+    clean: float
+    threshold: float
+
+    def effect(self, paths: PathSet) -> float:
+        """The effect of patching a path set."""
+        return self.metric(self.engine.probabilities(paths)).mean().item() - self.clean
+
+    def recovered(self, paths: PathSet) -> float:
+        """The share of the clean value that a path set achieves alone."""
+        alone = self.engine.probabilities(paths, inside="clean")
+        return self.metric(alone).mean().item() / self.clean
+
+    def sweep(self, asked: str, receivers: PathSet, position: int, via: Via | Literal["all"] = "all") -> Step:
+        """Which nodes at a position act on the receivers? At YY the embeddings are among them."""
+        sizes = self.engine.model.architecture
+        every = [each for layer in range(sizes.n_layers) for each in layer_nodes(layer, sizes.n_heads, position)]
+        read = [each for each in every if receivers.reachable(each, via)]
+        table = self.sweeps(receivers, position, via) if read else None  # (L, H + 1), the MLP last
+        effects = {each.name: _entry(table, each) for each in read}
+        embeds = Node.embeds(position)
+        if position == self.yy and receivers.reachable(embeds, via):
+            effects[EMBEDS] = self.effect(receivers.extend([embeds], via))
+        return ranked(asked, effects)
+
+    def kept(self, step: Step) -> list[str]:
+        """The candidates whose effect reaches the threshold."""
+        return [name for name, effect in step.effects.items() if abs(effect) >= self.threshold]
+
+
+def ranked(asked: str, effects: Mapping[str, float]) -> Step:
+    """A step with its candidates in order, strongest first."""
+    return Step(asked, dict(sorted(effects.items(), key=lambda item: -abs(item[1]))))
+
+
+def find_circuit(
+    engine: Engine,
+    metric: Metric,
+    yy: int,
+    end: int,
+    threshold: float | None = None,
+    sweeps: Effects | None = None,
+) -> Found:
+    """The circuit that achieves a metric on its engine's sentences, which differ from their twins at position `yy`.
+
+    `threshold` is a share of the metric's clean value; `sweeps` are the engine's, where some are made already.
+    Raises `UserError` if no head at END is kept, or if the metric has no clean value to speak of.
+    """
+    clean = metric(engine.probabilities()).mean().item()
+    if clean == 0 or not math.isfinite(clean):
+        raise UserError(f"the metric of {engine.model.name} is {clean} on clean sentences: there is nothing to explain")
+    search = Search(engine, sweeps or remembered_effects(engine, metric), metric, yy, end, clean, 0.0)
+    attempts = _attempts(search, THRESHOLDS if threshold is None else (threshold,))
+    if not attempts:
+        raise UserError(
+            f"no head of {engine.model.name} at END changes the metric by as much as "
+            f"{THRESHOLDS[-1] if threshold is None else threshold:.2%} of the clean {clean:.4f}; "
+            "give a lower --threshold, or a circuit with --circuit FILE"
+        )
+    found = attempts[-1].full or _followed(attempts[-1].search, attempts[-1].late)
+    return replace(found, tried={attempt.share: attempt.recovered for attempt in attempts})
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """What a search with one threshold found; its heads' inputs are followed only if the late half suffices."""
+
+    share: float
+    search: Search
+    late: Found
+    full: Found | None
+
+    @property
+    def recovered(self) -> float:
+        return (self.full or self.late).recovered
+
+
+def _attempts(search: Search, shares: tuple[float, ...]) -> list[_Attempt]:
+    """Searches with ever lower thresholds, until a circuit suffices or is too large; those without a head left out."""
+    sizes = search.engine.model.architecture
+    attempts: list[_Attempt] = []
+    for share in shares:
+        strict = replace(search, threshold=share * abs(search.clean))
+        late = _found_at_end(strict)
+        if late is None:
+            continue
+        too_large = len(late.circuit.mlps + late.circuit.heads) > MOST * sizes.n_layers * (sizes.n_heads + 1)
+        if too_large and attempts:
+            break
+        full = _followed(strict, late) if late.recovered >= ENOUGH else None
+        attempts.append(_Attempt(share, strict, late, full))
+        print(
+            f"threshold {share:g} of clean: {len(late.circuit.heads)} heads and {len(late.circuit.mlps)} MLPs at END, "
+            f"which recover {late.recovered:.3f} of clean" + (f", followed to YY {full.recovered:.3f}" if full else "")
+        )
+        if too_large or attempts[-1].recovered >= ENOUGH:
+            break
+    return attempts
+
+
+def _found_at_end(search: Search) -> Found | None:
+    """The circuit at END, the inputs of its heads whole; None if it has no head."""
+    swept = _sweep_end(search)
+    kept = in_order({name for step in swept.values() for name in search.kept(step)})
+    if not any(_is_head(name) for name in kept):
+        return None
+    circuit, fed = _late_half(search, kept, swept)
+    recovered = search.recovered(late_half(circuit, search.end))
+    return Found(circuit, search.clean, search.threshold, recovered, (*swept.values(), fed))
+
+
+def _followed(search: Search, late: Found) -> Found:
+    """The circuit found at END, with those inputs of its heads that matter followed to YY and below."""
+    inputs = _inputs(search, late.circuit)
+    circuit, below = _below_heads(search, late.circuit, search.kept(inputs) or list(inputs.effects)[:1])
+    strengths = search.sweeps(heads_readers(circuit, search.end), search.end)
+    studied = sorted(circuit.heads, key=lambda head: -abs(_entry(strengths, node(head, search.end))))[:STUDIED]
+    recovered = search.recovered(full_circuit(circuit, search.yy, search.end))
+    circuit = replace(circuit, studied=tuple(studied))
+    return replace(late, circuit=circuit, recovered=recovered, steps=(*late.steps, inputs, *below))
+
+
+def _sweep_end(search: Search) -> dict[str, Step]:
+    """What the logits read at END; then, from the last layer down, what each MLP reads that is kept on the way."""
+    swept: dict[str, Step] = {}
+    waiting = (LOGITS,)
+    while waiting:
+        reader = waiting[-1]
+        swept[reader] = search.sweep(f"nodes at END → {reader}", _into(reader, swept, search.end), search.end)
+        kept = {name for step in swept.values() for name in search.kept(step) if not _is_head(name)}
+        waiting = in_order(kept - set(swept))
+    return swept
+
+
+def _into(reader: str, mlps: Iterable[str], end: int) -> PathSet:
+    """The paths that end at the logits, or at an MLP through any chain of later ones of `mlps`."""
+    logits = PathSet.at(Node.logits(end))
+    if reader == LOGITS:
+        return logits
+    later = [mlp for mlp in mlps if mlp != LOGITS and node(mlp, end).depth > node(reader, end).depth]
+    return logits.through(nodes(later, end)).extend([node(reader, end)])
+
+
+def _late_half(search: Search, kept: tuple[str, ...], swept: Mapping[str, Step]) -> tuple[Circuit, Step]:
+    """The circuit of the nodes kept at END, with the heads' inputs whole, and through which readers the heads act.
+
+    A reader's effect is that of all kept heads on it together, or of the one with most where they cancel. MLPs that no
+    kept head reaches are dropped.
+    """
+    heads = tuple(name for name in kept if _is_head(name))
+    effects = {}
+    for reader, step in swept.items():
+        receivers = _into(reader, swept, search.end)
+        upstream = [head for head in nodes(heads, search.end) if receivers.reachable(head)]
+        together = [search.effect(receivers.extend(upstream))] if upstream else []
+        effects[reader] = max([*together, *(step.effects[head.name] for head in upstream)], key=abs, default=0.0)
+    fed = ranked("the kept heads → each of their readers", effects)
+    mlps = tuple(name for name in kept if not _is_head(name))
+    inputs = {"followed": (), "whole": ("q", "k", "v")}
+    late = Circuit(NAME, mlps, heads, in_order(search.kept(fed)), first_below=(), further_below=(), **inputs)
+    linked = {each.name for each in late_half(late, search.end).nodes()}
+    return replace(late, mlps=tuple(mlp for mlp in mlps if mlp in linked)), fed
+
+
+def _inputs(search: Search, late: Circuit) -> Step:
+    """How much depends on each input of the heads, at all positions that it reads."""
+    heads, everything = late_half(late, search.end), [Node.residual(position) for position in range(search.end + 1)]
+    effects = {way: search.effect(heads.extend(everything, way)) for way in INPUTS["head"]}
+    return ranked("everything → each input of the heads", effects)
+
+
+def _below_heads(search: Search, late: Circuit, inputs: list[Via]) -> tuple[Circuit, list[Step]]:
+    """The circuit with those inputs of its heads that matter followed to YY and down, or whole if nothing is there."""
+    heads, yy, end = late_half(late, search.end), search.yy, search.end
+    read = {way: search.sweep(f"nodes at YY → {way} of the heads", heads, yy, way) for way in inputs if way != "q"}
+    followed = tuple(way for way in ("k", "v") if way in read and search.kept(read[way]))
+    first = in_order({name for step in read.values() for name in search.kept(step)})
+    whole = tuple(way for way in INPUTS["head"] if way in inputs and way not in followed)
+    circuit = replace(late, first_below=first, followed=followed, whole=whole)
+    below: dict[str, Step] = {}
+    while waiting := in_order({*circuit.lower} - set(below)):
+        name = waiting[-1]
+        below[name] = search.sweep(f"nodes at YY → {name} at YY", into_lower(circuit, name, yy, end), yy)
+        further = in_order({name for step in below.values() for name in search.kept(step) if name != EMBEDS})
+        circuit = replace(circuit, further_below=further)
+    return circuit, [*read.values(), *below.values()]
+
+
+def _is_head(name: str) -> bool:
+    return node(name, 0).kind == "head"
+
+
+def _entry(table: torch.Tensor, each: Node) -> float:
+    """A node's effect in a table (L, H + 1), whose last column is the MLPs'."""
+    return table[each.layer, each.index if each.kind == "head" else -1].item()

@@ -1,0 +1,226 @@
+"""A Hugging Face GPT-2 checkpoint, read as the named tensors of the published circuit (layouts: `gpt2.py`).
+
+Any size of the GPT-2 architecture can be read. A checkpoint that needs more than GPT-2's own forward pass is refused,
+by an error that names what is not supported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from path_patching.errors import UserError, first_line
+from path_patching.gpt2.model import LAYER_NORM_EPSILON, Activation, Architecture
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # names the files of a checkpoint that is cut into several
+
+# Names that Hugging Face gives to the same two functions.
+ACTIVATIONS: Mapping[str, Activation] = {"gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu": "gelu"}
+
+# GPT-2's own values, which stand where a config leaves a field out. (`reorder_and_upcast_attn` only asks for the
+# attention scores in float32, as here, and may have either value.)
+SIZES = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50257}
+FIXED = {
+    "layer_norm_epsilon": LAYER_NORM_EPSILON,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # float32 holds each of these exactly
+BUFFERS = (".attn.bias", ".attn.masked_bias")  # causal masks, which old checkpoints carry along
+NAMES_IN_A_MESSAGE = 10
+
+
+def read_checkpoint(folder: Path) -> tuple[Architecture, dict[str, torch.Tensor]]:
+    """The architecture and the named tensors, float32 and contiguous, of a checkpoint.
+
+    `folder` holds `config.json` and `model.safetensors`, or the parts that `model.safetensors.index.json` names.
+    Raises `UserError` if a file is missing or damaged, or if this is not a GPT-2; it names what is unsupported.
+    """
+    config_file, *weight_files = source_files(folder)
+    config = _read_json(config_file)
+    architecture = _architecture(config, config_file)
+    state = _state_dict(weight_files)
+    if config.get("tie_word_embeddings", True) and "wte.weight" in state:
+        state.setdefault("lm_head.weight", state["wte.weight"])
+    _check_tensors(state, architecture, folder)
+    return architecture, named_tensors(state, architecture)
+
+
+def source_files(folder: Path) -> list[Path]:
+    """The files that a checkpoint consists of, `config.json` first. Raises `UserError` if one is missing."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give gpt2, standin or a folder with {CONFIG} and {WEIGHTS}")
+    files = [folder / CONFIG, *_weight_files(folder)]
+    for path in files:
+        if not path.is_file():
+            raise UserError(f"{path} is missing; a checkpoint is a folder with {CONFIG} and {WEIGHTS}")
+    return files
+
+
+def named_tensors(state: Mapping[str, torch.Tensor], architecture: Architecture) -> dict[str, torch.Tensor]:
+    """All tensors of a whole state dict (names without `transformer.`) under their names in the circuit."""
+    tensors = {"t.w.tok_embeds": state["wte.weight"], "t.w.pos_embeds": state["wpe.weight"]}
+    for layer in range(architecture.n_layers):
+        tensors |= layer_tensors(state, layer, architecture)
+    tensors |= {
+        "final.ln.w.bias_arr": state["ln_f.bias"],
+        "final.ln.w.scale_arr": state["ln_f.weight"],
+        "t.w.unembed_arr": state["lm_head.weight"],
+    }
+    return {name: _stored_alone(tensor) for name, tensor in tensors.items()}
+
+
+def layer_tensors(state: Mapping[str, torch.Tensor], layer: int, architecture: Architecture) -> dict[str, torch.Tensor]:
+    """The sixteen tensors of a layer, as views. Hugging Face multiplies from the right: its weights are (in, out)."""
+    block = f"h.{layer}"
+    heads, d_head, d_model = architecture.n_heads, architecture.d_head, architecture.d_model
+    qkv = state[f"{block}.attn.c_attn.weight"].reshape(d_model, 3, heads, d_head)  # (D, 3D), columns q | k | v
+    q, k, v = qkv.permute(1, 2, 3, 0)  # each (heads, d_head, D)
+    q_bias, k_bias, v_bias = state[f"{block}.attn.c_attn.bias"].reshape(3, heads, d_head)
+    out = state[f"{block}.attn.c_proj.weight"].reshape(heads, d_head, d_model)
+    attention = {
+        "ln.w.bias": state[f"{block}.ln_1.bias"],
+        "ln.w.scale": state[f"{block}.ln_1.weight"],
+        "w.q": q,
+        "w.k": k,
+        "w.v": v,
+        "w.o": out.permute(0, 2, 1),  # (heads, D, d_head)
+        "w.q_bias": q_bias,
+        "w.k_bias": k_bias,
+        "w.v_bias": v_bias,
+        "w.o_bias": state[f"{block}.attn.c_proj.bias"],
+    }
+    mlp = {
+        "ln.w.bias": state[f"{block}.ln_2.bias"],
+        "ln.w.scale": state[f"{block}.ln_2.weight"],
+        "w.proj_in": state[f"{block}.mlp.c_fc.weight"].T,  # (d_mlp, D)
+        "w.in_bias": state[f"{block}.mlp.c_fc.bias"],
+        "w.proj_out": state[f"{block}.mlp.c_proj.weight"].T,  # (D, d_mlp)
+        "w.out_bias": state[f"{block}.mlp.c_proj.bias"],
+    }
+    named = {f"a{layer}.{name}_arr": tensor for name, tensor in attention.items()}
+    return named | {f"m{layer}.{name}_arr": tensor for name, tensor in mlp.items()}
+
+
+def _stored_alone(tensor: torch.Tensor) -> torch.Tensor:
+    """A float32 copy with a storage of its own: `torch.save` writes the whole storage that a view looks into."""
+    return tensor.to(torch.float32).clone(memory_format=torch.contiguous_format)
+
+
+def _architecture(config: Mapping[str, object], path: Path) -> Architecture:
+    if config.get("model_type") != "gpt2":
+        raise UserError(f"{path}: model_type {config.get('model_type')!r} is not supported, only 'gpt2' is")
+    for field, value in FIXED.items():
+        if config.get(field, value) != value:
+            raise UserError(f"{path}: {field} {config[field]!r} is not supported, only {value!r} is")
+    activation = config.get("activation_function", "gelu_new")
+    if activation not in ACTIVATIONS:
+        raise UserError(
+            f"{path}: activation_function {activation!r} is not supported, only {', '.join(ACTIVATIONS)} are"
+        )
+    sizes = {field: config.get(field, default) for field, default in SIZES.items()}
+    if config.get("n_inner") is not None:
+        sizes["n_inner"] = config["n_inner"]
+    for field, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise UserError(f"{path}: {field} {size!r} is not a positive whole number")
+    if sizes["n_embd"] % sizes["n_head"]:
+        raise UserError(f"{path}: n_embd {sizes['n_embd']} is not divisible by n_head {sizes['n_head']}")
+    return Architecture(
+        n_layers=sizes["n_layer"],
+        n_heads=sizes["n_head"],
+        d_model=sizes["n_embd"],
+        d_head=sizes["n_embd"] // sizes["n_head"],
+        d_mlp=sizes.get("n_inner", 4 * sizes["n_embd"]),
+        n_positions=sizes["n_positions"],
+        vocab_size=sizes["vocab_size"],
+        activation=ACTIVATIONS[activation],
+    )
+
+
+def _state_dict(files: list[Path]) -> dict[str, torch.Tensor]:
+    """All tensors of the checkpoint's weight files, `transformer.` taken off their names, without the causal masks."""
+    state: dict[str, torch.Tensor] = {}
+    for path in files:
+        try:
+            state |= load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} is damaged ({first_line(error)}); get it again") from error
+    return {name.removeprefix("transformer."): t for name, t in state.items() if not name.endswith(BUFFERS)}
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
+        weight_map = _read_json(folder / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise UserError(f"{folder / INDEX} has no weight_map; get it again")
+        return [folder / name for name in sorted({str(name) for name in weight_map.values()})]
+    if any(folder.glob("pytorch_model*.bin")) and not (folder / WEIGHTS).is_file():
+        raise UserError(
+            f"{folder} has its weights in pytorch_model.bin, which is not supported, since it can run code when read; "
+            f"load it with transformers and save_pretrained() it as {WEIGHTS}"
+        )
+    return [folder / WEIGHTS]
+
+
+def _check_tensors(state: Mapping[str, torch.Tensor], architecture: Architecture, folder: Path) -> None:
+    """Raise `UserError` unless `state` has exactly the tensors of this architecture."""
+    expected = _state_dict_shapes(architecture)
+    common = expected.keys() & state.keys()
+    complaints = {
+        "missing": expected.keys() - state.keys(),
+        "not part of a GPT-2": state.keys() - expected.keys(),
+        "not of the shape that the config says": {n for n in common if tuple(state[n].shape) != expected[n]},
+        "not float32, float16 or bfloat16": {n for n in common if state[n].dtype not in FLOATS},
+    }
+    found = [f"{some_of(names)} {complaint}" for complaint, names in complaints.items() if names]
+    if found:
+        raise UserError(f"{folder} cannot be read as a GPT-2: {'; '.join(found)}")
+
+
+def _state_dict_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Shapes of a GPT-2's Hugging Face tensors, (in, out) for weights."""
+    d_model, d_mlp = architecture.d_model, architecture.d_mlp
+    shapes: dict[str, tuple[int, ...]] = {
+        "wte.weight": (architecture.vocab_size, d_model),
+        "wpe.weight": (architecture.n_positions, d_model),
+        "lm_head.weight": (architecture.vocab_size, d_model),
+    }
+    linear = {
+        "attn.c_attn": (d_model, 3 * d_model),
+        "attn.c_proj": (d_model, d_model),
+        "mlp.c_fc": (d_model, d_mlp),
+        "mlp.c_proj": (d_mlp, d_model),
+    }
+    norms = ["ln_f"]
+    for layer in range(architecture.n_layers):
+        for name, (rows, columns) in linear.items():
+            shapes |= {f"h.{layer}.{name}.weight": (rows, columns), f"h.{layer}.{name}.bias": (columns,)}
+        norms += [f"h.{layer}.ln_1", f"h.{layer}.ln_2"]
+    return shapes | {f"{norm}.{part}": (d_model,) for norm in norms for part in ("weight", "bias")}
+
+
+def some_of(names: set[str]) -> str:
+    """Names for a message, at most ten of them."""
+    shown = ", ".join(sorted(names)[:NAMES_IN_A_MESSAGE])
+    left = len(names) - NAMES_IN_A_MESSAGE
+    return f"{shown} and {left} more" if left > 0 else shown
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({first_line(error)}); get it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged (not a JSON object); get it again")
+    return content

@@ -1,0 +1,153 @@
+"""GPT-2 as numbers: the sizes of a model, the names and shapes of its tensors, and the model itself.
+
+Tensor names and layouts are those of the circuit published with the paper (`cache/gpt2_tensors.json` holds their
+hashes), so that one table serves the tensor cache, the circuit and both engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+Activation = Literal["gelu_new", "gelu"]
+
+LAYER_NORM_EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of a GPT-2. `gelu_new` is the tanh approximation GPT-2 was trained with, `gelu` the exact (erf) one."""
+
+    n_layers: int
+    n_heads: int
+    d_model: int
+    d_head: int
+    d_mlp: int
+    n_positions: int
+    vocab_size: int
+    activation: Activation = "gelu_new"
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor, in the order of the published table (197 for GPT-2 small)."""
+        vector = (self.d_model,)
+        heads = (self.n_heads, self.d_head, self.d_model)
+        head_bias = (self.n_heads, self.d_head)
+        shapes: dict[str, tuple[int, ...]] = {
+            "t.w.tok_embeds": (self.vocab_size, self.d_model),
+            "t.w.pos_embeds": (self.n_positions, self.d_model),
+        }
+        for layer in range(self.n_layers):
+            attention = {"ln.w.bias": vector, "ln.w.scale": vector, "w.q": heads, "w.k": heads, "w.v": heads}
+            attention |= {"w.o": (self.n_heads, self.d_model, self.d_head)}
+            attention |= {"w.q_bias": head_bias, "w.k_bias": head_bias, "w.v_bias": head_bias, "w.o_bias": vector}
+            mlp = {"ln.w.bias": vector, "ln.w.scale": vector, "w.proj_in": (self.d_mlp, self.d_model)}
+            mlp |= {"w.in_bias": (self.d_mlp,), "w.proj_out": (self.d_model, self.d_mlp), "w.out_bias": vector}
+            shapes |= {f"a{layer}.{name}_arr": shape for name, shape in attention.items()}
+            shapes |= {f"m{layer}.{name}_arr": shape for name, shape in mlp.items()}
+        return shapes | {
+            "final.ln.w.bias_arr": vector,
+            "final.ln.w.scale_arr": vector,
+            "t.w.unembed_arr": (self.vocab_size, self.d_model),
+        }
+
+
+GPT2_SMALL = Architecture(
+    n_layers=12, n_heads=12, d_model=768, d_head=64, d_mlp=3072, n_positions=1024, vocab_size=50257
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model ready for an engine.
+
+    `name` stands in titles and artifacts ("GPT-2 small", "stand-in", a folder's name); `tensors` are float32 on the
+    CPU under the names of `Architecture.tensor_shapes`; `fingerprint` is a hash over all of them and the activation.
+    """
+
+    name: str
+    architecture: Architecture
+    tensors: Mapping[str, torch.Tensor]
+    fingerprint: str
+
+    def with_activation(self, activation: Activation) -> Model:
+        """The same weights read with another activation (the published circuit description names the erf GELU)."""
+        fingerprint = f"{self.fingerprint.split('+')[0]}+{activation}"
+        return replace(self, architecture=replace(self.architecture, activation=activation), fingerprint=fingerprint)
+
+
+def random_model(architecture: Architecture, std: float = 0.2, seed: int = 0) -> Model:
+    """A model of random weights: normal with standard deviation `std`, LayerNorm scales around one.
+
+    For tests and benchmarks: at 0.2 the effects of single nodes lie far above rounding.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        name: torch.randn(shape, generator=generator) * std + (1.0 if "ln.w.scale" in name else 0.0)
+        for name, shape in architecture.tensor_shapes().items()
+    }
+    tensors["t.w.unembed_arr"] = tensors["t.w.tok_embeds"]
+    return Model(f"random (seed {seed})", architecture, tensors, f"random-{std}-{seed}-{architecture}")
+
+
+def to_transformers(model: Model) -> GPT2LMHeadModel:
+    """A `GPT2LMHeadModel` in evaluation mode with the model's tensors, activation and sizes, float32 on the CPU."""
+    architecture = model.architecture
+    config = GPT2Config(
+        n_layer=architecture.n_layers,
+        n_head=architecture.n_heads,
+        n_embd=architecture.d_model,
+        n_inner=architecture.d_mlp,
+        n_positions=architecture.n_positions,
+        vocab_size=architecture.vocab_size,
+        activation_function=architecture.activation,
+        layer_norm_epsilon=LAYER_NORM_EPSILON,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    with torch.device("meta"):
+        hf_model = GPT2LMHeadModel(config)
+    hf_model.load_state_dict(_state_dict(model), strict=True, assign=True)
+    return hf_model.eval()
+
+
+def end_logits(hf_model: GPT2LMHeadModel, tokens: torch.Tensor) -> torch.Tensor:
+    """Logits (N, V) float32 at the last position of tokens (N, T)."""
+    with torch.inference_mode():
+        return hf_model(tokens, logits_to_keep=1).logits[:, -1]
+
+
+def _state_dict(model: Model) -> dict[str, torch.Tensor]:
+    """The model's tensors under Hugging Face's names and in its layouts; the inverse of `checkpoint.named_tensors`."""
+    tensors, d_model = model.tensors, model.architecture.d_model
+    state = {
+        "transformer.wte.weight": tensors["t.w.tok_embeds"],
+        "transformer.wpe.weight": tensors["t.w.pos_embeds"],
+        "transformer.ln_f.weight": tensors["final.ln.w.scale_arr"],
+        "transformer.ln_f.bias": tensors["final.ln.w.bias_arr"],
+        "lm_head.weight": tensors["t.w.unembed_arr"],
+    }
+    for layer in range(model.architecture.n_layers):
+        qkv = [tensors[f"a{layer}.w.{via}_arr"].reshape(-1, d_model).T for via in "qkv"]  # each (D, H·d_head)
+        qkv_bias = [tensors[f"a{layer}.w.{via}_bias_arr"].flatten() for via in "qkv"]
+        out = tensors[f"a{layer}.w.o_arr"].permute(0, 2, 1).reshape(-1, d_model)  # (H·d_head, D)
+        block = {
+            "ln_1.weight": tensors[f"a{layer}.ln.w.scale_arr"],
+            "ln_1.bias": tensors[f"a{layer}.ln.w.bias_arr"],
+            "attn.c_attn.weight": torch.cat(qkv, dim=1),
+            "attn.c_attn.bias": torch.cat(qkv_bias),
+            "attn.c_proj.weight": out,
+            "attn.c_proj.bias": tensors[f"a{layer}.w.o_bias_arr"],
+            "ln_2.weight": tensors[f"m{layer}.ln.w.scale_arr"],
+            "ln_2.bias": tensors[f"m{layer}.ln.w.bias_arr"],
+            "mlp.c_fc.weight": tensors[f"m{layer}.w.proj_in_arr"].T,
+            "mlp.c_fc.bias": tensors[f"m{layer}.w.in_bias_arr"],
+            "mlp.c_proj.weight": tensors[f"m{layer}.w.proj_out_arr"].T,
+            "mlp.c_proj.bias": tensors[f"m{layer}.w.out_bias_arr"],
+        }
+        state |= {f"transformer.h.{layer}.{name}": tensor.contiguous() for name, tensor in block.items()}
+    return state

@@ -1,0 +1,269 @@
+"""Getting a model into rust_circuit's tensor cache, and out of it again, verified.
+
+A checkpoint is converted at first use; afterwards the model is loaded from the cache alone. The cache holds one file a
+tensor, under the tensor's own hash, so every load proves that the tensors are what their description names; for
+GPT-2 small that is the 197 hashes published with the paper (`cache/gpt2_tensors.json`). rust_circuit reads what is
+written here and the other way round, but is not needed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from blake3 import blake3
+
+from path_patching.errors import UserError, first_line
+from path_patching.files import ROOT, checkpoint_folder, told_apart, write_text, written_whole
+from path_patching.gpt2.checkpoint import read_checkpoint, some_of, source_files
+from path_patching.gpt2.circ_text import HASH_DIGITS, Description, from_text, to_text
+from path_patching.gpt2.hub import ModelUnavailable, gpt2_checkpoint
+from path_patching.gpt2.model import GPT2_SMALL, Model
+from path_patching.progress import progress
+
+GPT2_NAME = "GPT-2 small"
+STANDIN_NAME = "stand-in"
+STANDIN_FOLDER = ROOT / "cache" / "standin"
+PUBLISHED_HASHES = ROOT / "cache" / "gpt2_tensors.json"
+
+# What rust_circuit puts before the shape, the type and the bytes that it hashes.
+SHAPE_MARK = b"c3c5ce3e-7d06-4939-8340-2a7e6b2984b4"
+TYPE_MARK = b"fb782993-5fe7-43ac-acc2-d57fb429c2fc"
+BYTES_MARK = b"9430f5c7-3c58-4339-b863-5449a4d74ee6"
+
+FINGERPRINT_DIGITS = 32
+
+
+class CacheError(UserError):
+    """A tensor that is not in the cache, or not as its description says."""
+
+
+# Models
+
+
+def load_model(name: str, as_published: bool = False) -> Model:
+    """The model `name`: "gpt2", "standin", or a folder with a Hugging Face GPT-2 checkpoint.
+
+    Converted into the tensor cache at first use, loaded from there afterwards; every tensor's hash is checked each
+    time. `as_published` reads the weights with the erf GELU of the published circuit description. Raises
+    `ModelUnavailable` if GPT-2 is asked for and cannot be had, `UserError` for everything else that is wrong.
+    """
+    if name == "gpt2":
+        model = _load_gpt2()
+    elif name == "standin":
+        model = _load_folder(STANDIN_FOLDER, STANDIN_NAME, description_path(name))
+    else:
+        folder = checkpoint_folder(name)
+        model = _load_folder(folder, folder.name, description_path(name))
+    return model.with_activation("gelu") if as_published else model
+
+
+def published_description() -> Description:
+    """GPT-2 small as published with the paper: what its tensors must be, wherever they come from."""
+    table = json.loads(PUBLISHED_HASHES.read_text(encoding="utf-8"))["tensors"]
+    return Description(GPT2_SMALL, {name: entry["hash"] for name, entry in table.items()})
+
+
+def is_gpt2_small(model: Model) -> bool:
+    """Whether these are the weights published with the paper, whatever the folder that they come from is called."""
+    published = published_description()
+    if replace(model.architecture, activation=published.architecture.activation) != published.architecture:
+        return False
+    return all(hash_tensor(model.tensors[name]).startswith(hash_) for name, hash_ in published.hashes.items())
+
+
+def description_path(name: str) -> Path:
+    """Where the circuit description of the model `name` lies; a folder's is told from others of the same name."""
+    called = name if name in ("gpt2", "standin") else told_apart(checkpoint_folder(name), 12)
+    return cache_folder() / "circuits" / f"{called}.circ"
+
+
+def _load_gpt2() -> Model:
+    path = description_path("gpt2")
+    description = published_description()
+    try:
+        model = read_model(GPT2_NAME, description)
+    except CacheError as problem:
+        if path.is_file():
+            print(f"{problem}; converting {GPT2_NAME} again", file=sys.stderr)
+        _convert_gpt2(description, problem)
+        model = read_model(GPT2_NAME, description)
+    if _read_description(path) != description:  # the tensors may be the paper's own download
+        with suppress(UserError):  # on a read-only disk, say; it is for rust_circuit's own reader, not for this one
+            _write_description(path, description)
+    return model
+
+
+def _convert_gpt2(published: Description, problem: CacheError) -> None:
+    """Bring the published tensors into the cache; nothing else is ever written under GPT-2's name."""
+    try:
+        folder = gpt2_checkpoint()
+    except ModelUnavailable as reason:
+        raise ModelUnavailable(
+            f"{GPT2_NAME} is not in the tensor cache ({problem}) and cannot be downloaded ({reason}); connect to the "
+            "Hugging Face hub, or bring its files with `hf download openai-community/gpt2` and HF_HOME, or use a "
+            "local copy with --model PATH, or try the stand-in with --model standin"
+        ) from reason
+    architecture, tensors = read_checkpoint(folder)
+    if architecture != published.architecture:
+        raise UserError(f"{folder} is not {GPT2_NAME}: its config.json says {architecture}; nothing of it is used")
+    hashes = {name: hash_tensor(tensor) for name, tensor in tensors.items()}
+    wrong = {name for name, hash_ in hashes.items() if not hash_.startswith(published.hashes[name])}
+    if wrong:
+        raise UserError(
+            f"{folder} is not the paper's {GPT2_NAME}: the hashes of {some_of(wrong)} differ from the published ones; "
+            "nothing of it is used"
+        )
+    _write_tensors(GPT2_NAME, tensors, hashes)
+
+
+def _load_folder(folder: Path, name: str, path: Path) -> Model:
+    """The model of a checkpoint folder; one that was converted before is no longer needed, but must not differ."""
+    description = _read_description(path)
+    gone = description is not None and not folder.exists()
+    source = description.source if gone else _source_of(folder)
+    if description is not None and description.source == source:
+        try:
+            return read_model(name, description)
+        except CacheError as problem:
+            if gone:
+                raise UserError(f"{problem}, and {folder}, which it was converted from, is gone") from problem
+            print(f"{problem}; converting {folder} again", file=sys.stderr)
+    description = _converted(folder, name, source)
+    _write_description(path, description)
+    return read_model(name, description)
+
+
+def _converted(folder: Path, name: str, source: Mapping[str, object]) -> Description:
+    """Write a checkpoint's tensors into the cache. `source` is taken before: a change meanwhile shows next time."""
+    architecture, tensors = read_checkpoint(folder)
+    hashes = {tensor_name: hash_tensor(tensor) for tensor_name, tensor in tensors.items()}
+    _write_tensors(name, tensors, hashes)
+    short = {tensor_name: hash_[:HASH_DIGITS] for tensor_name, hash_ in hashes.items()}
+    return Description(architecture, short, source)
+
+
+def _source_of(folder: Path) -> dict[str, object]:
+    """What ties a description to its checkpoint: the folder, and each file's size and time of change (ns)."""
+    stats = {path.name: path.stat() for path in source_files(folder)}
+    files = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+    return {"folder": str(folder), "files": files}
+
+
+# Tensors and descriptions in the cache
+
+
+def read_model(name: str, description: Description) -> Model:
+    """The model whose tensors `description` names, each checked against its hash.
+
+    Raises `CacheError` for the first tensor that is missing, damaged or another one than its name says.
+    """
+    shapes = description.architecture.tensor_shapes()
+    read: dict[str, tuple[str, torch.Tensor]] = {}  # by short hash: tied embeddings are one tensor
+    for tensor_name, shape in progress(shapes.items(), f"loading {name}", len(shapes)):
+        short = description.hashes[tensor_name]
+        if short not in read:
+            read[short] = _read_tensor(tensor_name, short)
+        if read[short][1].shape != shape:
+            raise CacheError(f"tensor {tensor_name}: {short} is not of the shape {shape}")
+    hashes = {tensor_name: read[description.hashes[tensor_name]][0] for tensor_name in shapes}
+    tensors = {tensor_name: read[description.hashes[tensor_name]][1] for tensor_name in shapes}
+    return Model(name, description.architecture, tensors, _fingerprint(hashes, description.architecture.activation))
+
+
+def _fingerprint(hashes: Mapping[str, str], activation: str) -> str:
+    """One hash over all tensors' names and hashes, and the activation in words."""
+    lines = [f"{tensor_name} {hash_}\n" for tensor_name, hash_ in hashes.items()]
+    return f"{sha256(''.join(lines).encode()).hexdigest()[:FINGERPRINT_DIGITS]}+{activation}"
+
+
+def cache_folder() -> Path:
+    """rust_circuit's tensor cache: TENSORS_CACHE_DIR, else ~/tensors_by_hash_cache."""
+    return Path(os.environ.get("TENSORS_CACHE_DIR") or Path.home() / "tensors_by_hash_cache")
+
+
+def download_folder() -> Path:
+    """Where rust_circuit looks next, and where the paper's README puts its download: RR_RRFS_DIR, else ~/rrfs."""
+    return Path(os.environ.get("RR_RRFS_DIR") or Path.home() / "rrfs") / "tensor_db"
+
+
+def hash_tensor(tensor: torch.Tensor) -> str:
+    """rust_circuit's hash of a tensor on the CPU, 64 hex digits: BLAKE3 of its shape, type, device and bytes."""
+    digest = blake3(max_threads=blake3.AUTO)
+    digest.update(SHAPE_MARK + b"".join(size.to_bytes(8, "big", signed=True) for size in tensor.shape))
+    digest.update(TYPE_MARK + str(tensor.dtype).removeprefix("torch.").ljust(7, "-").encode() + b"cpu")
+    digest.update(BYTES_MARK)
+    digest.update(tensor.detach().contiguous().numpy().reshape(-1).view("uint8"))
+    return digest.hexdigest()
+
+
+def tensor_path(folder: Path, hash_: str) -> Path:
+    """Where a tensor lies below `folder`: <4 hex>/<4 hex>/<56 hex>; for a short hash the beginning of that path."""
+    return folder / hash_[:4] / hash_[4:8] / hash_[8:]
+
+
+def _read_tensor(name: str, short: str) -> tuple[str, torch.Tensor]:
+    """A tensor by the beginning of its hash, and its whole hash. Raises `CacheError`."""
+    paths = [tensor_path(folder, short) for folder in (cache_folder(), download_folder())]
+    problems = []
+    for file in (file for path in paths for file in sorted(path.parent.glob(f"{path.name}*"))):
+        try:
+            return _tensor_in(file, name, short)
+        except CacheError as problem:  # another file may hold it whole
+            problems.append(problem)
+    raise problems[0] if problems else CacheError(f"tensor {name}: there is no {paths[0]}*")
+
+
+def _tensor_in(file: Path, name: str, short: str) -> tuple[str, torch.Tensor]:
+    """The tensor of a file, and its hash, which has to begin with `short`. Raises `CacheError`."""
+    try:
+        tensor = torch.load(file, map_location="cpu", weights_only=True).detach()
+        hash_ = hash_tensor(tensor)
+    except Exception as error:  # a damaged file can break any part of the reader
+        raise CacheError(f"tensor {name}: {file} is damaged ({first_line(error)})") from error
+    if not hash_.startswith(short):
+        raise CacheError(f"tensor {name}: {file} holds another tensor, {hash_}")
+    return hash_, tensor
+
+
+def _write_tensors(name: str, tensors: Mapping[str, torch.Tensor], hashes: Mapping[str, str]) -> None:
+    """Write every tensor under its hash, as `rust_circuit.save_tensor` does; what lies there already is replaced."""
+    files = {hashes[tensor_name]: tensor for tensor_name, tensor in tensors.items()}
+    with _cache_writable():
+        for hash_, tensor in progress(files.items(), f"converting {name}", len(files)):
+            content = io.BytesIO()  # torch.save reports a full disk as something else when it writes by itself
+            torch.save(tensor, content)
+            with written_whole(tensor_path(cache_folder(), hash_)) as partial:
+                partial.write_bytes(content.getbuffer())
+
+
+def _read_description(path: Path) -> Description | None:
+    """A description that was written before; None if there is none that can be read."""
+    try:
+        return from_text(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _write_description(path: Path, description: Description) -> None:
+    with _cache_writable():
+        write_text(path, to_text(description))
+
+
+@contextmanager
+def _cache_writable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the tensor cache {cache_folder()} ({first_line(error)}); "
+            "free space there or choose another folder with TENSORS_CACHE_DIR"
+        ) from error

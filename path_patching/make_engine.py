@@ -1,0 +1,96 @@
+"""Choosing an engine and a device, and refusing to go on with an engine that fails its self-checks."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+
+from path_patching.engine import Engine, Sentences
+from path_patching.errors import UserError
+from path_patching.gpt2.model import Model, end_logits, to_transformers
+from path_patching.paths import Node, PathSet, layer_nodes
+from path_patching.unembedding import answer_probabilities
+
+SENTENCES_CHECKED = 4
+TOLERANCE = 1e-5  # in probability; float32 engines differ from float64 by some 1e-7
+
+
+def make_engine(
+    name: str, device: str, model: Model, sentences: Sentences, memory_gb: float = 4.0, check: bool = True
+) -> Engine:
+    """The engine `name` ("auto", "rust_circuit" or "torch") on `device` ("auto", "cpu", "cuda", "cuda:i").
+
+    Raises `UserError` if the engine or the device is not to be had, or if a self-check fails.
+    """
+    engine_class = _engine_class(name)
+    place = resolve_device(device)
+    engine = engine_class(model, sentences, place, memory_gb)
+    if check:
+        check_engine(engine.like(sentences.rows(slice(SENTENCES_CHECKED))))
+    print(f"{engine.name} engine on {place}, {model.name}, {len(sentences)} sentences")
+    return engine
+
+
+def resolve_device(device: str) -> str:
+    """`device` with "auto" decided. Raises `UserError` if it is unknown or not on this machine."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
+        raise UserError(f"--device {device}: give auto, cpu, cuda or cuda:i")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {device}: PyTorch sees {torch.cuda.device_count()} CUDA devices; try --device cpu")
+    return device
+
+
+def check_engine(engine: Engine) -> None:
+    """Compare an engine with `transformers` on its sentences: nothing patched, everything patched, both ways round.
+
+    "Everything" is the paths to each writer at END, so that the residual stream has to be the sum of its parts.
+    Raises `UserError` naming the first check that fails.
+    """
+    sentences, architecture = engine.sentences, engine.model.architecture
+    hf_model = to_transformers(engine.model)
+    expected = {
+        data: answer_probabilities(end_logits(hf_model, sentences.of(data)), sentences.answers)
+        for data in ("clean", "corrupted")
+    }
+    writers = [
+        node
+        for layer in range(architecture.n_layers)
+        for node in layer_nodes(layer, architecture.n_heads, sentences.end)
+    ]
+    everything = PathSet.at(Node.logits(sentences.end)).extend([Node.embeds(sentences.end), *writers])
+    checks = {
+        "nothing patched is not the clean run": (engine.probabilities(), "clean"),
+        "everything patched is not the corrupted run": (engine.probabilities(everything), "corrupted"),
+        "nothing restored is not the corrupted run": (engine.probabilities(inside="clean"), "corrupted"),
+        "everything restored is not the clean run": (engine.probabilities(everything, "clean"), "clean"),
+    }
+    for complaint, (found, data) in checks.items():
+        difference = (found - expected[data]).abs().max().item()
+        if not difference < TOLERANCE:
+            raise UserError(
+                f"the {engine.name} engine fails its self-check on {engine.model.name}: {complaint} of transformers "
+                f"(largest difference in probability {difference:.1e}); do not use its results, and report this"
+            )
+
+
+def _engine_class(name: str) -> type[Engine]:
+    if name == "auto":
+        name = "rust_circuit" if importlib.util.find_spec("rust_circuit") else "torch"
+    if name not in ("rust_circuit", "torch"):
+        raise UserError(f"there is no engine {name!r}; choose auto, rust_circuit or torch")
+    if name == "torch":
+        from path_patching.torch_engine.engine import TorchEngine
+
+        return TorchEngine
+    try:
+        from path_patching.rust_engine.engine import RustCircuitEngine
+    except ImportError as error:
+        raise UserError(
+            f"rust_circuit cannot be imported ({error}); it has wheels for Linux and Python up to 3.11 alone: "
+            "use one of those, or --engine torch"
+        ) from error
+    return RustCircuitEngine

@@ -1,0 +1,271 @@
+"""Direct effects of an MLP's neurons on the logits at END, each patched alone, for all of them.
+
+On the path neuron → logits only the neuron's own write changes: a·w, the change a of its activation times its output
+weights w. The final LayerNorm centres (C), divides by the row's deviation and applies a fixed affine map, so that with
+U reading what is centred and scaled, the logits of a stream x become
+
+    (U·x + a·U·w) · scale(a) + shift.
+
+U·x is one product for all neurons, U·w one for all sentences, and scale(a) needs two numbers. What is left is the
+softmax's denominator over the whole vocabulary, for every neuron and sentence: as many exponentials as neurons ×
+sentences × vocabulary, 7.6e10 for a layer of GPT-2 small and 490 sentences. Nothing is approximated.
+
+`Engine.sweep` with `Node.neuron` senders is the general way: in float32, through any receivers, its results all there
+at once. Here the streams that an engine gives are float32 and all that follows is float64, but for the exponentials of
+short moves, of which float32 rounds off less than 3e-8 of a probability difference.
+
+N sentences, M neurons, D width, V distinct rows of the unembedding, A answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import TypeVar
+
+import torch
+
+from path_patching.engine import Data, Engine
+from path_patching.gpt2.model import LAYER_NORM_EPSILON
+from path_patching.paths import Node
+from path_patching.progress import progress
+from path_patching.sweeps import Metric
+from path_patching.torch_engine.forward import Transformer
+from path_patching.unembedding import Unembedding, vocabulary_pieces
+
+Found = TypeVar("Found")
+
+SENTENCES_AT_ONCE = 512  # whose logits are all there at once, in float64
+NEURONS_AT_ONCE = {"cpu": 128, "cuda": 4096}  # with a piece of the vocabulary, what a core's cache holds
+NEURONS_ANSWERED_AT_ONCE = 64  # whose probabilities (neurons, N, A) are all there at once
+FLOAT32_REACH = 0.25  # logits that move further than this are exponentiated in float64
+
+
+@dataclass(frozen=True, eq=False)
+class Neurons:
+    """The neurons of the MLP of one layer at END, and what the logits read there. Tensors are float64, on one device.
+
+    Indexed by neuron: `clean` and `corrupted` activations (N, M), output weights `directions` (M, D). `stream` (N, D)
+    is what the logits read on the clean sentences; `scale` and `bias` (D,) are the final LayerNorm's.
+    """
+
+    layer: int
+    clean: torch.Tensor
+    corrupted: torch.Tensor
+    directions: torch.Tensor
+    stream: torch.Tensor
+    scale: torch.Tensor
+    bias: torch.Tensor
+    unembedding: Unembedding
+
+    def __len__(self) -> int:
+        return len(self.directions)
+
+    def year_logits(self, patched: Sequence[int] = ()) -> torch.Tensor:
+        """Answer logits (N, A) with the direct paths of some neurons patched together; without any, the clean ones."""
+        which = list(patched)
+        stream = self.stream + (self.corrupted - self.clean)[:, which] @ self.directions[which]
+        normed = torch.nn.functional.layer_norm(stream, self.scale.shape, self.scale, self.bias, LAYER_NORM_EPSILON)
+        return normed @ self._answer_rows().T
+
+    def logit_lens(self, which: Sequence[int]) -> torch.Tensor:
+        """Clean activation × (output weights through the unembedding), at the answers: (len(which), N, A).
+
+        As the paper's section on neurons has it, without the final LayerNorm: no centring, no scale, no deviation.
+        """
+        weights = self.directions[list(which)] @ self._answer_rows().T  # (neurons, A)
+        return self.clean.T[list(which)][:, :, None] * weights[:, None]
+
+    def _answer_rows(self) -> torch.Tensor:
+        return self.unembedding.rows[self.unembedding.answers].double()
+
+
+def read_neurons(engine: Engine, layer: int) -> Neurons:
+    """The neurons of a layer's MLP at END, on the engine's sentences and device."""
+    needed = (f"m{layer}.", "final.")
+    tensors = {name: tensor.double() for name, tensor in engine.model.tensors.items() if name.startswith(needed)}
+    transformer = Transformer(replace(engine.model, tensors=tensors), engine.device)
+    end = engine.sentences.end
+
+    def stream(reader: Node, data: Data) -> torch.Tensor:
+        return engine.residual(reader, data).double().to(engine.device)
+
+    return Neurons(
+        layer=layer,
+        clean=transformer.neurons(layer, stream(Node.mlp(layer, end), "clean")),
+        corrupted=transformer.neurons(layer, stream(Node.mlp(layer, end), "corrupted")),
+        directions=transformer[f"m{layer}.w.proj_out"].T.contiguous(),
+        stream=stream(Node.logits(end), "clean"),
+        scale=transformer["final.ln.w.scale"],
+        bias=transformer["final.ln.w.bias"],
+        unembedding=Unembedding(engine.model, engine.sentences.answers, engine.device),
+    )
+
+
+def neuron_effects(neurons: Neurons, metric_of: Callable[[torch.Tensor], Metric]) -> torch.Tensor:
+    """What patching each neuron's path to the logits adds to a metric: (M, N) float64 on the CPU.
+
+    `metric_of` gives the metric of some sentences, whose numbers (int64) it is told, since they come in batches. The
+    metric has to be linear in the answer probabilities, as the probability difference is.
+    """
+    batches = torch.arange(len(neurons.stream)).split(SENTENCES_AT_ONCE)
+    return torch.cat([_effects(_moved_by(neurons, batch), metric_of(batch)) for batch in batches], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Moves:
+    """How far each patched neuron moves the clean logits of a batch of N sentences.
+
+    Of token v, neuron i and sentence n by
+
+        shrinking[n, i] · logits[n, v] + step[n, i] · (heights[v, i] − mean_heights[n, i])
+
+    where `logits` are what the stream itself gives, without the LayerNorm's bias, and `heights` = `rows` · `readable`
+    what a unit of a neuron's activation gives. Both are less their mean under the clean probabilities: that shift
+    changes no probability, and the softmax's denominator can then only grow, so that float32 can hold its growth.
+    """
+
+    log_probs: torch.Tensor  # clean, of the token of each row, (N, V)
+    log_weights: torch.Tensor  # the same, of all tokens that share the row, (N, V)
+    logits: torch.Tensor  # (N, V)
+    shrinking: torch.Tensor  # what the LayerNorm's scale loses, as a share of it, (N, M)
+    step: torch.Tensor  # (N, M)
+    mean_heights: torch.Tensor  # (N, M)
+    rows: torch.Tensor  # of the unembedding, (V, D)
+    readable: torch.Tensor  # (M, D)
+    answers: torch.Tensor  # (A,)
+
+
+def _moved_by(neurons: Neurons, batch: torch.Tensor) -> _Moves:
+    """The moves of a batch of sentences, given by their numbers."""
+
+    def centred(x: torch.Tensor) -> torch.Tensor:
+        return x - x.mean(-1, keepdim=True)
+
+    stream, directions = centred(neurons.stream[batch]), centred(neurons.directions)
+    change = (neurons.corrupted - neurons.clean)[batch]
+    variance = stream.square().mean(-1, keepdim=True) + LAYER_NORM_EPSILON  # (N, 1)
+    covariance = stream @ directions.T / stream.shape[-1]
+    growth = (2 * change * covariance + change.square() * directions.square().mean(-1)) / variance
+    shrinking = torch.expm1(-0.5 * torch.log1p(growth))
+
+    counts, rows = neurons.unembedding.counts, neurons.unembedding.rows.double()
+    rows = rows - rows.mean(0)  # what all rows share changes no probability, and would drown what tells them apart
+    logits = stream * variance.rsqrt() * neurons.scale @ rows.T
+    log_probs = logits + rows @ neurons.bias
+    log_counts = rows.new_zeros(len(rows)) if counts is None else counts.log()
+    log_probs -= (log_probs + log_counts).logsumexp(-1, keepdim=True)
+    log_weights = log_probs + log_counts
+    weights, readable = log_weights.exp(), directions * neurons.scale
+    return _Moves(
+        log_probs=log_probs,
+        log_weights=log_weights,
+        logits=logits - (weights * logits).sum(-1, keepdim=True),
+        shrinking=shrinking,
+        step=change * (1 + shrinking) * variance.rsqrt(),
+        mean_heights=weights @ rows @ readable.T,
+        rows=rows,
+        readable=readable,
+        answers=neurons.unembedding.answers,
+    )
+
+
+def _effects(moves: _Moves, metric: Metric) -> torch.Tensor:
+    """`neuron_effects` of a batch."""
+    log_growth = _log_growth_of_denominator(moves)
+    clean = moves.log_probs[:, moves.answers]
+    heights = moves.rows[moves.answers] @ moves.readable.T  # (A, M)
+    effects = []
+    for block in torch.arange(len(moves.readable)).split(NEURONS_ANSWERED_AT_ONCE):
+        shrinking, step, mean, growth = (
+            each[:, block].T[..., None] for each in (moves.shrinking, moves.step, moves.mean_heights, log_growth)
+        )  # (neurons, N, 1)
+        moved = shrinking * moves.logits[:, moves.answers] + step * (heights.T[block][:, None] - mean)
+        change = clean.exp() * torch.expm1(moved - growth)  # (neurons, N, A)
+        effects += [metric(of_neuron) for of_neuron in change]
+    return torch.stack(effects).cpu()
+
+
+def _log_growth_of_denominator(moves: _Moves) -> torch.Tensor:
+    """log Σ_v p_v exp(move of v), (N, M): by how much each patched neuron raises the log of the softmax's denominator.
+
+    As log1p(Σ_v p_v expm1(move)), which float32 rounds relative to the moves and not to the denominator; where a logit
+    may move far, in float64.
+    """
+    middle = moves.mean_heights.mean(0)  # (M,); float32 need not hold what all heights of a neuron share
+    offset = (moves.step * (middle - moves.mean_heights)).float()
+    step, shrinking, logits = moves.step.float(), moves.shrinking.float(), moves.logits.float()
+    weights = moves.log_weights.exp().float()
+    at_once = NEURONS_AT_ONCE[moves.rows.device.type]
+
+    def growth_in(tokens: slice) -> tuple[torch.Tensor, torch.Tensor]:  # (N, M), and the furthest heights (M,)
+        heights = moves.rows[tokens] @ moves.readable.T - middle  # (v, M)
+        by_neuron = (each.split(at_once, 1) for each in (heights.float(), offset, shrinking, step))
+        blocks = [_growth_in_block(logits[:, tokens], weights[:, tokens], *of) for of in zip(*by_neuron, strict=True)]
+        return torch.cat(blocks, 1), heights.abs().amax(0)
+
+    growth, furthest_height = torch.zeros_like(moves.step), torch.zeros_like(middle)
+    for of_piece, height in _over_vocabulary(moves, growth_in, at_once):
+        growth += of_piece
+        furthest_height = torch.maximum(furthest_height, height)
+    furthest = moves.step.abs() * (furthest_height + (moves.mean_heights - middle).abs())
+    furthest += moves.shrinking.abs() * moves.logits.abs().amax(1, keepdim=True)
+    return _in_float64_where(furthest > FLOAT32_REACH, growth.log1p(), moves)
+
+
+def _growth_in_block(
+    logits: torch.Tensor,
+    weights: torch.Tensor,
+    heights: torch.Tensor,
+    offset: torch.Tensor,
+    shrinking: torch.Tensor,
+    step: torch.Tensor,
+) -> torch.Tensor:
+    """Σ_v p_v expm1(move) of some neurons over a piece of the vocabulary, one sentence at a time: (N, neurons) float64.
+
+    `logits` and `weights` p are (N, v), `heights` (v, neurons), the others (N, neurons), all float32. This is where the
+    time goes: four operations on memory that stays in a core's cache.
+    """
+    heights = heights.contiguous()
+    moved, sums = torch.empty_like(heights), torch.empty_like(step)
+    for n in range(len(step)):
+        torch.addcmul(offset[n], shrinking[n], logits[n, :, None], out=moved)
+        torch.mv(moved.addcmul_(heights, step[n]).expm1_().T, weights[n], out=sums[n])
+    return sums.double()
+
+
+def _in_float64_where(far: torch.Tensor, log_growth: torch.Tensor, moves: _Moves) -> torch.Tensor:
+    """`log_growth` with its entries `far`, both (N, M), computed in float64 and safe from overflow."""
+    sentences_of = {neuron: far[:, neuron].nonzero()[:, 0] for neuron in far.any(0).nonzero()[:, 0].tolist()}
+
+    def log_growth_in(tokens: slice) -> torch.Tensor:  # (N, M)
+        heights = moves.rows[tokens] @ moves.readable[list(sentences_of)].T  # (v, neurons)
+        found = torch.full_like(log_growth, -torch.inf)
+        for (neuron, at), height in zip(sentences_of.items(), heights.T, strict=True):
+            moved = moves.shrinking[at, neuron, None] * moves.logits[at, tokens]
+            moved += moves.step[at, neuron, None] * (height - moves.mean_heights[at, neuron, None])
+            found[at, neuron] = (moved + moves.log_weights[at, tokens]).logsumexp(-1)
+        return found
+
+    if not sentences_of:
+        return log_growth
+    exact = reduce(torch.logaddexp, _over_vocabulary(moves, log_growth_in, len(log_growth)))
+    return torch.where(far, exact, log_growth)
+
+
+def _over_vocabulary(moves: _Moves, compute: Callable[[slice], Found], rows: int) -> Iterator[Found]:
+    """`compute` for each piece of the vocabulary, in order; `rows` of a piece are worked on at once.
+
+    On a CPU each piece has a thread to itself: threads that share an operation as small as these wait for each other.
+    """
+    device = moves.rows.device.type
+    pieces = vocabulary_pieces(len(moves.rows), rows, device)
+    threads = torch.get_num_threads()
+    workers = threads if device == "cpu" else 1
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from progress(pool.map(compute, pieces), "neurons", len(pieces))
+    finally:
+        torch.set_num_threads(threads)

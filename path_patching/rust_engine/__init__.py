@@ -1,0 +1,1 @@
+"""The engine on rust_circuit: a path set as a circuit."""

@@ -1,0 +1,111 @@
+"""What a forward pass of the rust_circuit circuit leaves behind, from which paths are patched.
+
+Shapes: B pairs of sentences in a batch, U distinct sentences among their 2B, P distinct prefixes of these, T positions,
+D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import rust_circuit as rc
+import torch
+
+from path_patching.engine import Data
+from path_patching.paths import Node
+from path_patching.prefixes import distinct_prefixes
+from path_patching.progress import progress
+from path_patching.rust_engine.gpt2_circuits import Gpt2Circuit, stream_name
+
+# In one evaluation: more tensors of that many rows than a processor's caches hold make it three times slower.
+ROWS_AT_ONCE = {"cpu": 1024, "cuda": 32_768}
+# Evaluate in any order that works: the circuits are small, and searching for the best order costs more than it saves.
+AS_IT_COMES = rc.OptimizationSettings(scheduling_naive=True, scheduling_simplify=False)
+
+
+def evaluate(circuits: Sequence[rc.Circuit], bound: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Evaluate circuits with their symbols bound, by name, to tensors that may have batch axes in front."""
+    arrays = {name: rc.Array(value.contiguous(), name) for name, value in bound.items()}
+    expander = rc.Expander(*((name, lambda symbol: arrays[symbol.name]) for name in arrays))
+    evaluated = rc.optimize_and_evaluate_many([expander(circuit) for circuit in circuits], AS_IT_COMES)
+    rc.clear_module_circuit_caches()  # they would keep every tensor that was ever bound
+    return evaluated
+
+
+class Activations:
+    """Residual streams and attention-weighted values of all nodes, on B clean sentences and their twins (B, T)."""
+
+    def __init__(self, circuit: Gpt2Circuit, clean: torch.Tensor, corrupted: torch.Tensor) -> None:
+        sentences, row = torch.cat([clean, corrupted]).unique(dim=0, return_inverse=True)
+        prefixes = distinct_prefixes(sentences)
+        self._of_sentence = prefixes.of_sentence.to(circuit.device)  # (U, T)
+        of_clean, of_corrupted = self._of_sentence[row.to(circuit.device)].chunk(2)
+        self._prefix: dict[Data, torch.Tensor] = {"clean": of_clean, "corrupted": of_corrupted}  # each (B, T)
+        self._circuit = circuit
+        self._rows_at_once = ROWS_AT_ONCE[torch.device(circuit.device).type]
+        self._streams = {"a0.in": circuit.embeddings(prefixes.tokens, prefixes.positions)}  # each (P, D)
+        self._z: list[torch.Tensor] = []  # each (P, H, d_head)
+        self._run()
+
+    def __len__(self) -> int:
+        return len(self._prefix["clean"])
+
+    def stream(self, name: str, position: int, data: Data, part: slice = slice(None)) -> torch.Tensor:
+        """A residual stream at a position, for some of the pairs: (B, D)."""
+        return self._streams[name][self._prefix[data][part, position]]
+
+    def writes(self, nodes: Sequence[Node], data: Data, part: slice = slice(None)) -> torch.Tensor:
+        """What nodes write, (len(nodes), B, D); the heads of one layer and position are evaluated together."""
+        together: dict[tuple[int, str, int], list[Node]] = {}
+        for node in nodes:
+            index = 0 if node.kind in ("head", "embeds") else node.index
+            together.setdefault((node.layer, f"{node.kind}{index}", node.position), []).append(node)
+        written: dict[Node, torch.Tensor] = {}
+        for alike in together.values():
+            written |= zip(alike, self._written(alike, data, part), strict=True)
+        return torch.stack([written[node] for node in nodes])
+
+    def z(self, head: Node, data: Data) -> torch.Tensor:
+        """The attention-weighted values of a head, (B, d_head)."""
+        return self._z[head.layer][self._prefix[data][:, head.position], head.index]
+
+    def pattern(self, layer: int, data: Data) -> torch.Tensor:
+        """Attention patterns of a layer's heads, (B, H, T, T)."""
+        name = f"a{layer}.in"
+        read = self._streams[name][self._prefix[data]]
+        return evaluate([self._circuit.attention_layer(layer, read.shape[1]).pattern], {name: read})[0]
+
+    def _written(self, alike: list[Node], data: Data, part: slice) -> Sequence[torch.Tensor]:
+        """Writes (B, D) of heads of one layer and position, or of a single other node."""
+        node = alike[0]
+        if node.kind == "embeds":
+            return [self.stream("a0.in", node.position, data, part)]
+        if node.kind == "head":
+            z = self._z[node.layer][self._prefix[data][part, node.position]]  # (B, H, d_head)
+            written = evaluate([self._circuit.head_writes(node.layer)], {"z": z})[0]  # (B, H, D)
+            return [written[:, head.index] for head in alike]
+        stream = stream_name(Node.mlp(node.layer, node.position))
+        read = self.stream(stream, node.position, data, part)
+        return evaluate([self._circuit.node(node)], {f"{stream}@{node.position}": read})
+
+    def _run(self) -> None:
+        n_layers = self._circuit.architecture.n_layers
+        for layer in progress(range(n_layers), "forward pass"):
+            read, write = f"m{layer}.in", f"a{layer + 1}.in" if layer + 1 < n_layers else "final.in"
+            self._streams[read] = self._attend(layer, self._streams[f"a{layer}.in"])
+            rows = self._streams[read].split(self._rows_at_once)
+            mlp = self._circuit.mlp_layer(layer)
+            self._streams[write] = torch.cat([evaluate([mlp], {read: part})[0] for part in rows])
+
+    def _attend(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
+        """The stream (P, D) after a layer's heads, whose attention-weighted values are kept."""
+        n_positions = self._of_sentence.shape[1]
+        heads = self._circuit.attention_layer(layer, n_positions)
+        sizes = self._circuit.architecture
+        after, z = torch.empty_like(stream), stream.new_empty(len(stream), sizes.n_heads, sizes.d_head)
+        for prefixes in self._of_sentence.split(max(1, self._rows_at_once // n_positions)):
+            z_found, found = evaluate([heads.z, heads.after], {f"a{layer}.in": stream[prefixes]})
+            after[prefixes] = found
+            z[prefixes] = z_found.transpose(1, 2)
+        self._z.append(z)
+        return after

@@ -1,0 +1,239 @@
+"""The engine of the paper: path patching as substitutions in a rust_circuit circuit.
+
+A path set becomes a circuit by walking its tree: each branch is an `rc.IterativeMatcher` that finds one residual
+stream as one input reads it, and what is found there is replaced by itself plus the changes that arrive along the
+branches. What enters from outside is a symbol (a *leaf*): residual streams, what nodes write, and the changes at the
+ends of paths. Symbols are bound with `rc.Expander`, so that a batch of sentences, or of the nodes of a sweep, is one
+evaluation of a circuit that was built once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import rust_circuit as rc
+import torch
+
+from path_patching.direct_effects import Change
+from path_patching.engine import BYTES, Data, Engine, Sentences, other
+from path_patching.gpt2.model import Model
+from path_patching.paths import Branch, Node, PathSet, Via
+from path_patching.progress import progress
+from path_patching.rust_engine.activations import Activations, evaluate
+from path_patching.rust_engine.gpt2_circuits import Gpt2Circuit, input_matcher, stream_name
+
+BYTES_AT_ONCE = 128_000_000  # in one evaluation: enough to keep the cores busy and rust_circuit's own work small
+WIDTHS_PER_ROW = 40  # tensors of D numbers that an evaluation holds for a row (sender, pair), neurons among them
+
+Role = Literal["residual", "write", "inside", "change"]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A symbol of a path circuit.
+
+    `residual`: `stream` at the node's position, outside data. `write` and `inside`: what the node writes on outside
+    and on inside data. `change`: inside minus outside, of the write or, if the node is `residual@p`, of `stream`.
+    """
+
+    role: Role
+    node: Node
+    stream: str = ""
+
+    @property
+    def name(self) -> str:
+        """The symbol's name."""
+        place = f"{self.stream}@{self.node.position}" if self.stream else str(self.node)
+        return place if self.role == "residual" else f"{self.role}:{place}"
+
+
+@dataclass(frozen=True, eq=False)
+class PathCircuit:
+    """What is unembedded (D,) with a path set patched, as a function of its leaves."""
+
+    circuit: rc.Circuit
+    leaves: tuple[Leaf, ...]
+
+
+class PathCircuitBuilder:
+    """Builds the circuit of one path set and collects its leaves.
+
+    With `open_ends` a path that ends at `residual@p` stands for some of what is there, to be bound later, not for all.
+    """
+
+    def __init__(self, circuit: Gpt2Circuit, open_ends: bool = False) -> None:
+        self._circuit = circuit
+        self._open_ends = open_ends
+        self._leaves: dict[Leaf, rc.Circuit] = {}
+        self._recomputed = cache(self._recompute)
+
+    def build(self, paths: PathSet) -> PathCircuit:
+        """The circuit in which the paths of the set, and nothing else, are recomputed."""
+        if paths.ends_here:
+            paths = PathSet.at(paths.node).extend([Node.residual(paths.node.position)])
+        circuit = self._recomputed(paths)
+        return PathCircuit(circuit, (*self._leaves, *_streams_read(circuit, paths)))
+
+    def _recompute(self, paths: PathSet) -> rc.Circuit:
+        return self._patched(self._circuit.node(paths.node), paths)
+
+    def _patched(self, circuit: rc.Circuit, paths: PathSet) -> rc.Circuit:
+        """`circuit`, of the node of `paths` or of one of its neurons, with what arrives along the branches added."""
+        for (via, position), branches in _by_input(paths).items():
+            arriving = branches if self._open_ends else _not_absorbed(branches)
+            changes = [self._change(paths.node, branch.paths, branches) for branch in arriving]
+            matcher = input_matcher(paths.node, via, position)
+            circuit = circuit.update(matcher, lambda read, changes=changes: rc.Add(read, *changes))
+        return circuit
+
+    def _change(self, reader: Node, paths: PathSet, beside: list[Branch]) -> rc.Circuit:
+        """What changes in `reader`'s stream because of the paths that go on through one sender."""
+        if paths.node.kind == "residual":
+            return self._leaf("change", paths.node, stream_name(reader))
+        if not paths.ends_here:
+            return rc.Add.minus(self._recomputed(paths), self._leaf("write", paths.node))
+        for branch in beside:
+            if branch.paths.node == _mlp_of(paths.node):  # replace the neuron in what its recomputed MLP writes
+                recomputed = self._patched(self._circuit.node(paths.node), branch.paths)
+                return rc.Add.minus(self._leaf("inside", paths.node), recomputed)
+        return self._leaf("change", paths.node)
+
+    def _leaf(self, role: Role, node: Node, stream: str = "") -> rc.Circuit:
+        leaf = Leaf(role, node, stream)
+        if leaf not in self._leaves:
+            shape = (self._circuit.architecture.d_model,)
+            self._leaves[leaf] = rc.Symbol.new_with_random_uuid(shape, leaf.name)
+        return self._leaves[leaf]
+
+
+class RustCircuitEngine(Engine):
+    """Path patching with rust_circuit."""
+
+    name = "rust_circuit"
+
+    def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
+        super().__init__(model, sentences, device, memory_gb)
+        self._circuit = Gpt2Circuit(model, device)
+
+    def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Activations:
+        return Activations(self._circuit, clean, corrupted)
+
+    def _evaluate(self, batch: Activations, paths: PathSet | None, inside: Data) -> torch.Tensor:
+        template = PathCircuitBuilder(self._circuit).build(paths) if paths else self._unpatched()
+
+        def bind(leaf: Leaf, part: slice) -> torch.Tensor:
+            return _value(leaf, batch, part, inside)
+
+        return torch.cat([self._evaluate_part(template, bind, part) for part in self._parts(batch, 1)])
+
+    def _change(self, batch: Activations, sender: Node) -> Change | None:
+        if sender.kind != "head":
+            return None
+        change = batch.z(sender, "corrupted") - batch.z(sender, "clean")
+        return Change(change, self._circuit.head_directions(sender))
+
+    def _evaluate_sweep(
+        self, batch: Activations, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
+    ) -> torch.Tensor:
+        """A sweep as one circuit that is built once and evaluated for all senders, (S, B, A)."""
+        # The receivers' inputs become open ends, which each sender fills where it is read.
+        positions = sorted({sender.position for sender in senders})
+        open_ended = receivers.extend([Node.residual(position) for position in positions], via)
+        template = PathCircuitBuilder(self._circuit, open_ends=True).build(open_ended)
+        changes = batch.writes(senders, "corrupted") - batch.writes(senders, "clean")  # (S, B, D)
+
+        def bind(leaf: Leaf, part: slice) -> torch.Tensor:
+            if leaf.role == "change":
+                return _where_read(leaf, senders, changes[:, part])
+            return _value(leaf, batch, part, "corrupted")
+
+        parts = progress(self._parts(batch, len(senders)), f"patching {len(senders)} nodes")
+        return torch.cat([self._evaluate_part(template, bind, part) for part in parts], dim=1)
+
+    def _evaluate_part(
+        self, template: PathCircuit, bind: Callable[[Leaf, slice], torch.Tensor], part: slice
+    ) -> torch.Tensor:
+        """Answer probabilities (..., part, A) of a circuit whose leaves `bind` gives for a part of the batch."""
+        bound = {leaf.name: bind(leaf, part) for leaf in template.leaves}
+        return self._unembedding.probabilities(evaluate([template.circuit], bound)[0])
+
+    def _unpatched(self) -> PathCircuit:
+        logits = Node.logits(self.sentences.end)
+        return PathCircuit(self._circuit.node(logits), (Leaf("residual", logits, stream_name(logits)),))
+
+    def _parts(self, batch: Activations, rows_per_pair: int) -> list[slice]:
+        """The pairs of a batch in parts small enough to evaluate at once."""
+        bytes_per_row = BYTES * WIDTHS_PER_ROW * self.model.architecture.d_model
+        size = max(1, int(min(BYTES_AT_ONCE, self.memory_gb * 1e9 / 4) / bytes_per_row / rows_per_pair))
+        return [slice(first, min(first + size, len(batch))) for first in range(0, len(batch), size)]
+
+    def _writes(self, batch: Activations, nodes: Sequence[Node], data: Data) -> torch.Tensor:
+        return batch.writes(nodes, data)
+
+    def _residual(self, batch: Activations, reader: Node, data: Data) -> torch.Tensor:
+        return batch.stream(stream_name(reader), reader.position, data)
+
+    def _attention(self, batch: Activations, heads: Sequence[tuple[int, int]], data: Data) -> torch.Tensor:
+        patterns = {layer: batch.pattern(layer, data) for layer in {layer for layer, _ in heads}}
+        return torch.stack([patterns[layer][:, head] for layer, head in heads])
+
+
+def _value(leaf: Leaf, batch: Activations, part: slice, inside: Data) -> torch.Tensor:
+    """The tensor (part, D) of a leaf, with `inside` data at the ends of paths."""
+
+    def on(data: Data) -> torch.Tensor:
+        if leaf.stream:
+            return batch.stream(leaf.stream, leaf.node.position, data, part)
+        return batch.writes([leaf.node], data, part)[0]
+
+    if leaf.role == "change":
+        return on(inside) - on(other(inside))
+    return on(inside) if leaf.role == "inside" else on(other(inside))
+
+
+def _where_read(leaf: Leaf, senders: list[Node], changes: torch.Tensor) -> torch.Tensor:
+    """Senders' changes (S, B, D), zero for those that do not write into the leaf's stream before it is read."""
+    read = [sender.position == leaf.node.position and _writes_into(sender, leaf.stream) for sender in senders]
+    return changes if all(read) else changes * torch.tensor(read, device=changes.device)[:, None, None]
+
+
+def _writes_into(sender: Node, stream: str) -> bool:
+    if stream == "final.in":
+        return True
+    layer = int(stream[1:].removesuffix(".in"))
+    reader = Node.head(layer, 0, sender.position) if stream[0] == "a" else Node.mlp(layer, sender.position)
+    return sender.depth < reader.depth
+
+
+def _streams_read(circuit: rc.Circuit, paths: PathSet) -> Iterator[Leaf]:
+    """The residual streams that a path circuit reads."""
+    present = {symbol.name for symbol in circuit.get(rc.Symbol)}
+    streams = {stream_name(node) for node in paths.nodes() if node.kind in ("head", "mlp", "logits")}
+    for stream in sorted(streams):
+        for position in range(paths.node.position + 1):
+            leaf = Leaf("residual", Node.residual(position), stream)
+            if leaf.name in present:
+                yield leaf
+
+
+def _by_input(paths: PathSet) -> dict[tuple[Via, int], list[Branch]]:
+    """The branches of a node by the input and the position they enter through."""
+    grouped: dict[tuple[Via, int], list[Branch]] = {}
+    for branch in paths.branches:
+        grouped.setdefault((branch.via, branch.paths.node.position), []).append(branch)
+    return grouped
+
+
+def _not_absorbed(branches: list[Branch]) -> list[Branch]:
+    """The branches into one stream that add something: a whole stream, or a whole MLP, holds its parts already."""
+    whole = [branch for branch in branches if branch.paths.node.kind == "residual"]
+    ended = {branch.paths.node for branch in branches if branch.paths.ends_here}
+    return whole[:1] or [branch for branch in branches if _mlp_of(branch.paths.node) not in ended]
+
+
+def _mlp_of(node: Node) -> Node | None:
+    """The MLP that a neuron belongs to; None for any other node."""
+    return Node.mlp(node.layer, node.position) if node.kind == "neuron" else None

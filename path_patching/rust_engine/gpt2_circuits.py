@@ -1,0 +1,181 @@
+"""GPT-2 as rust_circuit circuits, split by head and position.
+
+Each node is a circuit over the residual streams it reads, which are symbols of one vector (D,): `a9.h1@12` reads
+`a9.in@0` … `a9.in@12`, through `a9.h1.q@12`, `a9.h1.k@0` …, `a9.h1.v@0` …; `m10@12` reads `m10.in@12`. Batches of
+sentences enter with `rc.Expander`, which widens everything above what it replaces. One layer over all positions at
+once, for the plain forward pass, is `attention_layer` and `mlp_layer`.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import NamedTuple
+
+import rust_circuit as rc
+import torch
+from rust_circuit.module_library import get_pointwise_mlp, layernorm
+
+from path_patching.gpt2.model import Model
+from path_patching.paths import Node, Via
+
+MASKED = -1e4
+
+
+def einsum(formula: str, *operands: rc.Circuit, name: str) -> rc.Circuit:
+    """A named Einsum from its usual formula."""
+    return rc.Einsum.from_einsum_string(formula, *operands, name=name)
+
+
+def stream_name(reader: Node) -> str:
+    """The residual stream that a node reads: `a9.in`, `m10.in`, `final.in`. All heads of a layer share one."""
+    if reader.kind == "logits":
+        return "final.in"
+    return f"{'a' if reader.kind == 'head' else 'm'}{reader.layer}.in"
+
+
+def input_matcher(reader: Node, via: Via, position: int) -> rc.IterativeMatcher:
+    """Matches, in the reader's circuit, the residual stream of `position` as read through `via`, and nowhere else."""
+    stream = f"{stream_name(reader)}@{position}"
+    if via == "in":
+        return rc.IterativeMatcher(stream)
+    return rc.IterativeMatcher(f"{reader.name}.{via}@{position}").chain(stream)
+
+
+class AttentionLayer(NamedTuple):
+    """A layer's heads: attention-weighted values z (H, T, d_head), patterns (H, T, T), stream after them (T, D)."""
+
+    z: rc.Circuit
+    pattern: rc.Circuit
+    after: rc.Circuit
+
+
+class Gpt2Circuit:
+    """The circuits of one model. Weights are arrays on `device`; each circuit is built once, when first asked for."""
+
+    def __init__(self, model: Model, device: str) -> None:
+        self.architecture = model.architecture
+        self.device = device
+        self._embedding = {name: model.tensors[name].to(device) for name in ("t.w.tok_embeds", "t.w.pos_embeds")}
+        self._weights = {name: rc.Array(tensor.to(device), name) for name, tensor in model.tensors.items()}
+        self.node = cache(self._node)
+        self.residual = cache(self._residual)
+
+    def embeddings(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Token plus position embeddings (P, D) of token ids and where they stand, (P,) each."""
+        token, position = self._embedding.values()
+        return token[tokens.to(self.device)] + position[positions.to(self.device)]
+
+    def _weight(self, name: str) -> rc.Circuit:
+        return self._weights[f"{name}_arr"]
+
+    def _residual(self, stream: str, position: int) -> rc.Circuit:
+        """The residual stream at a position, (D,): the symbol that readers share."""
+        return rc.Symbol.new_with_random_uuid((self.architecture.d_model,), f"{stream}@{position}")
+
+    def _node(self, node: Node) -> rc.Circuit:
+        """A node's write (D,) as a function of the residual streams it reads; for the logits, what is unembedded."""
+        if node.kind == "head":
+            return self._head(node)
+        if node.kind == "neuron":
+            return self._neuron(node)
+        stream = stream_name(node)
+        read = self.residual(stream, node.position)
+        if node.kind == "mlp":
+            return self._mlp(read, node.layer, str(node))
+        return self._layer_norm(read, "final", str(node))
+
+    def _neuron(self, node: Node) -> rc.Circuit:
+        """What one neuron writes (D,): its activation times its output weights, from the stream that its MLP reads."""
+        prefix = f"m{node.layer}"
+        read = self.residual(f"{prefix}.in", node.position)
+        normed = self._layer_norm(read, prefix, f"{node}.normed")
+        weight = rc.Index(self._weight(f"{prefix}.w.proj_in"), [node.index], name=f"{node}.w.in")
+        bias = rc.Index(self._weight(f"{prefix}.w.in_bias"), [node.index], name=f"{node}.w.in_bias")
+        before = rc.Add(einsum("d,d->", normed, weight, name=f"{node}.weighted"), bias, name=f"{node}.before")
+        activation = (rc.gelu if self.architecture.activation == "gelu" else rc.gelu_new)(before)
+        out = rc.Index(self._weight(f"{prefix}.w.proj_out"), [slice(None), node.index], name=f"{node}.w.out")
+        return einsum(",d->d", activation, out, name=str(node))
+
+    def _head(self, node: Node) -> rc.Circuit:
+        """One head at one position: its query there against keys and values of every position up to it."""
+        query = self._projection(node, "q", node.position)
+        positions = range(node.position + 1)
+        keys = self._stack([self._projection(node, "k", p) for p in positions], f"{node.name}.keys@{node.position}")
+        values = self._stack([self._projection(node, "v", p) for p in positions], f"{node.name}.values@{node.position}")
+        scores = einsum("c,kc,->k", query, keys, self._score_scale(), name=f"{node.name}.scores@{node.position}")
+        pattern = rc.softmax(scores, name=f"{node.name}.pattern@{node.position}")
+        z = einsum("k,kc->c", pattern, values, name=f"{node.name}.z@{node.position}")
+        return einsum("c,dc->d", z, self._of_head(f"a{node.layer}.w.o", node.index), name=str(node))
+
+    def head_writes(self, layer: int) -> rc.Circuit:
+        """What the heads of a layer write (H, D), from the symbol `z` (H, d_head), their attention-weighted values."""
+        z = rc.Symbol.new_with_random_uuid((self.architecture.n_heads, self.architecture.d_head), "z")
+        return einsum("hc,hdc->hd", z, self._weight(f"a{layer}.w.o"), name=f"a{layer}.writes")
+
+    def head_directions(self, head: Node) -> torch.Tensor:
+        """The directions along which a head writes, (d_head, D)."""
+        return self._weights[f"a{head.layer}.w.o_arr"].value[head.index].T
+
+    def _projection(self, node: Node, via: Via, position: int) -> rc.Circuit:
+        stream = f"a{node.layer}.in"
+        normed = self._layer_norm(self.residual(stream, position), f"a{node.layer}", f"a{node.layer}.normed@{position}")
+        weight = self._of_head(f"a{node.layer}.w.{via}", node.index)
+        bias = self._of_head(f"a{node.layer}.w.{via}_bias", node.index)
+        name = f"{node.name}.{via}@{position}"
+        return rc.Add(einsum("d,cd->c", normed, weight, name=f"{name}.without_bias"), bias, name=name)
+
+    def _of_head(self, name: str, head: int) -> rc.Circuit:
+        return rc.Index(self._weight(name), [head], name=f"{name}.h{head}")
+
+    def _stack(self, vectors: list[rc.Circuit], name: str) -> rc.Circuit:
+        rows = [einsum("c,k->kc", vector, self._ones(1), name=f"{vector.name}.row") for vector in vectors]
+        return rc.Concat(*rows, axis=0, name=name)
+
+    def _score_scale(self) -> rc.Circuit:
+        return rc.Scalar(1 / math.sqrt(self.architecture.d_head), name="score_scale")
+
+    def _ones(self, *shape: int) -> rc.Circuit:
+        return rc.Scalar(1.0, shape=shape, name="ones")
+
+    def _layer_norm(self, read: rc.Circuit, prefix: str, name: str) -> rc.Circuit:
+        bias, scale = self._weight(f"{prefix}.ln.w.bias"), self._weight(f"{prefix}.ln.w.scale")
+        bound = {"ln.input": read, "ln.w.bias": bias, "ln.w.scale": scale}
+        return rc.substitute_all_modules(rc.Module(layernorm.spec, name, **bound))
+
+    def _mlp(self, read: rc.Circuit, layer: int, name: str) -> rc.Circuit:
+        weights = {f"m.w.{part}": self._weight(f"m{layer}.w.{part}") for part in ("proj_in", "in_bias", "proj_out")}
+        weights |= {"m.w.out_bias": self._weight(f"m{layer}.w.out_bias")}
+        spec = get_pointwise_mlp(self.architecture.activation, output_bias=True).spec
+        normed = self._layer_norm(read, f"m{layer}", f"{name}.normed")
+        return rc.substitute_all_modules(rc.Module(spec, name, **{"m.input": normed}, **weights))
+
+    def mlp_layer(self, layer: int) -> rc.Circuit:
+        """The residual stream after MLP `layer` at any position, (D,), from the symbol `m{layer}.in`."""
+        read = rc.Symbol.new_with_random_uuid((self.architecture.d_model,), f"m{layer}.in")
+        return rc.Add(read, self._mlp(read, layer, f"m{layer}"), name=f"m{layer}.out")
+
+    def attention_layer(self, layer: int, n_positions: int) -> AttentionLayer:
+        """The heads of a layer at all positions, from the symbol `a{layer}.in` (T, D)."""
+        name = f"a{layer}"
+        read = self._stream(f"{name}.in", n_positions)
+        normed = self._layer_norm(read, name, f"{name}.normed")
+        q, k, v = (self._all_heads(normed, name, via, n_positions) for via in "qkv")
+        raw_scores = einsum("hqc,hkc,->hqk", q, k, self._score_scale(), name=f"{name}.raw_scores")
+        later = torch.ones(n_positions, n_positions, device=self.device).triu(1) * MASKED
+        scores = rc.Add(raw_scores, rc.Array(later, "causal_mask"), name=f"{name}.scores")
+        pattern = rc.softmax(scores, name=f"{name}.pattern")
+        z = einsum("hqk,hkc->hqc", pattern, v, name=f"{name}.z")
+        write = einsum("htc,hdc->td", z, self._weight(f"{name}.w.o"), name=f"{name}.write")
+        after = rc.Add(read, write, self._weight(f"{name}.w.o_bias"), name=f"{name}.out")
+        return AttentionLayer(z, pattern, after)
+
+    def _all_heads(self, normed: rc.Circuit, name: str, via: Via, n_positions: int) -> rc.Circuit:
+        without_bias = einsum("td,hcd->htc", normed, self._weight(f"{name}.w.{via}"), name=f"{name}.{via}.without_bias")
+        bias = einsum(
+            "hc,t->htc", self._weight(f"{name}.w.{via}_bias"), self._ones(n_positions), name=f"{name}.{via}.bias"
+        )
+        return rc.Add(without_bias, bias, name=f"{name}.{via}")
+
+    def _stream(self, stream: str, n_positions: int) -> rc.Circuit:
+        return rc.Symbol.new_with_random_uuid((n_positions, self.architecture.d_model), stream)

@@ -1,0 +1,90 @@
+"""The path-patching engine in plain PyTorch, for machines without rust_circuit and for GPUs.
+
+`torch_forward` computes the activations of both data sets, `torch_patching` what path sets change in them; here the
+senders of a sweep are stacked and streams become answer probabilities. S senders, B sentence pairs of a batch, T
+positions, D width, A answers.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Literal
+
+import torch
+
+from path_patching.direct_effects import Change
+from path_patching.engine import BYTES, Data, Engine, Sentences, other
+from path_patching.gpt2.model import Model
+from path_patching.paths import INPUTS, Node, PathSet, Via
+from path_patching.progress import progress
+from path_patching.torch_engine.forward import Activations, Transformer
+from path_patching.torch_engine.patching import Patching
+
+
+class TorchEngine(Engine):
+    """Evaluates path sets with PyTorch alone, on a CPU or a GPU."""
+
+    name = "torch"
+
+    def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
+        super().__init__(model, sentences, device, memory_gb)
+        self._transformer = Transformer(model, device)
+
+    def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Activations:
+        return Activations(self._transformer, clean, corrupted)
+
+    def _evaluate(self, batch: Activations, paths: PathSet | None, inside: Data) -> torch.Tensor:
+        if paths is None:
+            return self._answer(batch.stream(Node.logits(self.sentences.end), self.sentences.end, other(inside)))
+        return self._answer(Patching(batch, inside).end_stream(paths))
+
+    def _change(self, batch: Activations, sender: Node) -> Change:
+        return Change(Patching(batch, "corrupted").sent_coefficients(sender), self._transformer.directions(sender))
+
+    def _evaluate_sweep(
+        self, batch: Activations, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
+    ) -> torch.Tensor:
+        answers: dict[Node, torch.Tensor] = {}
+        stacks = list(_stacks(receivers, senders, via, self._stacked_at_once(receivers, len(batch))))
+        for stack in progress(stacks, f"patching {len(senders)} nodes"):
+            answers |= zip(stack, self._evaluate_stack(batch, receivers, stack, via), strict=True)
+        return torch.stack([answers[sender] for sender in senders])
+
+    def _evaluate_stack(
+        self, batch: Activations, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
+    ) -> torch.Tensor:
+        """A sweep whose senders all take the same steps, in one walk with their changes stacked: (S, B, A)."""
+        patching = Patching(batch, "corrupted")
+        patching.give(senders[0], torch.stack([patching.sent(sender) for sender in senders]))
+        return self._answer(patching.end_stream(receivers.extend(senders[:1], via)))
+
+    def _stacked_at_once(self, receivers: PathSet, n_pairs: int) -> int:
+        """How many senders' changes may be stacked: each node keeps one, an MLP's neurons need twelve for a while."""
+        bytes_each = BYTES * n_pairs * self.model.architecture.d_model * (len(receivers.nodes()) + 12)
+        return max(1, int(self.memory_gb * 1e9 / 4 / bytes_each))
+
+    def _answer(self, stream: torch.Tensor) -> torch.Tensor:
+        """Answer probabilities (..., A) of the streams (..., D) that the logits read."""
+        return self._unembedding.probabilities(self._transformer.normalized("final", stream))
+
+    def _writes(self, batch: Activations, nodes: Sequence[Node], data: Data) -> torch.Tensor:
+        return torch.stack([batch.write(node, data) for node in nodes])
+
+    def _residual(self, batch: Activations, reader: Node, data: Data) -> torch.Tensor:
+        return batch.stream(reader, reader.position, data)
+
+    def _attention(self, batch: Activations, heads: Sequence[tuple[int, int]], data: Data) -> torch.Tensor:
+        return torch.stack([batch.pattern(layer, head, data) for layer, head in heads])
+
+
+def _stacks(receivers: PathSet, senders: list[Node], via: Via | Literal["all"], size: int) -> Iterator[list[Node]]:
+    """Senders that extend `receivers` in the same places, so that one tree serves them all, up to `size` at a time."""
+    steps = {(end, way) for end in receivers.ends() for way in INPUTS[end.kind] if via in ("all", way)}
+    alike: dict[Hashable, list[Node]] = defaultdict(list)
+    for sender in senders:
+        taken = frozenset((end, way) for end, way in steps if sender.reaches(end, way))
+        alike[sender.position, taken].append(sender)
+    for group in alike.values():
+        for first in range(0, len(group), size):
+            yield group[first : first + size]

@@ -1,0 +1,143 @@
+"""GPT-2 in plain PyTorch: the parts that path patching recomputes, and one forward pass that keeps what it needs.
+
+The forward pass runs over the distinct prefixes (P) of sentences (B); positions: T; width: D.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from path_patching.engine import Data
+from path_patching.gpt2.model import LAYER_NORM_EPSILON, Model
+from path_patching.paths import Node, Via
+from path_patching.prefixes import Prefixes, distinct_prefixes
+
+SENTENCES_AT_ONCE = 256  # in attention, where every sentence has its own copies of queries, keys and values
+
+
+class Transformer:
+    """A model's tensors on a device, and what its parts compute from a residual stream `x` (..., D)."""
+
+    def __init__(self, model: Model, device: str) -> None:
+        self.architecture, self.device = model.architecture, device
+        self.tensors = {name.removesuffix("_arr"): tensor.to(device) for name, tensor in model.tensors.items()}
+        self.approximate = "tanh" if model.architecture.activation == "gelu_new" else "none"
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.tensors[name]
+
+    def normalized(self, reader: str, x: torch.Tensor) -> torch.Tensor:
+        """The LayerNorm of `a3`, `m3` or `final`."""
+        scale, bias = self[f"{reader}.ln.w.scale"], self[f"{reader}.ln.w.bias"]
+        return functional.layer_norm(x, scale.shape, scale, bias, LAYER_NORM_EPSILON)
+
+    def head_input(self, layer: int, head: int, via: Via, x: torch.Tensor) -> torch.Tensor:
+        """Query, key or value of one head, (..., d_head)."""
+        weight, bias = self[f"a{layer}.w.{via}"][head], self[f"a{layer}.w.{via}_bias"][head]
+        return functional.linear(self.normalized(f"a{layer}", x), weight, bias)
+
+    def neurons(self, layer: int, x: torch.Tensor) -> torch.Tensor:
+        """Activations of an MLP's neurons, (..., d_mlp)."""
+        before = functional.linear(
+            self.normalized(f"m{layer}", x), self[f"m{layer}.w.proj_in"], self[f"m{layer}.w.in_bias"]
+        )
+        return functional.gelu(before, approximate=self.approximate)
+
+    def mlp_write(self, layer: int, neurons: torch.Tensor) -> torch.Tensor:
+        """What an MLP writes, (..., D), given its neurons' activations."""
+        return functional.linear(neurons, self[f"m{layer}.w.proj_out"], self[f"m{layer}.w.out_bias"])
+
+    def directions(self, node: Node) -> torch.Tensor:
+        """The output directions (r, D) of a head, r = d_head, or of a neuron, r = 1."""
+        if node.kind == "head":
+            return self[f"a{node.layer}.w.o"][node.index].T
+        return self[f"m{node.layer}.w.proj_out"][:, node.index][None]
+
+    def attention_pattern(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Causal attention of T queries to T keys: (..., T, d_head) each to (..., T, T)."""
+        ahead = torch.ones(queries.shape[-2], keys.shape[-2], dtype=torch.bool, device=queries.device).triu(1)
+        scores = queries @ keys.mT / self.architecture.d_head**0.5
+        return scores.masked_fill(ahead, -torch.inf).softmax(-1)
+
+    def z(self, layer: int, x: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
+        """Each head's attention-weighted values, from the streams (P, D): (P, heads, d_head)."""
+        normalized = self.normalized(f"a{layer}", x)
+        inputs = [
+            functional.linear(
+                normalized, self[f"a{layer}.w.{via}"].flatten(0, 1), self[f"a{layer}.w.{via}_bias"].flatten()
+            )
+            for via in "qkv"
+        ]
+        heads = (self.architecture.n_heads, self.architecture.d_head)
+        z = []
+        for rows in prefixes.of_sentence.split(SENTENCES_AT_ONCE):
+            q, k, v = (each[rows].unflatten(-1, heads).transpose(1, 2) for each in inputs)  # (B, heads, T, d_head)
+            z.append((self.attention_pattern(q, k) @ v).transpose(1, 2).flatten(0, 1))  # (B * T, heads, d_head)
+        return torch.cat(z)[prefixes.example]
+
+    def run(self, prefixes: Prefixes) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """A forward pass: the streams that each half-layer reads, and the heads' attention-weighted values z.
+
+        2 layers + 1 streams (P, D): layer 0's heads read the first, its MLP the second, the logits the last.
+        Of z, one tensor a layer, (P, heads, d_head).
+        """
+        streams = [self["t.w.tok_embeds"][prefixes.tokens] + self["t.w.pos_embeds"][prefixes.positions]]
+        z = []
+        for layer in range(self.architecture.n_layers):
+            z.append(self.z(layer, streams[-1], prefixes))
+            to_stream = self[f"a{layer}.w.o"].transpose(1, 2).flatten(0, 1)  # (heads * d_head, D)
+            written = torch.addmm(self[f"a{layer}.w.o_bias"], z[-1].flatten(1), to_stream)
+            streams.append(streams[-1] + written)
+            streams.append(streams[-1] + self.mlp_write(layer, self.neurons(layer, streams[-1])))
+        return streams, z
+
+
+class Activations:
+    """What the nodes read and write on a batch of N clean sentences and their N corrupted twins, tokens (N, T)."""
+
+    def __init__(self, transformer: Transformer, clean: torch.Tensor, corrupted: torch.Tensor) -> None:
+        sentences, which = torch.cat([clean, corrupted]).unique(dim=0, return_inverse=True)
+        prefixes = Prefixes(*(each.to(transformer.device) for each in distinct_prefixes(sentences)))
+        of_clean, of_corrupted = prefixes.of_sentence[which.to(transformer.device)].split(len(clean))  # (N, T)
+        self._prefix: dict[Data, torch.Tensor] = {"clean": of_clean, "corrupted": of_corrupted}
+        self._streams, self._z = transformer.run(prefixes)
+        self._neurons: dict[tuple[int, int, Data], torch.Tensor] = {}
+        self.transformer = transformer
+
+    def __len__(self) -> int:
+        return len(self._prefix["clean"])
+
+    def stream(self, reader: Node, position: int | slice, data: Data) -> torch.Tensor:
+        """The residual stream that `reader` finds at a position, (N, D), or at several, (N, positions, D)."""
+        depth = min(reader.depth, len(self._streams)) - 1
+        return self._streams[depth][self._prefix[data][:, position]]
+
+    def coefficients(self, node: Node, data: Data) -> torch.Tensor:
+        """How far a head or a neuron writes along each of its `directions`, (N, r)."""
+        if node.kind == "head":
+            return self._z[node.layer][self._prefix[data][:, node.position], node.index]
+        return self.neurons(node, data)[:, node.index, None]
+
+    def neurons(self, node: Node, data: Data) -> torch.Tensor:
+        """Activations of all neurons of the MLP that `node` is or belongs to, (N, d_mlp)."""
+        key = node.layer, node.position, data
+        if key not in self._neurons:
+            mlp = Node.mlp(node.layer, node.position)
+            self._neurons[key] = self.transformer.neurons(node.layer, self.stream(mlp, node.position, data))
+        return self._neurons[key]
+
+    def write(self, node: Node, data: Data) -> torch.Tensor:
+        """What a node writes at its position, (N, D)."""
+        prefix = self._prefix[data][:, node.position]
+        if node.kind == "embeds":
+            return self._streams[0][prefix]
+        if node.kind == "mlp":
+            return self._streams[node.depth][prefix] - self._streams[node.depth - 1][prefix]
+        return self.coefficients(node, data) @ self.transformer.directions(node)
+
+    def pattern(self, layer: int, head: int, data: Data) -> torch.Tensor:
+        """Attention of a head, (N, queries, keys)."""
+        streams = self.stream(Node.head(layer, head, 0), slice(None), data)
+        queries, keys = (self.transformer.head_input(layer, head, via, streams) for via in "qk")
+        return self.transformer.attention_pattern(queries, keys)

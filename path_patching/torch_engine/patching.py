@@ -1,0 +1,132 @@
+"""The method in plain PyTorch: what a path set changes, as differences to cached activations of both data sets.
+
+The change that a path set makes to what its node writes follows from the changes that its branches make to what the
+node reads. That is a recursion over the tree, remembered by sub-tree, since equal sub-trees make equal changes. A sweep
+is the same recursion with the changes of S senders stacked on a leading axis: shapes are (..., N, D) for N sentences
+and width D, where `...` is nothing or S.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+
+from path_patching.engine import Data, other
+from path_patching.paths import Node, PathSet, Via
+from path_patching.torch_engine.forward import Activations
+
+
+class Patching:
+    """What path sets change in a batch of sentences on the data other than `inside`."""
+
+    def __init__(self, activations: Activations, inside: Data) -> None:
+        self.activations = activations
+        self.transformer = activations.transformer
+        self.inside: Data = inside
+        self.outside: Data = other(inside)
+        self._known: dict[tuple[PathSet, tuple[int, ...]], torch.Tensor] = {}
+
+    def give(self, sender: Node, change: torch.Tensor) -> None:
+        """Let `sender` write `change` more, (..., N, D), wherever a path ends at it."""
+        self._known[PathSet.at(sender), ()] = change
+
+    def end_stream(self, paths: PathSet) -> torch.Tensor:
+        """The residual stream that the logits read, (..., N, D)."""
+        logits = paths.node
+        if paths.ends_here:
+            return self.activations.stream(logits, logits.position, self.inside)
+        return self._patched_stream(paths)
+
+    def sent(self, sender: Node) -> torch.Tensor:
+        """Change of a node's write if all of the node is inside, (N, D)."""
+        if sender.kind in ("head", "neuron"):
+            return self.sent_coefficients(sender) @ self.transformer.directions(sender)
+        return self.activations.write(sender, self.inside) - self.activations.write(sender, self.outside)
+
+    def sent_coefficients(self, sender: Node) -> torch.Tensor:
+        """The same along the `directions` of a head or a neuron, (N, r)."""
+        return self.activations.coefficients(sender, self.inside) - self.activations.coefficients(sender, self.outside)
+
+    def _written(self, paths: PathSet, neurons: tuple[int, ...] = ()) -> torch.Tensor:
+        """Change of what `paths.node` writes. These `neurons` of an MLP are inside, whatever the MLP reads."""
+        if (paths, neurons) not in self._known:
+            self._known[paths, neurons] = self._computed(paths, neurons)
+        return self._known[paths, neurons]
+
+    def _computed(self, paths: PathSet, neurons: tuple[int, ...]) -> torch.Tensor:
+        if paths.ends_here:
+            return self.sent(paths.node)
+        return self._written_by_head(paths) if paths.node.kind == "head" else self._written_by_mlp(paths, neurons)
+
+    def _written_by_mlp(self, paths: PathSet, neurons: tuple[int, ...]) -> torch.Tensor:
+        """Change of an MLP's write when what it reads changes."""
+        mlp = paths.node
+        activations = self.transformer.neurons(mlp.layer, self._patched_stream(paths))
+        if neurons:
+            activations[..., neurons] = self.activations.neurons(mlp, self.inside)[:, neurons]
+        return self.transformer.mlp_write(mlp.layer, activations) - self.activations.write(mlp, self.outside)
+
+    def _written_by_head(self, paths: PathSet) -> torch.Tensor:
+        """Change of a head's write when some of its queries, keys and values change."""
+        head = paths.node
+        streams = self.activations.stream(head, slice(head.position + 1), self.outside)  # (N, keys, D)
+
+        def projected(via: Via, x: torch.Tensor) -> torch.Tensor:
+            return self.transformer.head_input(head.layer, head.index, via, x)
+
+        def patched(via: Via) -> dict[int, torch.Tensor]:  # at each position that changes, (..., N, d_head)
+            return {at: projected(via, streams[:, at] + change) for at, change in self._read(paths, via).items()}
+
+        old_query = projected("q", streams[:, -1])  # (N, d_head)
+        keys, values = projected("k", streams), projected("v", streams)  # (N, keys, d_head)
+        query = patched("q").get(head.position, old_query)
+        old_pattern = self._scores(old_query, keys, {}).softmax(-1)  # (N, keys)
+        pattern = self._scores(query, keys, patched("k")).softmax(-1)  # (..., N, keys)
+        change = torch.einsum("...nk,nkc->...nc", pattern - old_pattern, values)
+        for at, value in patched("v").items():
+            change = change + pattern[..., at, None] * (value - values[:, at])
+        return change @ self.transformer.directions(head)
+
+    def _scores(self, query: torch.Tensor, keys: torch.Tensor, patched: dict[int, torch.Tensor]) -> torch.Tensor:
+        """Attention scores (..., N, keys) of a query (..., N, d_head) on keys (N, keys, d_head), some of them patched.
+
+        A patched key (..., N, d_head) may have a sweep's axis that the query has not.
+        """
+        scores = torch.einsum("...nc,nkc->...nk", query, keys)
+        for at, key in patched.items():
+            column = (query * key).sum(-1)
+            scores = scores.expand(*column.shape, -1).clone()
+            scores[..., at] = column
+        return scores / query.shape[-1] ** 0.5
+
+    def _patched_stream(self, paths: PathSet) -> torch.Tensor:
+        """The residual stream that an MLP or the logits read."""
+        reader, at = paths.node, paths.node.position
+        return self.activations.stream(reader, at, self.outside) + self._read(paths, "in")[at]
+
+    def _read(self, paths: PathSet, via: Via) -> dict[int, torch.Tensor]:
+        """Change of what `paths.node` reads through `via`, at each position where there is one."""
+        senders = defaultdict(list)
+        for branch in paths.branches:
+            if branch.via == via:
+                senders[branch.paths.node.position].append(branch.paths)
+        return {position: self._sum(paths.node, position, below) for position, below in senders.items()}
+
+    def _sum(self, reader: Node, position: int, senders: list[PathSet]) -> torch.Tensor:
+        """Sum of what the senders change at a position of the stream that `reader` finds."""
+        if any(paths.node.kind == "residual" for paths in senders):  # all that is there: the others add nothing
+            stream = self.activations.stream
+            return stream(reader, position, self.inside) - stream(reader, position, self.outside)
+        neurons: dict[int, tuple[int, ...]] = defaultdict(tuple)  # of each layer
+        for node in (paths.node for paths in senders if paths.node.kind == "neuron"):
+            neurons[node.layer] += (node.index,)
+        mlp_layers = {paths.node.layer for paths in senders if paths.node.kind == "mlp"}
+        total = 0.0
+        for paths in senders:
+            node = paths.node
+            if node.kind == "mlp":
+                total = total + self._written(paths, neurons[node.layer])
+            elif node.kind != "neuron" or node.layer not in mlp_layers:  # else it is patched within its MLP
+                total = total + self._written(paths)
+        return total

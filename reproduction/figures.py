@@ -1,0 +1,455 @@
+"""Every kind of plot in one look, and how a figure becomes files.
+
+`facets` draws heatmaps side by side and `heatmap` one of them; `probability_heatmap`, `sweeps` and `head_tiles` are
+heatmaps that recur in the paper; `lines` draws curves. Values are tensors or arrays; what is not a finite number is
+left grey. `figure_files` gives interactive HTML that needs no network (plotly.js lies once beside the figures), and PDF
+and PNG where kaleido 0.2.1 is installed.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import count, cycle
+from pathlib import Path
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io
+import torch
+from plotly import colors
+from plotly.subplots import make_subplots
+
+from color_utils import BLUES, MISSING, ColourScale, diverging, sequential
+
+Values = torch.Tensor | np.ndarray
+Colours = Callable[[np.ndarray], ColourScale]  # chooses the range from the values that will be drawn
+
+CURVES = (BLUES[7], "rgb(178,24,43)", "rgb(77,77,77)", "rgb(230,145,56)", "rgb(106,81,163)", "rgb(35,139,69)")
+SHADES = tuple(colors.sequential.Viridis[:-1])  # of dots, which the last yellow would hide on white
+# Lengths in pixels.
+MARGIN = {"l": 75, "r": 115, "t": 72, "b": 65}  # above the title there is room for the page's buttons
+PANEL_TITLE = 28  # above each panel
+SUBTITLE = 28
+BAR_GAP, BAR_WIDTH = 10, 15
+LABEL_PLACES = {"top center": (0, 10), "middle right": (12, 0), "bottom center": (0, -10), "middle left": (-12, 0)}
+PLOTLY_JS = "plotly.min.js"
+PLOTLY_DATA = "plotly"  # folder of what `plotly.io.read_json` reads
+PNG_SCALE = 2
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a heatmap or curve: its title, the coordinate of each cell, and the labels of some or all cells."""
+
+    title: str
+    values: Sequence[int]
+    ticks: Mapping[int, str]
+
+    def layout(self) -> dict[str, object]:
+        """The axis for plotly. Cells without a label show two digits when the pointer is on them: years."""
+        labels = {"tickvals": list(self.ticks), "ticktext": [html.escape(label) for label in self.ticks.values()]}
+        return {"tickmode": "array", "hoverformat": "02d", "showgrid": False, "zeroline": False} | labels
+
+
+def years(title: str, first: int, last: int) -> Axis:
+    """An axis of two-digit years, labelled at its ends and at every ten."""
+    labelled = [first, *(year for year in range(first + 1, last) if year % 10 == 0), last]
+    return Axis(title, range(first, last + 1), {year: f"{year:02d}" for year in labelled})
+
+
+def named(title: str, names: Sequence[object]) -> Axis:
+    """An axis of things with a name each: layers, heads, positions (whose names may repeat)."""
+    return Axis(title, range(len(names)), {index: str(name) for index, name in enumerate(names)})
+
+
+PREDICTED_YEAR = years("predicted year", 0, 99)
+YY = years("YY", 2, 98)
+
+# One cell in 500 may lie beyond the bar: after 98 all probability is on 99, which would leave the other rows pale.
+probability: Colours = partial(sequential, title="probability", share=0.998)
+attention: Colours = partial(sequential, title="attention")
+logit: Colours = partial(diverging, title="logit")
+relative_logit: Colours = partial(diverging, title="logit minus year 00's logit")
+change: Colours = partial(diverging, title="change in probability difference (percentage points)")
+
+
+def titled(what: str, record: Mapping[str, object]) -> str:
+    """A figure's title: what it shows and, from the artifacts' record, the model that was run and how."""
+    name = html.escape(record["model"]["name"])
+    model = name if record["model"]["is_gpt2_small"] else f"{name} (not GPT-2 small)"
+    return f"{what}, {model}, as published" if record["settings"]["as_published"] else f"{what}, {model}"
+
+
+def probability_heatmap(probs: Values, title: str, subtitle: str = "", like: Values | None = None) -> go.Figure:
+    """Collated year probabilities (97, 100): YY 02 … 98 downwards, predicted year 00 … 99 to the right.
+
+    `like` gives the probabilities of another heatmap, whose colours this one takes over so that they compare.
+    """
+    colours = probability if like is None else lambda _: probability(_finite(like))
+    return heatmap(probs, title, PREDICTED_YEAR, YY, colours, subtitle)
+
+
+def sweeps(panels: Mapping[str, Values], title: str, subtitle: str = "", one_range: bool = True) -> go.Figure:
+    """Sweeps of path patching: a panel each, (layers, heads + 1) with the MLP last, in probability; drawn in points.
+
+    Panels stand two in a row, or three if that leaves no hole or there are many.
+    """
+    n_layers, n_columns = next(iter(panels.values())).shape
+    x, y = named("head", [*range(n_columns - 1), "MLP"]), named("layer", range(n_layers))
+    size = (max(360, 24 * n_columns), max(320, 18 * n_layers))
+    columns = 3 if len(panels) % 3 == 0 or len(panels) > 4 else 2
+    in_points = {name: 100 * values for name, values in panels.items()}
+    return facets(in_points, title, x, y, change, subtitle, columns, one_range, size)
+
+
+def heatmap(
+    values: Values,
+    title: str,
+    x: Axis,
+    y: Axis,
+    colours: Colours,
+    subtitle: str = "",
+    size: tuple[int, int] = (480, 400),
+) -> go.Figure:
+    """One heatmap of `values` (len(y), len(x)), the first row at the top. `size` is that of the plot in pixels."""
+    return facets({"": values}, title, x, y, colours, subtitle, size=size)
+
+
+def facets(
+    panels: Mapping[str, Values],
+    title: str,
+    x: Axis,
+    y: Axis,
+    colours: Colours,
+    subtitle: str = "",
+    columns: int = 2,
+    one_range: bool = True,
+    size: tuple[int, int] = (360, 300),
+) -> go.Figure:
+    """Heatmaps in rows of `columns`, each titled by its key in `panels` and (len(y), len(x)), first row at the top.
+
+    They share one colour range and bar, or with `one_range=False` have one each. `size` is a panel's, in pixels.
+    Raises `ValueError` for values that do not fit the axes.
+    """
+    arrays = [_fitting(values, x, y) for values in panels.values()]
+    columns = min(columns, len(arrays))
+    ranges = [np.stack(arrays)] if one_range else arrays
+    scales = [colours(values) for values in ranges]
+    slant = {"tickangle": -45 if max(map(len, x.ticks.values())) > 3 else 0}
+    figure = _panels(list(panels), columns, size, gap=30 if one_range else MARGIN["r"])
+    for index, array in enumerate(arrays):
+        scale = 0 if one_range else index
+        at = {"row": index // columns + 1, "col": index % columns + 1}
+        figure.add_trace(_cells(array, x, y, scales[scale].title, _numbered("coloraxis", scale)), **at)
+        figure.update_xaxes(x.layout() | slant | _outer(x, index + columns >= len(arrays)), **at)
+        figure.update_yaxes(y.layout() | _outer(y, index % columns == 0) | {"autorange": "reversed"}, **at)
+    for index, (values, scale) in enumerate(zip(ranges, scales, strict=True)):
+        labels = _bar_labels(scale, exceeded=bool((values > scale.high).any()))
+        _add_colour_bar(figure, index, scale, labels, _area(figure, None if one_range else index))
+    figure.update_xaxes(matches="x").update_yaxes(matches="y").update_layout(plot_bgcolor=MISSING)
+    return dressed(figure, title, subtitle)
+
+
+def head_tiles(patterns: Values, positions: Sequence[str], title: str, subtitle: str = "") -> go.Figure:
+    """A small attention pattern for every head: `patterns` is (layers, heads, T, T), query before key.
+
+    One large heatmap with grey gaps, because hundreds of plots in one page are slow. The pointer names each cell.
+    """
+    n_layers, n_heads, n_positions, _ = patterns.shape
+    tiled = np.pad(_finite(patterns), ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=np.nan)
+    grid = tiled.transpose(0, 2, 1, 3).reshape(n_layers * (n_positions + 1), -1)[:-1, :-1]  # (L·(T+1)−1, H·(T+1)−1)
+    x, y = _tile_axis("head", n_heads, n_positions), _tile_axis("layer", n_layers, n_positions)
+    pixels = max(4, 840 // len(x.values))
+    size = (pixels * len(x.values), pixels * len(y.values))
+    text = [[_tile_cell(positions, row, column) for column in x.values] for row in y.values]
+    figure = heatmap(grid, title, x, y, attention, subtitle, size)
+    return figure.update_traces(text=text, hovertemplate="%{text}<br>attention %{z:.3f}<extra></extra>")
+
+
+def lines(
+    curves: Mapping[str, Values],
+    title: str,
+    x: Axis,
+    y_title: str,
+    subtitle: str = "",
+    mark: tuple[int, str] | None = None,
+) -> go.Figure:
+    """Curves of (len(x),) each over one axis that starts at zero, named by their keys; `mark` is an x and its label."""
+    figure = _panels([""], 1, size=(560, 320), gap=0).update_layout(margin_r=30)
+    for (name, values), colour in zip(curves.items(), cycle(CURVES)):
+        figure.add_scatter(x=list(x.values), y=_finite(values), name=name, mode="lines", line_color=colour)
+    figure.update_xaxes(x.layout() | {"title_text": x.title, "range": [x.values[0] - 1, x.values[-1] + 1]})
+    figure.update_yaxes(title_text=y_title, rangemode="tozero", exponentformat="power")
+    figure.update_layout(showlegend=len(curves) > 1)
+    if mark is not None:
+        figure.add_vline(
+            mark[0], line_dash="dash", line_width=1, annotation_text=mark[1], annotation_position="top left"
+        )
+    return dressed(figure, title, subtitle)
+
+
+def scatter(
+    panels: Mapping[str, Mapping[str, Values]],
+    title: str,
+    x_title: str,
+    y: str | Axis,
+    subtitle: str = "",
+    of: Axis | None = None,
+    size: tuple[int, int] = (500, 450),
+) -> go.Figure:
+    """Dots (n, 2), x and y, in panels of one or more groups, all named by their keys; none where one is not finite.
+
+    With `of`, the dots of a group are the values of an axis: coloured by them, and labelled where there is room.
+    `y` is a title, for panels with ranges of their own, or an axis of rows that all panels share, as they then do x.
+    """
+    columns, rows_shared = min(2, len(panels)), isinstance(y, Axis)
+    figure = _panels(list(panels), columns, size, gap=30 if rows_shared else 60, labelled=True)
+    for index, groups in enumerate(panels.values()):
+        at = {"row": index // columns + 1, "col": index % columns + 1}
+        for group, (name, values) in enumerate(groups.items()):
+            dots = _finite(values)
+            look = _plain_dots(group) if of is None else _labelled_dots(of, _label_places(dots, size))
+            look |= {"name": name, "legendgroup": name, "showlegend": len(groups) > 1 and index == 0}
+            figure.add_scatter(x=dots[:, 0], y=dots[:, 1], **look, **at)
+        outer = index % columns == 0
+        figure.update_xaxes(title_text=x_title if index + columns >= len(panels) else "", **at)
+        figure.update_yaxes(y.layout() | _outer(y, outer) if rows_shared else {"title_text": y if outer else ""}, **at)
+    if rows_shared:
+        figure.update_yaxes(range=[len(y.values) - 0.5, -0.5]).update_xaxes(matches="x")
+    if of is not None:
+        scale = ColourScale(of.title, SHADES, of.values[0], of.values[-1])
+        _add_colour_bar(figure, 0, scale, dict(of.ticks), _area(figure, None))
+    return dressed(figure, title, subtitle)
+
+
+def dressed(figure: go.Figure, title: str, subtitle: str) -> go.Figure:
+    """The figure with its title, room for a subtitle, and the look that all have in common."""
+    room = SUBTITLE if subtitle else 0
+    figure.update_layout(height=figure.layout.height + room, margin_t=figure.layout.margin.t + room)
+    # A letter is about half as wide as it is high: a long title is set smaller rather than cut.
+    fitting = 1.9 * figure.layout.width
+    text = {"text": title, "font": {"size": min(17, fitting / len(title))}}
+    below = {"text": subtitle, "font": {"size": min(13, fitting / max(1, len(subtitle)))}}
+    place = {"x": 0.5, "xanchor": "center", "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 32}}
+    return figure.update_layout(title=text | place | {"subtitle": below}, template="simple_white")
+
+
+def figure_files(figure: go.Figure, name: str) -> dict[str, bytes]:
+    """A figure's files by name: interactive HTML, its data for plotly and, if they can be rendered, PDF and PNG.
+
+    `name` may begin with subfolders ("appendix/m11-ipp"); plotly's JavaScript lies in the folder above them.
+    """
+    script = "../" * (len(Path(name).parts) - 1) + PLOTLY_JS
+    page = figure.to_html(include_plotlyjs=script, div_id=Path(name).name)
+    files = {f"{name}.html": page.encode(), f"{PLOTLY_DATA}/{name}.json": figure.to_json().encode()}
+    if static_renderer_starts():
+        files |= {f"{name}.{kind}": render(figure, kind) for kind in ("pdf", "png")}
+    return files
+
+
+@cache
+def static_renderer_starts() -> bool:
+    """Whether PDF and PNG can be rendered here; says so once, in one line, if not."""
+    # The default is a script on a CDN, which a machine without a network would wait for, and no figure needs.
+    plotly.io.defaults.mathjax = None
+    try:
+        render(go.Figure(), "png")
+    except Exception:
+        # What is raised depends on what is missing: the package, its binary, a shared library, a browser.
+        print("only HTML is written: PDF and PNG need pip install kaleido==0.2.1 (those there may be of earlier runs)")
+        return False
+    return True
+
+
+def render(figure: go.Figure, kind: str) -> bytes:
+    """The figure as "pdf" or "png" bytes."""
+    with warnings.catch_warnings():
+        # plotly 6 says of every figure that kaleido 0 is deprecated; 1 would need a browser on the machine.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        if kind != "pdf":
+            return figure.to_image(format=kind, scale=PNG_SCALE)
+        # At many sizes kaleido rounds the page too small and an empty one follows; at multiples of 4 pixels, at few.
+        width, height = (math.ceil(side / 4) * 4 for side in (figure.layout.width, figure.layout.height))
+        for more in range(0, 40, 4):
+            pdf = figure.to_image(format=kind, width=width, height=height + more)
+            if n_pages(pdf) == 1:
+                break
+        return pdf
+
+
+def n_pages(pdf: bytes) -> int:
+    """The number of pages of a PDF whose page objects are not compressed, like Chromium's."""
+    return len(re.findall(rb"/Type\s*/Page\b", pdf))
+
+
+def _finite(values: Values) -> np.ndarray:
+    array = torch.as_tensor(values).detach().cpu().double().numpy()
+    return np.where(np.isfinite(array), array, np.nan)
+
+
+def _fitting(values: Values, x: Axis, y: Axis) -> np.ndarray:
+    array = _finite(values)
+    if array.shape != (len(y.values), len(x.values)):
+        raise ValueError(f"values {array.shape} do not fit axes {y.title} × {x.title}: {len(y.values), len(x.values)}")
+    return array
+
+
+def _panels(titles: Sequence[str], columns: int, size: tuple[int, int], gap: int, labelled: bool = False) -> go.Figure:
+    """An empty figure of panels of `size` pixels, `gap` pixels apart, as large as they and the margins need.
+
+    Panels that are `labelled` have room below for the labels of their own ticks.
+    """
+    rows, between = math.ceil(len(titles) / columns), PANEL_TITLE + (37 if labelled else 17)
+    width, height = columns * size[0] + (columns - 1) * gap, rows * size[1] + (rows - 1) * between
+    figure = make_subplots(
+        rows, columns, subplot_titles=titles, horizontal_spacing=gap / width, vertical_spacing=between / height
+    )
+    # Set now: what make_subplots has written are the panels' titles, the only annotations so far.
+    figure.update_annotations(font_size=14)
+    margin = MARGIN | {"t": MARGIN["t"] + (PANEL_TITLE if any(titles) else 0)}
+    return figure.update_layout(
+        width=width + margin["l"] + margin["r"], height=height + margin["t"] + margin["b"], margin=margin
+    )
+
+
+def _cells(array: np.ndarray, x: Axis, y: Axis, meaning: str, coloraxis: str) -> go.Heatmap:
+    hover = f"{y.title} %{{y}}<br>{x.title} %{{x}}<br>{meaning} %{{z:.4g}}<extra></extra>"
+    return go.Heatmap(z=array, x=list(x.values), y=list(y.values), coloraxis=coloraxis, hovertemplate=hover)
+
+
+def _plain_dots(group: int) -> dict[str, object]:
+    """How the dots of a group look: those of the first are discs, those of others rings that show around them."""
+    shape = {"symbol": "circle", "size": 7} if group == 0 else {"symbol": "circle-open", "size": 11}
+    return {"mode": "markers", "marker": shape | {"color": CURVES[group]}}
+
+
+def _labelled_dots(of: Axis, places: Sequence[str | None]) -> dict[str, object]:
+    """How dots look that stand for the values of an axis; a place says on which side of its dot a label is."""
+    values = list(of.values)
+    text = [f"{value:02d}" if place else "" for value, place in zip(values, places, strict=True)]
+    hover = f"{of.title} %{{marker.color:02d}}<br>%{{x:.4g}}, %{{y:.4g}}<extra></extra>"
+    marker = {"color": values, "coloraxis": "coloraxis", "size": 6}
+    labels = {"text": text, "textposition": [place or "top center" for place in places], "textfont_size": 10}
+    return {"mode": "markers+text", "marker": marker, "hovertemplate": hover} | labels
+
+
+def _label_places(dots: np.ndarray, size: tuple[int, int]) -> list[str | None]:
+    """On which side of each of the dots (n, 2) in a panel of `size` pixels a label covers no other dot or label."""
+    low, high = dots.min(0), dots.max(0)
+    pixels = 0.9 * (dots - low) / np.where(high > low, high - low, 1) * size  # the rest of the panel is its margin
+    centres, places = np.empty((0, 2)), []
+    for dot in pixels:
+        free = (
+            (place, dot + offset)
+            for place, offset in LABEL_PLACES.items()
+            if _apart(pixels, dot + offset, (10, 8)) and _apart(centres, dot + offset, (14, 11))
+        )
+        place, centre = next(free, (None, None))
+        places.append(place)
+        centres = centres if centre is None else np.vstack([centres, centre])
+    return places
+
+
+def _apart(taken: np.ndarray, centre: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether every one of the `taken` (n, 2) is at least as far from `centre` as `size` in one direction."""
+    return bool((np.abs(taken - centre) >= size).any(1).all())
+
+
+def _numbered(name: str, index: int) -> str:
+    """Plotly's name of the `index`-th layout element of a kind: coloraxis, coloraxis2, coloraxis3, …"""
+    return name if index == 0 else f"{name}{index + 1}"
+
+
+def _outer(axis: Axis, outer: bool) -> dict[str, object]:
+    """Title and tick labels, for a panel at the outer side of the figure."""
+    return {"showticklabels": outer, "title_text": axis.title if outer else ""}
+
+
+def _tile_axis(title: str, n_tiles: int, n_cells: int) -> Axis:
+    """The axis of a row of tiles, `n_cells` and a gap each, labelled at the middle of each tile."""
+    middles = {tile * (n_cells + 1) + n_cells // 2: str(tile) for tile in range(n_tiles)}
+    return Axis(title, range(n_tiles * (n_cells + 1) - 1), middles)
+
+
+def _tile_cell(positions: Sequence[str], row: int, column: int) -> str:
+    """What a cell of `head_tiles` stands for. The gaps have no value, so that their names are never shown."""
+    names = [*map(html.escape, positions), ""]
+    (layer, query), (head, key) = divmod(row, len(names)), divmod(column, len(names))
+    return f"a{layer}.h{head}<br>{names[query]} → {names[key]}"
+
+
+def _area(figure: go.Figure, panel: int | None) -> tuple[float, float, float]:
+    """Right edge, bottom and top of one panel, or (`None`) of all of them, as shares of the plot."""
+    if panel is None:
+        return 1.0, 0.0, 1.0
+    x, y = figure.layout[_numbered("xaxis", panel)], figure.layout[_numbered("yaxis", panel)]
+    return x.domain[1], *y.domain
+
+
+def _bar_labels(scale: ColourScale, exceeded: bool) -> dict[float, str]:
+    """Labels of a colour bar by their value; the last says if the data goes beyond it."""
+    ticks = np.linspace(scale.low, scale.high, 5).tolist()
+    labels = {tick: f"{tick:.4g}".replace("-", "−") for tick in ticks}
+    return labels | {ticks[-1]: f"≥ {labels[ticks[-1]]}"} if exceeded else labels
+
+
+def _add_colour_bar(
+    figure: go.Figure, index: int, scale: ColourScale, labels: dict[float, str], area: tuple[float, float, float]
+) -> None:
+    """Give the `index`-th coloraxis its colours, and a bar to the right of `area`, as high as that."""
+    right, bottom, top = area
+    place = {"x": right, "xpad": BAR_GAP, "y": (bottom + top) / 2, "ypad": 0, "len": top - bottom}
+    bar = {"thickness": BAR_WIDTH, "outlinewidth": 0, "ticklen": 4}
+    bar |= {"tickvals": list(labels), "ticktext": list(labels.values())}
+    ends = {"colorscale": list(scale.colours), "cmin": scale.low, "cmax": scale.high}
+    figure.layout[_numbered("coloraxis", index)] = ends | {"colorbar": bar | place}
+    # Not the bar's own title, which plotly sets at a fixed distance, over the labels where they are long.
+    beyond_labels = BAR_GAP + BAR_WIDTH + 12 + 6 * max(map(len, labels.values()))
+    figure.add_annotation(
+        text=scale.title, textangle=-90, font_size=14, showarrow=False, xref="paper", yref="paper",
+        x=right, xanchor="left", xshift=beyond_labels, y=(bottom + top) / 2, yanchor="middle",
+    )  # fmt: skip
+
+
+BARS, TICKS = 40, 10  # at most
+LEGEND = 16  # pixels of room above the plot
+
+
+def share_histogram(shares: torch.Tensor, marks: Mapping[str, float], title: str, subtitle: str) -> go.Figure:
+    """Counts of random circuits by the share (K,) of clean that each recovers, and a line at each of `marks`."""
+    axis, counts = _bars(100 * shares, [100 * mark for mark in marks.values()])
+    figure = lines({"random circuits": counts}, title, axis, "circuits", subtitle)
+    figure.update_traces(line_shape="hv", line_width=1, fill="tozeroy")
+    for (name, mark), colour, dash in zip(marks.items(), CURVES[1:], ("solid", "dot"), strict=False):
+        line = {"color": colour, "dash": dash}
+        x, y, name = [100 * mark] * 2, [0, counts.max().item()], f"{name}, {_in_percent(100 * mark)}"
+        figure.add_scatter(x=x, y=y, mode="lines", line=line, name=name)
+    room = {"height": figure.layout.height + LEGEND, "margin_t": figure.layout.margin.t + LEGEND}
+    legend = {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0.5, "xanchor": "center"}
+    return figure.update_layout(showlegend=True, legend=legend, **room)
+
+
+def _bars(percent: torch.Tensor, also: list[float]) -> tuple[Axis, torch.Tensor]:
+    """Lower edges of bars over values in percent, as an axis that reaches to `also`, and counts; its ends are empty."""
+    low, high = min(percent.min().item(), *also), max(percent.max().item(), *also)
+    width = _round_step(high - low, BARS)
+    edges = torch.arange(math.floor(low / width) - 1, math.ceil(high / width) + 2) * width
+    counts = torch.bincount(torch.bucketize(percent, edges, right=True) - 1, minlength=len(edges))
+    ticks = _round_step(high - low, TICKS)
+    labelled = {edge: _in_percent(edge) for edge in edges.tolist() if edge % ticks == 0}
+    return Axis("recovered share of the clean probability difference", edges.tolist(), labelled), counts
+
+
+def _round_step(span: float, most: int) -> int:
+    """The least of 1, 2, 5, 10, 20, … that goes into `span` at most `most` times."""
+    return next(step for power in count() for step in (10**power, 2 * 10**power, 5 * 10**power) if step * most >= span)
+
+
+def _in_percent(number: float) -> str:
+    return f"{number:.0f} %".replace("-", "−")

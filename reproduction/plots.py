@@ -1,0 +1,99 @@
+"""What a script makes that reads artifacts alone: figures and tables of one model, published with a record of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from path_patching.errors import UserError
+from path_patching.files import write_text
+from reproduction.figures import PLOTLY_JS, figure_files, titled
+from reproduction.provenance import made_by
+from reproduction.publication import (
+    Publication,
+    invocation,
+    open_publication,
+    record_path,
+    script_of,
+    sha256,
+    writing_to,
+)
+from reproduction.run import Artifacts, check_same_model, model_of
+from reproduction.settings import PlotSettings, in_interactive_window, model_folder
+
+
+@dataclass(frozen=True)
+class Plots:
+    """The figures and other files of one script, added by its cells one after the other."""
+
+    publication: Publication
+    sources: tuple[Artifacts, ...]
+    might_read: tuple[str, ...] = ()
+    titles: dict[str, str] = field(default_factory=dict)
+
+    def titled(self, what: str) -> str:
+        """A figure's title: what it shows, and of which model."""
+        return titled(what, self.sources[0].record)
+
+    def write(self, figure: go.Figure, name: str) -> None:
+        """Stage a figure's files; show it in a notebook. `name` may begin with a subfolder ("appendix/m11-ipp")."""
+        for file, content in figure_files(figure, name).items():
+            self.publication.stage(file, content)
+        self.titles[name] = figure.layout.title.text
+        if in_interactive_window():
+            figure.show()
+
+    def publish(self, **more: object) -> None:
+        """Move all files into their folder, and those of an earlier run that are not made any more away.
+
+        `more` is kept in the record. Raises `UserError` if the folder cannot be written to.
+        """
+        path, script = self.publication.folder / PLOTLY_JS, get_plotlyjs()
+        with writing_to(path.parent):
+            if self.titles and (not path.is_file() or path.read_text(encoding="utf-8") != script):
+                write_text(path, script)
+        beside = {PLOTLY_JS: sha256(path)} if self.titles else {}
+        self.publication.publish({**self._record(), "beside": beside, **more})
+
+    def _record(self) -> Mapping[str, object]:
+        paths = [record_path(source.folder, source.script) for source in self.sources]
+        absent = {record_path(Path(), script).name: None for script in self.might_read}
+        return {
+            **made_by(script_of(self.publication.name)),
+            "model": self.sources[0].record["model"],
+            "read": absent | {path.name: sha256(path) for path in paths},
+            "figures": self.titles,
+        }
+
+
+def start_plots(name: str, settings: PlotSettings, *sources: Artifacts, might_read: Sequence[str] = ()) -> Plots:
+    """Open what a script draws of the artifacts of one or more others; for `name` see `publication.Publication`.
+
+    `might_read` are scripts whose artifacts it would have taken as well, had they been there.
+    Raises `UserError` if they are of different models, or of another one than was asked for, naming both; and if the
+    folder for the figures is busy or cannot be written to.
+    """
+    first = sources[0]
+    for other in sources[1:]:
+        check_same_model(first, other)
+    if settings.model is not None and model_folder(settings.model) != first.model_folder:
+        raise UserError(
+            f"--model {settings.model} was asked for, but {record_path(first.folder, first.script)} is of "
+            f"{model_of(first)}; leave --model out, or give that model's folder with --artifacts"
+        )
+    folder = settings.plot_folder(first.record["settings"]["model"])
+    return Plots(open_publication(name, folder), sources, tuple(might_read))
+
+
+def check_up_to_date(made: Artifacts, folder: Path) -> None:
+    """Raise `UserError` if what a script made was made from other artifacts than lie in `folder` now."""
+    for name, hash_ in made.record["read"].items():
+        path = folder / name
+        if (sha256(path) if path.is_file() else None) != hash_:
+            raise UserError(
+                f"what {made.script} made is of another run than {path}; run {invocation(made.script)} again"
+            )

@@ -1,0 +1,120 @@
+"""What a result was made with: the command, the code, the libraries."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import platform
+import subprocess
+import sys
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from path_patching.files import ROOT
+from reproduction.publication import WORDS, invocation
+from reproduction.settings import in_interactive_window
+
+LIBRARIES = ("rust_circuit", "transformers", "numpy", "concept-erasure", "plotly", "kaleido", "jinja2")
+NO_INPUT = ("README.md",)  # in `cache/`: it is about the data
+
+
+def library_versions() -> dict[str, str | None]:
+    """Versions of Python and of the libraries that results depend on; None for one that is not installed.
+
+    PyTorch's own word, because the package's does not say for which device it was built.
+    """
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    return versions | {name: _version(name) for name in LIBRARIES}
+
+
+def code_version() -> str | None:
+    """The repository's commit, with `+changes` where files differ from it; None outside a git checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def made_by(script: str) -> dict[str, object]:
+    """What a record says of how this run of a script came about: its command, its code and the libraries."""
+    return {
+        "command": command(script),
+        "code": code_version(),
+        "code_sha256": code_sha256(script),
+        "versions": library_versions(),
+    }
+
+
+def command(script: str) -> str:
+    """How this run of a script was called; in an interactive window, where there is no call, by its name alone."""
+    given = sys.argv[2:] if script in WORDS else sys.argv[1:]
+    return invocation(script, [] if in_interactive_window() else given)
+
+
+@cache
+def code_sha256(script: str) -> str:
+    """A hash over a script, all modules of the repository that it imports, their templates, and the data in `cache/`.
+
+    The stand-in's weights have a fingerprint of their own, like those of every model.
+    """
+    data = {path for path in (ROOT / "cache").iterdir() if path.is_file() and path.name not in NO_INPUT}
+    code = _with_imports(ROOT / "reproduction" / f"{script}.py" if script in WORDS else ROOT / f"{script}.py")
+    templates = {path.with_suffix(".html") for path in code if path.with_suffix(".html").is_file()}
+    digest = hashlib.sha256()
+    for path in sorted(code | templates | data):
+        digest.update(f"{path.relative_to(ROOT).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _with_imports(path: Path) -> set[Path]:
+    """A source file and all of the repository's that it imports, directly or not."""
+    found: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        source = waiting.pop()
+        if source not in found:
+            found.add(source)
+            waiting += _imported(source)
+    return found
+
+
+def _imported(path: Path) -> set[Path]:
+    """The repository's source files that one imports, the `__init__.py` of each package on the way among them.
+
+    A package may hand on names of its modules, so a name of a package is looked for among its modules and in its own
+    file, which is followed in its turn.
+    """
+    names: set[str] = set()
+    for statement in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(statement, ast.Import):
+            names |= {alias.name for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom):
+            module = _absolute(statement, path)
+            names |= {module, *(f"{module}.{alias.name}" for alias in statement.names)}
+    parts = {tuple(name.split(".")) for name in names}
+    on_the_way = {whole[:length] for whole in parts for length in range(1, len(whole) + 1)}
+    candidates = {ROOT.joinpath(*each) for each in on_the_way}
+    files = {file for each in candidates for file in (each.with_suffix(".py"), each / "__init__.py")}
+    return {file for file in files if file.is_file()}
+
+
+def _absolute(statement: ast.ImportFrom, path: Path) -> str:
+    """The module that a `from … import` names, seen from the repository's root."""
+    if not statement.level:
+        return statement.module or ""
+    package = path.relative_to(ROOT).parts[: -statement.level]
+    return ".".join([*package, *([statement.module] if statement.module else [])])
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None

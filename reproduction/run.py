@@ -1,0 +1,159 @@
+"""Artifacts of a run: plain tensors or JSON, and one JSON record that says what made them.
+
+Reading checks every artifact's SHA-256 against the record, so that a folder in which two runs were mixed is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from path_patching.bootstrap import Estimate
+from path_patching.errors import UserError, first_line
+from path_patching.gpt2.model import Model
+from path_patching.gpt2.tensor_cache import is_gpt2_small
+from reproduction.provenance import made_by
+from reproduction.publication import Publication, invocation, open_publication, read_record, record_path, sha256
+from reproduction.settings import Settings, model_folder
+
+Number = float | str | list | dict | Estimate
+
+
+@dataclass(frozen=True)
+class Run:
+    """One script's run: its cells add artifacts and numbers one after the other, which it publishes together."""
+
+    publication: Publication
+    provenance: Mapping[str, object]
+    started: float = field(default_factory=time.monotonic)
+    numbers: dict[str, object] = field(default_factory=dict)
+    read: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where the artifacts will be."""
+        return self.publication.folder
+
+    def save(self, name: str, value: torch.Tensor | Mapping[str, object]) -> None:
+        """Stage an artifact: a tensor, or a dict of tensors and lists. Tensors are stored on the CPU."""
+        stored = value.detach().cpu().clone() if isinstance(value, torch.Tensor) else dict(value)
+        content = io.BytesIO()  # torch.save reports a full disk as something else when it writes by itself
+        torch.save(stored, content)
+        self.publication.stage(name, content.getvalue())
+
+    def save_json(self, name: str, value: Mapping[str, object]) -> None:
+        """Stage an artifact of plain values as JSON; its name ends in `.json`."""
+        self.publication.stage(name, (json.dumps(value, indent=2) + "\n").encode())
+
+    def note(self, name: str, value: Number) -> None:
+        """Print a number and keep it in full for the record: an estimate with its interval and its N."""
+        print(f"{name}: {_shortened(value)}")
+        self.numbers[name] = value.as_json() if isinstance(value, Estimate) else value
+
+    def note_read(self, name: str, hash_: str | None) -> None:
+        """Keep that an artifact of another script, or its absence (`None`), went into this run."""
+        self.read[name] = hash_
+
+    def publish(self) -> Path:
+        """Publish everything together. Returns the record's path. Raises `UserError` if it cannot be written."""
+        spent = {"seconds": round(time.monotonic() - self.started, 1)}
+        path = self.publication.publish({**self.provenance, "read": self.read, **spent, "numbers": self.numbers})
+        print(f"the artifacts and {path.name} are in {self.folder}")
+        return path
+
+
+def _shortened(value: Number) -> str:
+    """A number as it is printed."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_shortened(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_shortened, value))
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def start_run(script: str, settings: Settings, model: Model, engine: str, device: str) -> Run:
+    """Open a run of `script`. Raises `UserError` if its folder is busy or cannot be written to."""
+    provenance = {
+        **made_by(script),
+        "model": {"name": model.name, "fingerprint": model.fingerprint, "is_gpt2_small": is_gpt2_small(model)},
+        "settings": settings.as_json(),
+        "engine": engine,
+        "device": device,
+    }
+    return Run(open_publication(script, settings.artifact_folder()), provenance)
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """The published artifacts of one script, checked as they are read."""
+
+    folder: Path
+    record: Mapping[str, object]
+
+    @property
+    def script(self) -> str:
+        """The script that made them."""
+        return self.record["script"]
+
+    @property
+    def model_folder(self) -> str | None:
+        """The name that folders of the model have that made them; None for GPT-2 small, which needs none."""
+        return model_folder(self.record["settings"]["model"])
+
+    def load(self, name: str) -> torch.Tensor | dict[str, object]:
+        """An artifact by its file name. Raises `UserError` if it is missing, damaged or of another run."""
+        path = self.folder / name
+        expected = self.record["artifacts"].get(name)
+        if expected is None or not path.is_file():
+            raise UserError(f"{path} is not among what {self.script} made; run {invocation(self.script)} again")
+        if sha256(path) != expected:
+            raise UserError(
+                f"{path} is damaged or of another run than {self.script}.json; run {invocation(self.script)} again"
+            )
+        try:
+            return json.loads(path.read_bytes()) if path.suffix == ".json" else torch.load(path, weights_only=True)
+        except Exception as error:  # what a pickle that holds more than tensors makes the reader raise depends on it
+            raise UserError(
+                f"{path} cannot be read ({first_line(error)}); run {invocation(self.script)} again"
+            ) from error
+
+    def load_all(self) -> dict[str, torch.Tensor | dict[str, object]]:
+        """All artifacts by file name. Raises `UserError` like `load`."""
+        return {name: self.load(name) for name in self.record["artifacts"]}
+
+
+def read_artifacts(folder: Path, script: str) -> Artifacts:
+    """The artifacts that `script` published in `folder`. Raises `UserError` if there are none that can be read."""
+    path = record_path(folder, script)
+    if not path.is_file():
+        raise UserError(f"no {path}; run {invocation(script)} first, or name its folder with --artifacts")
+    return Artifacts(folder, read_record(path))
+
+
+def read_if_run(folder: Path, script: str) -> Artifacts | None:
+    """Like `read_artifacts`; None, and a line that says so, if the script was not run."""
+    if record_path(folder, script).is_file():
+        return read_artifacts(folder, script)
+    print(f"left out: the figures of {script}.py, which was not run")
+    return None
+
+
+def check_same_model(one: Artifacts, other: Artifacts) -> None:
+    """Raise `UserError`, naming both, if two scripts' artifacts are not of the same model, read the same way."""
+    if one.record["model"]["fingerprint"] != other.record["model"]["fingerprint"]:
+        raise UserError(
+            f"{one.script}.json in {one.folder} is of {model_of(one)}, but {other.script}.json of {model_of(other)}; "
+            "run one of the two again"
+        )
+
+
+def model_of(artifacts: Artifacts) -> str:
+    """The model that made artifacts, in words."""
+    model = artifacts.record["model"]
+    return f"{model['name']} (fingerprint {model['fingerprint'][:8]}…{model['fingerprint'].partition('+')[2]})"

@@ -1,0 +1,159 @@
+"""The settings of a run: the same flags on every script, and their defaults in an editor's interactive window."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from path_patching.errors import UserError, exit_on_user_error
+from path_patching.files import ROOT, checkpoint_folder, told_apart
+from path_patching.gpt2.model import Model
+
+BUILT_IN = {"gpt2": None, "standin": "standin"}  # models by name, and the folder that each has
+ENGINES = ("auto", "rust_circuit", "torch")
+CIRCUIT_FLAG = "circuit"
+
+
+def flag(default: Any, help_text: str, parse: type = str, choices: tuple[str, ...] | None = None) -> Any:
+    """A settings field that is a command-line flag as well; a boolean default makes it a switch."""
+    return field(default=default, metadata={"help": help_text, "parse": parse, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an experiment depends on. A script with settings of its own adds fields in a subclass.
+
+    In an interactive window, change a field with `dataclasses.replace`.
+    """
+
+    model: str = flag("gpt2", "gpt2, standin, or a folder with a Hugging Face GPT-2 checkpoint")
+    engine: str = flag("auto", "auto takes rust_circuit where it is installed", choices=ENGINES)
+    device: str = flag("auto", "auto, cpu, cuda or cuda:i")
+    n: int = flag(490, "number of sentences", int)
+    seed: int = flag(0, "seed of every random draw", int)
+    as_published: bool = flag(False, "the published choices: erf GELU and all 768 years")
+    out: Path | None = flag(None, "folder for the artifacts; paper-cache, or paper-cache/<model>, by default", Path)
+    memory_gb: float = flag(4.0, "what an engine may use for its batches, beside the model", float)
+    circuit: str | None = flag(
+        None, "paper, auto or a circuit's JSON file; paper for gpt2, auto for others, by default"
+    )
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise UserError(f"--n {self.n}: a data set needs at least one sentence; give --n 1 or more")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"--seed {self.seed}: give a number from 0 to 2**63 - 1")
+        if not 0 < self.memory_gb < math.inf:
+            raise UserError(f"--memory-gb {self.memory_gb}: give a positive number of gigabytes")
+
+    def check_fits(self, model: Model) -> None:
+        """Raise `UserError` if a setting does not go with the model, before anything is computed."""
+
+    def artifact_folder(self) -> Path:
+        """Where this run's artifacts go: `paper-cache` itself is for GPT-2 small alone."""
+        return self.out or _for_model(ROOT / "paper-cache", self.model)
+
+    def as_json(self) -> dict[str, object]:
+        """The settings as plain values, for the run's record; a model's folder as its whole path."""
+        values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        return values | {"model": self.model if self.model in BUILT_IN else str(checkpoint_folder(self.model))}
+
+
+@dataclass(frozen=True)
+class PlotSettings:
+    """What a plotting script depends on: artifacts alone, never a model."""
+
+    model: str | None = flag(
+        None, "whose artifacts: gpt2, standin, or the folder that the run was given; gpt2, or what lies in --artifacts"
+    )
+    artifacts: Path | None = flag(None, "folder with the artifacts; where experiments put them, by default", Path)
+    out: Path | None = flag(None, "folder for the figures; paper-plots, or paper-plots/<model>, by default", Path)
+
+    def artifact_folder(self) -> Path:
+        """The folder that the artifacts are read from."""
+        return self.artifacts or _for_model(ROOT / "paper-cache", self.model or "gpt2")
+
+    def plot_folder(self, model: str) -> Path:
+        """The folder that figures of a model go to, as its name was given to the run that made the artifacts."""
+        return self.out or _for_model(ROOT / "paper-plots", model)
+
+
+AnySettings = TypeVar("AnySettings", Settings, PlotSettings)
+
+
+def read_settings(
+    description: str,
+    defaults: AnySettings,
+    arguments: list[str] | None = None,
+    evaluates_circuit: bool = False,
+    program: str | None = None,
+) -> AnySettings:
+    """Settings of a script: a flag for every field, or `defaults` as they stand in an interactive window.
+
+    `description` is the script's docstring; `--circuit` is a flag only if the script evaluates one. From here on, an
+    error that the user can mend ends the script with one line.
+    """
+    if arguments is None and in_interactive_window():
+        return defaults
+    sys.excepthook = exit_on_user_error
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    for option in fields(defaults):
+        if option.name != CIRCUIT_FLAG or evaluates_circuit:
+            _add_flag(parser, option.name, getattr(defaults, option.name), dict(option.metadata))
+    return replace(defaults, **vars(parser.parse_args(arguments)))
+
+
+def in_interactive_window() -> bool:
+    """True in a notebook or an editor's interactive window, where `sys.argv` belongs to the kernel."""
+    kernel = sys.modules.get("ipykernel.kernelapp")  # which something else may have imported
+    return hasattr(sys, "ps1") or (kernel is not None and kernel.IPKernelApp.initialized())
+
+
+def _add_flag(parser: argparse.ArgumentParser, name: str, default: Any, flag_of: dict[str, Any]) -> None:
+    option = f"--{name.replace('_', '-')}"
+    if isinstance(default, bool):
+        parser.add_argument(option, action=argparse.BooleanOptionalAction, default=default, help=flag_of["help"])
+    else:
+        parser.add_argument(
+            option, type=flag_of["parse"], default=default, choices=flag_of["choices"], help=flag_of["help"]
+        )
+
+
+def model_folder(model: str) -> str | None:
+    """The name that a model's folders have: none for gpt2, its own for the stand-in, the checkpoint's with a mark."""
+    return BUILT_IN[model] if model in BUILT_IN else told_apart(checkpoint_folder(model), 6)
+
+
+def _for_model(folder: Path, model: str) -> Path:
+    name = model_folder(model)
+    return folder / name if name else folder
+
+
+PAPER_LAYER = 10  # the neurons that the paper looks at are those of m10
+
+
+def chosen_layer(model: Model, layer: int | None = None) -> int:
+    """`layer`, or without one the paper's, or in a model of fewer layers the last but one (the only one, if single).
+
+    Raises `UserError` if the model does not have the layer.
+    """
+    n_layers = model.architecture.n_layers
+    if layer is None:
+        return PAPER_LAYER if n_layers > PAPER_LAYER else max(0, n_layers - 2)
+    if not 0 <= layer < n_layers:
+        raise UserError(f"--layer {layer}: {model.name} has the layers 0 to {n_layers - 1}")
+    return layer
+
+
+def layer_folder(folder: Path, layer: int | None) -> Path:
+    """Where the neurons of a layer are kept: `folder` without a layer or for the paper's, else its subfolder `m8`."""
+    return folder if layer in (None, PAPER_LAYER) else folder / f"m{layer}"

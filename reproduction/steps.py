@@ -1,0 +1,94 @@
+"""The steps of a whole reproduction: which scripts, called how, and which of them are done already.
+
+A step is done if its record says that it was called like this, by the same code and libraries, with the same model and
+the same artifacts of other scripts, and all that it published is as it left it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from path_patching.errors import UserError
+from path_patching.files import ROOT
+from reproduction.provenance import code_sha256, library_versions
+from reproduction.publication import WORDS, intact, invocation, read_record, record_path, sha256
+from reproduction.run import Artifacts, read_artifacts
+
+EXPERIMENTS = (
+    "circuit_discovery",
+    "big_ds_experiments",
+    "neuron_investigations",
+    "sequence_generalization",
+    "pca_experiments",
+    "random_circuit_ablation",
+    "random_years",
+    "topk_years",
+)
+PLOTS = ("circuit_discovery_plotting", "neuron_plots", "appendix_plots", "pca_plots")
+STEPS = (*EXPERIMENTS, *PLOTS, *WORDS)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A script with its arguments, the folder that its record will lie in, and the one that it reads from."""
+
+    script: str
+    arguments: tuple[str, ...]
+    published: Path
+    read: Path
+
+    @property
+    def command(self) -> str:
+        """How the step is called."""
+        return invocation(self.script, self.arguments)
+
+    @property
+    def program(self) -> tuple[str, ...]:
+        """What Python is given to run it, from whatever folder, before its arguments."""
+        return (str(ROOT / "reproduce.py"), self.script) if self.script in WORDS else (str(ROOT / f"{self.script}.py"),)
+
+
+def steps_of(model: str, options: Sequence[str], artifacts: Path, plots: Path, out: Path | None) -> tuple[Step, ...]:
+    """Every step for a model, in order. `options` are those of the experiments.
+
+    Folders are where scripts put artifacts and figures by themselves, or, with `out`, its subfolders.
+    """
+    named = ("--model", model)
+    to_artifacts = ("--out", str(artifacts)) if out else ()
+    to_plots = ("--artifacts", str(artifacts), "--out", str(plots)) if out else ()
+    experiments = [Step(name, (*named, *options, *to_artifacts), artifacts, artifacts) for name in EXPERIMENTS]
+    others = [Step(name, (*named, *to_plots), plots, artifacts) for name in (*PLOTS, *WORDS)]
+    return (*experiments, *others)
+
+
+def is_done(step: Step, fingerprint: str) -> bool:
+    """Whether the step was done with the same inputs, for the model of this fingerprint, and its results are there."""
+    path = record_path(step.published, step.script)
+    if not intact(path):
+        return False
+    record = read_record(path)
+    expected = {
+        "command": step.command,
+        "code_sha256": code_sha256(step.script),
+        "versions": library_versions(),
+        "model": {**record["model"], "fingerprint": fingerprint},
+        "read": {name: _hash_of(step, name) for name in record["read"]},
+    }
+    if "beside" in record:
+        expected["beside"] = {name: _hash_of(step, name) for name in record["beside"]}
+    return all(record.get(name) == value for name, value in expected.items())
+
+
+def read_experiments(folder: Path) -> dict[str, Artifacts]:
+    """What the experiments made that were run into a folder, by script. Raises `UserError` if there is none."""
+    made = {name: read_artifacts(folder, name) for name in EXPERIMENTS if record_path(folder, name).is_file()}
+    if not made:
+        raise UserError(f"no experiment has artifacts in {folder}; run python reproduce.py, or give --artifacts")
+    return made
+
+
+def _hash_of(step: Step, name: str) -> str | None:
+    path = next((folder / name for folder in (step.read, step.published) if (folder / name).is_file()), None)
+    return sha256(path) if path else None

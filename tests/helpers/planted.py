@@ -1,0 +1,134 @@
+"""A circuit planted by hand in a tiny GPT-2, small enough to be followed with a pencil.
+
+A sentence is `eos The NOUN YY to the END`; the token of year y is y itself. The model puts its probability around
+YY + 25 by one chain of nodes, each of which copies one number: u, the year scaled to −1 … 1.
+
+    embeds@YY ──in──▶ m0@YY ──v──▶ a1.h1@END ──in──▶ m2@END ──in──▶ logits@END
+      YEAR = u     PREPARED = u     MOVED = u      ANSWER = u + ½
+
+The logit of year y is SHARPNESS · (u_y · ANSWER − u_y² / 2), which makes the probability a bell around u_y = ANSWER.
+
+**Features.** The residual stream holds nine features in two dimensions each: feature f of size x is the pair (x, −x).
+So every residual has mean zero, and whoever reads the first of the two dimensions reads x.
+
+**LayerNorm.** CONSTANT holds the same large number at every position, beside which all else is small. So LayerNorm
+divides by LARGE · √(2 / 18) = LARGE / 3 everywhere, but for a few millionths. With LARGE / 3 as its scale, and no
+shift, it leaves the residual stream as it is.
+
+**MLPs.** gelu(x) − gelu(−x) = x, for the exact GELU as for the tanh approximation: two neurons copy a number.
+
+**Heads** that move a feature from YY to one position attend to YY there (score +FOCUS) and to everything else, where
+those features are zero, at every other position (score −FOCUS).
+
+**Decoys** are what a careless search would take for the circuit. a0.h0 writes the ½ of ANSWER at END, which matters
+but is the same in both data sets. a0.h1 and a2.h0 move the year from YY to END and m1 copies it there, all into JUNK,
+which nobody reads. a1.h0 moves PREPARED into MOVED, but to the position before END, from where nobody reads it.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from path_patching.engine import Sentences
+from path_patching.gpt2.model import Architecture, Model
+from path_patching.paths import Node
+
+EOS, THE, NOUN, TO, XX = range(100, 105)
+YY, BEFORE_END, END = 3, 5, 6
+YEARS = torch.tensor([25, 40, 50, 60])
+
+FEATURES = 9
+CONSTANT, AT_YY, AT_BEFORE_END, AT_END, YEAR, PREPARED, MOVED, ANSWER, JUNK = range(FEATURES)
+
+LARGE = 900.0  # CONSTANT
+FOCUS = 30.0  # attention scores are +FOCUS or −FOCUS at YY, 0 elsewhere
+SHIFT = 0.5  # 25 years
+SHARPNESS = 30.0  # the bell's standard deviation is 1 / √SHARPNESS, 9 years
+
+SIZES = Architecture(n_layers=3, n_heads=2, d_model=18, d_head=9, d_mlp=4, n_positions=7, vocab_size=105)
+CHAIN = (Node.mlp(2, END), Node.head(1, 1, END), Node.mlp(0, YY), Node.embeds(YY))
+
+Tensors = dict[str, torch.Tensor]
+
+
+def planted_sentences() -> Sentences:
+    """Four pairs: YY is 25, 40, 50 and 60, and 01 in their corrupted twins."""
+    clean = torch.tensor([[EOS, THE, NOUN, year, TO, THE, XX] for year in YEARS.tolist()])
+    corrupted = clean.clone()
+    corrupted[:, YY] = 1
+    return Sentences(clean, corrupted, torch.arange(100))
+
+
+def planted_model() -> Model:
+    tensors = {name: torch.zeros(shape) for name, shape in SIZES.tensor_shapes().items()}
+    for name, tensor in tensors.items():
+        if name.endswith("ln.w.scale_arr"):
+            tensor.fill_(LARGE / 3)
+    embed(tensors)
+    moving_head(tensors, "a1", 1, PREPARED, MOVED, to=AT_END)
+    copying_mlp(tensors, "m0", YEAR, PREPARED)
+    copying_mlp(tensors, "m2", MOVED, ANSWER)
+    constant_head(tensors, "a0", 0, SHIFT, MOVED)
+    moving_head(tensors, "a0", 1, YEAR, JUNK, to=AT_END)
+    moving_head(tensors, "a1", 0, PREPARED, MOVED, to=AT_BEFORE_END)
+    copying_mlp(tensors, "m1", MOVED, JUNK)
+    moving_head(tensors, "a2", 0, PREPARED, JUNK, to=AT_END)
+    unembed(tensors)
+    return Model("planted", SIZES, tensors, "planted")
+
+
+def scaled(years: torch.Tensor) -> torch.Tensor:
+    """Years 0 … 99 to −1 … 1, fifty years to one."""
+    return (years - 50) / 50
+
+
+def first(feature: int) -> int:
+    """The dimension to read a feature from."""
+    return 2 * feature
+
+
+def pair(feature: int, size: float = 1.0) -> torch.Tensor:
+    """A residual stream (D,) with one feature in it."""
+    stream = torch.zeros(SIZES.d_model)
+    stream[first(feature)], stream[first(feature) + 1] = size, -size
+    return stream
+
+
+def embed(tensors: Tensors) -> None:
+    for year, size in enumerate(scaled(torch.arange(100)).tolist()):
+        tensors["t.w.tok_embeds"][year] = pair(YEAR, size)
+    tensors["t.w.pos_embeds"][:] = pair(CONSTANT, LARGE)
+    for position, feature in ((YY, AT_YY), (BEFORE_END, AT_BEFORE_END), (END, AT_END)):
+        tensors["t.w.pos_embeds"][position] += pair(feature)
+
+
+def copying_mlp(tensors: Tensors, name: str, source: int, target: int) -> None:
+    """Neuron 0 is gelu(x) and writes it, neuron 1 is gelu(−x) and takes it away; the other two are silent."""
+    tensors[f"{name}.w.proj_in_arr"][0, first(source)] = 1.0
+    tensors[f"{name}.w.proj_in_arr"][1, first(source)] = -1.0
+    tensors[f"{name}.w.proj_out_arr"][:, 0] = pair(target)
+    tensors[f"{name}.w.proj_out_arr"][:, 1] = -pair(target)
+
+
+def moving_head(tensors: Tensors, name: str, head: int, source: int, target: int, to: int) -> None:
+    """Copies `source` at YY to `target` at the position that the feature `to` marks; copies nothing elsewhere."""
+    score = FOCUS * SIZES.d_head**0.5
+    tensors[f"{name}.w.q_arr"][head, 0, first(to)] = 2 * score
+    tensors[f"{name}.w.q_bias_arr"][head, 0] = -score
+    tensors[f"{name}.w.k_arr"][head, 0, first(AT_YY)] = 1.0
+    tensors[f"{name}.w.v_arr"][head, 0, first(source)] = 1.0
+    tensors[f"{name}.w.o_arr"][head, :, 0] = pair(target)
+
+
+def constant_head(tensors: Tensors, name: str, head: int, size: float, target: int) -> None:
+    """Writes the same number at every position, since its value is a bias."""
+    tensors[f"{name}.w.v_bias_arr"][head, 0] = size
+    tensors[f"{name}.w.o_arr"][head, :, 0] = pair(target)
+
+
+def unembed(tensors: Tensors) -> None:
+    """Year y reads SHARPNESS · u_y from ANSWER and −SHARPNESS · u_y² / 2 from CONSTANT; words get −2 · SHARPNESS."""
+    u = scaled(torch.arange(100))
+    tensors["t.w.unembed_arr"][:100, first(ANSWER)] = SHARPNESS * u
+    tensors["t.w.unembed_arr"][:100, first(CONSTANT)] = -SHARPNESS * u.square() / 2 / LARGE
+    tensors["t.w.unembed_arr"][100:, first(CONSTANT)] = -2 * SHARPNESS / LARGE

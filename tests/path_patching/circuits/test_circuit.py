@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+import torch
+
+from path_patching.circuits.circuit import (
+    LOGITS,
+    Circuit,
+    check_fits,
+    full_circuit,
+    into_lower,
+    into_mlp,
+    late_half,
+    node,
+    nodes,
+)
+from path_patching.circuits.links import Link, down_to, links, located
+from path_patching.circuits.random_circuits import random_circuit
+from path_patching.engine import Sentences
+from path_patching.errors import UserError
+from path_patching.gpt2.model import GPT2_SMALL, Architecture, random_model
+from path_patching.paths import Node, PathSet, PathSetError
+from reproduction.paper import PAPER
+from tests.helpers.engines import each_engine, make_engine
+
+YY, END = 8, 12
+TINY = Architecture(n_layers=2, n_heads=2, d_model=8, d_head=4, d_mlp=16, n_positions=8, vocab_size=120)
+SMALL = Circuit(
+    name="small",
+    mlps=("m1",),
+    heads=("a0.h0", "a1.h1"),
+    heads_feed=(LOGITS, "m1"),
+    first_below=("embeds", "m0"),
+    further_below=("a0.h1",),
+    followed=("v",),
+    whole=("q", "k"),
+)
+
+
+def layer(name: str) -> int:
+    return int(name.lstrip("ma").split(".")[0])
+
+
+def chains(names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Every chain of nodes, last layer first, the empty one included."""
+    for length in range(len(names) + 1):
+        for chosen in combinations(names, length):
+            yield tuple(sorted(chosen, key=lambda name: -layer(name)))
+
+
+def late_paths() -> Iterator[str]:
+    """The paths of the paper's late half, written straight from section 3 of the paper."""
+    for head in PAPER.heads:
+        for chain in chains(PAPER.mlps):
+            if all(layer(mlp) >= layer(head) for mlp in chain):
+                yield " → ".join([f"{name}@12" for name in (head, *chain[::-1])] + ["logits@12"])
+
+
+def lower_paths() -> Iterator[str]:
+    """What lies below a head of the paper's circuit: one to five nodes at YY, a0.h3 and a0.h5 only as the first."""
+    mlp_chains = [chain for chain in chains(("m0", "m1", "m2", "m3")) if chain]
+    for chain in mlp_chains:
+        yield "embeds@8 → " + " → ".join(f"{name}@8" for name in chain[::-1])
+    for head in ("a0.h1", "a0.h3", "a0.h5"):
+        for above in [(), *(mlp_chains if head == "a0.h1" else ())]:
+            read = " → ".join(f"{name}@8" for name in above[::-1])
+            entered = [("q", YY)] + [(way, position) for way in ("k", "v") for position in range(YY + 1)]
+            for way, position in entered:
+                yield f"embeds@{position} →{way} {head}@8" + (f" → {read}" if above else "")
+
+
+def test_the_late_half_has_the_paths_of_the_paper():
+    expected = list(late_paths())
+    assert len(expected) == 6 * 16 + 8
+    assert sorted(late_half(PAPER, END)) == sorted(expected)
+
+
+def test_the_full_circuit_has_the_paths_of_the_paper():
+    below = list(lower_paths())
+    expected = [f"{path} →{way} {late}" for late in late_paths() for way in ("k", "v") for path in below]
+    expected += [f"residual@12 →q {late}" for late in late_paths()]
+    assert sorted(full_circuit(PAPER, YY, END)) == sorted(expected)
+
+
+def test_heads_may_feed_m8_and_m9_alone():
+    narrow = replace(PAPER, heads_feed=("m8", "m9"))
+    expected = [path for path in late_paths() if path.split(" → ")[1] in ("m8@12", "m9@12")]
+    assert len(expected) == 6 * 12 + 4
+    assert sorted(late_half(narrow, END)) == sorted(expected)
+
+
+def test_heads_may_read_the_embeddings_directly_beside_what_else_they_read():
+    paths = set(full_circuit(SMALL, 1, 2))
+    assert "embeds@1 →v a0.h0@2 → logits@2" in paths
+    assert "embeds@1 →v a1.h1@2 → m1@2 → logits@2" in paths
+    assert "embeds@0 →k a0.h1@1 → m0@1 →v a1.h1@2 → logits@2" in paths
+    assert "residual@0 →k a0.h0@2 → logits@2" in paths
+    assert not any("→k a1.h1@2" in path and "residual" not in path for path in paths)  # k is whole, not followed
+    assert not any("a0.h1@1 →v" in path for path in paths)  # a0.h1 is below m0 alone
+
+
+def test_a_circuit_needs_neither_mlps_nor_nodes_at_yy():
+    bare = Circuit("bare", (), ("a3.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())
+    assert list(full_circuit(bare, YY, END)) == ["embeds@8 →v a3.h1@12 → logits@12"]
+    whole = replace(bare, first_below=(), followed=(), whole=("v",))
+    assert len(full_circuit(whole, YY, END)) == END + 1
+
+
+@each_engine
+def test_a_circuit_whose_inputs_are_all_whole_is_its_late_half(engine_name):
+    clean = torch.randint(0, 120, (5, 6), generator=torch.Generator().manual_seed(0))
+    corrupted = clean.clone()
+    corrupted[:, 3] = 1
+    engine = make_engine(engine_name, random_model(TINY), Sentences(clean, corrupted, torch.arange(100)))
+    whole = replace(SMALL, first_below=(), further_below=(), followed=(), whole=("q", "k", "v"))
+    late, full = (engine.probabilities(paths, "clean") for paths in (late_half(whole, 5), full_circuit(whole, 3, 5)))
+    assert (late - full).abs().max() < 1e-8
+    assert (late - engine.probabilities(inside="clean")).abs().max() > 1e-4
+
+
+def test_the_paths_into_a_node_are_those_above_it_in_the_circuit():
+    full = full_circuit(PAPER, YY, END)
+    for mlp in PAPER.mlps:
+        assert down_to(full, node(mlp, END)) == into_mlp(PAPER, mlp, END)
+    assert down_to(full, node("m2", YY)) == into_lower(PAPER, "m2", YY, END)
+    assert down_to(full, Node.logits(END)) == PathSet.at(Node.logits(END))
+    assert down_to(full, node("m7", END)) is None
+
+
+def test_the_links_of_the_papers_circuit():
+    found = links(PAPER)
+    late = {"logits": 11, "m8": 6, "m9": 7 + 1, "m10": 7 + 2, "m11": 7 + 3}
+    early = {"m0": 2, "m1": 3, "m2": 4, "m3": 5, "a0.h1": 3, "a0.h3": 3, "a0.h5": 3}
+    counts = {f"{name}@END": count for name, count in late.items()}
+    counts |= {f"{head}@END": 1 + 2 * 7 for head in PAPER.heads}
+    counts |= {f"{name}@YY": count for name, count in early.items()}
+    assert {reader: sum(link.reader == reader for link in found) for reader in counts} == counts
+    assert len(found) == len(set(found)) == sum(counts.values())
+    assert Link("a9.h1@END", "q", "everything") in found
+    assert Link("m3@YY", "in", "a0.h3@YY") not in found
+    assert located("m3@YY", YY, END) == Node.mlp(3, YY)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"mlps": ("m8", "a9.h1"), "heads_feed": ("m8",)}, "a9.h1 cannot be in mlps"),
+        ({"heads": ("a9.h1", "m3")}, "m3 cannot be in heads"),
+        ({"heads": ("a7.h10", "a9.h1", "a7.h10")}, "a7.h10 is twice in heads"),
+        ({"heads_feed": ("m7",)}, "its heads feed m7, which is not in mlps"),
+        ({"further_below": ("embeds",)}, "embeds cannot be in further_below"),
+        ({"studied": ("a1.h1",)}, "a1.h1 is studied, but not in heads"),
+        ({"heads": (), "studied": ()}, "without heads"),
+        ({"heads_feed": ()}, "without heads, and something that they feed"),
+        ({"followed": ("q",), "whole": ()}, "a query at END reads nothing at YY"),
+        ({"whole": ("q", "k")}, "followed or whole, not both"),
+        ({"followed": (), "whole": (), "first_below": (), "further_below": ()}, "at least one must be either"),
+        ({"first_below": ()}, "both are empty or neither is"),
+        ({"heads": ("a9h1",)}, "'a9h1' is not a node"),
+    ],
+)
+def test_a_description_that_contradicts_itself_is_refused(change, complaint):
+    with pytest.raises(UserError, match=complaint) as error:
+        replace(PAPER, **change)
+    assert "\n" not in str(error.value)
+
+
+def test_names_and_nodes():
+    assert nodes(("m3", "a9.h1", "embeds", "logits"), 4) == [
+        Node.mlp(3, 4),
+        Node.head(9, 1, 4),
+        Node.embeds(4),
+        Node.logits(4),
+    ]
+    for wrong in ("m", "a9", "a9.h", "m3.n4", "M3", "m-1", ""):
+        with pytest.raises(PathSetError, match="is not a node"):
+            node(wrong, 0)
+
+
+def test_a_random_circuit_has_the_shape_of_the_other_and_no_node_twice():
+    rng = random.Random(0)
+    drawn = [random_circuit(PAPER, GPT2_SMALL, rng) for _ in range(200)]
+    assert len(set(drawn)) == 200
+    for circuit in drawn:
+        assert len(set(circuit.mlps)) == 4
+        assert len(set(circuit.heads)) == 7
+        assert set(circuit.heads_feed) == {LOGITS, *circuit.mlps}
+        assert set(circuit.further_below) < set(circuit.first_below)
+        heads_below = [name for name in circuit.lower if name.startswith("a")]
+        assert (len(heads_below), len(circuit.lower)) == (3, 7)
+        last = max(node(head, 0).depth for head in circuit.heads)
+        assert all(node(name, 0).depth < last for name in circuit.lower)
+        full_circuit(circuit, YY, END)  # raises if a part of it has no path
+    every_head = {head for circuit in drawn for head in circuit.heads}
+    assert len(every_head) == 144
+    assert {mlp for circuit in drawn for mlp in circuit.mlps} == {f"m{index}" for index in range(12)}
+
+
+def test_random_circuits_repeat_with_their_seed():
+    assert random_circuit(PAPER, GPT2_SMALL, random.Random(3)) == random_circuit(PAPER, GPT2_SMALL, random.Random(3))
+    assert random_circuit(PAPER, GPT2_SMALL, random.Random(3)) != random_circuit(PAPER, GPT2_SMALL, random.Random(4))
+
+
+def test_a_random_circuit_keeps_which_mlps_the_heads_feed_and_what_reads_the_embeddings():
+    narrow = replace(PAPER, heads_feed=("m8", "m9"), first_below=("embeds", *PAPER.first_below))
+    drawn = random_circuit(narrow, GPT2_SMALL, random.Random(1))
+    assert drawn.heads_feed == tuple(sorted(drawn.mlps, key=layer))[:2]
+    assert drawn.first_below[0] == "embeds"
+    assert drawn.studied == ()
+
+
+def test_a_model_with_too_few_nodes_has_no_random_circuit():
+    with pytest.raises(UserError, match="2 layers of 2 heads have no circuit of the shape of the paper's circuit"):
+        random_circuit(PAPER, TINY, random.Random(0))
+
+
+def test_a_model_that_lacks_a_node_is_named():
+    check_fits(SMALL, random_model(TINY))
+    with pytest.raises(UserError, match=r"the paper's circuit has m8, but random .* has 2 layers of 2 heads"):
+        check_fits(PAPER, random_model(TINY))
+    with pytest.raises(UserError, match=r"small has a1\.h2"):
+        check_fits(replace(SMALL, heads=("a1.h2",)), random_model(TINY))

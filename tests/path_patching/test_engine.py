@@ -1,0 +1,192 @@
+"""What all engines share: the sentences, and the checks before anything is evaluated."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from path_patching.engine import Engine, Sentences, other
+from path_patching.errors import UserError
+from path_patching.gpt2.model import Architecture, Model, random_model
+from path_patching.paths import Node, PathSet, PathSetError
+
+SIZES = Architecture(n_layers=2, n_heads=2, d_model=8, d_head=4, d_mlp=8, n_positions=6, vocab_size=30)
+TOKENS = torch.arange(12).reshape(3, 4)
+ANSWERS = torch.tensor([3, 5, 7, 11])
+END = 3
+
+
+def test_other():
+    assert (other("clean"), other("corrupted")) == ("corrupted", "clean")
+
+
+def test_sentences_know_their_length_and_end():
+    sentences = Sentences(TOKENS, TOKENS + 1, ANSWERS)
+    assert (len(sentences), sentences.end) == (3, END)
+    assert torch.equal(sentences.of("clean"), TOKENS)
+    assert torch.equal(sentences.of("corrupted"), TOKENS + 1)
+
+
+@pytest.mark.parametrize(
+    ("clean", "corrupted"),
+    [(TOKENS, TOKENS[:2]), (TOKENS, TOKENS[:, :2]), (TOKENS[0], TOKENS[0]), (TOKENS[:0], TOKENS[:0])],
+)
+def test_sentences_come_in_pairs(clean, corrupted):
+    with pytest.raises(UserError, match=r"both be \(N, T\)"):
+        Sentences(clean, corrupted, ANSWERS)
+
+
+BYTES_A_PAIR = 1000
+
+
+class Recording(Engine):
+    """Computes no model: a sentence pair's result is the sum of its clean tokens, plus something for what was asked."""
+
+    name = "recording"
+
+    def __init__(self, model: Model, sentences: Sentences, memory_gb: float = 4.0) -> None:
+        super().__init__(model, sentences, memory_gb=memory_gb)
+        self.batches: list[torch.Tensor] = []  # the clean tokens of each
+
+    def _batch_bytes(self, pairs):
+        return BYTES_A_PAIR * len(pairs)
+
+    def _activations(self, clean, corrupted):
+        self.batches.append(clean)
+        return clean.sum(1, keepdim=True).expand(-1, 4).double()  # (B, A)
+
+    def _evaluate(self, batch, paths, inside):
+        return batch + (0 if paths is None else 100 * len(paths)) + (0.5 if inside == "clean" else 0)
+
+    def _evaluate_sweep(self, batch, receivers, senders, via):
+        return torch.stack([batch + 1000 * (1 + sender.layer) for sender in senders])
+
+    def _change(self, batch, sender):
+        return None
+
+    def _writes(self, batch, nodes, data):
+        return torch.stack([batch + node.position for node in nodes])
+
+    def _residual(self, batch, reader, data):
+        return batch + reader.layer
+
+    def _attention(self, batch, heads, data):
+        return torch.stack([batch + 10 * layer + head for layer, head in heads])
+
+
+MODEL = random_model(SIZES)
+LOGITS = PathSet.at(Node.logits(END))
+HEAD = LOGITS.extend([Node.head(1, 0, END)])
+SUMS = TOKENS.sum(1).double()  # (N,)
+
+
+@pytest.fixture
+def engine() -> Recording:
+    return Recording(MODEL, Sentences(TOKENS, TOKENS + 1, ANSWERS))
+
+
+def test_a_sweep_keeps_the_order_of_its_senders_and_fills_in_what_is_out_of_reach(engine):
+    senders = [Node.mlp(0, 1), Node.head(1, 1, END), Node.mlp(1, END), Node.residual(0), Node.head(0, 1, 1)]
+    swept = engine.sweep(HEAD, [*senders, senders[0]], "v")
+    assert swept.shape == (6, 3, 4)
+    # Stacked senders get a thousand for a layer; a whole input goes as a path set of its own; the rest is unpatched.
+    assert (swept[:, 0, 0] - SUMS[0]).tolist() == [1000, 0, 0, 100, 1000, 1000]
+
+
+def test_a_sweep_that_reaches_nothing_never_runs(engine):
+    for senders in ([Node.mlp(1, END)], [Node.mlp(0, 1)], [Node.residual(1), Node.embeds(1)]):
+        with pytest.raises(PathSetError, match=r"cannot be reached from a1\.h0@3"):
+            engine.sweep(HEAD, senders, "q")
+    with pytest.raises(PathSetError, match="no node is asked for"):
+        engine.sweep(HEAD, [])
+    assert engine.batches == []
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (Node.mlp(2, END), "2 layers"),
+        (Node.head(0, 2, END), "2 heads"),
+        (Node.neuron(1, 8, END), "8 neurons"),
+        (Node.neuron(1, -1, END), "8 neurons"),
+    ],
+)
+def test_nodes_are_checked_before_anything_is_evaluated(engine, node, message):
+    with pytest.raises(PathSetError, match=message):
+        engine.probabilities(LOGITS.extend([node]))
+    with pytest.raises(PathSetError, match=message):
+        engine.sweep(LOGITS, [Node.mlp(0, END), node])
+    with pytest.raises(PathSetError, match=message):
+        engine.writes([node])
+    assert engine.batches == []
+
+
+def test_path_sets_start_at_the_logits_at_end(engine):
+    for paths in (PathSet.at(Node.mlp(1, END)), PathSet.at(Node.logits(2)).extend([Node.mlp(1, 2)])):
+        with pytest.raises(PathSetError, match=f"starts at the logits, logits@3, not at {paths.node}"):
+            engine.probabilities(paths)
+
+
+def test_what_writes_and_reads_nothing_is_an_error(engine):
+    for node in (Node.residual(END), Node.logits(END)):
+        with pytest.raises(PathSetError, match=f"{node} writes nothing"):
+            engine.writes([Node.mlp(0, END), node])
+    for node in (Node.residual(END), Node.embeds(END), Node.neuron(0, 0, END)):
+        with pytest.raises(PathSetError, match=f"{node} reads no residual stream"):
+            engine.residual(node)
+    for heads in ([(2, 0)], [(0, 0), (0, 2)]):
+        with pytest.raises(PathSetError, match="2 layers of 2 heads"):
+            engine.attention(heads)
+
+
+@pytest.mark.parametrize(("pairs_in_half_the_memory", "n_batches"), [(0.1, 4), (1, 4), (2, 2), (3, 2), (4, 1), (50, 1)])
+def test_distinct_pairs_are_computed_once_in_batches_that_fit(pairs_in_half_the_memory, n_batches):
+    """Rows 0 and 3 are one pair; row 4 shares its clean sentence with another and is a pair of its own."""
+    clean = torch.cat([TOKENS.flip(0), TOKENS[2:], TOKENS[:1]])
+    corrupted = clean + torch.tensor([1, 1, 1, 1, 2])[:, None]
+    memory_gb = 2 * pairs_in_half_the_memory * BYTES_A_PAIR / 1e9
+    engine = Recording(MODEL, Sentences(clean, corrupted, ANSWERS), memory_gb=memory_gb)
+    sums = clean.sum(1).double()
+    assert engine.probabilities()[:, 0].tolist() == sums.tolist()
+    assert len(engine.batches) == n_batches
+    assert sum(map(len, engine.batches)) == 4
+    assert (engine.sweep(HEAD, [Node.mlp(0, 1)], "v")[0, :, 2] - sums).tolist() == [1000] * 5
+    assert (engine.writes([Node.mlp(0, 1), Node.mlp(0, 2)])[:, :, 0] - sums).tolist() == [[1] * 5, [2] * 5]
+    assert (engine.residual(Node.mlp(1, 2))[:, 0] - sums).tolist() == [1] * 5
+    assert (engine.attention([(1, 0), (0, 1)])[:, :, 0] - sums).tolist() == [[10] * 5, [1] * 5]
+    assert len(engine.batches) == (1 if n_batches == 1 else 5 * n_batches)  # kept if they all fit
+
+
+def test_several_requests_share_a_pass(engine):
+    engine_of_two = Recording(MODEL, engine.sentences, memory_gb=1e-9)
+    both = engine_of_two.many_probabilities([(None, "clean"), (HEAD, "corrupted")])
+    assert (both[:, :, 0] - SUMS).tolist() == [[0.5] * 3, [100] * 3]
+    assert len(engine_of_two.batches) == 3
+
+
+def test_sentences_are_checked_against_the_model():
+    long, short = torch.zeros(2, 7, dtype=torch.int64), torch.zeros(2, 6, dtype=torch.int64)
+    assert Recording(MODEL, Sentences(short, short, ANSWERS)).sentences.end == 5
+    with pytest.raises(UserError, match=r"sentences of 7 tokens; random .* takes 6"):
+        Recording(MODEL, Sentences(long, long, ANSWERS))
+    for clean, corrupted, answers in (
+        (short + 30, short, ANSWERS),
+        (short, short - 1, ANSWERS),
+        (short, short, ANSWERS + 20),
+    ):
+        with pytest.raises(UserError, match=r"outside the vocabulary of random .* \(0 to 29\)"):
+            Recording(MODEL, Sentences(clean, corrupted, answers))
+
+
+def test_requests_that_make_no_sense_are_one_line(engine):
+    for request, message in (
+        (lambda: engine.writes([]), "no node is asked for"),
+        (lambda: engine.attention([]), "no node is asked for"),
+        (lambda: engine.many_probabilities([]), "no probabilities"),
+        (lambda: engine.probabilities(inside="corrupt"), "not 'corrupt'"),
+        (lambda: engine.sweep(LOGITS, [Node.mlp(0, END), Node.mlp(40, 0)]), "m40@0"),
+        (lambda: Sentences(TOKENS, TOKENS, ANSWERS[:0]), "answer tokens"),
+        (lambda: Sentences(TOKENS.float(), TOKENS.float(), ANSWERS), "int64"),
+    ):
+        with pytest.raises(UserError, match=message):
+            request()

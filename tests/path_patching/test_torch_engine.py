@@ -1,0 +1,218 @@
+"""What is special to the torch engine: exactness, shared work, batches. Agreement of engines: `test_engines.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from path_patching.direct_effects import is_cheaper
+from path_patching.engine import Sentences
+from path_patching.errors import UserError
+from path_patching.gpt2.model import Architecture, random_model
+from path_patching.paths import Node, PathSet, layer_nodes
+from path_patching.prefixes import distinct_prefixes
+from path_patching.torch_engine.engine import TorchEngine
+from path_patching.torch_engine.forward import Transformer
+from path_patching.unembedding import StreamedSoftmax, vocabulary_pieces
+from tests.helpers.setups import SETUPS, Setup, late_half, path_sets
+
+EXACT = 1e-11  # in float64 the engine and the reference may differ by rounding alone
+
+
+def in_float64(setup: Setup) -> TorchEngine:
+    tensors = {name: tensor.double() for name, tensor in setup.model.tensors.items()}
+    return TorchEngine(replace(setup.model, tensors=tensors), setup.sentences)
+
+
+@pytest.mark.parametrize("setup_name", SETUPS)
+def test_exact_but_for_rounding(setup_name):
+    setup = SETUPS[setup_name]()
+    engine = in_float64(setup)
+    for name, paths in path_sets(setup).items():
+        difference = engine.probabilities(paths) - setup.reference.probabilities(paths)
+        assert difference.abs().max() < EXACT, name
+
+
+def many_sentences(n: int = 60) -> tuple[TorchEngine, PathSet, list[Node]]:
+    """Enough sentences that a head's direct effect is cheaper along its directions, and the senders of a sweep."""
+    sizes = Architecture(n_layers=2, n_heads=4, d_model=16, d_head=4, d_mlp=20, n_positions=6, vocab_size=300)
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randint(0, 300, (n, 6), generator=generator)
+    corrupted = torch.randint(0, 300, (n, 6), generator=generator)
+    engine = TorchEngine(random_model(sizes, std=0.3), Sentences(clean, corrupted, torch.arange(40)))
+    senders = [node for layer in range(2) for node in layer_nodes(layer, 4, 5)]
+    return engine, PathSet.at(Node.logits(5)), [*senders, *(Node.neuron(1, index, 5) for index in range(20))]
+
+
+def test_direct_effects_along_directions_equal_whole_rows(monkeypatch):
+    engine, logits, senders = many_sentences()
+    along = {node.kind for node in senders if is_cheaper(node, engine.model.architecture, len(engine.sentences))}
+    assert along == {"head", "neuron"}
+    factored = engine.sweep(logits, senders)
+    monkeypatch.setattr("path_patching.engine.is_cheaper", lambda *_: False)
+    whole = engine.sweep(logits, senders)
+    assert (whole - engine.probabilities()).abs().amax((1, 2)).min() > 1e-4
+    assert (factored - whole).abs().max() < 2e-7
+    assert not torch.equal(factored, whole), "the second sweep went the same way as the first"
+
+
+def test_along_directions_is_cheaper_from_some_70_sentences_on():
+    """GPT-2 small: 64 (768 + N) products a vocabulary entry against 768 N."""
+    small = Architecture(12, 12, 768, 64, 3072, 1024, 50257)
+    assert [is_cheaper(Node.head(0, 0, 0), small, n) for n in (69, 70, 490)] == [False, True, True]
+    assert [is_cheaper(Node.neuron(0, 0, 0), small, n) for n in (1, 2)] == [False, True]
+    assert not is_cheaper(Node.mlp(0, 0), small, 10**6)
+
+
+def test_prefixes_are_the_distinct_beginnings():
+    sentences = torch.tensor([[5, 1, 2, 3], [5, 1, 2, 4], [5, 0, 2, 3], [5, 1, 2, 3]])
+    prefixes = distinct_prefixes(sentences)
+    assert prefixes.positions.tolist() == [0, 1, 1, 2, 2, 3, 3, 3]
+    assert torch.equal(prefixes.tokens[prefixes.of_sentence], sentences)
+    assert torch.equal(prefixes.positions[prefixes.of_sentence], torch.arange(4).expand(4, 4))
+    assert torch.equal(prefixes.of_sentence.flatten()[prefixes.example], torch.arange(8))
+    alike = {
+        tuple(sentences[row, : at + 1].tolist()): int(prefixes.of_sentence[row, at])
+        for row in range(4)
+        for at in range(4)
+    }
+    assert sorted(alike.values()) == list(range(8))
+
+
+def forward_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of prefixes of the forward passes from now on."""
+    seen, run = [], Transformer.run
+
+    def counted(self, prefixes):
+        seen.append(len(prefixes.tokens))
+        return run(self, prefixes)
+
+    monkeypatch.setattr(Transformer, "run", counted)
+    return seen
+
+
+def test_each_distinct_prefix_is_computed_once_and_kept(monkeypatch):
+    setup, passes = SETUPS["with eos"](), forward_passes(monkeypatch)
+    rows = torch.arange(4).repeat(25)
+    engine = TorchEngine(
+        setup.model,
+        Sentences(setup.sentences.clean[rows], setup.sentences.corrupted[rows], setup.sentences.answers),
+    )
+    engine.probabilities(late_half(setup))
+    engine.sweep(late_half(setup), [Node.mlp(0, setup.yy_position)], "v")
+    engine.writes([Node.mlp(0, setup.end)])
+    both = torch.cat([setup.sentences.clean, setup.sentences.corrupted])
+    assert passes == [sum(len(both[:, : at + 1].unique(dim=0)) for at in range(setup.end + 1))]
+    assert passes[0] < both.numel()  # twins share what lies before YY
+
+
+def test_batches_that_do_not_fit_together_are_computed_anew(monkeypatch):
+    engine, logits, senders = many_sentences()
+    tight = TorchEngine(engine.model, engine.sentences, memory_gb=1e-4)
+    whole, passes = engine.sweep(logits, senders), forward_passes(monkeypatch)
+    assert (tight.sweep(logits, senders) - whole).abs().max() < 1e-6
+    batches = len(passes)
+    assert 1 < batches < len(engine.sentences)
+    assert (tight.probabilities() - engine.probabilities()).abs().max() < 1e-6
+    assert len(passes) == 2 * batches
+    assert max(passes) < 2 * sum(passes) / len(passes)
+
+
+def test_senders_that_take_the_same_steps_are_walked_together(monkeypatch):
+    setup, walks = SETUPS["with eos"](), []
+    evaluate = TorchEngine._evaluate_stack
+
+    def counted(self, batch, receivers, senders, via):
+        walks.append(len(senders))
+        return evaluate(self, batch, receivers, senders, via)
+
+    monkeypatch.setattr(TorchEngine, "_evaluate_stack", counted)
+    engine, yy = TorchEngine(setup.model, setup.sentences), setup.yy_position
+    engine.sweep(late_half(setup), [*layer_nodes(0, 3, yy), *layer_nodes(1, 3, yy)], "v")
+    assert sorted(walks) == [4, 4]  # layer 0 reaches the heads of layers 1 and 2, layer 1 those of layer 2
+    walks.clear()
+    TorchEngine(setup.model, setup.sentences, memory_gb=1e-9).sweep(late_half(setup), layer_nodes(0, 3, yy), "v")
+    assert walks == [1] * 4 * len(setup.sentences)
+
+
+def pieces(logits: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
+    return (piece.clone() for piece in logits.split(size, -1))
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 1000])
+@pytest.mark.parametrize("order", ["random", "rising", "falling"])
+def test_streamed_softmax(size, order):
+    logits = 30 * torch.randn(5, 100, generator=torch.Generator().manual_seed(0))
+    if order != "random":
+        logits = logits.sort(-1, descending=order == "falling").values * 10  # beyond what exp can hold
+    softmax = StreamedSoftmax()
+    for piece in pieces(logits, size):
+        softmax.add(piece)
+    expected = logits.double().softmax(-1)
+    torch.testing.assert_close(softmax.probabilities(logits), expected, rtol=2e-6, atol=1e-12)
+
+
+def test_streamed_softmax_counts_equal_logits():
+    logits = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+    counts = torch.tensor([1, 50_000, 2, 1, 1, 7])
+    softmax = StreamedSoftmax()
+    for piece, count in zip(pieces(logits, 2), counts.double().split(2), strict=True):
+        softmax.add(piece, count)
+    whole = logits.double().repeat_interleave(counts, -1).softmax(-1)
+    first = counts.cumsum(0) - counts
+    torch.testing.assert_close(softmax.probabilities(logits), whole[:, first], rtol=1e-6, atol=0)
+
+
+def test_streamed_softmax_of_many_equal_logits_does_not_drift():
+    """A vocabulary that mostly never occurred: a plain float32 sum of so many equal terms is off by far more."""
+    logits = torch.full((2, 50_000), -3.7)
+    logits[:, 0] = 0.0
+    softmax = StreamedSoftmax()
+    for part in vocabulary_pieces(50_000, 2, "cpu"):
+        softmax.add(logits[:, part].clone())
+    expected = logits.double().softmax(-1)[:, :2]
+    torch.testing.assert_close(softmax.probabilities(logits[:, :2]), expected, rtol=3e-7, atol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 500, 10_000])
+def test_vocabulary_pieces_cover_the_vocabulary(rows):
+    parts = vocabulary_pieces(50_257, rows, "cpu")
+    assert torch.equal(torch.cat([torch.arange(50_257)[part] for part in parts]), torch.arange(50_257))
+    assert max(rows * (part.stop - part.start) for part in parts) <= max(2**19, 128 * rows)
+
+
+def test_results_are_ordinary_tensors():
+    setup = SETUPS["with eos"]()
+    engine = TorchEngine(setup.model, setup.sentences)
+    for result in (engine.probabilities(), engine.writes([Node.mlp(0, 3)]), engine.attention([(0, 0)])):
+        result += 1  # what `torch.inference_mode` gives refuses this
+        assert not result.requires_grad
+
+
+def test_a_missing_gpu_and_rounded_matrix_products_are_errors(monkeypatch):
+    setup = SETUPS["with eos"]()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="no CUDA device"):
+        TorchEngine(setup.model, setup.sentences, device="cuda:0")
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    with pytest.raises(UserError, match="set_float32_matmul_precision"):
+        TorchEngine(setup.model, setup.sentences)
+
+
+def test_an_engine_like_another_is_of_its_kind_and_for_other_sentences():
+    setup = SETUPS["with eos"]()
+    engine = TorchEngine(setup.model, setup.sentences, memory_gb=1.0)
+    other = engine.like(setup.sentences.rows(slice(3)))
+    assert (type(other), other.memory_gb, len(other.sentences)) == (TorchEngine, 1.0, 3)
+    torch.testing.assert_close(other.probabilities(), engine.probabilities()[:3], rtol=0, atol=1e-7)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_what_the_cpu_gives():
+    setup = SETUPS["with eos"]()
+    cpu, gpu = (TorchEngine(setup.model, setup.sentences, device) for device in ("cpu", "cuda"))
+    for paths in path_sets(setup).values():
+        assert (cpu.probabilities(paths) - gpu.probabilities(paths)).abs().max() < 1e-5

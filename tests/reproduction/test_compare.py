@@ -1,0 +1,132 @@
+"""Comparing runs, and with that the engines: every artifact of every script, made by one and by the other."""
+
+from __future__ import annotations
+
+import math
+import runpy
+import sys
+from itertools import product
+
+import pytest
+import torch
+
+from path_patching.errors import UserError
+from path_patching.files import ROOT
+from reproduction.compare import NUMBERS, compare, largest_difference
+from reproduction.paper import CLAIMS
+from reproduction.run import read_artifacts, start_run
+from reproduction.settings import Settings
+from reproduction.steps import EXPERIMENTS
+from tests.helpers.engines import skip_without
+from tests.helpers.experiments import random_gpt2
+from tests.helpers.made import MODEL, publish_experiments
+from tests.helpers.scripts import error_line, output, run_python
+
+NAN = torch.nan
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "difference"),
+    [
+        (torch.tensor([0.5, -0.5]), torch.tensor([0.5, -0.25]), 0.25),
+        (torch.tensor([0.5, -10.0]), torch.tensor([0.5, -9.0]), 0.1),
+        (torch.tensor([NAN, 1.0]), torch.tensor([NAN, 1.0]), 0.0),
+        (torch.tensor([NAN, 1.0]), torch.tensor([1.0, 1.0]), math.inf),
+        (torch.zeros(2), torch.zeros(3), math.inf),
+        (torch.zeros(0), torch.zeros(0), 0.0),
+        ({"a": [1.0, 2.0], "b": "x"}, {"a": [1.0, 2.5], "b": "x"}, 0.25),
+        ({"a": 1.0}, {"b": 1.0}, math.inf),
+        ([1.0], [1.0, 2.0], math.inf),
+        ("m1", "m2", math.inf),
+        (3, 4, math.inf),
+        (3, 3.0, math.inf),
+    ],
+)
+def test_differences(one, other, difference):
+    assert largest_difference(one, other) == pytest.approx(difference)
+
+
+def ranked(folder, order: list[int], effects: list[float], **settings: object):
+    run = start_run("neuron_investigations", Settings(out=folder, **settings), MODEL, "torch", "cpu")
+    run.save("order.pt", torch.tensor(order))
+    run.save("neuron_effects.pt", torch.tensor(effects, dtype=torch.float64))
+    run.publish()
+    return read_artifacts(folder, "neuron_investigations")
+
+
+def test_ranks_of_nearly_equal_effects_may_be_swapped_and_others_may_not(tmp_path):
+    one = ranked(tmp_path / "one", [0, 1, 2], [-0.5, 0.2, 0.1999999])
+    nearly = ranked(tmp_path / "nearly", [0, 2, 1], [-0.5, 0.1999999, 0.2])
+    assert compare(one, nearly)["order.pt"] < 1e-6
+    assert compare(one, ranked(tmp_path / "far", [1, 0, 2], [0.2, -0.5, 0.1]))["order.pt"] == pytest.approx(0.3)
+
+
+def test_a_neuron_s_row_is_compared_with_its_own_wherever_it_stands(tmp_path):
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder, order in zip(folders, ([0, 1, 2], [0, 2, 1]), strict=True):
+        run = start_run("neuron_investigations", Settings(out=folder), MODEL, "torch", "cpu")
+        run.save("order.pt", torch.tensor(order))
+        run.save("neuron_effects.pt", torch.tensor([-0.5, 0.2, 0.2]))
+        run.save("t10-logitlens.pt", torch.tensor([[0.0], [1.0], [2.0]])[order])
+        run.note("strongest neurons of m10", {f"m10.n{neuron}": 0.2 for neuron in order[1:]})
+        run.publish()
+    compared = compare(*(read_artifacts(folder, "neuron_investigations") for folder in folders))
+    assert compared == {"order.pt": 0, "neuron_effects.pt": 0, "t10-logitlens.pt": 0, NUMBERS: 0}
+
+
+def test_runs_of_other_settings_are_no_two_of_one(tmp_path):
+    one = ranked(tmp_path / "one", [0], [0.5])
+    with pytest.raises(UserError, match="neuron_investigations: seed is 0 in"):
+        compare(one, ranked(tmp_path / "other", [0], [0.5], seed=1))
+
+
+def test_what_differs_too_much_fails(tmp_path):
+    publish_experiments(tmp_path / "one")
+    publish_experiments(tmp_path / "other")
+    folders = [str(tmp_path / "one"), str(tmp_path / "other")]
+    assert "largest difference: 0.0e+00" in output(run_python(str(ROOT / "reproduce.py"), "compare", *folders))
+    one = read_artifacts(tmp_path / "one", "circuit_discovery")
+    run = start_run(one.script, Settings(model=MODEL.name, out=tmp_path / "other"), MODEL, "torch", "cpu")
+    for name in one.record["artifacts"]:
+        run.save(name, one.load(name) + 0.25)
+    run.numbers.update(one.record["numbers"])
+    run.publish()
+    failed = run_python(str(ROOT / "reproduce.py"), "compare", *folders, "--within", "0.2")
+    assert failed.returncode == 1
+    assert "largest difference: 2.5e-01" in failed.stdout
+    assert "two folders" in error_line(run_python(str(ROOT / "reproduce.py"), "compare", str(tmp_path), folders[0]))
+
+
+@pytest.fixture
+def run_here(monkeypatch, tmp_path):
+    """Runs a script in this process, since most of what a process of its own takes is importing."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # scripts set it
+    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
+
+    def run(script: str, *flags: str) -> None:
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *flags])
+        runpy.run_path(str(ROOT / f"{script}.py"))
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["random", "standin"])
+def test_both_engines_make_the_same_artifacts(tmp_path, run_here, model):
+    skip_without("rust_circuit")
+    name = str(random_gpt2(tmp_path / "mine")) if model == "random" else model
+    for engine, script in product(("rust_circuit", "torch"), EXPERIMENTS):
+        run_here(script, "--model", name, "--engine", engine, "--n", "97", "--out", str(tmp_path / engine))
+    for script in EXPERIMENTS:
+        one, other = (read_artifacts(tmp_path / engine, script) for engine in ("rust_circuit", "torch"))
+        engines = {one.record["engine"], other.record["engine"]}
+        assert engines in ({"rust_circuit", "torch"}, {"transformers"})
+        differences = compare(one, other)
+        if model == "random":  # it does not compute greater-than, and shares of next to nothing are not comparable
+            del differences[NUMBERS]
+        assert {name: each for name, each in differences.items() if not each < 1e-5} == {}
+    made = {script: read_artifacts(tmp_path / "torch", script) for script in EXPERIMENTS}
+    unmeasured = {claim.what for claim in CLAIMS if claim.measure(made[claim.script]) is None}
+    only_with_paper_s_circuit = {"task 2 (a list of years), late half with m7, a6.h1 and a7.h11: share of clean"}
+    if model == "standin":  # which has all nodes that the paper names
+        assert unmeasured == only_with_paper_s_circuit

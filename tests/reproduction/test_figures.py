@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import plotly.graph_objects as go
+import plotly.io
+import pytest
+import torch
+
+from color_utils import RED_WHITE_BLUE, diverging, round_up, sequential
+from reproduction import figures
+from reproduction.figures import (
+    PREDICTED_YEAR,
+    YY,
+    facets,
+    figure_files,
+    head_tiles,
+    heatmap,
+    lines,
+    named,
+    sweeps,
+    titled,
+)
+
+# plotly 6 says at every step that kaleido 0 is deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+TWO_BY_THREE = (named("column", "abc"), named("row", "de"))
+
+
+def two_by_three(values: torch.Tensor, colours: figures.Colours = figures.change) -> go.Figure:
+    return heatmap(values, "title", *TWO_BY_THREE, colours)
+
+
+def bar_labels(figure: go.Figure, coloraxis: str = "coloraxis") -> tuple[str, ...]:
+    return figure.layout[coloraxis].colorbar.ticktext
+
+
+@pytest.fixture
+def forgotten_renderer():
+    figures.static_renderer_starts.cache_clear()
+    yield
+    figures.static_renderer_starts.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("value", "bound"), [(0.0, 1.0), (0.1, 0.1), (0.137, 0.15), (0.81, 1.0), (9.01, 10.0), (11.2, 12.0), (3e-7, 3e-7)]
+)
+def test_ranges_end_at_the_next_round_number(value, bound):
+    assert round_up(value) == bound
+
+
+def test_a_diverging_scale_is_symmetric_white_at_zero_and_contains_the_data():
+    scale = diverging(torch.tensor([-0.48, 0.1]).numpy(), "change")
+    assert (scale.low, scale.high) == (-0.5, 0.5)
+    assert len(RED_WHITE_BLUE) % 2 == 1
+    assert RED_WHITE_BLUE[len(RED_WHITE_BLUE) // 2] == "rgb(255,255,255)"
+
+
+@pytest.mark.parametrize("colours", [sequential, diverging])
+@pytest.mark.parametrize("values", [[0.0, 0.0], [float("nan"), float("inf")], [float("nan"), 0.0]])
+def test_data_without_a_range_gets_one(colours, values):
+    scale = colours(torch.tensor(values).numpy(), "values")
+    assert scale.high == 1.0
+    assert scale.low in (0.0, -1.0)
+
+
+def test_what_is_not_finite_is_left_out_of_the_range_and_drawn_as_missing():
+    figure = two_by_three(torch.tensor([[1.0, -2.0, float("nan")], [float("inf"), 0.0, float("-inf")]]))
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-2.0, 2.0)
+    drawn = torch.as_tensor(figure.data[0].z)
+    assert torch.isnan(drawn).tolist() == [[False, False, True], [True, False, True]]
+    assert figure.layout.plot_bgcolor not in RED_WHITE_BLUE
+
+
+def test_a_colour_bar_says_when_the_data_goes_beyond_it():
+    probs = torch.full((97, 100), 0.01)
+    assert bar_labels(figures.probability_heatmap(probs, "title"))[-1] == "0.01"
+    probs[-1, -1] = 0.9
+    figure = figures.probability_heatmap(probs, "title")
+    assert figure.layout.coloraxis.cmax == 0.01
+    assert bar_labels(figure)[-1] == "≥ 0.01"
+
+
+def test_a_probability_heatmap_takes_over_the_colours_of_another():
+    figure = figures.probability_heatmap(torch.full((97, 100), 0.3), "title", like=torch.full((97, 100), 0.25))
+    assert figure.layout.coloraxis.cmax == 0.25
+    assert bar_labels(figure)[-1] == "≥ 0.25"
+
+
+def test_years_have_two_digits_and_label_both_ends():
+    assert list(PREDICTED_YEAR.ticks.values()) == ["00", "10", "20", "30", "40", "50", "60", "70", "80", "90", "99"]
+    assert list(YY.ticks.values()) == ["02", "10", "20", "30", "40", "50", "60", "70", "80", "90", "98"]
+    layout = figures.probability_heatmap(torch.rand(97, 100), "title").layout
+    assert layout.xaxis.ticktext == tuple(PREDICTED_YEAR.ticks.values())
+    assert layout.yaxis.ticktext == tuple(YY.ticks.values())
+    assert (layout.xaxis.title.text, layout.yaxis.title.text) == ("predicted year", "YY")
+
+
+def test_a_sweep_is_drawn_in_points_with_layer_0_at_the_top_and_the_mlp_last():
+    sweep = torch.zeros(12, 13)
+    sweep[9, 1], sweep[10, 12] = -0.1, -0.5
+    figure = sweeps({"": sweep}, "title")
+    assert figure.data[0].z[9, 1] == pytest.approx(-10)
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-50, 50)
+    assert figure.layout.yaxis.autorange == "reversed"
+    assert figure.layout.xaxis.ticktext == (*map(str, range(12)), "MLP")
+
+
+@pytest.mark.parametrize(("n_layers", "n_heads"), [(2, 4), (24, 16), (48, 25)])
+def test_a_sweep_takes_its_axes_from_the_tensor(n_layers, n_heads):
+    layout = sweeps({"": torch.rand(n_layers, n_heads + 1)}, "title").layout
+    assert (len(layout.yaxis.tickvals), len(layout.xaxis.tickvals)) == (n_layers, n_heads + 1)
+
+
+def test_panels_share_one_range():
+    figure = facets({"m11": torch.ones(2, 3), "m10": -3 * torch.ones(2, 3)}, "title", *TWO_BY_THREE, figures.change)
+    assert {trace.coloraxis for trace in figure.data} == {"coloraxis"}
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-3, 3)
+    assert [note.text for note in figure.layout.annotations[:2]] == ["m11", "m10"]
+
+
+@pytest.mark.parametrize("n_panels", [1, 2, 3, 4])
+def test_panels_with_ranges_of_their_own_have_bars_that_lie_between_them(n_panels):
+    panels = {f"m{index}": (index + 1) * torch.ones(2, 3) for index in range(n_panels)}
+    figure = facets(panels, "title", *TWO_BY_THREE, figures.logit, one_range=False)
+    names = [figures._numbered("coloraxis", index) for index in range(n_panels)]
+    assert [trace.coloraxis for trace in figure.data] == names
+    assert [figure.layout[name].cmax for name in names] == [1, 2, 3, 4][:n_panels]
+    for index, name in enumerate(names):
+        x, y = figure.layout[figures._numbered("xaxis", index)], figure.layout[figures._numbered("yaxis", index)]
+        bar = figure.layout[name].colorbar
+        assert bar.x == x.domain[1]
+        assert (bar.y - bar.len / 2, bar.y + bar.len / 2) == pytest.approx(y.domain)
+    lefts = {figure.layout[figures._numbered("xaxis", index)].domain[0] for index in range(n_panels)}
+    if n_panels > 1:
+        plot_width = figure.layout.width - figure.layout.margin.l - figure.layout.margin.r
+        gap = (max(lefts) - figure.layout.xaxis.domain[1]) * plot_width
+        titles = [note for note in figure.layout.annotations if note.textangle == -90]
+        assert gap > max(note.xshift + note.font.size for note in titles)
+
+
+def test_only_outer_panels_carry_axis_titles_and_labels():
+    panels = {name: torch.zeros(2, 3) for name in ("m3", "m2", "m1")}
+    layout = facets(panels, "title", *TWO_BY_THREE, figures.change).layout
+    assert [layout[axis].showticklabels for axis in ("xaxis", "xaxis2", "xaxis3")] == [False, True, True]
+    assert [layout[axis].showticklabels for axis in ("yaxis", "yaxis2", "yaxis3")] == [True, False, True]
+
+
+def test_values_that_do_not_fit_the_axes_are_refused():
+    with pytest.raises(ValueError, match="do not fit"):
+        two_by_three(torch.zeros(3, 2))
+
+
+def test_position_names_may_repeat_and_are_not_taken_for_markup():
+    positions = named("key", ["<|endoftext|>", "the", "year", "the"])
+    figure = facets({"": torch.eye(4)}, "title", positions, positions, figures.attention)
+    assert figure.layout.xaxis.ticktext == ("&lt;|endoftext|&gt;", "the", "year", "the")
+    assert figure.layout.xaxis.tickvals == (0, 1, 2, 3)
+    assert figure.data[0].z.shape == (4, 4)
+
+
+def test_head_tiles_place_and_name_every_pattern():
+    patterns = torch.zeros(2, 4, 3, 3)
+    patterns[1, 2, 2, 0] = 0.7
+    figure = head_tiles(patterns, ["<|endoftext|>", "YY", "END"], "title")
+    grid = torch.as_tensor(figure.data[0].z)
+    assert grid.shape == (2 * 4 - 1, 4 * 4 - 1)
+    assert grid.nan_to_num().argmax() == (1 * 4 + 2) * grid.shape[1] + 2 * 4
+    assert figure.data[0].text[1 * 4 + 2][2 * 4] == "a1.h2<br>END → &lt;|endoftext|&gt;"
+    assert torch.isnan(grid[3]).all()
+    assert torch.isnan(grid[:, 3]).all()
+    assert figure.layout.xaxis.tickvals == (1, 5, 9, 13)
+    assert figure.layout.xaxis.ticktext == ("0", "1", "2", "3")
+
+
+def test_a_curve_starts_at_zero_and_is_marked_where_asked():
+    figure = lines({"": torch.rand(100)}, "title", PREDICTED_YEAR, "probability", mark=(41, "YY = 41"))
+    assert list(figure.data[0].x) == list(range(100))
+    assert figure.layout.yaxis.rangemode == "tozero"
+    assert figure.layout.shapes[0].x0 == figure.layout.shapes[0].x1 == 41
+    assert "YY = 41" in [note.text for note in figure.layout.annotations]
+    assert not figure.layout.showlegend
+
+
+def test_several_curves_are_told_apart():
+    figure = lines({"top 10": torch.rand(97), "top 100": torch.rand(97)}, "title", YY, "effect")
+    assert figure.layout.showlegend
+    assert figure.data[0].line.color != figure.data[1].line.color
+
+
+@pytest.mark.parametrize(
+    ("name", "as_published", "title"),
+    [
+        ("GPT-2 small", False, "Heatmap, GPT-2 small"),
+        ("GPT-2 small", True, "Heatmap, GPT-2 small, as published"),
+        ("stand-in", False, "Heatmap, stand-in (not GPT-2 small)"),
+        ("a<b>", False, "Heatmap, a&lt;b&gt; (not GPT-2 small)"),
+    ],
+)
+def test_titles_name_the_model(name, as_published, title):
+    model = {"name": name, "is_gpt2_small": "GPT-2" in name}
+    assert titled("Heatmap", {"model": model, "settings": {"as_published": as_published}}) == title
+
+
+def test_a_long_title_is_set_smaller():
+    short, long = (heatmap(torch.eye(2), text, *2 * [named("x", "ab")], figures.change) for text in ("a", "a" * 120))
+    assert long.layout.title.font.size < short.layout.title.font.size
+    assert long.layout.title.font.size * 0.5 * 120 <= long.layout.width
+
+
+def test_pages_draw_without_a_network(monkeypatch):
+    monkeypatch.setattr(figures, "static_renderer_starts", lambda: False)
+    for name, script in (("small", "plotly.min.js"), ("appendix/small", "../plotly.min.js")):
+        files = figure_files(two_by_three(torch.rand(2, 3)), name)
+        assert set(files) == {f"{name}.html", f"plotly/{name}.json"}
+        text = files[f"{name}.html"].decode()
+        assert f'src="{script}"' in text
+        assert "http" not in text
+
+
+def test_the_data_of_a_figure_is_plotly_s():
+    figure = two_by_three(torch.rand(2, 3))
+    read = plotly.io.from_json(figure_files(figure, "small")["plotly/small.json"].decode())
+    assert read == figure
+
+
+def test_without_a_renderer_one_line_says_so(monkeypatch, capsys, forgotten_renderer):
+    def broken(figure, kind):
+        raise ValueError("no kaleido")
+
+    monkeypatch.setattr(figures, "render", broken)
+    files = [*figure_files(two_by_three(torch.rand(2, 3)), "one"), *figure_files(two_by_three(torch.rand(2, 3)), "two")]
+    assert capsys.readouterr().out.count("only HTML is written") == 1
+    assert files == ["one.html", "plotly/one.json", "two.html", "plotly/two.json"]
+
+
+def test_pdf_and_png_hold_one_figure(forgotten_renderer):
+    pytest.importorskip("kaleido", reason="kaleido 0.2.1 is not installed")
+    # At 1025 by 798 pixels kaleido on its own adds an empty second page.
+    figure = two_by_three(torch.rand(2, 3)).update_layout(width=1025, height=798)
+    files = figure_files(figure, "figure")
+    assert files["figure.png"].startswith(b"\x89PNG")
+    pdf = files["figure.pdf"]
+    assert pdf.startswith(b"%PDF")
+    assert figures.n_pages(pdf) == 1

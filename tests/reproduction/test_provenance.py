@@ -1,0 +1,85 @@
+"""What a result was made with: a step's code is all that it imports, and nothing else."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from reproduction import provenance
+from reproduction.provenance import code_sha256, command
+from reproduction.publication import invocation
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A small repository: a script that imports a module, which imports from packages; and modules beside them."""
+    (tmp_path / "cache").mkdir()
+    for folder in ("package", "surface/below"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name, text in {
+        "script.py": "import helper\n",
+        "helper.py": "from package.deep import thing\nfrom surface import name\nimport surface.below.bottom\n",
+        "package/deep.py": "thing = 1\n",
+        "package/beside.py": "",
+        "surface/__init__.py": "from .inner import name\nfrom surface.other import *\n",
+        "surface/inner.py": "from .below import name\n",
+        "surface/other.py": "",
+        "surface/beside.py": "",
+        "surface/below/__init__.py": "from ..cousin import name\n",
+        "surface/below/bottom.py": "",
+        "surface/cousin.py": "name = 1\n",
+        "beside.py": "",
+        "helper.html": "<p>",
+        "beside.html": "<p>",
+        "cache/data.txt": "one",
+    }.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    code_sha256.cache_clear()
+    yield tmp_path
+    code_sha256.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("file", "matters"),
+    [
+        ("script.py", True),
+        ("helper.py", True),
+        ("package/deep.py", True),
+        ("cache/data.txt", True),
+        ("helper.html", True),
+        ("surface/__init__.py", True),
+        ("surface/inner.py", True),
+        ("surface/other.py", True),
+        ("surface/below/__init__.py", True),
+        ("surface/below/bottom.py", True),
+        ("surface/cousin.py", True),
+        ("beside.py", False),
+        ("package/beside.py", False),
+        ("surface/beside.py", False),
+        ("beside.html", False),
+    ],
+)
+def test_a_change_counts_if_the_script_depends_on_it(repository, file, matters):
+    before = code_sha256("script")
+    with (repository / file).open("a") as changed:
+        changed.write("# changed\n")
+    code_sha256.cache_clear()
+    assert (code_sha256("script") != before) is matters
+
+
+def test_what_is_said_of_the_data_is_no_code(repository):
+    before = code_sha256("script")
+    (repository / "cache" / "README.md").write_text("words")
+    code_sha256.cache_clear()
+    assert code_sha256("script") == before
+
+
+def test_commands_can_be_pasted_into_a_shell(monkeypatch):
+    assert invocation("script", ["--out", "a b"]) == "python script.py --out 'a b'"
+    assert invocation("results", ["--check"]) == "python reproduce.py results --check"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/script.py", "--n", "3"])
+    assert command("script") == "python script.py --n 3"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/reproduce.py", "report", "--model", "standin"])
+    assert command("report") == "python reproduce.py report --model standin"

@@ -1,0 +1,180 @@
+"""Runs publish whole or not at all; readers refuse what is damaged, missing or mixed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given
+from hypothesis import settings as tried
+from hypothesis import strategies as st
+
+from path_patching.errors import UserError
+from path_patching.gpt2.model import Architecture, random_model
+from reproduction.publication import RECORD_VERSION
+from reproduction.run import Run, read_artifacts, start_run
+from reproduction.settings import Settings
+from tests.helpers.refusals import unless_refused
+from tests.helpers.scripts import run_python
+
+MODEL = random_model(Architecture(1, 1, 4, 4, 8, 16, 10))
+
+
+def new_run(folder, script="circuit_discovery") -> Run:
+    return start_run(script, Settings(out=folder, seed=3), MODEL, "torch", "cpu")
+
+
+def visible(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def published(folder, value=1.0, script="circuit_discovery") -> None:
+    run = new_run(folder, script)
+    run.save("probs.pt", torch.full((2, 3), value))
+    run.save("deep/probs.pt", {"a": torch.arange(3), "names": ["x"]})
+    run.note("answer", 42.0)
+    run.publish()
+
+
+def test_a_published_run_is_read_back_with_its_record(tmp_path):
+    published(tmp_path)
+    artifacts = read_artifacts(tmp_path, "circuit_discovery")
+    assert torch.equal(artifacts.load("probs.pt"), torch.ones(2, 3))
+    assert artifacts.load("deep/probs.pt")["names"] == ["x"]
+    assert artifacts.record["model"]["name"] == MODEL.name
+    assert artifacts.record["numbers"] == {"answer": 42.0}
+    assert artifacts.record["settings"]["seed"] == 3
+    assert artifacts.record["versions"]["torch"] == torch.__version__
+    assert visible(tmp_path) == ["circuit_discovery.json", "deep", "probs.pt"]
+
+
+def test_a_slice_is_stored_without_what_it_was_sliced_from(tmp_path):
+    run = new_run(tmp_path)
+    run.save("slice.pt", torch.zeros(1000, 1000)[:1])
+    run.publish()
+    assert (tmp_path / "slice.pt").stat().st_size < 10_000
+
+
+def test_a_run_that_does_not_publish_leaves_earlier_artifacts_as_they_were(tmp_path):
+    published(tmp_path, value=1.0)
+    run = new_run(tmp_path)
+    run.save("probs.pt", torch.zeros(2, 3))
+    assert torch.equal(read_artifacts(tmp_path, "circuit_discovery").load("probs.pt"), torch.ones(2, 3))
+
+
+def test_what_is_not_there_damaged_or_of_another_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"run python circuit_discovery\.py first"):
+        read_artifacts(tmp_path, "circuit_discovery")
+    published(tmp_path)
+    artifacts = read_artifacts(tmp_path, "circuit_discovery")
+    with pytest.raises(UserError, match="is not among what"):
+        artifacts.load("attn_q.pt")
+    published(tmp_path, value=2.0)
+    with pytest.raises(UserError, match="of another run"):
+        artifacts.load("probs.pt")
+    (tmp_path / "probs.pt").write_bytes(b"half a file")
+    with pytest.raises(UserError, match="damaged"):
+        read_artifacts(tmp_path, "circuit_discovery").load("probs.pt")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"script": "x"}'])
+def test_a_damaged_record_is_refused(tmp_path, text):
+    (tmp_path / "circuit_discovery.json").write_text(text)
+    with pytest.raises(UserError, match="is not a run"):
+        read_artifacts(tmp_path, "circuit_discovery")
+
+
+def test_a_record_of_a_future_version_is_refused(tmp_path):
+    published(tmp_path)
+    path = tmp_path / "circuit_discovery.json"
+    record = json.loads(path.read_text()) | {"record_version": RECORD_VERSION + 1}
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=f"record version {RECORD_VERSION + 1}"):
+        read_artifacts(tmp_path, "circuit_discovery")
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write to"):
+        new_run(tmp_path / "file" / "below")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this platform")
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
+    published(tmp_path)
+    run = new_run(tmp_path)
+    (run.publication.staging / "probs.pt").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="No space left"):
+        run.save("probs.pt", torch.zeros(2, 3))
+    assert torch.equal(read_artifacts(tmp_path, "circuit_discovery").load("probs.pt"), torch.ones(2, 3))
+
+
+@tried(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    file=st.sampled_from(["probs.pt", "deep/probs.pt", "circuit_discovery.json"]),
+    kept=st.floats(0, 1),
+    inserted=st.binary(max_size=20),
+    rest=st.booleans(),
+)
+def test_a_damaged_file_is_refused_or_harmless(tmp_path, file, kept, inserted, rest):
+    """Truncated, overwritten in the middle, or longer: what is read is what was written, or one line says why not."""
+    published(tmp_path)
+    path = tmp_path / file
+    whole = path.read_bytes()
+    place = int(kept * len(whole))
+    path.write_bytes(whole[:place] + inserted + (whole[place + len(inserted) :] if rest else b""))
+
+    def read() -> tuple[torch.Tensor, dict]:
+        artifacts = read_artifacts(tmp_path, "circuit_discovery")
+        return artifacts.load("probs.pt"), artifacts.load("deep/probs.pt")
+
+    if found := unless_refused(read):
+        assert torch.equal(found[0], torch.ones(2, 3))
+        assert torch.equal(found[1]["a"], torch.arange(3))
+
+
+def test_artifacts_that_were_swapped_are_refused(tmp_path):
+    published(tmp_path)
+    one, other = tmp_path / "probs.pt", tmp_path / "deep" / "probs.pt"
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    for name in ("probs.pt", "deep/probs.pt"):
+        with pytest.raises(UserError, match="of another run"):
+            read_artifacts(tmp_path, "circuit_discovery").load(name)
+
+
+def test_what_is_no_plain_tensor_is_never_unpickled(tmp_path):
+    """Even under a record that fits: reading never runs code."""
+    run = new_run(tmp_path)
+    content = pickle.dumps(SystemExit("code was run"))
+    run.publication.stage("probs.pt", content)
+    run.publish()
+    with pytest.raises(UserError, match="cannot be read"):
+        read_artifacts(tmp_path, "circuit_discovery").load("probs.pt")
+
+
+def test_an_interrupted_run_publishes_nothing_and_says_so(tmp_path):
+    """Ctrl-C in the middle of a script."""
+    code = (
+        "import os, signal, sys, time\n"
+        "from tests.test_artifacts import new_run, MODEL\n"
+        "from pathlib import Path\n"
+        "from utils import exit_on_user_error\n"
+        "import torch\n"
+        "sys.excepthook = exit_on_user_error\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
+        f"run = new_run(Path({str(tmp_path)!r}))\n"
+        "run.save('probs.pt', torch.zeros(3))\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "time.sleep(10)\n"
+        "run.publish()\n"
+    )
+    interrupted = run_python("-c", code)
+    assert interrupted.returncode not in (0, 1)
+    assert interrupted.stderr == "interrupted: what was published before is as it was\n"
+    assert visible(tmp_path) == []
+    assert not list(tmp_path.glob(".*.staged"))

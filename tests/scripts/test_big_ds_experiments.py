@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+from transformers import GPT2LMHeadModel
+
+from dataset import COLLATED_YY, NOUNS_FILE, YearDataset, valid_years, year_token_ids
+from path_patching.circuits.circuit import full_circuit, late_half
+from path_patching.circuits.circuit_file import read_circuit
+from path_patching.engine import Sentences
+from path_patching.files import ROOT
+from path_patching.gpt2.tensor_cache import load_model
+from path_patching.gpt2.tokenizer import load_tokenizer
+from path_patching.paths import Node
+from reproduction.run import read_artifacts
+from tests.helpers.engines import each_engine, skip_without
+from tests.helpers.experiments import random_gpt2, run_experiment
+from tests.helpers.reference import Reference
+from tests.helpers.scripts import output, run_python
+from utils import cutoff_sharpness, probability_difference
+
+SCRIPT = "big_ds_experiments"
+HEATMAPS = ("clean_probs.pt", "patched_probs.pt", "complement_probs.pt", "full_patched_probs.pt")
+CIRCUIT = {
+    "name": "a circuit of two layers",
+    "mlps": ["m1"],
+    "heads": ["a0.h1", "a1.h0"],
+    "heads_feed": ["logits", "m1"],
+    "first_below": ["m0", "a0.h0"],
+    "further_below": ["a0.h0"],
+}
+
+
+def drawn(n: int) -> YearDataset:
+    tokenizer = load_tokenizer()
+    return YearDataset(valid_years(tokenizer), n, NOUNS_FILE, tokenizer, balanced=False, seed=0)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A random model of two layers of two heads, with a circuit of it beside."""
+    folder = random_gpt2(tmp_path_factory.mktemp("two layers"))
+    (folder / "circuit.json").write_text(json.dumps(CIRCUIT))
+    return folder
+
+
+def test_every_evaluation_is_that_of_the_definition(checkpoint, tmp_path, monkeypatch):
+    n = 12
+    printed = output(run_experiment(SCRIPT, tmp_path, checkpoint, n, "--circuit", str(checkpoint / "circuit.json")))
+    assert f"left out: the heatmaps; of {n} sentences none has YY = " in printed
+    artifacts = read_artifacts(tmp_path / "out", SCRIPT)
+    assert artifacts.record["artifacts"] == {}
+    numbers = artifacts.record["numbers"]
+    assert numbers["circuit"] == CIRCUIT["name"]
+
+    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
+    dataset = drawn(n)
+    yy, end, years_yy = dataset.yy, dataset.end, dataset.years_YY
+    reference = Reference(load_model(str(checkpoint)), Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids()))
+    circuit = read_circuit(checkpoint / "circuit.json")
+    late = late_half(circuit, end)
+    values = late.extend([Node.residual(position) for position in range(end + 1)], via="v")
+    expected = {
+        "clean": reference.probabilities(inside="corrupted"),
+        "all on 01 data": reference.probabilities(inside="clean"),
+        "late half alone": reference.probabilities(late, "clean"),
+        "all but the late half": reference.probabilities(late, "corrupted"),
+        "full circuit alone": reference.probabilities(full_circuit(circuit, yy, end), "clean"),
+        "late half alone, its heads' queries and keys on 01 data": reference.probabilities(values, "clean"),
+    }
+    differences = {name: probability_difference(probs, years_yy) for name, probs in expected.items()}
+    clean = differences["clean"].mean().item()
+    for name, difference in differences.items():
+        found = numbers[f"{name}: probability difference"]
+        assert found["value"] == pytest.approx(difference.mean().item(), abs=1e-6)
+        spread = numbers[f"{name}: probability difference, standard deviation"]
+        assert spread == pytest.approx(difference.std(correction=0).item(), abs=1e-6)
+        assert found["low"] < found["value"] < found["high"]
+        sharpness = cutoff_sharpness(expected[name], years_yy).mean().item()
+        assert numbers[f"{name}: cutoff sharpness"]["value"] == pytest.approx(sharpness, abs=1e-6)
+        if name != "clean":
+            share = numbers[f"{name}: probability difference, share of clean"]
+            assert share["value"] == pytest.approx(difference.mean().item() / clean, abs=1e-5)
+    means = sorted(difference.mean().item() for difference in differences.values())
+    assert min(b - a for a, b in pairwise(means)) > 1e-4, "the evaluations can be told apart"
+    of_values = differences["late half alone, its heads' queries and keys on 01 data"].mean().item()
+    lost = numbers["queries and keys on 01 data cost, as a share of the late half"]["value"]
+    assert lost == pytest.approx(1 - of_values / differences["late half alone"].mean().item(), abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def with_heatmaps(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("heatmaps")
+    assert "left out" not in output(run_experiment(SCRIPT, folder, checkpoint, 1500))
+    return read_artifacts(folder / "out", SCRIPT)
+
+
+def test_rows_of_the_heatmaps_average_to_the_means(with_heatmaps):
+    assert set(with_heatmaps.record["artifacts"]) == set(HEATMAPS)
+    years_yy = drawn(1500).years_YY
+    weights = torch.tensor([(years_yy == yy).sum() for yy in COLLATED_YY], dtype=torch.float64) / 1500
+    names = ("clean", "late half alone", "all but the late half", "full circuit alone")
+    for artifact, name in zip(HEATMAPS, names, strict=True):
+        rows = with_heatmaps.load(artifact)
+        assert rows.shape == (97, 100)
+        for metric, measure in (
+            ("probability difference", probability_difference),
+            ("cutoff sharpness", cutoff_sharpness),
+        ):
+            mean = (measure(rows, torch.tensor(COLLATED_YY)) * weights).sum().item()
+            assert with_heatmaps.record["numbers"][f"{name}: {metric}"]["value"] == pytest.approx(mean, abs=1e-9)
+
+
+def test_the_clean_heatmap_is_that_of_transformers(with_heatmaps, checkpoint):
+    dataset = drawn(1500)
+    model = GPT2LMHeadModel.from_pretrained(checkpoint).eval()
+    for yy in (2, 57, 98):
+        sentences = dataset.good_toks[yy == dataset.years_YY]
+        with torch.no_grad():
+            logits = model(sentences).logits[:, -1].double()
+        expected = logits.softmax(-1)[:, year_token_ids()].mean(0)
+        torch.testing.assert_close(with_heatmaps.load("clean_probs.pt")[yy - 2], expected, rtol=0, atol=1e-6)
+
+
+def test_the_stand_in_runs_with_the_paper_s_names(tmp_path):
+    output(run_experiment(SCRIPT, tmp_path, "standin", 97, "--circuit", "paper"))
+    numbers = read_artifacts(tmp_path / "out", SCRIPT).record["numbers"]
+    assert numbers["clean: probability difference"]["value"] > 0.8
+    assert numbers["circuit"] == "the paper's circuit"
+
+
+def test_the_paper_s_circuit_in_a_smaller_model_is_one_line(checkpoint, tmp_path):
+    failed = run_experiment(SCRIPT, tmp_path, checkpoint, 12, "--circuit", "paper", "--engine", "torch")
+    assert failed.returncode == 1
+    assert len(failed.stderr.splitlines()) == 1
+    assert "2 layers of 2 heads" in failed.stderr
+
+
+@pytest.mark.slow
+@each_engine
+def test_memory_does_not_grow_with_the_sentences(tmp_path, engine_name):
+    """Beside the probabilities asked for, 5 kB a sentence."""
+    skip_without(engine_name)
+    watched = (
+        "import resource, runpy, sys\n"
+        "runpy.run_path(sys.argv[0])\n"
+        "print('peak kB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+
+    def peak(n: int) -> float:
+        code = f"import sys; sys.argv[0] = {str(ROOT / (SCRIPT + '.py'))!r}\n{watched}"
+        flags = ["--model", "standin", "--engine", engine_name, "--circuit", "paper", "--memory-gb", "0.3"]
+        run = run_python("-c", code, *flags, "--n", str(n), "--out", str(tmp_path / "out"))
+        return float(output(run).split("peak kB")[1]) / 1e6
+
+    few, many = peak(1500), peak(6000)
+    assert many - few < 0.2, f"{few} GB for 1,500 sentences, {many} GB for 6,000"

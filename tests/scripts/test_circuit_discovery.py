@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from path_patching.circuits.circuit_file import as_json, read_circuit
+from path_patching.circuits.search import NAME
+from reproduction.paper import PAPER
+from reproduction.run import read_artifacts
+from tests.helpers.experiments import random_gpt2, run_experiment
+from tests.helpers.scripts import output
+
+SCRIPT = "circuit_discovery"
+OF_EVERY_CIRCUIT = {
+    "dataset.pt", "probs.pt", "ipp_logits.pt", "attn_collated.pt", "attn_patterns_all.pt", "late_half_probs.pt",
+    "full_circuit_probs.pt", "circuit.json",
+}  # fmt: skip
+OF_THE_PAPERS = OF_EVERY_CIRCUIT | {
+    *(f"ipp_mlp{layer}.pt" for layer in range(8, 12)), *(f"logit_lens_mlp{layer}.pt" for layer in range(8, 12)),
+    *(f"results_mlp{layer}.pt" for layer in range(4)), "attn_q.pt", "attn_k.pt", "attn_v.pt",
+    "attn_patterns_a7.h10.pt", "attn_patterns_a8.h11.pt",
+    "logit_lens_a7.h10.pt", "logit_lens_a8.h11.pt", "logit_lens_a9.h1.pt",
+}  # fmt: skip
+SHAPES = {
+    "ipp": (12, 13), "results": (12, 13), "attn_q": (12, 13), "attn_k": (12, 13), "attn_v": (12, 13),
+    "logit": (97, 100), "probs": (97, 100), "late": (97, 100), "full": (97, 100),
+    "attn_collated": (97, 13, 13), "attn_patterns_a": (13, 13),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A random model of two layers of two heads."""
+    return random_gpt2(tmp_path_factory.mktemp("two layers"))
+
+
+def test_the_papers_circuit_leaves_the_artifacts_of_the_paper(tmp_path):
+    output(run_experiment(SCRIPT, tmp_path, "standin", 97, "--circuit", "paper", "--engine", "torch"))
+    artifacts = read_artifacts(tmp_path / "out", SCRIPT)
+    assert set(artifacts.record["artifacts"]) == OF_THE_PAPERS
+    assert artifacts.record["numbers"]["circuit"] == PAPER.name
+    assert read_circuit(tmp_path / "out" / "circuit.json") == PAPER
+    described = artifacts.load("circuit.json")
+    assert "search" not in described
+    for name in OF_THE_PAPERS - {"circuit.json", "dataset.pt", "attn_patterns_all.pt"}:
+        shape = next(shape for beginning, shape in SHAPES.items() if name.startswith(beginning))
+        tensor = artifacts.load(name)
+        assert tensor.shape == shape, name
+        assert tensor.isfinite().all(), name
+    assert artifacts.load("attn_patterns_all.pt")["patterns"].shape == (12, 12, 20, 13, 13)
+    # The drawing's links and the sweeps measure the same, in two ways.
+    effects = {(each["sender"], each["reader"]): each["effect"] for each in described["links"]}
+    to_m9 = artifacts.load("ipp_mlp9.pt")
+    assert effects["a7.h10@END", "m9@END"] == pytest.approx(to_m9[7, 10].item(), abs=1e-6)
+    assert effects["m8@END", "m9@END"] == pytest.approx(to_m9[8, 12].item(), abs=1e-6)
+
+
+def test_a_small_model_gets_a_circuit_of_its_own(checkpoint, tmp_path):
+    printed = output(run_experiment(SCRIPT, tmp_path, checkpoint, 97))
+    artifacts = read_artifacts(tmp_path / "out", SCRIPT)
+    circuit = read_circuit(tmp_path / "out" / "circuit.json")
+    assert artifacts.record["numbers"]["circuit"] == circuit.name == NAME
+    assert set(artifacts.record["artifacts"]) >= OF_EVERY_CIRCUIT
+    sweeps = {name for name in artifacts.record["artifacts"] if name.startswith("ipp_mlp")}
+    assert sweeps == {f"ipp_mlp{mlp[1:]}.pt" for mlp in circuit.mlps}
+    assert artifacts.load("ipp_logits.pt").shape == (2, 3)
+    assert "threshold" in printed
+    steps = artifacts.load("circuit.json")["search"]["steps"]
+    assert steps[0]["asked"] == "nodes at END → logits"
+    decided = steps[0]["kept"] | steps[0]["left out"]
+    table = artifacts.load("ipp_logits.pt")
+    assert decided == {
+        f"a{layer}.h{column}" if column < 2 else f"m{layer}": table[layer, column].item()
+        for layer in range(2)
+        for column in range(3)
+    }
+
+
+def test_a_circuit_from_a_file_is_followed(checkpoint, tmp_path):
+    described = as_json(PAPER) | {"name": "mine", "mlps": ["m1"], "heads": ["a0.h1"], "heads_feed": ["m1"]}
+    described |= {"first_below": ["embeds"], "further_below": [], "studied": []}
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(described))
+    printed = output(run_experiment(SCRIPT, tmp_path, checkpoint, 97, "--circuit", str(path), "--engine", "torch"))
+    artifacts = read_artifacts(tmp_path / "out", SCRIPT)
+    made = {"ipp_mlp1.pt", "attn_patterns_a0.h1.pt", "logit_lens_a0.h1.pt", "logit_lens_mlp1.pt"}
+    assert set(artifacts.record["artifacts"]) == OF_EVERY_CIRCUIT | made
+    assert "attn_q.pt is not made" in printed
+    assert artifacts.record["numbers"]["circuit"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--circuit", "paper"], "the paper's circuit has m8"),
+        (["--circuit", "none.json", "--threshold", "0.1"], "--threshold is for --circuit auto"),
+        (["--threshold", "0"], "give a share between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_is_one_line(flags, complaint, checkpoint, tmp_path):
+    run = run_experiment(SCRIPT, tmp_path, checkpoint, 97, *flags, "--engine", "torch")
+    assert run.returncode == 1
+    assert complaint in run.stderr.splitlines()[-1]
+    assert len(run.stderr.splitlines()) == 1
+    assert not list((tmp_path / "out").glob("*.pt"))
+
+
+@pytest.mark.slow
+def test_the_stand_ins_circuit_is_found(tmp_path):
+    output(run_experiment(SCRIPT, tmp_path, "standin", 97, "--engine", "torch"))
+    numbers = read_artifacts(tmp_path / "out", SCRIPT).record["numbers"]
+    assert numbers["late half: share of clean"]["value"] >= 0.8
+    assert numbers["full circuit: share of clean"]["value"] >= 0.8

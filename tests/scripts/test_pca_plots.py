@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from path_patching.errors import UserError
+from path_patching.files import ROOT
+from path_patching.gpt2.model import Architecture, random_model
+from reproduction.figures import YY, named, scatter
+from reproduction.run import read_artifacts, start_run
+from reproduction.settings import Settings
+from tests.helpers.checkpoints import save_checkpoint
+from tests.helpers.scripts import output, run_python
+
+TINY = Architecture(n_layers=2, n_heads=4, d_model=8, d_head=2, d_mlp=8, n_positions=16, vocab_size=32)
+EDITS = [*(f"PCA, top {rank}" for rank in (1, 2, 3, 5, 10)), "LEACE, YY as a number", "LEACE, YY as classes"]
+WHOLE = ["all, by its mean", "all, by 01 data"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> dict[str, str]:
+    return {"TENSORS_CACHE_DIR": str(tmp_path_factory.mktemp("tensors"))}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A random model of 2 layers of 2 heads, which has none of the paper's nodes."""
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 16, "vocab_size": 50257}
+    return save_checkpoint(tmp_path_factory.mktemp("random") / "two-layers", **sizes)
+
+
+@pytest.fixture
+def in_process(checkpoint, cache, tmp_path, monkeypatch):
+    """Runs the experiments of the random model in this process, into `tmp_path`."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the script sets it
+    monkeypatch.setenv("TENSORS_CACHE_DIR", cache["TENSORS_CACHE_DIR"])
+
+    def run(*arguments: str) -> None:
+        given = ["--model", str(checkpoint), "--engine", "torch", "--out", str(tmp_path), *arguments]
+        monkeypatch.setattr(sys, "argv", ["pca_experiments.py", *given])
+        runpy.run_path(str(ROOT / "pca_experiments.py"))
+
+    return run
+
+
+def check_run(folder: Path, activations: list[str]) -> dict[str, dict[str, list[float]]]:
+    """That a run in `folder` left what it should of these activations. Returns its probability differences."""
+    artifacts = read_artifacts(folder, "pca_experiments")
+    pca, ablation = artifacts.load("pca.pt"), artifacts.load("pca_ablation.pt")
+    assert pca["activations"] == list(ablation["differences"]) == activations
+    assert pca["points"].shape == (len(activations), 97, 2)
+    torch.testing.assert_close(pca["points"].mean(1), torch.zeros(len(activations), 2, dtype=torch.float64))
+    assert (pca["shares"][:, 0] >= pca["shares"][:, 1]).all()
+    for by_edit in ablation["differences"].values():
+        assert set(by_edit) <= {*EDITS, *WHOLE}
+        assert set(by_edit) >= {"PCA, top 1", *EDITS[-2:], *WHOLE}
+        assert {len(differences) for edit, differences in by_edit.items() if edit in EDITS} == {6}
+        assert all(-1 <= each <= 1 for differences in by_edit.values() for each in differences)
+    assert ablation["clean"] == artifacts.record["numbers"]["clean probability difference"]["value"]
+    return ablation["differences"]
+
+
+def drawn(folder: Path, plots: Path) -> None:
+    script = str(ROOT / "pca_plots.py")
+    assert output(run_python(script, "--artifacts", str(folder), "--out", str(plots))) == ""
+    for name in ("pca", "appendix/pca-ablation"):
+        assert all((plots / f"{name}.{kind}").stat().st_size > 1000 for kind in ("html", "pdf", "png"))
+
+
+def test_a_two_layer_model_by_default(checkpoint, cache, tmp_path):
+    script, folder = str(ROOT / "pca_experiments.py"), tmp_path / "artifacts"
+    arguments = ("--model", str(checkpoint), "--n", "97", "--out", str(folder))
+    output(run_python(script, *arguments, settings=cache))
+    numbers = read_artifacts(folder, "pca_experiments").record["numbers"]
+    looked_at = numbers["inputs of MLPs and outputs of heads looked at"]
+    assert looked_at, "the circuit found automatically has heads"
+    kinds = {True: "input of {} at END", False: "output of {} at END"}
+    check_run(folder, [*(kinds[name[0] == "m"].format(name) for name in looked_at), "embedding of YY"])
+    pytest.importorskip("kaleido", reason="kaleido 0.2.1 is not installed")
+    drawn(folder, tmp_path / "plots")
+
+
+def test_nodes_given(in_process, tmp_path):
+    in_process("--n", "97", "--nodes", "m1,a1.h0")
+    differences = check_run(tmp_path, ["input of m1 at END", "output of a1.h0 at END", "embedding of YY"])
+    assert "PCA, top 5" in differences["output of a1.h0 at END"]
+    assert "PCA, top 10" not in differences["output of a1.h0 at END"], "a head of 8 dimensions"
+
+
+def test_nodes_of_a_circuit(in_process, tmp_path):
+    links = {"heads_feed": ["logits", "m1"], "first_below": ["m0"], "further_below": []}
+    circuit = {"name": "by hand", "mlps": ["m1"], "heads": ["a0.h0", "a0.h1", "a1.h1"], "studied": ["a0.h1"], **links}
+    path = tmp_path / "by-hand.json"
+    path.write_text(json.dumps(circuit))
+    in_process("--n", "97", "--circuit", str(path))
+    check_run(tmp_path, ["input of m1 at END", "output of a0.h1 at END", "embedding of YY"])
+
+
+def test_equal_runs_are_identical(in_process, tmp_path):
+    found = []
+    for _ in range(2):
+        in_process("--n", "97", "--nodes", "m0", "--seed", "3")
+        found.append(read_artifacts(tmp_path, "pca_experiments").load("pca_ablation.pt"))
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_the_paper_s_nodes_on_the_standin(cache, tmp_path):
+    folder = tmp_path / "artifacts"
+    arguments = ("--model", "standin", "--n", "97", "--circuit", "paper", "--out", str(folder))
+    output(run_python(str(ROOT / "pca_experiments.py"), *arguments, settings=cache))
+    names = ["input of m8 at END", "output of a7.h10 at END", "output of a7.h8 at END", "embedding of YY"]
+    differences = check_run(folder, names)
+    clean = read_artifacts(folder, "pca_experiments").load("pca_ablation.pt")["clean"]
+    assert clean > 0.8
+    assert differences["input of m8 at END"]["all, by 01 data"][0] < -0.5
+    assert differences["embedding of YY"]["all, by its mean"][0] < clean - 0.2
+    control = differences["embedding of YY"]["PCA, top 1"][1:]
+    assert differences["embedding of YY"]["PCA, top 1"][0] < min(control), "the first component must matter"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--nodes", "m8"), r"m8@12: the model has 2 layers of 2 heads"),
+        (("--nodes", "m1,a0.h7"), r"a0\.h7@12: the model has 2 layers of 2 heads"),
+        (("--nodes", "m1,logits"), r"--nodes logits: give MLPs and heads"),
+        (("--nodes", "embeds"), r"--nodes embeds: give MLPs and heads"),
+        (("--nodes", "mlp"), r"'mlp' is not a node; nodes are called m10"),
+        (("--circuit", "paper"), r"the paper's circuit has m8, but two-layers has 2 layers of 2 heads"),
+        (("--nodes", "m1", "--n", "50"), r"use a balanced data set of at least 97 sentences"),
+    ],
+)
+def test_what_a_user_can_mend_is_a_user_error(in_process, tmp_path, arguments, complaint):
+    with pytest.raises(UserError, match=complaint) as raised:
+        in_process("--n", "97", *arguments)
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_figures_of_one_activation_and_of_many(tmp_path, monkeypatch):
+    monkeypatch.setattr("reproduction.figures.static_renderer_starts", lambda: False)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the script sets it
+    for count in (1, 2, 5):
+        folder, plots = tmp_path / str(count), tmp_path / f"plots-{count}"
+        names = [f"input of m{layer} at END" for layer in range(count)]
+        run = start_run("pca_experiments", Settings(out=folder), random_model(TINY), "torch", "cpu")
+        points = torch.randn(count, 97, 2, generator=torch.Generator().manual_seed(0))
+        run.save("pca.pt", {"activations": names, "points": points, "shares": torch.full((count, 2), 0.25)})
+        measured = {edit: [0.5, 0.6, 0.7] for edit in EDITS} | {edit: [0.1] for edit in WHOLE}
+        without_top_10 = {edit: each for edit, each in measured.items() if edit != "PCA, top 10"}
+        differences = dict.fromkeys(names, measured) | {names[-1]: without_top_10}
+        run.save("pca_ablation.pt", {"differences": differences, "clean": 0.8})
+        run.publish()
+        monkeypatch.setattr(sys, "argv", ["pca_plots.py", "--artifacts", str(folder), "--out", str(plots)])
+        runpy.run_path(str(ROOT / "pca_plots.py"))
+        for name in ("pca", "appendix/pca-ablation"):
+            page = (plots / f"{name}.html").read_text()
+            assert "random (seed 0)" in page, "the model must be named"
+            assert all(f"input of m{layer} at END" in page for layer in range(count))
+        assert "25.0% + 25.0% of variance" in (plots / "pca.html").read_text()
+
+
+def test_dots_carry_the_years_they_stand_for():
+    grid = torch.stack(torch.meshgrid(torch.arange(10.0), torch.arange(10.0), indexing="ij"), -1).reshape(100, 2)[:97]
+    figure = scatter({"grid": {"": grid}}, "title", "x", "y", of=YY)
+    (dots,) = figure.data
+    assert list(dots.text) == [f"{year:02d}" for year in range(2, 99)]
+    assert list(dots.marker.color) == list(range(2, 99))
+    assert np.array_equal(dots.x, grid[:, 0].numpy())
+    bar = figure.layout.coloraxis
+    assert (bar.cmin, bar.cmax) == (2, 98)
+    assert bar.colorbar.ticktext[0] == "02"
+
+
+def test_labels_without_room_are_left_out():
+    crowd = 0.01 * torch.randn(97, 2, generator=torch.Generator().manual_seed(0))
+    crowd[0], crowd[-1] = torch.tensor([-5.0, -5.0]), torch.tensor([5.0, 5.0])
+    figure = scatter({"crowd": {"": crowd}}, "title", "x", "y", of=YY)
+    labelled = [text for text in figure.data[0].text if text]
+    assert {"02", "98"} <= set(labelled)
+    assert len(labelled) < 20
+
+
+def test_rows_of_dots_share_both_axes_and_name_their_groups_once():
+    dots = torch.tensor([[1.0, 0.0], [torch.nan, 1.0]])
+    panels = {"a": {"edited": dots, "control": dots}, "b": {"edited": dots, "control": dots}}
+    figure = scatter(panels, "title", "x", named("", ["first", "second"]))
+    assert [trace.showlegend for trace in figure.data] == [True, True, False, False]
+    assert list(figure.layout.yaxis.ticktext) == ["first", "second"]
+    assert figure.layout.yaxis.range == figure.layout.yaxis2.range == (1.5, -0.5)
+    assert figure.layout.xaxis2.matches == "x"

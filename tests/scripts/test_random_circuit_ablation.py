@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
+from path_patching.circuits.circuit import in_order, late_half
+from path_patching.circuits.circuit_file import read_circuit
+from path_patching.circuits.random_circuits import random_circuit
+from path_patching.engine import Sentences
+from path_patching.gpt2.tensor_cache import load_model
+from path_patching.gpt2.tokenizer import load_tokenizer
+from reproduction.run import read_artifacts
+from tests.helpers.experiments import random_gpt2, run_experiment
+from tests.helpers.reference import Reference
+from tests.helpers.scripts import error_line, output
+from utils import probability_difference
+
+SCRIPT = "random_circuit_ablation"
+N, CIRCUITS = 8, 12
+CIRCUIT = {
+    "name": "a circuit of three layers",
+    "mlps": ["m1", "m2"],
+    "heads": ["a0.h1", "a2.h0"],
+    "heads_feed": ["logits", "m1"],
+    "first_below": ["m0"],
+    "further_below": [],
+}
+
+
+def test_each_share_is_that_of_the_definition(tmp_path, monkeypatch):
+    checkpoint = random_gpt2(tmp_path / "model", n_layer=3, seed=2)
+    file = tmp_path / "circuit.json"
+    file.write_text(json.dumps(CIRCUIT))
+    flags = ["--circuit", str(file), "--circuits", str(CIRCUITS), "--seed", "3"]
+    assert CIRCUIT["name"] in output(run_experiment(SCRIPT, tmp_path, checkpoint, N, *flags))
+    artifacts = read_artifacts(tmp_path / "out", SCRIPT)
+    found, numbers = artifacts.load("random_circuits.pt"), artifacts.record["numbers"]
+
+    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
+    tokenizer = load_tokenizer()
+    dataset = YearDataset(valid_years(tokenizer), N, NOUNS_FILE, tokenizer, seed=3)
+    model = load_model(str(checkpoint))
+    reference = Reference(model, Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids()))
+    circuit, rng = read_circuit(file), random.Random(3)
+    drawn = [random_circuit(circuit, model.architecture, rng) for _ in range(CIRCUITS)]
+
+    def difference(*request) -> float:
+        return probability_difference(reference.probabilities(*request), dataset.years_YY).mean().item()
+
+    clean = difference(None, "corrupted")
+    expected = [difference(late_half(each, dataset.end), "clean") / clean for each in drawn]
+    own = difference(late_half(circuit, dataset.end), "clean") / clean
+    assert found.shape == (CIRCUITS,)
+    assert found.tolist() == pytest.approx(expected, abs=1e-5)
+    assert max(expected) - min(expected) > 0.1, "the circuits can be told apart"
+    assert numbers["circuit's share of clean"]["value"] == pytest.approx(own, abs=1e-5)
+    assert numbers["random circuits that recover less"] == sum(share < own for share in expected) / CIRCUITS
+    assert numbers["share of clean with all on 01 data"] == pytest.approx(difference(None, "clean") / clean, abs=1e-5)
+    shares = numbers["random circuits' share of clean"]
+    assert (shares["least"], shares["most"]) == pytest.approx((found.min().item(), found.max().item()))
+    best = drawn[expected.index(max(expected))]
+    named = numbers["nodes at END of the random circuit that recovers most"]
+    assert named == ", ".join(in_order((*best.mlps, *best.heads)))
+
+
+def test_two_layers_run_with_the_circuit_found_automatically(tmp_path):
+    checkpoint = random_gpt2(tmp_path / "model")
+    output(run_experiment(SCRIPT, tmp_path, checkpoint, 97, "--circuits", "3"))
+    artifacts = read_artifacts(tmp_path / "out", SCRIPT)
+    assert artifacts.load("random_circuits.pt").isfinite().all()
+    assert artifacts.record["settings"]["circuits"] == 3
+
+
+def test_the_stand_in_runs_with_the_paper_s_names(tmp_path):
+    output(run_experiment(SCRIPT, tmp_path, "standin", 97, "--circuit", "paper", "--circuits", "3"))
+    artifacts = read_artifacts(tmp_path / "out", SCRIPT)
+    assert artifacts.load("random_circuits.pt").shape == (3,)
+    assert artifacts.record["numbers"]["circuit"] == "the paper's circuit"
+
+
+def test_no_circuits_are_one_line(tmp_path):
+    failed = run_experiment(SCRIPT, tmp_path, "standin", 97, "--circuits", "0")
+    assert error_line(failed) == "error: --circuits 0: give at least one random circuit"
+
+
+@pytest.mark.slow
+def test_the_circuit_found_automatically_beats_random_ones(tmp_path):
+    output(run_experiment(SCRIPT, tmp_path, "standin", 97, "--engine", "torch"))
+    artifacts = read_artifacts(tmp_path / "out", SCRIPT)
+    assert artifacts.load("random_circuits.pt").shape == (200,)
+    assert artifacts.record["numbers"]["random circuits that recover less"] >= 0.99
+    assert artifacts.record["numbers"]["circuit's share of clean"]["low"] > 0.8

@@ -1,0 +1,158 @@
+"""The one-command run: GPT-2 where it can be had, the stand-in only with a banner; it goes on where it was ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import reproduce
+from path_patching.errors import UserError
+from path_patching.files import ROOT
+from path_patching.gpt2.tensor_cache import ModelUnavailable
+from reproduction.publication import record_path
+from reproduction.run import read_artifacts
+from reproduction.steps import EXPERIMENTS, Step
+from tests.helpers.experiments import random_gpt2
+from tests.helpers.scripts import output, run_python
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Names of the models that are loaded, in order; none is really read."""
+    names: list[str] = []
+
+    def load(name: str, as_published: bool = False) -> SimpleNamespace:
+        names.append(name)
+        return SimpleNamespace(fingerprint="0")
+
+    monkeypatch.setattr(reproduce, "load_model", load)
+    return names
+
+
+@pytest.fixture
+def without_gpt2(loaded, monkeypatch):
+    load = reproduce.load_model
+
+    def refuse(name: str, as_published: bool = False) -> SimpleNamespace:
+        if name == "gpt2":
+            raise ModelUnavailable("the hub does not answer")
+        return load(name)
+
+    monkeypatch.setattr(reproduce, "load_model", refuse)
+    return loaded
+
+
+def test_gpt2_is_taken_where_it_can_be_had(loaded, capsys):
+    assert reproduce.choose_model(None)[0] == "gpt2"
+    assert loaded == ["gpt2"]
+    assert capsys.readouterr().out == ""
+
+
+def test_the_stand_in_comes_with_a_banner_that_says_why(without_gpt2, capsys):
+    assert reproduce.choose_model(None)[0] == "standin"
+    printed = capsys.readouterr().out
+    assert "NOT GPT-2" in printed
+    assert "the hub does not answer" in printed
+
+
+def test_a_model_asked_for_is_never_replaced(without_gpt2):
+    assert reproduce.choose_model("standin")[0] == "standin"
+    with pytest.raises(ModelUnavailable):
+        reproduce.choose_model("gpt2")
+
+
+def test_steps_get_the_flags_that_are_theirs(loaded, monkeypatch, tmp_path):
+    runs = []
+    monkeypatch.setattr(reproduce, "run_step", runs.append)
+    monkeypatch.setattr(reproduce.sys, "excepthook", reproduce.sys.excepthook)
+    only = ["--only", "circuit_discovery", "neuron_plots", "circuit_discovery_plotting", "--skip", "neuron_plots"]
+    reproduce.main(["--model", "standin", "--n", "97", "--out", str(tmp_path), *only])
+    experiment, plot = runs
+    assert experiment.script == "circuit_discovery"
+    assert experiment.arguments[:2] == plot.arguments[:2] == ("--model", "standin")
+    assert "97" in experiment.arguments
+    assert plot.script == "circuit_discovery_plotting"
+    assert "97" not in plot.arguments
+
+
+def test_a_failing_step_ends_the_run(monkeypatch, tmp_path):
+    (tmp_path / "neuron_plots.py").write_text("import sys; print('its last words'); sys.exit(3)")
+    monkeypatch.setattr("reproduction.steps.ROOT", tmp_path)
+    with pytest.raises(UserError, match=r"neuron_plots failed \(exit 3\)"):
+        reproduce.run_step(Step("neuron_plots", (), tmp_path, tmp_path))
+
+
+# The whole of it, on a random model small enough to run many times.
+SCRIPTS = ("circuit_discovery", "big_ds_experiments", "random_circuit_ablation", "appendix_plots", "results")
+
+
+def command(model: Path, out: Path) -> list[str]:
+    flags = ["--model", str(model), "--engine", "torch", "--n", "97", "--out", str(out)]
+    return [str(ROOT / "reproduce.py"), *flags, "--only", *SCRIPTS]
+
+
+def numbers(out: Path) -> dict[str, object]:
+    folder = out / "paper-cache"
+    experiments = [script for script in SCRIPTS if script in EXPERIMENTS]
+    return {script: read_artifacts(folder, script).record["numbers"] for script in experiments}
+
+
+def kill_once_it_has(started: subprocess.Popen, happened, with_its_step: bool) -> None:
+    """Kill reproduce.py, alone or with the step that it runs, when something has happened."""
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert started.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(started.pid, signal.SIGKILL) if with_its_step else os.kill(started.pid, signal.SIGKILL)
+    started.wait()
+
+
+@pytest.mark.slow
+def test_killed_three_times_it_ends_with_the_results_of_an_undisturbed_run(tmp_path):
+    model = random_gpt2(tmp_path / "mine")
+    environment = {"TENSORS_CACHE_DIR": str(tmp_path / "tensors"), "OMP_NUM_THREADS": "1"}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    output(run_python(*command(model, whole), settings=environment))
+
+    folder = killed / "paper-cache"
+    moments = (
+        (lambda: any(folder.glob(".circuit_discovery.*.staged/*")), True),  # in the middle of a step
+        (lambda: record_path(folder, "circuit_discovery").is_file(), True),  # between two steps
+        (
+            lambda: any(folder.glob(".random_circuit_ablation.*.staged")),
+            False,
+        ),  # it goes on alone
+    )
+    for happened, with_its_step in moments:
+        started = subprocess.Popen(
+            [sys.executable, *command(model, killed)],
+            env=os.environ | environment,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        kill_once_it_has(started, happened, with_its_step)
+    finished = output(run_python(*command(model, killed), settings=environment))
+    assert "circuit_discovery is done already" in finished
+    assert numbers(killed) == numbers(whole)
+    for script in SCRIPTS[:3]:
+        for name in read_artifacts(whole / "paper-cache", script).record["artifacts"]:
+            one, other = (read_artifacts(out / "paper-cache", script).load(name) for out in (whole, killed))
+            assert torch.equal(one, other) if isinstance(one, torch.Tensor) else str(one) == str(other), name
+    assert not list(folder.glob(".*.staged"))
+    drawn = [sorted(path.name for path in (out / "paper-plots").rglob("*.html")) for out in (whole, killed)]
+    assert drawn[0] == drawn[1] != []
+
+    again = output(run_python(*command(model, killed), settings=environment))
+    assert again.count("is done already") == len(SCRIPTS)
+    forced = output(run_python(*command(model, killed), "--force", settings=environment))
+    assert "is done already" not in forced
+    assert numbers(killed) == numbers(whole)

@@ -1,0 +1,198 @@
+"""The other prompts as a user runs them: the experiment, then its figures; numbers had once more in another way."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from dataset import TASKS, TaskDataset, build, year_token_ids
+from path_patching.engine import Engine, Sentences
+from path_patching.files import ROOT
+from path_patching.gpt2.model import end_logits, to_transformers
+from path_patching.gpt2.tensor_cache import load_model
+from path_patching.gpt2.tokenizer import load_tokenizer
+from path_patching.paths import Node, PathSet
+from path_patching.torch_engine.engine import TorchEngine
+from path_patching.unembedding import answer_probabilities
+from tests.helpers.checkpoints import save_checkpoint
+from tests.helpers.scripts import output, run_python
+from utils import probability_difference
+
+EVERY_TASK, EVALUATED = range(10), (0, 2, 8, 9)
+PAPERS_HEADS = ((5, 1), (5, 5), (6, 9), (7, 10), (8, 8), (8, 11), (9, 1))
+COMPARISONS = {f"{name}-{kind}" for name in ("success", "failure", "bc") for kind in ("probs", "ipps")}
+OF_EACH_TASK = {f"generalization-{kind}-{task}" for kind in ("probs", "ipp") for task in EVERY_TASK}
+OF_THE_CIRCUIT = {f"generalization-{kind}-{task}" for kind in ("first-mlp", "late-half") for task in EVALUATED}
+
+
+def generalize(folder: Path, *arguments: str):
+    """Run the experiment with the engine that is quick for one run, into a folder."""
+    script = str(ROOT / "sequence_generalization.py")
+    cache_setting = {"TENSORS_CACHE_DIR": str(folder.parent / "cache")}
+    return run_python(script, "--engine", "torch", "--out", str(folder), *arguments, settings=cache_setting)
+
+
+@pytest.fixture(scope="module")
+def standin(tmp_path_factory):
+    """The folder of a run on the stand-in with the paper's circuit."""
+    folder = tmp_path_factory.mktemp("standin") / "run"
+    output(generalize(folder, "--model", "standin", "--circuit", "paper", "--n", "1"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A random GPT-2 of two layers of two heads, which the paper's names do not fit."""
+    folder = tmp_path_factory.mktemp("small") / "two-layers"
+    return save_checkpoint(folder, n_layer=2, n_head=2, n_embd=8, n_positions=32, vocab_size=50257)
+
+
+@pytest.fixture(scope="module")
+def of_small(small, tmp_path_factory):
+    """The folder of a run on the small model, with whatever circuit is found in it."""
+    folder = tmp_path_factory.mktemp("of-small") / "run"
+    output(generalize(folder, "--model", str(small), "--n", "97"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("standin")
+
+
+@cache
+def sentences(number: int) -> TaskDataset:
+    return build(TASKS[number], load_tokenizer())
+
+
+def engine_for(model, number: int) -> Engine:
+    data = sentences(number)
+    return TorchEngine(model, Sentences(data.good_toks, data.bad_toks, year_token_ids()))
+
+
+def load(folder: Path, name: str) -> torch.Tensor:
+    return torch.load(folder / "generalization" / f"{name}.pt", weights_only=True)
+
+
+def record(folder: Path) -> dict:
+    return json.loads((folder / "sequence_generalization.json").read_text())
+
+
+@pytest.mark.slow
+def test_every_artifact_is_made(standin):
+    names = {f"{kind}_{task}" for kind in ("probs", "ipp") for task in EVERY_TASK}
+    names |= {f"{kind}_{task}" for kind in ("m8", "late_half_probs") for task in EVALUATED}
+    names |= {"m7_2", "late_half_m7_probs_2"}
+    assert set(record(standin)["artifacts"]) == {f"generalization/{name}.pt" for name in names}
+    for name in names:
+        assert load(standin, name).shape == ((97, 100) if "probs" in name else (12, 13))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", EVERY_TASK)
+def test_probabilities_are_those_of_transformers(standin, model, number):
+    data = sentences(number)
+    expected = answer_probabilities(end_logits(to_transformers(model), data.good_toks), year_token_ids())
+    found = load(standin, f"probs_{number}")
+    assert torch.allclose(found[data.years_YY - 2], expected, atol=1e-6)
+    assert found.isnan().all(1).sum() == 97 - len(expected)
+    noted = record(standin)["numbers"][f"task {number}: probability difference"]["value"]
+    difference = probability_difference(expected, data.years_YY, "less" if number in (3, 6, 7) else "greater")
+    assert noted == pytest.approx(difference.mean().item(), abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "valid"), [(0, "greater"), (6, "less")])
+def test_effects_are_changes_of_the_task_s_own_probability_difference(standin, model, number, valid):
+    data, engine = sentences(number), engine_for(model, number)
+    head = PathSet.at(Node.logits(data.end)).extend([Node.head(10, 8, data.end)])
+    probs = engine.many_probabilities([(None, "corrupted"), (head, "corrupted")])
+    clean, patched = (probability_difference(each, data.years_YY, valid).mean() for each in probs)
+    assert abs(patched - clean) > 1e-5
+    assert load(standin, f"ipp_{number}")[10, 8].item() == pytest.approx((patched - clean).item(), abs=1e-7)
+
+
+@pytest.mark.slow
+def test_only_what_lies_below_an_mlp_reaches_it(standin):
+    for name, layer in [*((f"m8_{task}", 8) for task in EVALUATED), ("m7_2", 7)]:
+        effects = load(standin, name)
+        assert (effects[layer + 1 :] == 0).all()
+        assert effects[layer, -1] == 0
+        assert (effects[:layer] != 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("artifact", "first_layer", "heads"),
+    [("late_half_probs_2", 8, ()), ("late_half_m7_probs_2", 7, ((6, 1), (7, 11)))],
+)
+def test_the_late_half_is_every_chain_of_its_mlps(standin, model, artifact, first_layer, heads):
+    END = sentences(2).end  # noqa: N806
+    mlps = [Node.mlp(layer, END) for layer in range(first_layer, 12)]
+    late = PathSet.at(Node.logits(END)).through(mlps).extend([Node.head(*h, END) for h in (*PAPERS_HEADS, *heads)])
+    expected = engine_for(model, 2).probabilities(late, inside="clean")
+    assert torch.allclose(load(standin, artifact), expected, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_shares_are_of_the_same_task_s_clean_run(standin):
+    numbers = record(standin)["numbers"]
+    for task in EVALUATED:
+        clean = numbers[f"task {task}: probability difference"]["value"]
+        alone = numbers[f"task {task}, late half: probability difference"]["value"]
+        share = numbers[f"task {task}, late half: share of clean"]
+        assert share["value"] == pytest.approx(alone / clean)
+        assert share["low"] < share["value"] < share["high"]
+
+
+def test_a_small_model_has_a_circuit_of_its_own(of_small):
+    made = set(record(of_small)["artifacts"])
+    assert {f"generalization/{kind}_{task}.pt" for kind in ("probs", "ipp") for task in EVERY_TASK} <= made
+    assert {f"generalization/late_half_probs_{task}.pt" for task in EVALUATED} <= made
+    assert not any("m7" in name or "m8" in name for name in made)
+    assert load(of_small, "ipp_0").shape == (2, 3)
+
+
+def test_a_model_too_short_for_a_task_ends_the_run_with_one_line(tmp_path):
+    short = save_checkpoint(tmp_path / "short", n_layer=2, n_head=2, n_embd=8, n_positions=16, vocab_size=50257)
+    run = generalize(tmp_path / "run", "--model", str(short), "--n", "97")
+    assert run.returncode == 1
+    assert run.stderr == "error: sentences of 18 tokens; short takes 16\n"
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".sequence_generalization.lock"]
+
+
+def draw(artifacts: Path, folder: Path) -> list[str]:
+    """Draw the figures, HTML alone; the lines printed."""
+    package = folder / "hiding" / "kaleido"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('hidden')\n")
+    script, plots = str(ROOT / "appendix_plots.py"), str(folder / "plots")
+    hidden = {"PYTHONPATH": f"{package.parent}:{ROOT}"}
+    return output(run_python(script, "--artifacts", str(artifacts), "--out", plots, settings=hidden)).splitlines()
+
+
+def drawn(folder: Path) -> set[str]:
+    return {path.stem for path in (folder / "plots" / "appendix").glob("*.html")}
+
+
+@pytest.mark.slow
+def test_every_figure_is_drawn(standin, tmp_path):
+    (only_html,) = draw(standin, tmp_path)
+    assert only_html.startswith("only HTML is written")
+    more = {"m7m8-ipps", "generalization-late-half-m7-2"}
+    assert drawn(tmp_path) == COMPARISONS | OF_EACH_TASK | OF_THE_CIRCUIT | more
+    for task in EVERY_TASK:
+        text = (tmp_path / "plots" / "appendix" / f"generalization-probs-{task}.html").read_text()
+        assert "stand-in (not GPT-2 small)" in text
+        assert json.dumps(TASKS[task].prompt.replace("$", "&#36;"))[1:-1] in text
+
+
+def test_figures_of_what_a_small_model_lacks_are_left_out(of_small, tmp_path):
+    lines = draw(of_small, tmp_path)
+    assert any(line.startswith("left out: the figures of late_half_m7_probs_*.pt") for line in lines)
+    assert drawn(tmp_path) >= COMPARISONS | OF_EACH_TASK
+    assert "m7m8-ipps" not in drawn(tmp_path)
