@@ -7,31 +7,32 @@ python big_ds_experiments.py [--model gpt2|standin|PATH] [--circuit paper|auto|F
 from dataset import COLLATED_YY
 from path_patching.bootstrap import mean, share
 from path_patching.circuits.circuit import full_circuit, late_half
+from path_patching.engine import Request
 from path_patching.paths import Node
 from reproduction.settings import Settings, read_settings
-from utils import choose_circuit, collate, cutoff_sharpness, probability_difference, start_experiment
+from utils import choose_circuit, collate, cutoff_sharpness, open_run, probability_difference, start_experiment
 
 settings = read_settings(__doc__, Settings(n=10_000), evaluates_circuit=True)
 
 # %% Which sentences, and which circuit? Years are drawn uniformly, so that means are those of years as they are.
-experiment = start_experiment("big_ds_experiments", settings, balanced=False)
-circuit = choose_circuit(settings, experiment)
-dataset, run = experiment.dataset, experiment.run
+experiment = start_experiment(settings, balanced=False)
+run = open_run("big_ds_experiments", experiment)
+circuit, dataset = choose_circuit(experiment, run), experiment.dataset
 run.note("circuit", circuit.name)
 yy, YY, END = dataset.years_YY, dataset.yy, dataset.end
 
-# %% What is patched? `inside` is the data that the paths get; everything else gets the other.
+# %% What is asked? What the paths achieve alone (isolate), and what breaks without them (patch).
 late = late_half(circuit, END)
 values = late.extend([Node.residual(position) for position in range(END + 1)], via="v")
 requests = {
-    "clean": (None, "corrupted"),
-    "all on 01 data": (None, "clean"),
-    "late half alone": (late, "clean"),
-    "all but the late half": (late, "corrupted"),
-    "full circuit alone": (full_circuit(circuit, YY, END), "clean"),
-    "late half alone, its heads' queries and keys on 01 data": (values, "clean"),
+    "clean": Request.clean(),
+    "all on 01 data": Request.corrupted(),
+    "late half alone": Request.isolate(late),
+    "all but the late half": Request.patch(late),
+    "full circuit alone": Request.isolate(full_circuit(circuit, YY, END)),
+    "late half alone, its heads' queries and keys on 01 data": Request.isolate(values),
 }
-probs = dict(zip(requests, experiment.engine.many_probabilities(list(requests.values())), strict=True))
+probs = dict(zip(requests, experiment.engine.evaluate(list(requests.values())), strict=True))
 
 # %% How well does each compute greater-than, and what share is that of the clean run?
 metrics = {"probability difference": probability_difference, "cutoff sharpness": cutoff_sharpness}

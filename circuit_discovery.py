@@ -24,6 +24,7 @@ from utils import (
     greater_than,
     later_above_others,
     note_greater_than,
+    open_run,
     probability_difference,
     save_sweep,
     start_experiment,
@@ -50,18 +51,19 @@ class DiscoverySettings(Settings):
 settings = read_settings(__doc__, DiscoverySettings(n=490), evaluates_circuit=True)
 
 # %% Which sentences? N of them, each with a twin whose YY is 01. And is a circuit given, or to be found?
-experiment = start_experiment("circuit_discovery", settings)
-model, dataset, engine, run = experiment.model, experiment.dataset, experiment.engine, experiment.run
+experiment = start_experiment(settings)
+run = open_run("circuit_discovery", experiment)
+model, dataset, engine = experiment.model, experiment.dataset, experiment.engine
 yy, YY, END = dataset.years_YY, dataset.yy, dataset.end
 to_be_found = circuit_asked_for(settings, model) == "auto"
 if settings.threshold is not None and not to_be_found:
     raise UserError("--threshold is for --circuit auto; leave it out, or find the circuit automatically")
-given = None if to_be_found else choose_circuit(settings, experiment)
+given = None if to_be_found else choose_circuit(experiment, run)
 run.save("dataset.pt", dataset.as_artifact())
 print(f"{dataset.good_sentences[0]!r}, corrupted: {dataset.bad_sentences[0]!r}")
 
 # %% Does the model compute greater-than?
-clean, corrupted = engine.probabilities(), engine.probabilities(inside="clean")
+clean, corrupted = engine.clean(), engine.corrupted()
 clean_differences = probability_difference(clean, yy)
 run.save("probs.pt", collate(clean, yy))
 note_greater_than(run, "clean", clean, yy, settings.seed)
@@ -130,7 +132,7 @@ late = late_half(circuit, END)
 
 def evaluate(name: str, artifact: str, paths: PathSet) -> None:
     """Sufficiency and necessity of a circuit, and its share of the clean probability difference."""
-    alone, without = engine.probabilities(paths, inside="clean"), engine.probabilities(paths)
+    alone, without = engine.isolate(paths), engine.patch(paths)
     run.save(artifact, collate(alone, yy))
     note_greater_than(run, name, alone, yy, settings.seed)
     run.note(f"{name}: share of clean", share(probability_difference(alone, yy), clean_differences, settings.seed))

@@ -15,8 +15,9 @@ from path_patching.bootstrap import mean, share
 from path_patching.gpt2.model import Model
 from path_patching.neurons import neuron_effects, read_neurons
 from path_patching.paths import Node, PathSet
+from path_patching.sweeps import changes
 from reproduction.settings import Settings, chosen_layer, flag, layer_folder, read_settings
-from utils import greater_than, probability_difference, start_experiment
+from utils import greater_than, open_run, start_experiment
 
 STRONGEST, LENS = 10, 200  # neurons patched together; neurons whose logit lens is kept
 
@@ -39,8 +40,9 @@ class NeuronSettings(Settings):
 settings = read_settings(__doc__, NeuronSettings(n=490))
 
 # %% Which sentences, and which MLP?
-experiment = start_experiment("neuron_investigations", settings)
-dataset, engine, run = experiment.dataset, experiment.engine, experiment.run
+experiment = start_experiment(settings)
+run = open_run("neuron_investigations", experiment)
+dataset, engine = experiment.dataset, experiment.engine
 yy, END = dataset.years_YY, dataset.end
 layer = chosen_layer(experiment.model, settings.layer)
 mlp = Node.mlp(layer, END)
@@ -59,8 +61,7 @@ strongest = order[:STRONGEST].tolist()
 run.note(f"strongest neurons of {mlp.name}", {names[neuron]: effects[neuron].item() for neuron in strongest})
 
 # %% Do they add up to the effect of the whole MLP? Only a model without a softmax would do so exactly.
-path = PathSet.at(Node.logits(END)).extend([mlp])
-whole = probability_difference(engine.probabilities(path), yy) - probability_difference(engine.probabilities(), yy)
+whole = changes(engine, PathSet.at(Node.logits(END)).through(mlp), experiment.metric)
 summed, of_strongest = by_sentence.sum(0), by_sentence[strongest].sum(0)
 run.note("neurons", len(neurons))
 run.note(f"direct effect of {mlp.name}", mean(whole, settings.seed))

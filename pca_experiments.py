@@ -22,7 +22,7 @@ from path_patching.paths import Node
 from path_patching.subspaces import Edit, ablations, as_classes, as_number, erasures, principal_components
 from reproduction.paper import PAPER
 from reproduction.settings import Settings, flag, read_settings
-from utils import choose_circuit, collate, probability_difference, start_experiment
+from utils import choose_circuit, collate, open_run, probability_difference, start_experiment
 
 IN_THE_PAPER = ("m8", "a7.h10", "a7.h8")
 RANKS = (1, 2, 3, 5, 10)  # how many dimensions are ablated
@@ -39,8 +39,8 @@ class PcaSettings(Settings):
 settings = read_settings(__doc__, PcaSettings(n=970), evaluates_circuit=True)
 
 # %% Whose activations? What an MLP reads at END and what heads write there: the paper's, or those of another circuit.
-experiment = start_experiment("pca_experiments", settings)
-model, run = experiment.model, experiment.run
+experiment = start_experiment(settings)
+model, run = experiment.model, open_run("pca_experiments", experiment)
 
 
 def looked_at(circuit: Circuit) -> tuple[str, ...]:
@@ -49,7 +49,7 @@ def looked_at(circuit: Circuit) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*own, *in_model(IN_THE_PAPER, model.architecture))))
 
 
-names = settings.nodes.split(",") if settings.nodes else looked_at(choose_circuit(settings, experiment))
+names = settings.nodes.split(",") if settings.nodes else looked_at(choose_circuit(experiment, run))
 run.note("inputs of MLPs and outputs of heads looked at", list(names))
 
 # %% Which sentences? YY runs from 02 to 98 and again, within one century, with a noun drawn for each sentence.
@@ -95,7 +95,7 @@ def edits_fitted_to(known: torch.Tensor, labels: torch.Tensor) -> dict[str, list
 
 # %% What does each edit cost? The edited activation is put back, and what reads it is computed anew.
 held_out = yy[~fitted]
-clean = probability_difference(engine.probabilities()[~fitted], held_out)  # (n,)
+clean = probability_difference(engine.clean()[~fitted], held_out)  # (n,)
 run.note("clean probability difference", mean(clean, settings.seed))
 runs = EditedRuns(model, dataset.good_toks[~fitted], sentences.answers, engine.device)
 

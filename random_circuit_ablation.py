@@ -12,9 +12,10 @@ import torch
 from path_patching.bootstrap import share
 from path_patching.circuits.circuit import in_order, late_half
 from path_patching.circuits.random_circuits import random_circuit
+from path_patching.engine import Request
 from path_patching.errors import UserError
 from reproduction.settings import Settings, flag, read_settings
-from utils import choose_circuit, probability_difference, start_experiment
+from utils import choose_circuit, open_run, probability_difference, start_experiment
 
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
 
@@ -34,17 +35,18 @@ class RandomCircuitSettings(Settings):
 settings = read_settings(__doc__, RandomCircuitSettings(n=194), evaluates_circuit=True)
 
 # %% Which sentences, and which circuit? Two of each YY, by default.
-experiment = start_experiment("random_circuit_ablation", settings)
-circuit = choose_circuit(settings, experiment)
-yy, END, run = experiment.dataset.years_YY, experiment.dataset.end, experiment.run
+experiment = start_experiment(settings)
+run = open_run("random_circuit_ablation", experiment)
+circuit = choose_circuit(experiment, run)
+yy, END = experiment.dataset.years_YY, experiment.END
 
 # %% Which random circuits? They have as many heads and MLPs at END, and these are linked alike.
 rng = random.Random(settings.seed)
 drawn = [random_circuit(circuit, experiment.model.architecture, rng) for _ in range(settings.circuits)]
 
 # %% What does each recover alone, with everything else on 01 data? And what is there without any?
-requests = [(None, "corrupted"), (None, "clean"), *((late_half(each, END), "clean") for each in (circuit, *drawn))]
-found = experiment.engine.many_probabilities(requests)  # (3 + circuits, N, 100)
+alone = [Request.isolate(late_half(each, END)) for each in (circuit, *drawn)]
+found = experiment.engine.evaluate([Request.clean(), Request.corrupted(), *alone])  # (3 + circuits, N, 100)
 differences = torch.stack([probability_difference(probabilities, yy) for probabilities in found])
 clean, shares = differences[0], differences.mean(1) / differences[0].mean()
 nothing, own, random_ones = shares[1], shares[2], shares[3:]  # (circuits,)

@@ -17,12 +17,12 @@ from path_patching.bootstrap import mean
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import EOS, load_tokenizer
 from reproduction.settings import Settings, read_settings
-from utils import predict_next, start_transformers_experiment
+from utils import open_run, predict_next, start_transformers_experiment
 
 LISTED, LIKELIEST = 5, 5
 settings = read_settings(__doc__, Settings(n=200))
-experiment = start_transformers_experiment("random_years", settings)
-run = experiment.run
+experiment = start_transformers_experiment(settings)
+run = open_run("random_years", experiment)
 
 # %% Which years? A year of any century, and before it four others of the same.
 tokenizer = load_tokenizer()

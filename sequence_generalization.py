@@ -14,19 +14,28 @@ import torch
 from dataset import TASKS, TaskDataset, build, year_token_ids
 from path_patching.bootstrap import share
 from path_patching.circuits.circuit import Circuit, in_order, into_mlp, late_half
-from path_patching.engine import Engine, Sentences
+from path_patching.engine import Engine, Request, Sentences
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import effects_on
 from reproduction.paper import PAPER
 from reproduction.settings import Settings, read_settings
-from utils import choose_circuit, greater_than, note_greater_than, probability_difference, save_sweep, start_experiment
+from utils import (
+    choose_circuit,
+    greater_than,
+    note_greater_than,
+    open_run,
+    probability_difference,
+    save_sweep,
+    start_experiment,
+)
 
 settings = read_settings(__doc__, Settings(n=490), evaluates_circuit=True)
 
 # %% Which circuit? The paper's, or one found on the year-span sentences.
-experiment = start_experiment("sequence_generalization", settings)
-circuit, run = choose_circuit(settings, experiment), experiment.run
+experiment = start_experiment(settings)
+run = open_run("sequence_generalization", experiment)
+circuit = choose_circuit(experiment, run)
 run.note("circuit", circuit.name)
 run.note("circuit's nodes at END", ", ".join(in_order((*circuit.mlps, *circuit.heads))))
 
@@ -54,7 +63,7 @@ def note_task(name: str, found: torch.Tensor, dataset: TaskDataset) -> None:
 # %% Does the model do each task? And which nodes act on the logits directly?
 for dataset in datasets:
     task, engine = dataset.task, engine_for(dataset)
-    clean = engine.probabilities()
+    clean = engine.clean()
     run.save(f"generalization/probs_{task.number}.pt", dataset.rows(clean))
     run.note(f"task {task.number}: prompt", task.prompt)
     run.note(f"task {task.number}: valid end years", task.valid)
@@ -67,7 +76,7 @@ def evaluate_late_half(artifact: str, name: str, dataset: TaskDataset, engine: E
     """What the late half of a circuit achieves with everything else on 01 data, and its share of the clean value."""
     task, yy = dataset.task, dataset.years_YY
     late = late_half(evaluated, dataset.end)
-    clean, alone = engine.many_probabilities([(None, "corrupted"), (late, "clean")])
+    clean, alone = engine.evaluate([Request.clean(), Request.isolate(late)])
     whole, part = (probability_difference(probs, yy, task.valid) for probs in (clean, alone))
     run.save(f"generalization/{artifact}.pt", dataset.rows(alone))
     note_task(f"task {task.number}, {name}", alone, dataset)

@@ -12,13 +12,13 @@ from dataset import year_token_ids
 from path_patching.bootstrap import mean
 from path_patching.gpt2.tokenizer import load_tokenizer
 from reproduction.settings import Settings, read_settings
-from utils import draw_sentences, predict_next, start_transformers_experiment
+from utils import draw_sentences, open_run, predict_next, start_transformers_experiment
 
 CENTURIES = range(10, 100)  # each one token with its leading space
 LIKELIEST_CENTURIES, LIKELIEST_YEARS = 100, 5
 settings = read_settings(__doc__, Settings(n=400))
-experiment = start_transformers_experiment("topk_years", settings)
-hf_model, device, run = experiment.hf_model, experiment.device, experiment.run
+experiment = start_transformers_experiment(settings)
+hf_model, device, run = experiment.hf_model, experiment.device, open_run("topk_years", experiment)
 
 # %% Which sentences? N years drawn uniformly.
 dataset = draw_sentences(settings, balanced=False)

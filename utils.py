@@ -6,15 +6,16 @@ dtype given; give float64, since a float32 softmax over 50,257 entries is not ac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GPT2LMHeadModel
 
 from dataset import COLLATED_YY, FIRST_YY, LAST_YY, NOUNS_FILE, ValidYears, YearDataset, valid_years, year_token_ids
-from path_patching.bootstrap import mean
+from path_patching.bootstrap import Estimate, mean
 from path_patching.circuits.circuit import Circuit, check_fits
 from path_patching.circuits.circuit_file import from_json, read_circuit
 from path_patching.circuits.search import find_circuit
@@ -24,8 +25,9 @@ from path_patching.gpt2.model import Model, end_logits, to_transformers
 from path_patching.gpt2.tensor_cache import is_gpt2_small, load_model
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.make_engine import make_engine, resolve_device
+from path_patching.paths import PathSet
 from path_patching.progress import progress
-from path_patching.sweeps import Metric, strongest
+from path_patching.sweeps import Metric, effect, strongest
 from reproduction.paper import PAPER
 from reproduction.publication import record_path
 from reproduction.run import Artifacts, Run, read_artifacts, start_run
@@ -98,43 +100,76 @@ def later_above_others(year_logits: torch.Tensor, years_yy: torch.Tensor) -> tor
 
 @dataclass(frozen=True, eq=False)
 class YearExperiment:
-    """The parts of an experiment; the engine evaluates the data set's sentences at the 100 year tokens."""
+    """All that a question needs: a model, sentences, and an engine that evaluates them at the 100 year tokens.
 
+    Nothing is written anywhere; `open_run` makes a run of it that publishes.
+    """
+
+    settings: Settings
     model: Model
     dataset: YearDataset
     engine: Engine
-    run: Run
+
+    @property
+    def END(self) -> int:  # noqa: N802
+        """Position of END, where the end year is predicted."""
+        return self.dataset.end
+
+    @property
+    def YY(self) -> int:  # noqa: N802
+        """Position of YY, at which clean and corrupted sentences differ."""
+        return self.dataset.yy
+
+    @property
+    def metric(self) -> Metric:
+        """The probability difference of the sentences."""
+        return greater_than(self.dataset.years_YY)
+
+    def effect(self, paths: PathSet) -> Estimate:
+        """What patching a path set adds to the mean probability difference, with its interval."""
+        return effect(self.engine, paths, self.metric, self.settings.seed)
 
 
 @dataclass(frozen=True, eq=False)
 class TransformersExperiment:
     """The parts of an experiment that asks `transformers` for the next token and patches nothing."""
 
+    settings: Settings
+    model: Model
     hf_model: GPT2LMHeadModel
     device: str
-    run: Run
 
 
-def start_experiment(script: str, settings: Settings, balanced: bool = True) -> YearExperiment:
-    """Load the model, draw the sentences, make and check the engine, open the run of `script`.
+def start_experiment(settings: Settings | None = None, balanced: bool = True, **changed: Any) -> YearExperiment:
+    """Load the model, draw the sentences, make and check the engine.
 
-    Raises `UserError` for whatever of these cannot be had.
+        experiment = start_experiment(model="standin", n=97)
+        print(experiment.effect(PathSet.parse("a9.h1 → m10 → logits", end=experiment.END)))
+
+    `changed` are fields of `Settings`. Raises `UserError` for whatever of these cannot be had.
     """
+    settings = replace(settings or Settings(), **changed)
     model = load_model(settings.model, settings.as_published)
     settings.check_fits(model)
     dataset = draw_sentences(settings, balanced)
     sentences = Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids())
     engine = make_engine(settings.engine, settings.device, model, sentences, settings.memory_gb)
-    run = start_run(script, settings, model, engine.name, engine.device)
-    return YearExperiment(model, dataset, engine, run)
+    return YearExperiment(settings, model, dataset, engine)
 
 
-def start_transformers_experiment(script: str, settings: Settings) -> TransformersExperiment:
-    """Load the model, choose the device, open the run of `script`. Raises `UserError` like `start_experiment`."""
+def start_transformers_experiment(settings: Settings) -> TransformersExperiment:
+    """Load the model and choose the device. Raises `UserError` like `start_experiment`."""
     model = load_model(settings.model, settings.as_published)
-    device = resolve_device(settings.device)
-    run = start_run(script, settings, model, "transformers", device)
-    return TransformersExperiment(to_transformers(model), device, run)
+    return TransformersExperiment(settings, model, to_transformers(model), resolve_device(settings.device))
+
+
+def open_run(script: str, experiment: YearExperiment | TransformersExperiment) -> Run:
+    """A run of `script` that records and publishes. Raises `UserError` if its folder is busy or cannot be written."""
+    if isinstance(experiment, YearExperiment):
+        engine, device = experiment.engine.name, experiment.engine.device
+    else:
+        engine, device = "transformers", experiment.device
+    return start_run(script, experiment.settings, experiment.model, engine, device)
 
 
 def save_sweep(run: Run, artifact: str, effects: torch.Tensor) -> None:
@@ -177,17 +212,18 @@ def circuit_asked_for(settings: Settings, model: Model) -> str:
     return "paper" if settings.model == "gpt2" or is_gpt2_small(model) else "auto"
 
 
-def choose_circuit(settings: Settings, experiment: YearExperiment) -> Circuit:
-    """The circuit that a script is to evaluate.
+def choose_circuit(experiment: YearExperiment, run: Run | None = None) -> Circuit:
+    """The circuit that the experiment's settings ask for; what was read for it is kept in the run's record.
 
     `auto` is the one that circuit_discovery.py found for this very model, where the script's artifacts go; without
     that it is searched for here. Raises `UserError` if the model lacks a node of the circuit, or for a file that is no
     circuit's.
     """
-    asked = circuit_asked_for(settings, experiment.model)
+    asked = circuit_asked_for(experiment.settings, experiment.model)
     if asked == "auto":
-        before = _found_before(settings.artifact_folder(), experiment.model)
-        experiment.run.note_read(CIRCUIT_FILE, before.record["artifacts"][CIRCUIT_FILE] if before else None)
+        before = _found_before(experiment.settings.artifact_folder(), experiment.model)
+        if run is not None:
+            run.note_read(CIRCUIT_FILE, before.record["artifacts"][CIRCUIT_FILE] if before else None)
         return from_json(before.load(CIRCUIT_FILE)) if before else _found_now(experiment)
     circuit = PAPER if asked == "paper" else read_circuit(Path(asked))
     check_fits(circuit, experiment.model)

@@ -12,8 +12,8 @@ from benchmarks.hook_loop import TransformerLensHooks, TransformersHooks
 from benchmarks.hook_loop import differences as differences_by_hooks
 from benchmarks.measuring import Cost, NotMeasuredError, median_cost, peak_gb, scaled_up, timed
 from benchmarks.subjects import PROMPT_LENGTH, Subject, spread, subject
-from path_patching.circuits.circuit import check_fits, full_circuit, into_mlp, late_half, node
-from path_patching.engine import Engine, Sentences
+from path_patching.circuits.circuit import check_fits, full_circuit, into_mlp, late_half
+from path_patching.engine import Engine, Request, Sentences
 from path_patching.gpt2.model import end_logits, to_transformers
 from path_patching.make_engine import make_engine
 from path_patching.paths import Node, PathSet
@@ -123,7 +123,7 @@ def engine_sweep(name: str, work: Work) -> Sweep:
     swept = timed(lambda: prepared.result.sweep(receivers, nodes), work.device)
     memory = peak_gb(work.device)
     differences = torch.stack([probability_difference(found, on.years_yy) for found in swept.result])
-    clean = probability_difference(prepared.result.probabilities(), on.years_yy)
+    clean = probability_difference(prepared.result.clean(), on.years_yy)
     shared = spread(range(len(nodes)), work.compared)
     return Sweep(
         how=f"{name} engine",
@@ -153,7 +153,7 @@ def late_half_point(name: str, work: Work, size: str) -> Point:
     on = subject(work.shape, work.n, work.length, balanced=False)
     check_fits(PAPER, on.model)
     engine = _warm_engine(name, on, work)
-    found = timed(lambda: engine.probabilities(late_half(PAPER, on.sentences.end), "clean"), work.device)
+    found = timed(lambda: engine.isolate(late_half(PAPER, on.sentences.end)), work.device)
     return Point(_size(on, size), found.seconds, peak_gb(work.device))
 
 
@@ -190,7 +190,7 @@ def all_sweeps(name: str, work: Work) -> Times:
     sweeps = {"ipp_logits": (PathSet.at(Node.logits(end)), end, "all")}
     sweeps |= {f"ipp_{mlp}": (into_mlp(PAPER, mlp, end), end, "all") for mlp in reversed(PAPER.mlps)}
     sweeps |= {f"attn_{via}": (late, end if via == "q" else yy, via) for via in "qkv"}
-    sweeps |= {f"results_m{layer}": (late.extend([node(f"m{layer}", yy)], "v"), yy, "all") for layer in range(4)}
+    sweeps |= {f"results_m{layer}": (late.extend([Node.named(f"m{layer}", yy)], "v"), yy, "all") for layer in range(4)}
     engine = _warm_engine(name, on, work)
     seconds = {}
     for artifact, (receivers, position, via) in sweeps.items():
@@ -219,8 +219,8 @@ def big_data_set(name: str, work: Work) -> BigDataSet:
     end, yy = on.sentences.end, on.yy
     late, full = late_half(PAPER, end), full_circuit(PAPER, yy, end)
     engine = _warm_engine(name, on, work)
-    requests = [(None, "corrupted"), (late, "clean"), (late, "corrupted"), (full, "clean")]
-    evaluations = timed(lambda: engine.many_probabilities(requests), work.device).seconds
+    requests = [Request.clean(), Request.isolate(late), Request.patch(late), Request.isolate(full)]
+    evaluations = timed(lambda: engine.evaluate(requests), work.device).seconds
     memory = peak_gb(work.device)
     hf_model, tokens = to_transformers(on.model).to(work.device), on.sentences.clean[: work.batch].to(work.device)
     at_end = median_cost(lambda: end_logits(hf_model, tokens), work.device).clock

@@ -62,8 +62,8 @@ def metric(probabilities: torch.Tensor) -> torch.Tensor:
 model = load_model(settings.model, settings.as_published)
 sentences = Sentences(clean, twins, answers)
 engine = make_engine(settings.engine, settings.device, model, sentences, settings.memory_gb)
-whole = metric(engine.probabilities()).mean().item()
-print(f"{model.name}: clean {whole:.3f}, corrupted {metric(engine.probabilities(inside='clean')).mean().item():.3f}")
+whole = metric(engine.clean()).mean().item()
+print(f"{model.name}: clean {whole:.3f}, corrupted {metric(engine.corrupted()).mean().item():.3f}")
 
 # %% Which circuit does it? YY in the table is the position at which twins differ.
 circuit = find_circuit(engine, metric, differing, END).circuit
@@ -72,7 +72,7 @@ for name, paths in {
     "late half": late_half(circuit, END),
     "full circuit": full_circuit(circuit, differing, END),
 }.items():
-    alone = metric(engine.probabilities(paths, inside="clean")).mean().item()
+    alone = metric(engine.isolate(paths)).mean().item()
     print(f"{name} alone: {alone:.3f}, {alone / whole:.1%} of clean")
 
 # %% What does it look like?

@@ -1,8 +1,16 @@
-"""What an engine is: a model and two sets of sentences in, year probabilities out.
+"""What an engine is: a model and two sets of sentences in, answer probabilities out.
 
 Semantics (section 3 of the paper): the nodes at the lower ends of a path set, with all they depend on, are computed on
-the *inside* data, everything else on the other; a node on the way is recomputed along those paths only. The tree is the
+one data set, everything else on the other; a node on the way is recomputed along those paths only. The tree is the
 unrolled one: a node that is also reached by another path keeps its other value there.
+
+    >>> clean, corrupted = engine.clean(), engine.corrupted()  # (N, A) each
+    >>> paths = PathSet.parse("a1.h0 → m2 → logits", end=END)
+    >>> broken = engine.patch(paths)  # these paths on corrupted data: what breaks
+    >>> alone = engine.isolate(paths)  # everything else on corrupted data: what they achieve alone
+    >>> both = engine.evaluate([Request.patch(paths), Request.isolate(paths)])  # (2, N, A), from one forward pass
+    >>> bool((both[0] == broken).all())
+    True
 """
 
 from __future__ import annotations
@@ -31,6 +39,34 @@ BYTES = 4  # of a float32
 def other(data: Data) -> Data:
     """The other of the two data sets."""
     return "corrupted" if data == "clean" else "clean"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One evaluation: `paths` on the `inside` data and all else on the other; without paths, the other data alone."""
+
+    paths: PathSet | None
+    inside: Data
+
+    @classmethod
+    def clean(cls) -> Request:
+        """Everything on clean data."""
+        return cls(None, "corrupted")
+
+    @classmethod
+    def corrupted(cls) -> Request:
+        """Everything on corrupted data."""
+        return cls(None, "clean")
+
+    @classmethod
+    def patch(cls, paths: PathSet) -> Request:
+        """`paths` on corrupted data, everything else on clean: what breaks if they do (necessity)."""
+        return cls(paths, "corrupted")
+
+    @classmethod
+    def isolate(cls, paths: PathSet) -> Request:
+        """`paths` on clean data, everything else on corrupted: what they achieve alone (sufficiency)."""
+        return cls(paths, "clean")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,22 +143,34 @@ class Engine(ABC):
             other._unembedding = Unembedding(self.model, sentences.answers, self.device)
         return other
 
-    def probabilities(self, paths: PathSet | None = None, inside: Data = "corrupted") -> torch.Tensor:
-        """Answer probabilities at END, (N, A) float64, with `paths` on the `inside` data and all else on the other.
+    def clean(self) -> torch.Tensor:
+        """Answer probabilities at END of the clean sentences, (N, A) float64."""
+        return self.evaluate([Request.clean()])[0]
 
-        Without paths nothing is patched: the other data's own probabilities. `inside="corrupted"` asks what breaks
-        if the paths do (path patching, necessity), `inside="clean"` what the paths alone achieve (sufficiency).
+    def corrupted(self) -> torch.Tensor:
+        """Answer probabilities at END of the corrupted sentences, (N, A) float64."""
+        return self.evaluate([Request.corrupted()])[0]
+
+    def patch(self, paths: PathSet) -> torch.Tensor:
+        """Answer probabilities (N, A) with `paths` on corrupted data and all else on clean: what breaks."""
+        return self.evaluate([Request.patch(paths)])[0]
+
+    def isolate(self, paths: PathSet) -> torch.Tensor:
+        """Answer probabilities (N, A) with `paths` on clean data and all else on corrupted: what they do alone."""
+        return self.evaluate([Request.isolate(paths)])[0]
+
+    def evaluate(self, requests: Sequence[Request]) -> torch.Tensor:
+        """Answer probabilities of several requests, (requests, N, A) float64, from one forward pass.
+
+        Raises `PathSetError` if there are none, or for paths that the model or its sentences do not have.
         """
-        return self.many_probabilities([(paths, inside)])[0]
-
-    def many_probabilities(self, requests: Sequence[tuple[PathSet | None, Data]]) -> torch.Tensor:
-        """`probabilities` of several (paths, inside), (requests, N, A), from one forward pass."""
         if not requests:
             raise PathSetError("no probabilities are asked for")
-        for paths, inside in requests:
-            self._check(paths)
-            _check_data(inside)
-        return self._over_batches(lambda batch: torch.stack([self._evaluate(batch, *request) for request in requests]))
+        for request in requests:
+            self._check(request.paths)
+        return self._over_batches(
+            lambda batch: torch.stack([self._evaluate(batch, each.paths, each.inside) for each in requests])
+        )
 
     def sweep(self, receivers: PathSet, senders: Sequence[Node], via: Via | Literal["all"] = "all") -> torch.Tensor:
         """Path patching of `receivers` extended by each of `senders` in turn: (S, N, A) float64.
@@ -136,12 +184,12 @@ class Engine(ABC):
         # A whole stream differs from reader to reader, so such a sender cannot be one of a stack.
         whole = [sender for sender in reachable if sender.kind == "residual"]
         stacked = [sender for sender in reachable if sender.kind != "residual"]
-        requests = [(receivers.extend([sender], via), "corrupted") for sender in whole]
-        swept = dict(zip(whole, self.many_probabilities(requests), strict=True)) if whole else {}
+        requests = [Request.patch(receivers.extend([sender], via)) for sender in whole]
+        swept = dict(zip(whole, self.evaluate(requests), strict=True)) if whole else {}
         if stacked:
             found = self._over_batches(lambda batch: self._sweep_batch(batch, receivers, stacked, via))
             swept |= zip(stacked, found, strict=True)
-        unpatched = None if all(sender in swept for sender in senders) else self.probabilities()
+        unpatched = None if all(sender in swept for sender in senders) else self.clean()
         return torch.stack([swept.get(sender, unpatched) for sender in senders])
 
     def writes(self, nodes: Sequence[Node], data: Data = "clean") -> torch.Tensor:
@@ -250,7 +298,7 @@ class Engine(ABC):
 
     @abstractmethod
     def _evaluate(self, batch: Any, paths: PathSet | None, inside: Data) -> torch.Tensor:
-        """`probabilities` of one batch, (B, A)."""
+        """One request of one batch, (B, A)."""
 
     @abstractmethod
     def _evaluate_sweep(

@@ -63,10 +63,10 @@ def check_engine(engine: Engine) -> None:
     ]
     everything = PathSet.at(Node.logits(sentences.end)).extend([Node.embeds(sentences.end), *writers])
     checks = {
-        "nothing patched is not the clean run": (engine.probabilities(), "clean"),
-        "everything patched is not the corrupted run": (engine.probabilities(everything), "corrupted"),
-        "nothing restored is not the corrupted run": (engine.probabilities(inside="clean"), "corrupted"),
-        "everything restored is not the clean run": (engine.probabilities(everything, "clean"), "clean"),
+        "nothing patched is not the clean run": (engine.clean(), "clean"),
+        "everything patched is not the corrupted run": (engine.patch(everything), "corrupted"),
+        "nothing restored is not the corrupted run": (engine.corrupted(), "corrupted"),
+        "everything restored is not the clean run": (engine.isolate(everything), "clean"),
     }
     for complaint, (found, data) in checks.items():
         difference = (found - expected[data]).abs().max().item()

@@ -1,18 +1,29 @@
 """Path sets: which paths of a model are patched (section 3 of the paper; `engine.py` says what they mean).
 
-A *path* runs from the logits down to a node. A *path set* is a tree of such paths: at each node it says whether a path
-ends there (then the node, with all it depends on, is taken from the other data) and through which inputs paths go on
-to which senders. Path sets are values: they know neither an engine nor a script, are checked when they are made, can
-be hashed and compared, and print as the paths they hold.
+A *path* runs from a node up to the logits. A *path set* is a tree of such paths, seen from the logits: at each node it
+says whether a path ends there (then the node, with all it depends on, is taken from the other data) and through which
+inputs paths go on to which senders. Path sets are values: they know neither an engine nor a script, are checked when
+they are made, can be hashed and compared, and print as the paths they hold.
 
-    logits = PathSet.at(Node.logits(END))
-    through_mlps = logits.through([Node.mlp(layer, END) for layer in (8, 9, 10, 11)])
-    late_half = through_mlps.extend([Node.head(9, 1, END), Node.head(8, 11, END)])
-    print(late_half.extend([Node.mlp(3, YY)], via="v"))
+    >>> END, YY = 12, 8
+    >>> print(PathSet.parse("a9.h1 → m10 → logits", end=END))
+    a9.h1@12 → m10@12 → logits@12
+
+They are also built step by step, from the logits down:
+
+    >>> logits = PathSet.at(Node.logits(END))
+    >>> through_mlps = logits.through_chains([Node.mlp(layer, END) for layer in (10, 11)])
+    >>> late_half = through_mlps.extend([Node.head(9, 1, END)])
+    >>> print(late_half.extend([Node.mlp(3, YY)], via="v"))
+    m3@8 →v a9.h1@12 → m10@12 → m11@12 → logits@12
+    m3@8 →v a9.h1@12 → m10@12 → logits@12
+    m3@8 →v a9.h1@12 → m11@12 → logits@12
+    m3@8 →v a9.h1@12 → logits@12
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, reduce
@@ -32,6 +43,16 @@ INPUTS: dict[Kind, tuple[Via, ...]] = {
     "logits": ("in",),
 }
 VIAS: tuple[Via, ...] = ("q", "k", "v", "in")
+NUMBER = r"(0|[1-9]\d{0,5})"  # one spelling for each: m8 and never m08
+NAMES: dict[Kind, str] = {
+    "mlp": f"m{NUMBER}",
+    "head": rf"a{NUMBER}\.h{NUMBER}",
+    "neuron": rf"m{NUMBER}\.n{NUMBER}",
+    "embeds": "embeds",
+    "residual": "residual",
+    "logits": "logits",
+}
+ARROW = re.compile(r"\s*(?:→|->)(?:([qkv])(?=\s))?\s*")
 PATHS_SHOWN = 12
 
 
@@ -82,6 +103,19 @@ class Node:
     def logits(cls, position: int) -> Node:
         """The logits at `position`, where every path starts."""
         return cls(10**6, "logits", 0, position)
+
+    @classmethod
+    def named(cls, name: str, position: int) -> Node:
+        """The node that `Node.name` calls so: `a9.h1`, `m10`, `m10.n5`, `embeds`, `residual`, `logits`.
+
+        Raises `PathSetError` for any other name, other spellings of a number (`m08`) among them.
+        """
+        for kind, pattern in NAMES.items():
+            if match := re.fullmatch(pattern, name):
+                layer, index = (*map(int, match.groups()), 0, 0)[:2]
+                whole = {"embeds": cls.embeds, "residual": cls.residual, "logits": cls.logits}.get(kind)
+                return whole(position) if whole else cls(layer, kind, index, position)
+        raise PathSetError(f"{name!r} is not a node; nodes are called m10, a9.h1, m10.n5, embeds, residual or logits")
 
     @property
     def name(self) -> str:
@@ -187,6 +221,56 @@ class PathSet:
         """The path of length zero: it ends where it starts."""
         return cls(node, ends_here=True)
 
+    @classmethod
+    def parse(cls, text: str, end: int | None = None, yy: int | None = None) -> PathSet:
+        """The paths that a text holds, one a line (or with `;` between them), as `print` shows them.
+
+            m3@YY →v a9.h1@END -> m10 → logits
+
+        Arrows are `→` or `->`, with the input of a head behind them (`→v`); without it all inputs that can be reached.
+        A position is a number, `END` or `YY`, which `end` and `yy` say; a node without one stands at END. Raises
+        `PathSetError` for what is no path, and for a text that `print` has cut short.
+        """
+        lines = [line.strip() for line in re.split(r"[;\n]", text) if line.strip()]
+        if cut := [line for line in lines if line.startswith("…")]:
+            raise PathSetError(f"{cut[0]!r}: the text was cut short when it was printed; join the set's paths")
+        return union(cls._parse_path(line, {"END": end, "YY": yy}) for line in lines)
+
+    @classmethod
+    def _parse_path(cls, line: str, places: dict[str, int | None]) -> PathSet:
+        """The path (or, where no input of a head is named, the paths) of one line."""
+        parts = ARROW.split(line)
+        *senders, top = [_located(name, places) for name in parts[::2]]
+        if top.kind != "logits":
+            raise PathSetError(f"{line!r} goes up to {top}; a path goes up to the logits: … → logits")
+        steps = zip(senders, parts[1::2], strict=True)  # each with the input that reads it
+        return reduce(lambda paths, step: paths.extend([step[0]], step[1] or "all"), reversed([*steps]), cls.at(top))
+
+    @classmethod
+    def all_downstream(cls, nodes: Iterable[Node], end: int, n_layers: int, n_heads: int) -> PathSet:
+        """Every path from some nodes to the logits at `end`, so that everything downstream of them is recomputed.
+
+        This is what other tools' activation patching does, and what edges of a graph mean: the nodes' change reaches
+        the logits through every chain of heads and MLPs at all positions, instead of along single paths.
+        """
+        wanted = sorted(set(nodes))
+        first = min((node.position for node in wanted), default=0)
+        between = [
+            node
+            for position in range(first, end + 1)
+            for layer in range(n_layers)
+            for node in layer_nodes(layer, n_heads, position)
+        ]
+        return cls.at(Node.logits(end)).through_chains(between).extend(wanted)
+
+    def through(self, *chain: Node) -> PathSet:
+        """Every path of the set, extended through exactly these nodes, one below the other.
+
+        `PathSet.at(logits).through(m11, m10)` is the one path m10 → m11 → logits. Raises `PathSetError` where a node
+        cannot be reached from the one above it.
+        """
+        return reduce(lambda paths, node: paths.extend([node]), chain, self)
+
     def extend(self, senders: Iterable[Node], via: Via | Literal["all"] = "all") -> PathSet:
         """Every path of the set, extended by one step to each of `senders` that it can reach through input `via`.
 
@@ -210,10 +294,10 @@ class PathSet:
             )
         return extended
 
-    def through(self, nodes: Iterable[Node]) -> PathSet:
-        """The set itself and every extension of it by a chain of one or more of `nodes`.
+    def through_chains(self, nodes: Iterable[Node]) -> PathSet:
+        """Every path of the set, extended by every chain of `nodes`: none of them, one, or several in a row.
 
-        A chain never repeats a node, since each step goes upstream.
+        A chain never repeats a node, since each step goes upstream. For a chain that is given, see `through`.
         """
         wanted = sorted(set(nodes))
 
@@ -293,6 +377,11 @@ class PathSet:
         rest = self.count() - len(shown)
         return "\n".join([*shown, *([f"… and {rest} more"] if rest else [])])
 
+    def __repr__(self) -> str:
+        shown = "; ".join(str(self).splitlines())
+        count = self.count()
+        return f"<PathSet of {count} {'path' if count == 1 else 'paths'}: {shown}>"
+
     def _distinct(self) -> set[PathSet]:
         """The set and all its sub-trees, each once however many paths share it."""
         found, waiting = {self}, [self]
@@ -328,6 +417,16 @@ def union(path_sets: Iterable[PathSet]) -> PathSet:
 def layer_nodes(layer: int, n_heads: int, position: int) -> list[Node]:
     """The nodes of one layer at a position, heads first, then the MLP: a row of a sweep."""
     return [*(Node.head(layer, head, position) for head in range(n_heads)), Node.mlp(layer, position)]
+
+
+def _located(name: str, places: dict[str, int | None]) -> Node:
+    """The node of `m3@8`, `m3@YY`, or `m3` at END."""
+    bare, _, place = name.partition("@")
+    place = place or "END"
+    position = int(place) if re.fullmatch(NUMBER, place) else places.get(place)
+    if position is None:
+        raise PathSetError(f"{name!r}: where is {place}? Positions are numbers, END or YY; say end=… and yy=…")
+    return Node.named(bare, position)
 
 
 def _steps(end: Node, senders: list[Node], via: Via | Literal["all"]) -> Iterator[tuple[Via, Node]]:

@@ -1,17 +1,53 @@
-"""Iterative path patching (section 3 of the paper): which nodes act on the receivers of a path set, and how much."""
+"""How much paths matter: the effect of a path set, and of every node on the receivers of one (the paper's section 3).
+
+The effect of a path set on a metric is what patching it adds to the metric's mean over the N sentences:
+
+    effect(P) = mean_n( metric(probabilities with P on corrupted data)_n − metric(clean probabilities)_n )
+
+*Iterative path patching* fixes receivers R and gives the effect of R∘node for every node at one position.
+
+    >>> effect(engine, PathSet.parse("a1.h0 → m2 → logits", end=END), metric)  # with its 95 % interval
+    Estimate(value=..., low=..., high=..., n=...)
+    >>> table = effects_on(engine, PathSet.at(Node.logits(END)), metric, END)  # (L, H + 1), MLPs in the last column
+    >>> len(strongest(table, 3))
+    3
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Literal
 
 import torch
 
+from path_patching.bootstrap import Estimate, mean
 from path_patching.engine import Engine
-from path_patching.paths import PathSet, Via, layer_nodes
+from path_patching.paths import Node, PathSet, Via, layer_nodes
 
 Metric = Callable[[torch.Tensor], torch.Tensor]  # answer probabilities (N, A) to one number a sentence, (N,)
+Effects = Callable[..., torch.Tensor]  # (receivers, position, via="all") to (L, H + 1)
+
+
+def changes(engine: Engine, paths: PathSet, metric: Metric) -> torch.Tensor:
+    """What patching a path set adds to the metric of each sentence, (N,)."""
+    return metric(engine.patch(paths)) - metric(engine.clean())
+
+
+def effect(engine: Engine, paths: PathSet, metric: Metric, seed: int = 0) -> Estimate:
+    """The effect of a path set on the mean of a metric, with its 95 % interval over the sentences."""
+    return mean(changes(engine, paths, metric), seed)
+
+
+def effects_of(
+    engine: Engine, receivers: PathSet, senders: Sequence[Node], metric: Metric, via: Via | Literal["all"] = "all"
+) -> torch.Tensor:
+    """The effect of receivers∘sender for each sender, through input `via` of the receivers: (S,) float64.
+
+    A sender that no receiver reads has none. Raises `PathSetError` if that holds for all of them.
+    """
+    means = torch.stack([metric(probs).mean() for probs in engine.sweep(receivers, senders, via)])
+    return means - metric(engine.clean()).mean()
 
 
 def effects_on(
@@ -21,30 +57,10 @@ def effects_on(
     position: int,
     via: Via | Literal["all"] = "all",
 ) -> torch.Tensor:
-    """The effect of every head and MLP at `position` on the receivers: (L, H + 1) float64, MLPs in the last column.
-
-    An effect is the mean of the metric with exactly the paths receivers∘node on corrupted data, minus the clean mean. A
-    node that no receiver reads has none.
-    """
-    architecture = engine.model.architecture
-    n_heads = architecture.n_heads
-    senders = [node for layer in range(architecture.n_layers) for node in layer_nodes(layer, n_heads, position)]
-    patched = engine.sweep(receivers, senders, via)  # (L·(H + 1), N, 100)
-    clean = metric(engine.probabilities()).mean()
-    means = torch.stack([metric(probabilities).mean() for probabilities in patched])
-    return (means - clean).reshape(architecture.n_layers, n_heads + 1)
-
-
-def strongest(effects: torch.Tensor, count: int = 8) -> dict[str, float]:
-    """The nodes of largest |effect| by name, from a (L, H + 1) table, strongest first."""
-    n_heads = effects.shape[1] - 1
-    order = effects.flatten().abs().argsort(descending=True)[:count].tolist()
-    rows = [divmod(place, n_heads + 1) for place in order]
-    names = [f"m{layer}" if column == n_heads else f"a{layer}.h{column}" for layer, column in rows]
-    return {name: effects[row].item() for name, row in zip(names, rows, strict=True)}
-
-
-Effects = Callable[..., torch.Tensor]  # (receivers, position, via="all") to (L, H + 1)
+    """The effect of every head and MLP at `position` on the receivers: (L, H + 1) float64, MLPs in the last column."""
+    n_layers, n_heads = engine.model.architecture.n_layers, engine.model.architecture.n_heads
+    senders = [node for layer in range(n_layers) for node in layer_nodes(layer, n_heads, position)]
+    return effects_of(engine, receivers, senders, metric, via).reshape(n_layers, n_heads + 1)
 
 
 def remembered_effects(engine: Engine, metric: Metric) -> Effects:
@@ -55,3 +71,12 @@ def remembered_effects(engine: Engine, metric: Metric) -> Effects:
         return effects_on(engine, receivers, metric, position, via)
 
     return effects
+
+
+def strongest(effects: torch.Tensor, count: int = 8) -> dict[str, float]:
+    """The nodes of largest |effect| by name, from a (L, H + 1) table, strongest first."""
+    n_heads = effects.shape[1] - 1
+    order = effects.flatten().abs().argsort(descending=True)[:count].tolist()
+    rows = [divmod(place, n_heads + 1) for place in order]
+    names = [f"m{layer}" if column == n_heads else f"a{layer}.h{column}" for layer, column in rows]
+    return {name: effects[row].item() for name, row in zip(names, rows, strict=True)}

@@ -16,7 +16,7 @@ from itertools import groupby, pairwise
 import numpy as np
 import plotly.graph_objects as go
 
-from path_patching.circuits.circuit import EMBEDS, node
+from path_patching.circuits.circuit import EMBEDS
 from path_patching.circuits.links import EVERYTHING, Link
 from path_patching.paths import Node
 from reproduction.figures import CURVES, MARGIN, dressed
@@ -113,7 +113,7 @@ def _sender(link: Link) -> str:
 
 def _node(name: str) -> Node:
     """The node of a name; everything that is read lies where embeddings do."""
-    return node(EMBEDS if name == EVERYTHING else name, 0)
+    return Node.named(EMBEDS if name == EVERYTHING else name, 0)
 
 
 def _in_column(name: str) -> bool:

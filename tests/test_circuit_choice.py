@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -19,9 +20,9 @@ from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.torch_engine.engine import TorchEngine
 from reproduction.paper import PAPER
 from reproduction.publication import sha256
-from reproduction.run import start_run
+from reproduction.run import Run, start_run
 from reproduction.settings import Settings
-from utils import YearExperiment, choose_circuit, circuit_asked_for
+from utils import YearExperiment, choose_circuit, circuit_asked_for, open_run
 
 SIZES = Architecture(n_layers=2, n_heads=2, d_model=8, d_head=4, d_mlp=16, n_positions=16, vocab_size=50257)
 MINE = Circuit("mine", ("m1",), ("a0.h1",), (LOGITS, "m1"), ("embeds",), (), followed=("v",), whole=())
@@ -33,12 +34,21 @@ def model() -> Model:
 
 
 @pytest.fixture(scope="module")
-def experiment(model, tmp_path_factory) -> YearExperiment:
+def experiment(model) -> YearExperiment:
     tokenizer = load_tokenizer()
     dataset = YearDataset(valid_years(tokenizer), 12, NOUNS_FILE, tokenizer)
     engine = TorchEngine(model, Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids()))
-    run = start_run("big_ds_experiments", Settings(out=tmp_path_factory.mktemp("run")), model, "torch", "cpu")
-    return YearExperiment(model, dataset, engine, run)
+    return YearExperiment(Settings(model="standin"), model, dataset, engine)
+
+
+def asking(experiment: YearExperiment, folder: Path, **changed: object) -> YearExperiment:
+    """The experiment with other settings, and artifacts in a folder."""
+    return replace(experiment, settings=replace(experiment.settings, out=folder, **changed))
+
+
+@pytest.fixture
+def run(experiment, tmp_path) -> Run:
+    return open_run("big_ds_experiments", asking(experiment, tmp_path / "run"))
 
 
 def publish(folder, model: Model, **beside: object) -> None:
@@ -69,43 +79,43 @@ def test_gpt2_small_is_known_by_its_weights_whatever_its_folder_is_called(model,
 
 def test_the_papers_circuit_does_not_fit_a_small_model(experiment, tmp_path):
     with pytest.raises(UserError, match=r"the paper's circuit has m8, but .* --circuit auto"):
-        choose_circuit(Settings(model="standin", circuit="paper", out=tmp_path), experiment)
+        choose_circuit(asking(experiment, tmp_path, circuit="paper"))
 
 
 def test_a_file_is_read_and_checked_against_the_model(experiment, tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(as_json(MINE)))
-    settings = Settings(model="standin", circuit=str(path), out=tmp_path)
-    assert choose_circuit(settings, experiment) == MINE
+    of_file = asking(experiment, tmp_path, circuit=str(path))
+    assert choose_circuit(of_file) == MINE
     path.write_text(json.dumps(as_json(PAPER)))
     with pytest.raises(UserError, match="the paper's circuit has m8"):
-        choose_circuit(settings, experiment)
+        choose_circuit(of_file)
     with pytest.raises(UserError, match="no circuit can be read from"):
-        choose_circuit(replace(settings, circuit=str(tmp_path / "none.json")), experiment)
+        choose_circuit(asking(experiment, tmp_path, circuit=str(tmp_path / "none.json")))
 
 
-def test_what_circuit_discovery_found_for_this_model_is_taken(experiment, tmp_path, capsys):
+def test_what_circuit_discovery_found_for_this_model_is_taken(experiment, run, tmp_path, capsys):
     publish(tmp_path, experiment.model, search={})
-    assert choose_circuit(Settings(model="standin", out=tmp_path), experiment) == MINE
+    assert choose_circuit(asking(experiment, tmp_path), run) == MINE
     assert str(tmp_path / "circuit.json") in capsys.readouterr().out
-    assert experiment.run.read == {"circuit.json": sha256(tmp_path / "circuit.json")}
+    assert run.read == {"circuit.json": sha256(tmp_path / "circuit.json")}
 
 
 @pytest.mark.parametrize("case", ["nothing there", "another model's", "not found but given"])
-def test_else_the_circuit_is_searched_for_here(case, experiment, tmp_path, capsys):
+def test_else_the_circuit_is_searched_for_here(case, experiment, run, tmp_path, capsys):
     if case == "another model's":
         publish(tmp_path, random_model(SIZES, seed=1), search={})
     if case == "not found but given":
         publish(tmp_path, experiment.model)
-    chosen = choose_circuit(Settings(model="standin", out=tmp_path), experiment)
+    chosen = choose_circuit(asking(experiment, tmp_path), run)
     assert chosen.name == NAME
     assert chosen != MINE
     assert "searched for on 12 sentences" in capsys.readouterr().out
-    assert experiment.run.read == {"circuit.json": None}
+    assert run.read == {"circuit.json": None}
 
 
-def test_a_damaged_circuit_is_not_passed_over(experiment, tmp_path):
+def test_a_damaged_circuit_is_not_passed_over(experiment, run, tmp_path):
     publish(tmp_path, experiment.model, search={})
     (tmp_path / "circuit.json").write_text("{}")
     with pytest.raises(UserError, match=r"circuit\.json is damaged or of another run"):
-        choose_circuit(Settings(model="standin", out=tmp_path), experiment)
+        choose_circuit(asking(experiment, tmp_path), run)

@@ -8,14 +8,13 @@ neither followed nor whole is no part of it.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, Model
-from path_patching.paths import Node, PathSet, PathSetError, Via, union
+from path_patching.paths import Node, PathSet, Via, union
 
 LOGITS, EMBEDS = "logits", "embeds"
 
@@ -47,27 +46,14 @@ class Circuit:
         return in_order({*self.first_below, *self.further_below} - {EMBEDS})
 
 
-def node(name: str, position: int) -> Node:
-    """The node of a name at a position. Raises `PathSetError` if it is not a node's name."""
-    if name == LOGITS:
-        return Node.logits(position)
-    if name == EMBEDS:
-        return Node.embeds(position)
-    if mlp := re.fullmatch(r"m(\d+)", name):
-        return Node.mlp(int(mlp[1]), position)
-    if head := re.fullmatch(r"a(\d+)\.h(\d+)", name):
-        return Node.head(int(head[1]), int(head[2]), position)
-    raise PathSetError(f"{name!r} is not a node; nodes are called m10, a9.h1, embeds or logits")
-
-
 def nodes(names: Iterable[str], position: int) -> list[Node]:
     """Several nodes at one position."""
-    return [node(name, position) for name in names]
+    return [Node.named(name, position) for name in names]
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """Names of nodes in the order in which a forward pass computes them."""
-    return tuple(sorted(names, key=lambda name: (node(name, 0).depth, node(name, 0).index)))
+    return tuple(sorted(names, key=lambda name: (Node.named(name, 0).depth, Node.named(name, 0).index)))
 
 
 def _complaints(circuit: Circuit) -> Iterator[str]:
@@ -76,7 +62,7 @@ def _complaints(circuit: Circuit) -> Iterator[str]:
     kinds |= {"first_below": {"head", "mlp", "embeds"}, "further_below": {"head", "mlp"}, "studied": {"head"}}
     for field, allowed in kinds.items():
         names = getattr(circuit, field)
-        yield from (f"{name} cannot be in {field}" for name in names if node(name, 0).kind not in allowed)
+        yield from (f"{name} cannot be in {field}" for name in names if Node.named(name, 0).kind not in allowed)
         yield from (f"{name} is twice in {field}" for name, times in Counter(names).items() if times > 1)
     yield from (
         f"its heads feed {name}, which is not in mlps" for name in {*circuit.heads_feed} - {*circuit.mlps, LOGITS}
@@ -94,13 +80,13 @@ def _complaints(circuit: Circuit) -> Iterator[str]:
 
 def mlp_chains(circuit: Circuit, end: int) -> PathSet:
     """The logits, and every chain of the circuit's MLPs below them."""
-    return PathSet.at(Node.logits(end)).through(nodes(circuit.mlps, end))
+    return PathSet.at(Node.logits(end)).through_chains(nodes(circuit.mlps, end))
 
 
 def into_mlp(circuit: Circuit, mlp: str, end: int) -> PathSet:
     """The paths that end at one MLP: from the logits through any chain of the circuit's later MLPs."""
-    later = [other for other in nodes(circuit.mlps, end) if other.depth > node(mlp, end).depth]
-    return PathSet.at(Node.logits(end)).through(later).extend([node(mlp, end)])
+    later = [other for other in nodes(circuit.mlps, end) if other.depth > Node.named(mlp, end).depth]
+    return PathSet.at(Node.logits(end)).through_chains(later).extend([Node.named(mlp, end)])
 
 
 def heads_readers(circuit: Circuit, end: int) -> PathSet:
@@ -115,7 +101,7 @@ def late_half(circuit: Circuit, end: int) -> PathSet:
 
 def into_lower(circuit: Circuit, name: str, yy: int, end: int) -> PathSet:
     """The paths that end at one node at YY: from the heads' followed inputs through any chain of the nodes there."""
-    return _lower_chains(circuit, yy, end).ending_at([node(name, yy)])
+    return _lower_chains(circuit, yy, end).ending_at([Node.named(name, yy)])
 
 
 def full_circuit(circuit: Circuit, yy: int, end: int) -> PathSet:
@@ -133,12 +119,12 @@ def _lower_chains(circuit: Circuit, yy: int, end: int) -> PathSet:
     """The paths to the heads and MLPs at YY, through every chain of them."""
     first = nodes((name for name in circuit.first_below if name != EMBEDS), yy)
     read = union(late_half(circuit, end).extend(first, way) for way in circuit.followed)
-    return read.through(nodes(circuit.further_below, yy))
+    return read.through_chains(nodes(circuit.further_below, yy))
 
 
 def in_model(names: Iterable[str], architecture: Architecture) -> tuple[str, ...]:
     """Those of the heads and MLPs that a model has."""
-    found = {name: node(name, 0) for name in names}
+    found = {name: Node.named(name, 0) for name in names}
     return tuple(
         name
         for name, each in found.items()

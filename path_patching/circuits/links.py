@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 
-import torch
-
-from path_patching.circuits.circuit import Circuit, full_circuit, node
+from path_patching.circuits.circuit import Circuit, full_circuit
 from path_patching.engine import Engine
 from path_patching.paths import Branch, Node, PathSet, Via
 from path_patching.progress import progress
-from path_patching.sweeps import Metric
+from path_patching.sweeps import Metric, changes, effects_of
 
 EVERYTHING = "everything"
 
@@ -61,7 +59,7 @@ def links(circuit: Circuit) -> tuple[Link, ...]:
 def located(name: str, yy: int, end: int) -> Node:
     """The node that a link names: `m0@YY`, `a9.h1@END`."""
     name, place = name.split("@")
-    return node(name, {"YY": yy, "END": end}[place])
+    return Node.named(name, {"YY": yy, "END": end}[place])
 
 
 def link_effects(engine: Engine, circuit: Circuit, metric: Metric, yy: int, end: int) -> dict[Link, float]:
@@ -70,18 +68,14 @@ def link_effects(engine: Engine, circuit: Circuit, metric: Metric, yy: int, end:
     The reader's own effect goes through every path of the circuit that leads to it, as in iterative path patching.
     """
     paths = full_circuit(circuit, yy, end)
-    clean = metric(engine.probabilities()).mean()
     read = [(key, list(group)) for key, group in groupby(links(circuit), key=lambda link: (link.reader, link.via))]
     effects: dict[Link, float] = {}
     for (reader, via), group in progress(read, "links of the circuit"):
         receivers = down_to(paths, located(reader, yy, end))
-        for link, patched in zip(group, _patched(engine, receivers, group, via, yy, end), strict=True):
-            effects[link] = (metric(patched).mean() - clean).item()
+        if group[0].sender == EVERYTHING:  # then it is the input's only link
+            whole = receivers.extend([Node.residual(position) for position in range(end + 1)], via)
+            effects[group[0]] = changes(engine, whole, metric).mean().item()
+        else:
+            senders = [located(link.sender, yy, end) for link in group]
+            effects |= zip(group, effects_of(engine, receivers, senders, metric, via).tolist(), strict=True)
     return effects
-
-
-def _patched(engine: Engine, receivers: PathSet, group: list[Link], via: Via, yy: int, end: int) -> list[torch.Tensor]:
-    """Answer probabilities (N, A) with each link of one input patched."""
-    if group[0].sender == EVERYTHING:  # then it is the input's only link
-        return [engine.probabilities(receivers.extend([Node.residual(position) for position in range(end + 1)], via))]
-    return list(engine.sweep(receivers, [located(link.sender, yy, end) for link in group], via))

@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from path_patching.circuits.circuit import Circuit, in_order, node, nodes
+from path_patching.circuits.circuit import Circuit, in_order, nodes
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture
 from path_patching.paths import Node, layer_nodes
@@ -57,7 +57,7 @@ def _drawn(names: Iterable[str], candidates: Sequence[Node], rng: random.Random)
     """For each name another one of its kind from the candidates, in the same order; for fewer if those are too few."""
     drawn: dict[str, str] = {}
     for kind in ("head", "mlp"):
-        old = [name for name in in_order(names) if node(name, 0).kind == kind]
+        old = [name for name in in_order(names) if Node.named(name, 0).kind == kind]
         pool = [each.name for each in candidates if each.kind == kind]
         new = rng.sample(pool, min(len(old), len(pool)))
         drawn |= dict(zip(old, in_order(new), strict=False))

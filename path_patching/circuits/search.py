@@ -29,13 +29,12 @@ from path_patching.circuits.circuit import (
     in_order,
     into_lower,
     late_half,
-    node,
     nodes,
 )
 from path_patching.engine import Engine
 from path_patching.errors import UserError
 from path_patching.paths import INPUTS, Node, PathSet, Via, layer_nodes
-from path_patching.sweeps import Effects, Metric, remembered_effects
+from path_patching.sweeps import Effects, Metric, changes, remembered_effects
 
 NAME = "the circuit found automatically"
 THRESHOLDS = (0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # shares of the metric's clean value
@@ -45,7 +44,7 @@ STUDIED = 3  # heads to look at closely
 
 
 @dataclass(frozen=True)
-class Step:
+class Question:
     """One question of a search, and the effect of each candidate, strongest first."""
 
     asked: str
@@ -64,7 +63,7 @@ class Found:
     clean: float
     threshold: float
     recovered: float
-    steps: tuple[Step, ...]
+    steps: tuple[Question, ...]
     tried: Mapping[float, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
@@ -95,14 +94,14 @@ class Search:
 
     def effect(self, paths: PathSet) -> float:
         """The effect of patching a path set."""
-        return self.metric(self.engine.probabilities(paths)).mean().item() - self.clean
+        return changes(self.engine, paths, self.metric).mean().item()
 
     def recovered(self, paths: PathSet) -> float:
         """The share of the clean value that a path set achieves alone."""
-        alone = self.engine.probabilities(paths, inside="clean")
+        alone = self.engine.isolate(paths)
         return self.metric(alone).mean().item() / self.clean
 
-    def sweep(self, asked: str, receivers: PathSet, position: int, via: Via | Literal["all"] = "all") -> Step:
+    def sweep(self, asked: str, receivers: PathSet, position: int, via: Via | Literal["all"] = "all") -> Question:
         """Which nodes at a position act on the receivers? At YY the embeddings are among them."""
         sizes = self.engine.model.architecture
         every = [each for layer in range(sizes.n_layers) for each in layer_nodes(layer, sizes.n_heads, position)]
@@ -114,14 +113,14 @@ class Search:
             effects[EMBEDS] = self.effect(receivers.extend([embeds], via))
         return ranked(asked, effects)
 
-    def kept(self, step: Step) -> list[str]:
+    def kept(self, step: Question) -> list[str]:
         """The candidates whose effect reaches the threshold."""
         return [name for name, effect in step.effects.items() if abs(effect) >= self.threshold]
 
 
-def ranked(asked: str, effects: Mapping[str, float]) -> Step:
+def ranked(asked: str, effects: Mapping[str, float]) -> Question:
     """A step with its candidates in order, strongest first."""
-    return Step(asked, dict(sorted(effects.items(), key=lambda item: -abs(item[1]))))
+    return Question(asked, dict(sorted(effects.items(), key=lambda item: -abs(item[1]))))
 
 
 def find_circuit(
@@ -137,7 +136,7 @@ def find_circuit(
     `threshold` is a share of the metric's clean value; `sweeps` are the engine's, where some are made already.
     Raises `UserError` if no head at END is kept, or if the metric has no clean value to speak of.
     """
-    clean = metric(engine.probabilities()).mean().item()
+    clean = metric(engine.clean()).mean().item()
     if clean == 0 or not math.isfinite(clean):
         raise UserError(f"the metric of {engine.model.name} is {clean} on clean sentences: there is nothing to explain")
     search = Search(engine, sweeps or remembered_effects(engine, metric), metric, yy, end, clean, 0.0)
@@ -205,15 +204,15 @@ def _followed(search: Search, late: Found) -> Found:
     inputs = _inputs(search, late.circuit)
     circuit, below = _below_heads(search, late.circuit, search.kept(inputs) or list(inputs.effects)[:1])
     strengths = search.sweeps(heads_readers(circuit, search.end), search.end)
-    studied = sorted(circuit.heads, key=lambda head: -abs(_entry(strengths, node(head, search.end))))[:STUDIED]
+    studied = sorted(circuit.heads, key=lambda head: -abs(_entry(strengths, Node.named(head, search.end))))[:STUDIED]
     recovered = search.recovered(full_circuit(circuit, search.yy, search.end))
     circuit = replace(circuit, studied=tuple(studied))
     return replace(late, circuit=circuit, recovered=recovered, steps=(*late.steps, inputs, *below))
 
 
-def _sweep_end(search: Search) -> dict[str, Step]:
+def _sweep_end(search: Search) -> dict[str, Question]:
     """What the logits read at END; then, from the last layer down, what each MLP reads that is kept on the way."""
-    swept: dict[str, Step] = {}
+    swept: dict[str, Question] = {}
     waiting = (LOGITS,)
     while waiting:
         reader = waiting[-1]
@@ -228,11 +227,11 @@ def _into(reader: str, mlps: Iterable[str], end: int) -> PathSet:
     logits = PathSet.at(Node.logits(end))
     if reader == LOGITS:
         return logits
-    later = [mlp for mlp in mlps if mlp != LOGITS and node(mlp, end).depth > node(reader, end).depth]
-    return logits.through(nodes(later, end)).extend([node(reader, end)])
+    later = [mlp for mlp in mlps if mlp != LOGITS and Node.named(mlp, end).depth > Node.named(reader, end).depth]
+    return logits.through_chains(nodes(later, end)).extend([Node.named(reader, end)])
 
 
-def _late_half(search: Search, kept: tuple[str, ...], swept: Mapping[str, Step]) -> tuple[Circuit, Step]:
+def _late_half(search: Search, kept: tuple[str, ...], swept: Mapping[str, Question]) -> tuple[Circuit, Question]:
     """The circuit of the nodes kept at END, with the heads' inputs whole, and through which readers the heads act.
 
     A reader's effect is that of all kept heads on it together, or of the one with most where they cancel. MLPs that no
@@ -253,14 +252,14 @@ def _late_half(search: Search, kept: tuple[str, ...], swept: Mapping[str, Step])
     return replace(late, mlps=tuple(mlp for mlp in mlps if mlp in linked)), fed
 
 
-def _inputs(search: Search, late: Circuit) -> Step:
+def _inputs(search: Search, late: Circuit) -> Question:
     """How much depends on each input of the heads, at all positions that it reads."""
     heads, everything = late_half(late, search.end), [Node.residual(position) for position in range(search.end + 1)]
     effects = {way: search.effect(heads.extend(everything, way)) for way in INPUTS["head"]}
     return ranked("everything → each input of the heads", effects)
 
 
-def _below_heads(search: Search, late: Circuit, inputs: list[Via]) -> tuple[Circuit, list[Step]]:
+def _below_heads(search: Search, late: Circuit, inputs: list[Via]) -> tuple[Circuit, list[Question]]:
     """The circuit with those inputs of its heads that matter followed to YY and down, or whole if nothing is there."""
     heads, yy, end = late_half(late, search.end), search.yy, search.end
     read = {way: search.sweep(f"nodes at YY → {way} of the heads", heads, yy, way) for way in inputs if way != "q"}
@@ -268,7 +267,7 @@ def _below_heads(search: Search, late: Circuit, inputs: list[Via]) -> tuple[Circ
     first = in_order({name for step in read.values() for name in search.kept(step)})
     whole = tuple(way for way in INPUTS["head"] if way in inputs and way not in followed)
     circuit = replace(late, first_below=first, followed=followed, whole=whole)
-    below: dict[str, Step] = {}
+    below: dict[str, Question] = {}
     while waiting := in_order({*circuit.lower} - set(below)):
         name = waiting[-1]
         below[name] = search.sweep(f"nodes at YY → {name} at YY", into_lower(circuit, name, yy, end), yy)
@@ -278,7 +277,7 @@ def _below_heads(search: Search, late: Circuit, inputs: list[Via]) -> tuple[Circ
 
 
 def _is_head(name: str) -> bool:
-    return node(name, 0).kind == "head"
+    return Node.named(name, 0).kind == "head"
 
 
 def _entry(table: torch.Tensor, each: Node) -> float:

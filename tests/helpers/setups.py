@@ -105,7 +105,7 @@ MLPS = (1, 2)
 
 def late_half(setup: Setup) -> PathSet:
     """Any chain of M from the logits, then a head of H."""
-    through = PathSet.at(Node.logits(setup.end)).through([Node.mlp(layer, setup.end) for layer in MLPS])
+    through = PathSet.at(Node.logits(setup.end)).through_chains([Node.mlp(layer, setup.end) for layer in MLPS])
     return through.extend([Node.head(*head, setup.end) for head in HEADS])
 
 
@@ -114,7 +114,7 @@ def full_circuit(setup: Setup) -> PathSet:
     heads, yy = late_half(setup), setup.yy_position
     deeper = [Node.mlp(0, yy), Node.mlp(1, yy), Node.head(0, 1, yy)]
     first = [*deeper, Node.head(0, 2, yy)]
-    chains = (heads.extend(first, "k") | heads.extend(first, "v")).through(deeper)
+    chains = (heads.extend(first, "k") | heads.extend(first, "v")).through_chains(deeper)
     return chains.extend([Node.embeds(yy)]) | heads.extend([Node.residual(setup.end)], "q")
 
 
@@ -133,7 +133,7 @@ def path_sets(setup: Setup) -> dict[str, PathSet]:
         "head": head,
         "two nodes": logits.extend([Node.head(1, 0, end), Node.mlp(1, end)]),
         "mlp of an mlp": after_m2.extend([Node.mlp(1, end)]),
-        "any chain of mlps": logits.through(_mlps(end)).extend(_heads(0, end)),
+        "any chain of mlps": logits.through_chains(_mlps(end)).extend(_heads(0, end)),
         "head through its own layer's mlp": after_m1.extend([Node.head(1, 1, end)]),
         "q": top_heads.extend([Node.mlp(1, end)], "q"),
         "k": top_heads.extend([Node.mlp(1, yy)], "k"),
@@ -153,9 +153,9 @@ def path_sets(setup: Setup) -> dict[str, PathSet]:
         "shared receiver": after_m2.extend([Node.head(1, 0, end)]) | after_m2.extend([Node.mlp(0, end)]),
         "one node by two paths": head | after_m1.extend([Node.head(1, 2, end)]),
         "one node, deeper by one path": head | after_m2.extend([Node.head(1, 2, end)]).extend([Node.mlp(0, yy)]),
-        "ends among chains": logits.through([Node.mlp(1, end)]).extend([Node.mlp(0, end)])
+        "ends among chains": logits.through_chains([Node.mlp(1, end)]).extend([Node.mlp(0, end)])
         | after_m1.extend(_heads(0, end)),
-        "chains ending everywhere": top_heads.through(early).extend([Node.embeds(yy)]),
+        "chains ending everywhere": top_heads.through_chains(early).extend([Node.embeds(yy)]),
         "whole queries": head.extend([Node.residual(end)], "q"),
         "whole values at YY": head.extend([Node.residual(yy)], "v"),
         "whole input of an mlp": after_m1.extend([Node.residual(end)]),
@@ -171,7 +171,9 @@ def path_sets(setup: Setup) -> dict[str, PathSet]:
         "neuron of a patched mlp": logits.extend([Node.neuron(2, 3, end), Node.mlp(2, end)]),
         "late half": late_half(setup),
         "full circuit": full_circuit(setup),
-        "a tree below the late half": late_half(setup).through([*early, Node.mlp(1, yy)]).extend([Node.embeds(yy)]),
+        "a tree below the late half": late_half(setup)
+        .through_chains([*early, Node.mlp(1, yy)])
+        .extend([Node.embeds(yy)]),
     }
 
 

@@ -42,12 +42,12 @@ def reading(setup: Setup, place: Node) -> PathSet:
     else:
         replaced = [Node.embeds(setup.end), *(n for n in every if n.depth < place.depth)]
         later = [n for n in every if n.depth >= place.depth]
-    return PathSet.at(Node.logits(setup.end)).through(later).extend(replaced).ending_at(replaced)
+    return PathSet.at(Node.logits(setup.end)).through_chains(later).extend(replaced).ending_at(replaced)
 
 
 @each_engine
 def test_no_change_is_the_clean_run(engine_name, setup):
-    clean = make_engine(engine_name, setup.model, setup.sentences).probabilities()
+    clean = make_engine(engine_name, setup.model, setup.sentences).clean()
     runs = edited_runs(setup)
     for place in (*places(setup).values(), Node.embeds(setup.yy_position)):
         nothing = torch.zeros(1, *clean.shape[:1], setup.model.architecture.d_model)
@@ -62,9 +62,9 @@ def test_01_data_put_in_is_path_patching_through_all_that_reads_it(engine_name, 
     engine, place = make_engine(engine_name, setup.model, setup.sentences), places(setup)[name]
     change = activation(engine, place, "corrupted") - activation(engine, place)
     found = edited_runs(setup).probabilities(place, change[None])[0]
-    expected = engine.probabilities(reading(setup, place))
+    expected = engine.patch(reading(setup, place))
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
-    assert (found - engine.probabilities()).abs().max() > 100 * TOLERANCE, "the change must show"
+    assert (found - engine.clean()).abs().max() > 100 * TOLERANCE, "the change must show"
 
 
 @each_engine
@@ -72,7 +72,7 @@ def test_01_embedding_put_in_is_the_corrupted_run(engine_name, setup):
     engine, place = make_engine(engine_name, setup.model, setup.sentences), Node.embeds(setup.yy_position)
     change = activation(engine, place, "corrupted") - activation(engine, place)
     found = edited_runs(setup).probabilities(place, change[None])[0]
-    torch.testing.assert_close(found, engine.probabilities(inside="clean"), atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(found, engine.corrupted(), atol=TOLERANCE, rtol=0)
 
 
 def test_changes_do_not_disturb_each_other(setup, monkeypatch):
@@ -94,7 +94,7 @@ def test_the_first_position_can_be_edited(setup):
     changes = torch.zeros(2, len(setup.sentences), setup.model.architecture.d_model)
     changes[1] = 1.0 + torch.arange(changes.shape[-1])
     clean, edited = edited_runs(setup).probabilities(place, changes)
-    expected = make_engine("torch", setup.model, setup.sentences).probabilities()
+    expected = make_engine("torch", setup.model, setup.sentences).clean()
     torch.testing.assert_close(clean, expected, atol=TOLERANCE, rtol=0)
     assert (edited - clean).abs().max() > 100 * TOLERANCE
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from path_patching.engine import Engine, Sentences, other
+from path_patching.engine import Engine, Request, Sentences, other
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, Model, random_model
 from path_patching.paths import Node, PathSet, PathSetError
@@ -113,7 +113,7 @@ def test_a_sweep_that_reaches_nothing_never_runs(engine):
 )
 def test_nodes_are_checked_before_anything_is_evaluated(engine, node, message):
     with pytest.raises(PathSetError, match=message):
-        engine.probabilities(LOGITS.extend([node]))
+        engine.patch(LOGITS.extend([node]))
     with pytest.raises(PathSetError, match=message):
         engine.sweep(LOGITS, [Node.mlp(0, END), node])
     with pytest.raises(PathSetError, match=message):
@@ -124,7 +124,7 @@ def test_nodes_are_checked_before_anything_is_evaluated(engine, node, message):
 def test_path_sets_start_at_the_logits_at_end(engine):
     for paths in (PathSet.at(Node.mlp(1, END)), PathSet.at(Node.logits(2)).extend([Node.mlp(1, 2)])):
         with pytest.raises(PathSetError, match=f"starts at the logits, logits@3, not at {paths.node}"):
-            engine.probabilities(paths)
+            engine.patch(paths)
 
 
 def test_what_writes_and_reads_nothing_is_an_error(engine):
@@ -147,7 +147,7 @@ def test_distinct_pairs_are_computed_once_in_batches_that_fit(pairs_in_half_the_
     memory_gb = 2 * pairs_in_half_the_memory * BYTES_A_PAIR / 1e9
     engine = Recording(MODEL, Sentences(clean, corrupted, ANSWERS), memory_gb=memory_gb)
     sums = clean.sum(1).double()
-    assert engine.probabilities()[:, 0].tolist() == sums.tolist()
+    assert engine.clean()[:, 0].tolist() == sums.tolist()
     assert len(engine.batches) == n_batches
     assert sum(map(len, engine.batches)) == 4
     assert (engine.sweep(HEAD, [Node.mlp(0, 1)], "v")[0, :, 2] - sums).tolist() == [1000] * 5
@@ -159,7 +159,7 @@ def test_distinct_pairs_are_computed_once_in_batches_that_fit(pairs_in_half_the_
 
 def test_several_requests_share_a_pass(engine):
     engine_of_two = Recording(MODEL, engine.sentences, memory_gb=1e-9)
-    both = engine_of_two.many_probabilities([(None, "clean"), (HEAD, "corrupted")])
+    both = engine_of_two.evaluate([Request.corrupted(), Request.patch(HEAD)])
     assert (both[:, :, 0] - SUMS).tolist() == [[0.5] * 3, [100] * 3]
     assert len(engine_of_two.batches) == 3
 
@@ -182,8 +182,8 @@ def test_requests_that_make_no_sense_are_one_line(engine):
     for request, message in (
         (lambda: engine.writes([]), "no node is asked for"),
         (lambda: engine.attention([]), "no node is asked for"),
-        (lambda: engine.many_probabilities([]), "no probabilities"),
-        (lambda: engine.probabilities(inside="corrupt"), "not 'corrupt'"),
+        (lambda: engine.evaluate([]), "no probabilities"),
+        (lambda: engine.writes([Node.mlp(0, END)], "corrupt"), "not 'corrupt'"),
         (lambda: engine.sweep(LOGITS, [Node.mlp(0, END), Node.mlp(40, 0)]), "m40@0"),
         (lambda: Sentences(TOKENS, TOKENS, ANSWERS[:0]), "answer tokens"),
         (lambda: Sentences(TOKENS.float(), TOKENS.float(), ANSWERS), "int64"),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
 
-from path_patching.engine import Engine, Sentences
+from path_patching.engine import Engine, Request, Sentences
 from path_patching.errors import UserError
-from path_patching.gpt2.model import Architecture, random_model
+from path_patching.gpt2.model import Architecture, end_logits, random_model, to_transformers
 from path_patching.paths import Node, PathSet, PathSetError, layer_nodes
+from path_patching.unembedding import answer_probabilities
 from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.reference import Reference, reference_probabilities
 from tests.helpers.setups import HEADS, SETUPS, Setup, full_circuit, late_half, path_sets
@@ -46,7 +47,7 @@ def assert_agree(setup: Setup, got: torch.Tensor, expected: torch.Tensor, tolera
 def test_path_sets(engine_name, setup_name, inside, paths_name):
     setup, engine = SETUPS[setup_name](), engine_for(engine_name, setup_name)
     paths = path_sets(setup)[paths_name]
-    assert_agree(setup, engine.probabilities(paths, inside), setup.reference.probabilities(paths, inside))
+    assert_agree(setup, engine.evaluate([Request(paths, inside)])[0], setup.reference.probabilities(paths, inside))
 
 
 @each_engine
@@ -59,7 +60,7 @@ def test_whole_circuits_suffice_and_are_necessary_as_in_the_reference(engine_nam
     expected = setup.reference.probabilities(paths, inside)
     for unlike in (setup.reference.probabilities(), setup.reference.probabilities(None, "clean")):
         assert (setup.difference(expected) - setup.difference(unlike)).abs().max() > 1e-3
-    assert_agree(setup, engine.probabilities(paths, inside), expected)
+    assert_agree(setup, engine.evaluate([Request(paths, inside)])[0], expected)
 
 
 @each_engine
@@ -69,10 +70,10 @@ def test_nothing_and_everything_patched(engine_name, setup_name):
     clean, corrupted = setup.reference.probabilities(), setup.reference.probabilities(None, "clean")
     everything = PathSet.at(Node.logits(setup.end)).extend([Node.residual(setup.end)])
     assert (setup.difference(clean) - setup.difference(corrupted)).abs().max() > 1e-2
-    assert_agree(setup, engine.probabilities(), clean)
-    assert_agree(setup, engine.probabilities(inside="clean"), corrupted)
-    assert_agree(setup, engine.probabilities(everything), corrupted)
-    assert_agree(setup, engine.probabilities(everything, "clean"), clean)
+    assert_agree(setup, engine.clean(), clean)
+    assert_agree(setup, engine.corrupted(), corrupted)
+    assert_agree(setup, engine.patch(everything), corrupted)
+    assert_agree(setup, engine.isolate(everything), clean)
 
 
 def sweeps(setup: Setup) -> dict[str, tuple[PathSet, list[Node], str]]:
@@ -83,7 +84,7 @@ def sweeps(setup: Setup) -> dict[str, tuple[PathSet, list[Node], str]]:
         for position in (end, yy, yy + 1)
     )
     logits, heads = PathSet.at(Node.logits(end)), late_half(setup)
-    chained = logits.through([Node.mlp(2, end)]).extend([Node.mlp(1, end)])
+    chained = logits.through_chains([Node.mlp(2, end)]).extend([Node.mlp(1, end)])
     return {
         "logits": (logits, at_end, "all"),
         "an mlp through every chain": (chained, at_end, "all"),
@@ -137,7 +138,7 @@ def test_a_sweep_is_its_path_sets_one_by_one(engine_name):
     for receivers, senders, via in (sweeps(setup)[name] for name in ("logits", "v")):
         for sender, swept in zip(senders, engine.sweep(receivers, senders, via), strict=True):
             paths = receivers.extend([sender], via) if receivers.reachable(sender, via) else None
-            assert_agree(setup, swept, engine.probabilities(paths), ROUNDING)
+            assert_agree(setup, swept, engine.patch(paths), ROUNDING)
 
 
 @each_engine
@@ -145,8 +146,8 @@ def test_senders_that_reach_no_receiver_change_nothing(engine_name):
     setup, engine = SETUPS["all tokens differ"](), engine_for(engine_name, "all tokens differ")
     heads = PathSet.at(Node.logits(setup.end)).extend([Node.head(1, 2, setup.end)])
     swept = engine.sweep(heads, [Node.mlp(2, setup.yy_position), Node.mlp(0, setup.yy_position)], "v")
-    assert_agree(setup, swept[0], engine.probabilities(), ROUNDING)
-    assert (swept[1] - engine.probabilities()).abs().max() > 1e-4
+    assert_agree(setup, swept[0], engine.clean(), ROUNDING)
+    assert (swept[1] - engine.clean()).abs().max() > 1e-4
 
 
 @each_engine
@@ -154,8 +155,8 @@ def test_results_do_not_depend_on_what_was_asked_before(engine_name):
     setup = SETUPS["with eos"]()
     engine = make_engine(engine_name, setup.model, setup.sentences)
     sets = [late_half(setup), full_circuit(setup), PathSet.at(Node.logits(setup.end)).extend([Node.mlp(1, setup.end)])]
-    first = [engine.probabilities(paths, inside) for paths in sets for inside in ("clean", "corrupted")]
-    again = [engine.probabilities(paths, inside) for paths in sets for inside in ("clean", "corrupted")]
+    first = [engine.evaluate([Request(paths, inside)])[0] for paths in sets for inside in ("clean", "corrupted")]
+    again = [engine.evaluate([Request(paths, inside)])[0] for paths in sets for inside in ("clean", "corrupted")]
     for before, after in zip(first, again, strict=True):
         assert_agree(setup, after, before, ROUNDING)
 
@@ -173,7 +174,9 @@ def test_a_small_memory_budget_changes_nothing(engine_name, setup_name, memory_g
     setup = some_rows(base, [row % len(base.sentences) for row in range(n)])
     roomy, tight = (make_engine(engine_name, setup.model, setup.sentences, memory) for memory in (4.0, memory_gb))
     for paths, inside in ((None, "corrupted"), (late_half(setup), "corrupted"), (full_circuit(setup), "clean")):
-        assert_agree(setup, tight.probabilities(paths, inside), roomy.probabilities(paths, inside), ROUNDING)
+        assert_agree(
+            setup, tight.evaluate([Request(paths, inside)])[0], roomy.evaluate([Request(paths, inside)])[0], ROUNDING
+        )
     for receivers, senders, via in (sweeps(setup)[name] for name in ("logits", "v", "neurons through an mlp")):
         few = senders[::3]
         assert_agree(setup, tight.sweep(receivers, few, via), roomy.sweep(receivers, few, via), ROUNDING)
@@ -189,7 +192,7 @@ def test_sentences_may_be_few_or_repeated(engine_name, setup_name, rows):
     setup = some_rows(SETUPS[setup_name](), rows)
     engine = make_engine(engine_name, setup.model, setup.sentences)
     for paths, inside in ((None, "corrupted"), (late_half(setup), "corrupted"), (full_circuit(setup), "clean")):
-        assert_agree(setup, engine.probabilities(paths, inside), setup.reference.probabilities(paths, inside))
+        assert_agree(setup, engine.evaluate([Request(paths, inside)])[0], setup.reference.probabilities(paths, inside))
     sweep = sweeps(setup)["k"]
     assert_agree(setup, engine.sweep(*sweep), reference_sweep(setup, *sweep))
 
@@ -200,7 +203,7 @@ def test_pairs_that_are_alike_have_no_effect(engine_name):
     alike = replace(setup.sentences, corrupted=setup.sentences.clean)
     engine = make_engine(engine_name, setup.model, alike)
     for paths in (late_half(setup), full_circuit(setup)):
-        assert (engine.probabilities(paths) - engine.probabilities()).abs().max() < ROUNDING
+        assert (engine.patch(paths) - engine.clean()).abs().max() < ROUNDING
 
 
 @each_engine
@@ -211,7 +214,7 @@ def test_twins_may_share_sentences_between_the_data_sets(engine_name):
     setup = replace(base, sentences=sentences, reference=Reference(base.model, sentences))
     engine = make_engine(engine_name, setup.model, sentences)
     for paths in (late_half(setup), full_circuit(setup)):
-        assert_agree(setup, engine.probabilities(paths), setup.reference.probabilities(paths))
+        assert_agree(setup, engine.patch(paths), setup.reference.probabilities(paths))
 
 
 @each_engine
@@ -224,7 +227,7 @@ def test_the_activation_is_the_models(engine_name, activation):
     expected = reference_probabilities(model, setup.sentences, late_half(setup))
     unlike = reference_probabilities(model.with_activation(other_activation), setup.sentences, late_half(setup))
     assert (expected - unlike).abs().max() > 3 * TOLERANCE
-    assert_agree(setup, engine.probabilities(late_half(setup)), expected)
+    assert_agree(setup, engine.patch(late_half(setup)), expected)
 
 
 @each_engine
@@ -240,7 +243,7 @@ def test_a_model_of_one_layer_and_one_head(engine_name):
         logits.extend([Node.head(0, 0, 2)]).extend([Node.embeds(0), Node.embeds(1)], "k"),
         logits.extend([Node.mlp(0, 2)]).extend([Node.head(0, 0, 2)]).extend([Node.embeds(2)], "q"),
     ):
-        assert_agree(setup, engine.probabilities(paths), reference_probabilities(model, sentences, paths))
+        assert_agree(setup, engine.patch(paths), reference_probabilities(model, sentences, paths))
 
 
 @each_engine
@@ -332,7 +335,7 @@ def test_path_sets_must_fit_the_model_and_start_at_the_logits(engine_name):
         (PathSet.at(Node.mlp(1, end)), "starts at the logits"),
     ):
         with pytest.raises(PathSetError, match=message):
-            engine.probabilities(paths)
+            engine.patch(paths)
     with pytest.raises(PathSetError, match="3 layers"):
         engine.sweep(logits, [Node.mlp(0, end), Node.mlp(7, end)])
 
@@ -346,3 +349,48 @@ def test_a_sweep_that_can_reach_nothing_is_an_error(engine_name):
         engine.sweep(late_half(setup), at_yy, "q")
     with pytest.raises(PathSetError):
         engine.sweep(late_half(setup), [], "q")
+
+
+# What other tools do by default: everything downstream of the patched nodes is recomputed.
+
+
+def with_writes_replaced(setup: Setup, nodes: list[Node]) -> torch.Tensor:
+    """Answer probabilities of `transformers` when what these nodes write is taken from the corrupted run."""
+    hf_model = to_transformers(setup.model)
+    d_head = setup.model.architecture.d_head
+    writes: dict[Node, torch.Tensor] = {}
+
+    def place(node: Node) -> tuple[torch.nn.Module, slice]:
+        block = hf_model.transformer.h[node.layer]
+        if node.kind == "mlp":
+            return block.mlp.c_proj, slice(None)
+        return block.attn.c_proj, slice(d_head * node.index, d_head * (node.index + 1))
+
+    def keep(node: Node, module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        writes[node] = given[0][:, node.position, place(node)[1]].clone()
+
+    def replace(node: Node, module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        changed = given[0].clone()
+        changed[:, node.position, place(node)[1]] = writes[node]
+        return (changed,)
+
+    for tokens, hook in ((setup.sentences.corrupted, keep), (setup.sentences.clean, replace)):
+        handles = [place(node)[0].register_forward_pre_hook(partial(hook, node)) for node in nodes]
+        logits = end_logits(hf_model, tokens)
+        for handle in handles:
+            handle.remove()
+    return answer_probabilities(logits, setup.sentences.answers)
+
+
+@each_engine
+@pytest.mark.parametrize("which", ["mlp at YY", "head at YY", "both", "at END"])
+def test_everything_downstream_recomputed_is_a_forward_pass_with_writes_replaced(engine_name, which):
+    setup = SETUPS["with eos"]()
+    yy, end = setup.yy_position, setup.end
+    mlp, head = Node.mlp(0, yy), Node.head(1, 1, yy)
+    nodes = {"mlp at YY": [mlp], "head at YY": [head], "both": [mlp, head], "at END": [Node.head(2, 0, end)]}[which]
+    sizes = setup.model.architecture
+    paths = PathSet.all_downstream(nodes, end, sizes.n_layers, sizes.n_heads)
+    found, expected = engine_for(engine_name, "with eos").patch(paths), with_writes_replaced(setup, nodes)
+    assert (expected - setup.reference.probabilities()).abs().max() > 1e-3
+    assert_agree(setup, found, expected)

@@ -30,7 +30,7 @@ def test_a_right_engine_passes_its_self_check(engine_name):
     make_engine(engine_name, MODEL, sentences())  # skips where the engine cannot be had
     engine = module.make_engine(engine_name, "cpu", MODEL, sentences())
     assert engine.name == engine_name
-    assert len(engine.probabilities()) == 6
+    assert len(engine.clean()) == 6
 
 
 @each_engine

@@ -120,9 +120,7 @@ def test_effects_are_those_of_the_engine_s_sweep(setup: Setup, engine_name: str)
     """The general way, in float32: any receivers, one neuron after the other."""
     engine = make_engine(engine_name, setup.model, setup.sentences)
     layer = setup.model.architecture.n_layers - 1
-    swept = setup.difference(engine.sweep(logits(setup), senders(setup, layer))) - setup.difference(
-        engine.probabilities()
-    )
+    swept = setup.difference(engine.sweep(logits(setup), senders(setup, layer))) - setup.difference(engine.clean())
     neurons = read_neurons(engine, layer)
     effects = neuron_effects(neurons, metric_of(setup.years))
     assert (effects - swept).abs().max() < 2e-6

@@ -20,7 +20,7 @@ LOGITS = PathSet.at(Node.logits(END))
 HEADS = [(9, 1), (8, 11), (8, 8), (7, 10), (6, 9), (5, 5), (5, 1)]
 PAPER_HEADS = [Node.head(*head, END) for head in HEADS]
 PAPER_MLPS = [Node.mlp(layer, END) for layer in (8, 9, 10, 11)]
-CHAINS = LOGITS.through(PAPER_MLPS)
+CHAINS = LOGITS.through_chains(PAPER_MLPS)
 LATE_HALF = CHAINS.extend(PAPER_HEADS)
 
 
@@ -41,7 +41,7 @@ def test_the_late_half_has_104_paths():
 
 def test_heads_may_feed_two_mlps_alone_as_in_the_later_reanalysis():
     """Spec section 3: a description must be able to say that heads feed m8 and m9 and nothing else."""
-    fed = LOGITS.through(PAPER_MLPS[2:]).extend(PAPER_MLPS[:2])
+    fed = LOGITS.through_chains(PAPER_MLPS[2:]).extend(PAPER_MLPS[:2])
     below = (fed | fed.extend(PAPER_MLPS[:1])).extend(PAPER_HEADS)
     assert len(below) < len(LATE_HALF)
     assert all("→ m8@12" in path or "→ m9@12" in path for path in below)
@@ -49,7 +49,7 @@ def test_heads_may_feed_two_mlps_alone_as_in_the_later_reanalysis():
 
 def test_receivers_of_an_mlp_are_every_chain_of_the_later_ones():
     for below, mlp in enumerate(PAPER_MLPS):
-        receivers = LOGITS.through(PAPER_MLPS[below + 1 :]).extend([mlp])
+        receivers = LOGITS.through_chains(PAPER_MLPS[below + 1 :]).extend([mlp])
         assert len(receivers) == 2 ** (3 - below)
         assert receivers.ends() == {mlp}
 
@@ -57,7 +57,7 @@ def test_receivers_of_an_mlp_are_every_chain_of_the_later_ones():
 def test_the_full_circuit_counts_its_chains():
     deep = [Node.mlp(layer, YY) for layer in range(4)] + [Node.head(0, 1, YY)]
     first = [*deep, Node.head(0, 3, YY), Node.head(0, 5, YY)]
-    values = LATE_HALF.extend(first, "v").through(deep).extend([Node.embeds(YY)])
+    values = LATE_HALF.extend(first, "v").through_chains(deep).extend([Node.embeds(YY)])
     # Below one path to a head: subsets of m0 … m3, each alone, over a0.h1 (three inputs read its embedding), or, if it
     # is one node at the most above it, over a0.h3 or a0.h5; never empty.
     chains = (2**4 - 1) + 3 * 2**4 + 3 * 2
@@ -114,10 +114,10 @@ def test_a_layer_is_a_row_of_a_sweep():
 def test_sets_built_in_different_orders_are_equal():
     built = [
         LATE_HALF,
-        LOGITS.through(reversed(PAPER_MLPS)).extend(reversed(PAPER_HEADS)),
-        LOGITS.through([*PAPER_MLPS, *PAPER_MLPS]).extend([*PAPER_HEADS, *PAPER_HEADS[:2]]),
+        LOGITS.through_chains(reversed(PAPER_MLPS)).extend(reversed(PAPER_HEADS)),
+        LOGITS.through_chains([*PAPER_MLPS, *PAPER_MLPS]).extend([*PAPER_HEADS, *PAPER_HEADS[:2]]),
         union([CHAINS.extend([head]) for head in PAPER_HEADS]),
-        union([LOGITS.through(PAPER_MLPS[at:]).extend(PAPER_HEADS) for at in (3, 1, 0, 2)]),
+        union([LOGITS.through_chains(PAPER_MLPS[at:]).extend(PAPER_HEADS) for at in (3, 1, 0, 2)]),
     ]
     assert len({hash(paths) for paths in built}) == len(set(built)) == 1
     assert all(paths == LATE_HALF for paths in built)
@@ -133,7 +133,7 @@ def test_path_sets_are_frozen():
 
 def test_building_on_a_set_leaves_it_as_it_was():
     before = list(CHAINS)
-    CHAINS.extend(PAPER_HEADS).through([Node.mlp(1, YY)])
+    CHAINS.extend(PAPER_HEADS).through_chains([Node.mlp(1, YY)])
     assert (CHAINS | LATE_HALF) != CHAINS
     assert list(CHAINS) == before
 
@@ -262,9 +262,9 @@ def test_long_chains_share_their_tails():
     """4,096 chains of 12 MLPs with a head of layer 0 below each: fifteen nodes, not thousands."""
     started = time.perf_counter()
     mlps = [Node.mlp(layer, END) for layer in range(12)]
-    chains = LOGITS.through(mlps).extend([Node.head(0, head, END) for head in range(12)])
+    chains = LOGITS.through_chains(mlps).extend([Node.head(0, head, END) for head in range(12)])
     assert len(chains) == 12 * 4096
-    again = LOGITS.through(reversed(mlps)).extend([Node.head(0, head, END) for head in reversed(range(12))])
+    again = LOGITS.through_chains(reversed(mlps)).extend([Node.head(0, head, END) for head in reversed(range(12))])
     assert chains == again
     assert {chains: "found"}[again] == "found"
     assert len(chains.nodes()) == 25
@@ -298,7 +298,7 @@ def path_sets(draw: st.DrawFn) -> PathSet:
     for _ in range(draw(st.integers(1, 4))):
         senders, via, how = draw(node_lists), draw(vias), draw(st.sampled_from(["extend", "through", "add"]))
         if how == "through":
-            paths = paths.through(senders[:3])
+            paths = paths.through_chains(senders[:3])
         elif any(paths.reachable(sender, via) for sender in senders):
             extended = paths.extend(senders, via)
             paths = paths | extended if how == "add" else extended
@@ -382,9 +382,9 @@ def test_extending_extends_every_path(paths, senders, via):
 @properties
 @given(path_sets(), node_lists)
 def test_through_adds_every_chain_and_adds_it_once(paths, senders):
-    through = paths.through(senders[:3])
+    through = paths.through_chains(senders[:3])
     assert set(enumerate_paths(through)) == through_by_hand(set(enumerate_paths(paths)), senders[:3])
-    assert through.through(senders[:3]) == through
+    assert through.through_chains(senders[:3]) == through
     assert through | paths == through
 
 
@@ -418,7 +418,9 @@ def test_unions_associate(first, second, third):
 @properties
 @given(path_sets(), path_sets(), node_lists, vias)
 def test_extending_and_through_distribute_over_unions(first, second, senders, via):
-    assert (first | second).through(senders[:3]) == first.through(senders[:3]) | second.through(senders[:3])
+    assert (first | second).through_chains(senders[:3]) == first.through_chains(senders[:3]) | second.through_chains(
+        senders[:3]
+    )
     parts = [paths.extend(senders, via) for paths in (first, second) if can_extend(paths, senders, via)]
     if parts:
         assert (first | second).extend(senders, via) == union(parts)
@@ -444,7 +446,7 @@ def test_a_union_shares_what_its_sets_share():
     nodes = [
         node for layer in range(10) for node in [*(Node.head(layer, h, END) for h in range(3)), Node.mlp(layer, END)]
     ]
-    a, b = LOGITS.through(nodes), LOGITS.through(nodes[:-1])
+    a, b = LOGITS.through_chains(nodes), LOGITS.through_chains(nodes[:-1])
     both = a | b
     assert both == a
     assert bool(both)
@@ -461,3 +463,88 @@ def test_a_path_set_survives_pickling():
 def test_an_input_that_no_node_has_is_named():
     with pytest.raises(PathSetError, match="there is no input 'x'"):
         LOGITS.extend([Node.mlp(3, END)], via="x")
+
+
+# Paths as text.
+
+
+@given(path_sets())
+def test_what_is_printed_is_read_back(paths):
+    text = "\n".join(paths)
+    assert PathSet.parse(text) == paths
+    assert PathSet.parse(text.replace("→", "->").replace("\n", ";")) == paths
+
+
+@pytest.mark.parametrize(
+    "text", ["a9.h1@END -> m10@END -> logits@END", "a9.h1→m10→logits", " a9.h1@12 →  m10 → logits\n"]
+)
+def test_a_node_without_a_position_stands_at_end_whatever_the_arrows(text):
+    assert PathSet.parse(text, end=END, yy=YY) == LOGITS.through(Node.mlp(10, END), Node.head(9, 1, END))
+
+
+def test_an_arrow_into_a_head_names_its_input_or_means_all_that_can_be_reached():
+    head = LOGITS.through(Node.head(9, 1, END))
+    values = PathSet.parse("m3@YY →v a9.h1 → logits", end=END, yy=YY)
+    assert values == head.extend([Node.mlp(3, YY)], "v")
+    assert PathSet.parse("m3@YY -> a9.h1 -> logits", end=END, yy=YY) == head.extend([Node.mlp(3, YY)])
+    assert {branch.via for branch in PathSet.parse("m3 → a9.h1 → logits", end=END).branches[0].paths.branches} == {
+        *"qkv"
+    }
+
+
+def test_every_kind_of_node_can_be_written():
+    text = "embeds@8 →k a9.h1@12 → logits@12; residual@3 →v a9.h1@12 → logits@12; m10.n5@12 → logits@12"
+    assert {node.kind for node in PathSet.parse(text).ends()} == {"embeds", "residual", "neuron"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "union of no path sets"),
+        ("a9.h1 → m10", "goes up to m10@12; a path goes up to the logits"),
+        ("m10 → a9.h1 → logits", "m10@12 cannot be reached from a9.h1@12"),
+        ("a9.h1@YY → logits", "cannot be reached from logits@12"),
+        ("a9.h1@there → logits", "where is there"),
+        ("m08 → logits", "'m08' is not a node"),
+        ("m3 →v m8 → logits", "via v"),
+        ("→ logits", "'' is not a node"),
+        ("a9.h1 → logits\n… and 7 more", "cut short"),
+    ],
+)
+def test_text_that_is_no_path_is_refused(text, message):
+    with pytest.raises(PathSetError, match=message):
+        PathSet.parse(text, end=END, yy=YY)
+
+
+def test_a_position_by_name_has_to_be_said():
+    with pytest.raises(PathSetError, match="where is YY"):
+        PathSet.parse("m3@YY →v a9.h1 → logits", end=END)
+
+
+def test_a_set_too_large_to_print_says_so_and_is_not_read_back_as_what_is_shown():
+    with pytest.raises(PathSetError, match="cut short"):
+        PathSet.parse(str(LATE_HALF))
+    assert repr(LOGITS.through(Node.mlp(10, END))) == "<PathSet of 1 path: m10@12 → logits@12>"
+
+
+def test_through_is_one_chain_and_through_chains_every_one():
+    m11, m10 = Node.mlp(11, END), Node.mlp(10, END)
+    assert list(LOGITS.through(m11, m10)) == ["m10@12 → m11@12 → logits@12"]
+    assert [*LOGITS.through_chains([m10, m11])] == [
+        "logits@12",
+        "m10@12 → logits@12",
+        "m11@12 → logits@12",
+        "m10@12 → m11@12 → logits@12",
+    ]
+    with pytest.raises(PathSetError, match="m11@12 cannot be reached from m10@12"):
+        LOGITS.through(m10, m11)
+
+
+def test_everything_downstream_is_every_chain_of_later_nodes_at_all_positions():
+    paths = PathSet.all_downstream([Node.mlp(0, 1)], end=2, n_layers=2, n_heads=1)
+    assert {*paths} == {
+        "m0@1 →k a1.h0@2 → logits@2",
+        "m0@1 →v a1.h0@2 → logits@2",
+        "m0@1 →k a1.h0@2 → m1@2 → logits@2",
+        "m0@1 →v a1.h0@2 → m1@2 → logits@2",
+    }

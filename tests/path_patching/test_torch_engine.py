@@ -32,7 +32,7 @@ def test_exact_but_for_rounding(setup_name):
     setup = SETUPS[setup_name]()
     engine = in_float64(setup)
     for name, paths in path_sets(setup).items():
-        difference = engine.probabilities(paths) - setup.reference.probabilities(paths)
+        difference = engine.patch(paths) - setup.reference.probabilities(paths)
         assert difference.abs().max() < EXACT, name
 
 
@@ -54,7 +54,7 @@ def test_direct_effects_along_directions_equal_whole_rows(monkeypatch):
     factored = engine.sweep(logits, senders)
     monkeypatch.setattr("path_patching.engine.is_cheaper", lambda *_: False)
     whole = engine.sweep(logits, senders)
-    assert (whole - engine.probabilities()).abs().amax((1, 2)).min() > 1e-4
+    assert (whole - engine.clean()).abs().amax((1, 2)).min() > 1e-4
     assert (factored - whole).abs().max() < 2e-7
     assert not torch.equal(factored, whole), "the second sweep went the same way as the first"
 
@@ -101,7 +101,7 @@ def test_each_distinct_prefix_is_computed_once_and_kept(monkeypatch):
         setup.model,
         Sentences(setup.sentences.clean[rows], setup.sentences.corrupted[rows], setup.sentences.answers),
     )
-    engine.probabilities(late_half(setup))
+    engine.patch(late_half(setup))
     engine.sweep(late_half(setup), [Node.mlp(0, setup.yy_position)], "v")
     engine.writes([Node.mlp(0, setup.end)])
     both = torch.cat([setup.sentences.clean, setup.sentences.corrupted])
@@ -116,7 +116,7 @@ def test_batches_that_do_not_fit_together_are_computed_anew(monkeypatch):
     assert (tight.sweep(logits, senders) - whole).abs().max() < 1e-6
     batches = len(passes)
     assert 1 < batches < len(engine.sentences)
-    assert (tight.probabilities() - engine.probabilities()).abs().max() < 1e-6
+    assert (tight.clean() - engine.clean()).abs().max() < 1e-6
     assert len(passes) == 2 * batches
     assert max(passes) < 2 * sum(passes) / len(passes)
 
@@ -187,7 +187,7 @@ def test_vocabulary_pieces_cover_the_vocabulary(rows):
 def test_results_are_ordinary_tensors():
     setup = SETUPS["with eos"]()
     engine = TorchEngine(setup.model, setup.sentences)
-    for result in (engine.probabilities(), engine.writes([Node.mlp(0, 3)]), engine.attention([(0, 0)])):
+    for result in (engine.clean(), engine.writes([Node.mlp(0, 3)]), engine.attention([(0, 0)])):
         result += 1  # what `torch.inference_mode` gives refuses this
         assert not result.requires_grad
 
@@ -207,7 +207,7 @@ def test_an_engine_like_another_is_of_its_kind_and_for_other_sentences():
     engine = TorchEngine(setup.model, setup.sentences, memory_gb=1.0)
     other = engine.like(setup.sentences.rows(slice(3)))
     assert (type(other), other.memory_gb, len(other.sentences)) == (TorchEngine, 1.0, 3)
-    torch.testing.assert_close(other.probabilities(), engine.probabilities()[:3], rtol=0, atol=1e-7)
+    torch.testing.assert_close(other.clean(), engine.clean()[:3], rtol=0, atol=1e-7)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -215,4 +215,4 @@ def test_a_gpu_gives_what_the_cpu_gives():
     setup = SETUPS["with eos"]()
     cpu, gpu = (TorchEngine(setup.model, setup.sentences, device) for device in ("cpu", "cuda"))
     for paths in path_sets(setup).values():
-        assert (cpu.probabilities(paths) - gpu.probabilities(paths)).abs().max() < 1e-5
+        assert (cpu.patch(paths) - gpu.patch(paths)).abs().max() < 1e-5

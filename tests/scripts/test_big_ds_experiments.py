@@ -65,7 +65,7 @@ def test_every_evaluation_is_that_of_the_definition(checkpoint, tmp_path, monkey
     values = late.extend([Node.residual(position) for position in range(end + 1)], via="v")
     expected = {
         "clean": reference.probabilities(inside="corrupted"),
-        "all on 01 data": reference.probabilities(inside="clean"),
+        "all on 01 data": reference.corrupted(),
         "late half alone": reference.probabilities(late, "clean"),
         "all but the late half": reference.probabilities(late, "corrupted"),
         "full circuit alone": reference.probabilities(full_circuit(circuit, yy, end), "clean"),

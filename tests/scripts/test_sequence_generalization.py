@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dataset import TASKS, TaskDataset, build, year_token_ids
-from path_patching.engine import Engine, Sentences
+from path_patching.engine import Engine, Request, Sentences
 from path_patching.files import ROOT
 from path_patching.gpt2.model import end_logits, to_transformers
 from path_patching.gpt2.tensor_cache import load_model
@@ -110,7 +110,7 @@ def test_probabilities_are_those_of_transformers(standin, model, number):
 def test_effects_are_changes_of_the_task_s_own_probability_difference(standin, model, number, valid):
     data, engine = sentences(number), engine_for(model, number)
     head = PathSet.at(Node.logits(data.end)).extend([Node.head(10, 8, data.end)])
-    probs = engine.many_probabilities([(None, "corrupted"), (head, "corrupted")])
+    probs = engine.evaluate([Request.clean(), Request.patch(head)])
     clean, patched = (probability_difference(each, data.years_YY, valid).mean() for each in probs)
     assert abs(patched - clean) > 1e-5
     assert load(standin, f"ipp_{number}")[10, 8].item() == pytest.approx((patched - clean).item(), abs=1e-7)
@@ -133,8 +133,10 @@ def test_only_what_lies_below_an_mlp_reaches_it(standin):
 def test_the_late_half_is_every_chain_of_its_mlps(standin, model, artifact, first_layer, heads):
     END = sentences(2).end  # noqa: N806
     mlps = [Node.mlp(layer, END) for layer in range(first_layer, 12)]
-    late = PathSet.at(Node.logits(END)).through(mlps).extend([Node.head(*h, END) for h in (*PAPERS_HEADS, *heads)])
-    expected = engine_for(model, 2).probabilities(late, inside="clean")
+    late = (
+        PathSet.at(Node.logits(END)).through_chains(mlps).extend([Node.head(*h, END) for h in (*PAPERS_HEADS, *heads)])
+    )
+    expected = engine_for(model, 2).isolate(late)
     assert torch.allclose(load(standin, artifact), expected, atol=1e-7)
 
 

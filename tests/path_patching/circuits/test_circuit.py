@@ -16,7 +16,6 @@ from path_patching.circuits.circuit import (
     into_lower,
     into_mlp,
     late_half,
-    node,
     nodes,
 )
 from path_patching.circuits.links import Link, down_to, links, located
@@ -118,18 +117,18 @@ def test_a_circuit_whose_inputs_are_all_whole_is_its_late_half(engine_name):
     corrupted[:, 3] = 1
     engine = make_engine(engine_name, random_model(TINY), Sentences(clean, corrupted, torch.arange(100)))
     whole = replace(SMALL, first_below=(), further_below=(), followed=(), whole=("q", "k", "v"))
-    late, full = (engine.probabilities(paths, "clean") for paths in (late_half(whole, 5), full_circuit(whole, 3, 5)))
+    late, full = (engine.isolate(paths) for paths in (late_half(whole, 5), full_circuit(whole, 3, 5)))
     assert (late - full).abs().max() < 1e-8
-    assert (late - engine.probabilities(inside="clean")).abs().max() > 1e-4
+    assert (late - engine.corrupted()).abs().max() > 1e-4
 
 
 def test_the_paths_into_a_node_are_those_above_it_in_the_circuit():
     full = full_circuit(PAPER, YY, END)
     for mlp in PAPER.mlps:
-        assert down_to(full, node(mlp, END)) == into_mlp(PAPER, mlp, END)
-    assert down_to(full, node("m2", YY)) == into_lower(PAPER, "m2", YY, END)
+        assert down_to(full, Node.named(mlp, END)) == into_mlp(PAPER, mlp, END)
+    assert down_to(full, Node.named("m2", YY)) == into_lower(PAPER, "m2", YY, END)
     assert down_to(full, Node.logits(END)) == PathSet.at(Node.logits(END))
-    assert down_to(full, node("m7", END)) is None
+    assert down_to(full, Node.named("m7", END)) is None
 
 
 def test_the_links_of_the_papers_circuit():
@@ -177,9 +176,9 @@ def test_names_and_nodes():
         Node.embeds(4),
         Node.logits(4),
     ]
-    for wrong in ("m", "a9", "a9.h", "m3.n4", "M3", "m-1", ""):
+    for wrong in ("m", "a9", "a9.h", "m08", "a07.h1", "m8 ", "M3", "m-1", ""):
         with pytest.raises(PathSetError, match="is not a node"):
-            node(wrong, 0)
+            Node.named(wrong, 0)
 
 
 def test_a_random_circuit_has_the_shape_of_the_other_and_no_node_twice():
@@ -193,8 +192,8 @@ def test_a_random_circuit_has_the_shape_of_the_other_and_no_node_twice():
         assert set(circuit.further_below) < set(circuit.first_below)
         heads_below = [name for name in circuit.lower if name.startswith("a")]
         assert (len(heads_below), len(circuit.lower)) == (3, 7)
-        last = max(node(head, 0).depth for head in circuit.heads)
-        assert all(node(name, 0).depth < last for name in circuit.lower)
+        last = max(Node.named(head, 0).depth for head in circuit.heads)
+        assert all(Node.named(name, 0).depth < last for name in circuit.lower)
         full_circuit(circuit, YY, END)  # raises if a part of it has no path
     every_head = {head for circuit in drawn for head in circuit.heads}
     assert len(every_head) == 144

@@ -30,9 +30,7 @@ def engine(engine_name):
 
 @each_engine
 def test_in_a_planted_chain_every_link_is_all_that_matters(engine):
-    clean, corrupted = (
-        probability_difference(engine.probabilities(inside=data), YEARS).mean() for data in ("corrupted", "clean")
-    )
+    clean, corrupted = (probability_difference(probs, YEARS).mean() for probs in (engine.clean(), engine.corrupted()))
     effects = link_effects(engine, PLANTED, greater_than(YEARS), YY, END)
     assert set(effects) == {
         Link("logits@END", "in", "m2@END"),
@@ -48,8 +46,8 @@ def test_in_a_planted_chain_every_link_is_all_that_matters(engine):
 def test_a_links_effect_is_that_of_its_sender_through_every_path_to_its_reader(engine):
     effects = link_effects(engine, LARGER, greater_than(YEARS), YY, END)
     logits, m1, m2 = PathSet.at(Node.logits(END)), Node.mlp(1, END), Node.mlp(2, END)
-    into_m1 = logits.through([m2]).extend([m1])
-    head = logits.through([m1, m2]).extend([Node.head(1, 1, END)])
+    into_m1 = logits.through_chains([m2]).extend([m1])
+    head = logits.through_chains([m1, m2]).extend([Node.head(1, 1, END)])
     expected = {
         Link("m1@END", "in", "a1.h1@END"): into_m1.extend([Node.head(1, 1, END)]),
         Link("logits@END", "in", "a0.h1@END"): logits.extend([Node.head(0, 1, END)]),
@@ -57,9 +55,9 @@ def test_a_links_effect_is_that_of_its_sender_through_every_path_to_its_reader(e
         Link("a1.h1@END", "v", "m0@YY"): head.extend([Node.mlp(0, YY)], "v"),
         Link("a1.h1@END", "q", "everything"): head.extend([Node.residual(END)], "q"),
     }
-    clean = engine.probabilities()
+    clean = engine.clean()
     for link, paths in expected.items():
-        patched = probability_difference(engine.probabilities(paths), YEARS) - probability_difference(clean, YEARS)
+        patched = probability_difference(engine.patch(paths), YEARS) - probability_difference(clean, YEARS)
         assert effects[link] == pytest.approx(patched.mean().item(), abs=1e-6)
     assert Link("m0@YY", "in", "a0.h0@YY") in effects
     assert Link("a0.h1@END", "v", "m0@YY") not in effects  # not upstream

@@ -12,7 +12,7 @@ from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
 from path_patching.circuits.circuit import LOGITS, Circuit, full_circuit, late_half
 from path_patching.circuits.random_circuits import random_circuit
 from path_patching.circuits.search import ENOUGH, MOST, NAME, THRESHOLDS, Found, find_circuit
-from path_patching.engine import Engine, Sentences
+from path_patching.engine import Engine, Request, Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, Model, random_model
 from path_patching.gpt2.tensor_cache import load_model
@@ -128,8 +128,8 @@ def engine_of(engine_name: str, plant: Callable[[Tensors], None]) -> Engine:
     return make_engine(engine_name, model_of(plant), planted_sentences())
 
 
-def difference(engine: Engine, years_yy: torch.Tensor, *asked: object) -> float:
-    return probability_difference(engine.probabilities(*asked), years_yy).mean().item()
+def difference(engine: Engine, years_yy: torch.Tensor, asked: Request = Request.clean()) -> float:  # noqa: B008
+    return probability_difference(engine.evaluate([asked])[0], years_yy).mean().item()
 
 
 @each_engine
@@ -142,8 +142,8 @@ def test_a_planted_circuit_is_found_exactly(engine_name, plant):
     assert set(result.circuit.studied) == set(expected.studied)
     assert result.circuit == Circuit(**(vars(expected) | {"studied": result.circuit.studied}))
     assert result.recovered == pytest.approx(1, abs=1e-3)
-    without = difference(engine, YEARS, full_circuit(result.circuit, YY, END), "corrupted")
-    assert without == pytest.approx(difference(engine, YEARS, None, "clean"), abs=1e-3)
+    without = difference(engine, YEARS, Request.patch(full_circuit(result.circuit, YY, END)))
+    assert without == pytest.approx(difference(engine, YEARS, Request.corrupted()), abs=1e-3)
 
 
 def test_the_planted_chain_is_found_path_by_path():
@@ -185,7 +185,7 @@ def test_every_decision_is_recorded_with_the_effect_behind_it():
     effect = described["steps"][1]["kept"]["a1.h1"]
     paths = PathSet.at(Node.logits(END)).extend([Node.mlp(2, END)]).extend([Node.head(1, 1, END)])
     clean = difference(engine, YEARS)
-    assert effect == pytest.approx(difference(engine, YEARS, paths) - clean, abs=1e-6)
+    assert effect == pytest.approx(difference(engine, YEARS, Request.patch(paths)) - clean, abs=1e-6)
     assert described["clean"] == pytest.approx(clean)
 
 
@@ -195,7 +195,7 @@ def test_inputs_that_come_from_no_node_at_yy_are_taken_whole():
     circuit = find_circuit(engine, greater_than(YEARS), YY, END).circuit
     assert (circuit.heads, circuit.mlps) == (("a1.h1",), ())
     assert (circuit.whole, circuit.followed, circuit.first_below) == (("v",), (), ())
-    alone = difference(engine, YEARS, full_circuit(circuit, YY, END), "clean")
+    alone = difference(engine, YEARS, Request.isolate(full_circuit(circuit, YY, END)))
     assert alone == pytest.approx(difference(engine, YEARS), abs=1e-3)
 
 
@@ -227,7 +227,7 @@ def test_a_circuit_of_a_random_model_fits_it(engine_name, n_layers):
     engine = make_engine(engine_name, random_model(sizes), Sentences(clean, corrupted, torch.arange(100)))
     result = find_circuit(engine, greater_than(clean[:, 3]), 3, 6)
     assert result.circuit.heads
-    engine.probabilities(full_circuit(result.circuit, 3, 6), "clean")  # raises if a node is not in the model
+    engine.isolate(full_circuit(result.circuit, 3, 6))  # raises if a node is not in the model
 
 
 @cache
@@ -245,8 +245,8 @@ def test_the_stand_ins_circuit_is_small_and_suffices():
     clean = difference(engine, dataset.years_YY)
     late, full = late_half(result.circuit, dataset.end), full_circuit(result.circuit, dataset.yy, dataset.end)
     for paths in (late, full):
-        assert difference(engine, dataset.years_YY, paths, "clean") >= 0.8 * clean
-    assert result.recovered == pytest.approx(difference(engine, dataset.years_YY, full, "clean") / clean)
+        assert difference(engine, dataset.years_YY, Request.isolate(paths)) >= 0.8 * clean
+    assert result.recovered == pytest.approx(difference(engine, dataset.years_YY, Request.isolate(full)) / clean)
     sizes = engine.model.architecture
     at_each_position = sizes.n_layers * (sizes.n_heads + 1)
     assert len(result.circuit.mlps + result.circuit.heads) <= at_each_position / 3
@@ -267,7 +267,7 @@ def test_the_stand_ins_circuit_beats_random_ones_of_its_shape():
     rng = random.Random(0)
     drawn = [random_circuit(result.circuit, engine.model.architecture, rng) for _ in range(100)]
     own, *others = (
-        difference(engine, dataset.years_YY, late_half(circuit, dataset.end), "clean")
+        difference(engine, dataset.years_YY, Request.isolate(late_half(circuit, dataset.end)))
         for circuit in (result.circuit, *drawn)
     )
     assert sum(other < own for other in others) >= 99
