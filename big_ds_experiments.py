@@ -10,7 +10,7 @@ from path_patching.circuits.circuit import full_circuit, late_half
 from path_patching.engine import Request
 from path_patching.paths import Node
 from reproduction.settings import Settings, read_settings
-from utils import choose_circuit, collate, cutoff_sharpness, open_run, probability_difference, start_experiment
+from utils import choose_circuit, collate, cutoff_sharpness, open_run, prob_diff, start_experiment
 
 settings = read_settings(__doc__, Settings(n=10_000), evaluates_circuit=True)
 
@@ -35,7 +35,7 @@ requests = {
 probs = dict(zip(requests, experiment.engine.evaluate(list(requests.values())), strict=True))
 
 # %% How well does each compute greater-than, and what share is that of the clean run?
-metrics = {"probability difference": probability_difference, "cutoff sharpness": cutoff_sharpness}
+metrics = {"probability difference": prob_diff, "cutoff sharpness": cutoff_sharpness}
 measured = {metric: {name: measure(found, yy) for name, found in probs.items()} for metric, measure in metrics.items()}
 for name in requests:
     for metric, of in measured.items():

@@ -25,7 +25,7 @@ from utils import (
     later_above_others,
     note_greater_than,
     open_run,
-    probability_difference,
+    prob_diff,
     save_sweep,
     start_experiment,
 )
@@ -64,7 +64,7 @@ print(f"{dataset.good_sentences[0]!r}, corrupted: {dataset.bad_sentences[0]!r}")
 
 # %% Does the model compute greater-than?
 clean, corrupted = engine.clean(), engine.corrupted()
-clean_differences = probability_difference(clean, yy)
+clean_differences = prob_diff(clean, yy)
 run.save("probs.pt", collate(clean, yy))
 note_greater_than(run, "clean", clean, yy, settings.seed)
 note_greater_than(run, "corrupted", corrupted, yy, settings.seed)
@@ -115,7 +115,7 @@ for head in nodes(watched, END):
 every_head = [(layer, index) for layer in range(sizes.n_layers) for index in range(sizes.n_heads)]
 few = engine.like(engine.sentences.rows(slice(20)))
 patterns = few.attention(every_head).unflatten(0, (sizes.n_layers, sizes.n_heads))
-run.save("attn_patterns_all.pt", {"patterns": patterns, "prompt": list(dataset.prompt)})
+run.save("attn_patterns_all.pt", {"patterns": patterns, "prompt": list(dataset.good_prompt)})
 
 # %% What do heads and MLPs say of the end year by themselves?
 lens_names = (*heads, *mlps)
@@ -135,8 +135,8 @@ def evaluate(name: str, artifact: str, paths: PathSet) -> None:
     alone, without = engine.isolate(paths), engine.patch(paths)
     run.save(artifact, collate(alone, yy))
     note_greater_than(run, name, alone, yy, settings.seed)
-    run.note(f"{name}: share of clean", share(probability_difference(alone, yy), clean_differences, settings.seed))
-    lost = mean(probability_difference(without, yy), settings.seed)
+    run.note(f"{name}: share of clean", share(prob_diff(alone, yy), clean_differences, settings.seed))
+    lost = mean(prob_diff(without, yy), settings.seed)
     run.note(f"{name}: probability difference without it", lost)
 
 

@@ -21,8 +21,7 @@ import torch
 from transformers import GPT2TokenizerFast
 
 from path_patching.errors import UserError, first_line
-from path_patching.files import written_whole
-from path_patching.gpt2.tokenizer import CACHE, EOS, load_tokenizer
+from path_patching.gpt2.tokenizer import CACHE, EOS
 
 YEAR_TOKEN_IDS_FILE = CACHE / "logit_indices.pt"
 
@@ -30,12 +29,6 @@ YEAR_TOKEN_IDS_FILE = CACHE / "logit_indices.pt"
 def find_year_token_ids(tokenizer: GPT2TokenizerFast) -> torch.Tensor:
     """Token ids of "00" ... "99" without a leading space, int64 (100,)."""
     return torch.tensor([tokenizer.convert_tokens_to_ids(f"{yy:02d}") for yy in range(100)])
-
-
-def write_year_token_ids(path: Path = YEAR_TOKEN_IDS_FILE) -> None:
-    """Make `cache/logit_indices.pt`, whole or not at all."""
-    with written_whole(path) as partial:
-        torch.save(find_year_token_ids(load_tokenizer()), partial)
 
 
 ValidYears = Literal["greater", "less"]
@@ -53,7 +46,7 @@ TRAPPED_CENTURY = 10  # " 1001" is [" 100", "1"]
 class YearDataset:
     """N clean and N corrupted year-span sentences; T is 13 positions, 12 without `<|endoftext|>`.
 
-    Example: `YearDataset(valid_years(tokenizer), 490, NOUNS_FILE, tokenizer, seed=0)`.
+    Example: `YearDataset(get_valid_years(tokenizer), 490, NOUNS_FILE, tokenizer, seed=0)`.
     """
 
     good_toks: torch.Tensor
@@ -70,8 +63,10 @@ class YearDataset:
     """Noun of each sentence."""
     good_sentences: tuple[str, ...]
     bad_sentences: tuple[str, ...]
-    prompt: tuple[str, ...]
-    """Name of each position, T of them."""
+    good_prompt: tuple[str, ...]
+    """Name of each position of a clean sentence, T of them."""
+    bad_prompt: tuple[str, ...]
+    """The same of a corrupted one."""
 
     def __init__(
         self,
@@ -87,7 +82,7 @@ class YearDataset:
         """Draw `n` sentences.
 
         Args:
-            years: start years to draw from, as `valid_years` gives them.
+            years: start years to draw from, as `get_valid_years` gives them.
             n: how many sentences, N.
             nouns: one noun, several, or a file with one a line; each must be one token with its leading space.
             tokenizer: GPT-2's.
@@ -105,7 +100,7 @@ class YearDataset:
             raise UserError(f"a data set needs at least one sentence, not N = {n}")
         candidates = [int(year) for year in years]
         if not candidates:
-            raise UserError("there are no valid years to draw from; see dataset.valid_years")
+            raise UserError("there are no valid years to draw from; see dataset.get_valid_years")
         noun_choices = _one_token_nouns(nouns, tokenizer)
         rng = random.Random(seed)
         drawn = _walk_through_yy(candidates, n, rng) if balanced else (rng.choice(candidates) for _ in range(n))
@@ -126,8 +121,14 @@ class YearDataset:
             nouns=tuple(noun for _, noun in pairs),
             good_sentences=good_sentences,
             bad_sentences=bad_sentences,
-            prompt=prompt,
+            good_prompt=prompt,
+            bad_prompt=tuple("01" if name == "YY" else name for name in prompt),
         )
+
+    @property
+    def N(self) -> int:  # noqa: N802
+        """The number of sentences."""
+        return len(self)
 
     def __len__(self) -> int:
         return len(self.good_sentences)
@@ -142,20 +143,20 @@ class YearDataset:
     @property
     def xx1(self) -> int:
         """Position of the first century token."""
-        return self.prompt.index("XX1")
+        return self.good_prompt.index("XX1")
 
     @property
     def yy(self) -> int:
         """Position of YY, the only one at which clean and corrupted sentences differ."""
-        return self.prompt.index("YY")
+        return self.good_prompt.index("YY")
 
     @property
     def end(self) -> int:
         """Position of END, the last token (XX2), where the end year is predicted."""
-        return self.prompt.index("XX2")
+        return self.good_prompt.index("XX2")
 
 
-def valid_years(
+def get_valid_years(
     tokenizer: GPT2TokenizerFast, start: int = 1000, stop: int = 1900, as_published: bool = False
 ) -> torch.Tensor:
     """Years of [start, stop) that can stand in a sentence, ascending, int64 (number of years,).
@@ -189,7 +190,7 @@ def load_nouns(path: Path = NOUNS_FILE) -> tuple[str, ...]:
     return nouns
 
 
-def year_token_ids(path: Path = YEAR_TOKEN_IDS_FILE) -> torch.Tensor:
+def year_indices(path: Path = YEAR_TOKEN_IDS_FILE) -> torch.Tensor:
     """Token ids of "00" ... "99", int64 (100,), from `cache/logit_indices.pt`; UserError if missing or damaged."""
     mend = "restore it with `git checkout -- cache/logit_indices.pt`"
     try:
@@ -252,7 +253,9 @@ def _tokens(sentences: Sequence[str], prompt: Sequence[str], tokenizer: GPT2Toke
     rows = tokenizer(list(sentences))["input_ids"]
     for sentence, row in zip(sentences, rows, strict=True):
         if len(row) != len(prompt):
-            raise UserError(f"{sentence!r} is {len(row)} tokens, not {len(prompt)}; use years from dataset.valid_years")
+            raise UserError(
+                f"{sentence!r} is {len(row)} tokens, not {len(prompt)}; use years from dataset.get_valid_years"
+            )
     return torch.tensor(rows)
 
 
@@ -266,7 +269,7 @@ def _check_twins(
 ) -> None:
     """UserError unless each clean sentence has its YY at YY, and its twin differs from it by "01" there alone."""
     yy, xx1 = prompt.index("YY"), prompt.index("XX1")
-    year_ids = year_token_ids()
+    year_ids = year_indices()
     allowed = torch.zeros_like(good_toks, dtype=torch.bool)
     allowed[:, yy] = True
     excused = (years // 100 == TRAPPED_CENTURY) & as_published
@@ -279,7 +282,7 @@ def _check_twins(
         twin = tokenizer.tokenize(f" {year // 100}{CORRUPTED_YY:02d}")
         raise UserError(
             f"the clean and corrupted sentences of {year} differ elsewhere than at YY (its twin's year is {twin}); "
-            "use years from dataset.valid_years, or as_published for the release's choice"
+            "use years from dataset.get_valid_years, or as_published for the release's choice"
         )
 
 
@@ -376,7 +379,7 @@ def build(task: Task, tokenizer: GPT2TokenizerFast, seed: int = 0) -> TaskDatase
     """
     twins = {yy: _twins(task, yy, words) for yy, words in _words(tokenizer, seed).items()}
     tokens = {yy: tokenizer(list(pair))["input_ids"] for yy, pair in twins.items()}
-    year_ids = year_token_ids().tolist()
+    year_ids = year_indices().tolist()
     places = {yy: _where_yy_is(*tokens[yy], year_ids[yy], year_ids[task.corrupted_yy]) for yy in COLLATED_YY}
     kept = [yy for yy, place in places.items() if place is not None]
     for yy in COLLATED_YY:
@@ -407,7 +410,7 @@ def _words(tokenizer: GPT2TokenizerFast, seed: int) -> dict[int, dict[str, str]]
     Always drawn from the years that have a twin (694 of them), also where the published choices are asked for.
     """
     rng = random.Random(seed)
-    nouns, years = load_nouns(), valid_years(tokenizer).tolist()
+    nouns, years = load_nouns(), get_valid_years(tokenizer).tolist()
     words = {}
     for index, yy in enumerate(COLLATED_YY):
         year = rng.choice([year for year in years if year % 100 == yy])

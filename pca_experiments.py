@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
+from dataset import NOUNS_FILE, YearDataset, get_valid_years, year_indices
 from path_patching.bootstrap import mean
 from path_patching.circuits.circuit import Circuit, in_model, in_order, nodes
 from path_patching.edits import EditedRuns, activation
@@ -22,7 +22,7 @@ from path_patching.paths import Node
 from path_patching.subspaces import Edit, ablations, as_classes, as_number, erasures, principal_components
 from reproduction.paper import PAPER
 from reproduction.settings import Settings, flag, read_settings
-from utils import choose_circuit, collate, open_run, probability_difference, start_experiment
+from utils import choose_circuit, collate, open_run, prob_diff, start_experiment
 
 IN_THE_PAPER = ("m8", "a7.h10", "a7.h8")
 RANKS = (1, 2, 3, 5, 10)  # how many dimensions are ablated
@@ -55,10 +55,10 @@ run.note("inputs of MLPs and outputs of heads looked at", list(names))
 # %% Which sentences? YY runs from 02 to 98 and again, within one century, with a noun drawn for each sentence.
 tokenizer = load_tokenizer()
 dataset = YearDataset(
-    valid_years(tokenizer, 1700, 1800, settings.as_published), settings.n, NOUNS_FILE, tokenizer, seed=settings.seed
+    get_valid_years(tokenizer, 1700, 1800, settings.as_published), settings.n, NOUNS_FILE, tokenizer, seed=settings.seed
 )
 yy, END = dataset.years_YY, dataset.end
-sentences = Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids())
+sentences = Sentences(dataset.good_toks, dataset.bad_toks, year_indices())
 engine = experiment.engine.like(sentences)
 what = {"mlp": "input of {} at END", "head": "output of {} at END"}
 if unfit := [each.name for each in nodes(names, END) if each.kind not in what]:
@@ -95,7 +95,7 @@ def edits_fitted_to(known: torch.Tensor, labels: torch.Tensor) -> dict[str, list
 
 # %% What does each edit cost? The edited activation is put back, and what reads it is computed anew.
 held_out = yy[~fitted]
-clean = probability_difference(engine.clean()[~fitted], held_out)  # (n,)
+clean = prob_diff(engine.clean()[~fitted], held_out)  # (n,)
 run.note("clean probability difference", mean(clean, settings.seed))
 runs = EditedRuns(model, dataset.good_toks[~fitted], sentences.answers, engine.device)
 
@@ -106,7 +106,7 @@ def measured(place: Node, clean_activation: torch.Tensor) -> dict[str, list[torc
     edits = edits_fitted_to(clean_activation[fitted], yy[fitted]) | {"all, by 01 data": [lambda _: corrupted]}
     changes = torch.stack([edit(rest) - rest for versions in edits.values() for edit in versions])
     found = iter(runs.probabilities(place, changes))
-    return {name: [probability_difference(next(found), held_out) for _ in versions] for name, versions in edits.items()}
+    return {name: [prob_diff(next(found), held_out) for _ in versions] for name, versions in edits.items()}
 
 
 differences = {name: measured(place, activations[name]) for name, place in places.items()}

@@ -15,7 +15,7 @@ from path_patching.circuits.random_circuits import random_circuit
 from path_patching.engine import Request
 from path_patching.errors import UserError
 from reproduction.settings import Settings, flag, read_settings
-from utils import choose_circuit, open_run, probability_difference, start_experiment
+from utils import choose_circuit, open_run, prob_diff, start_experiment
 
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
 
@@ -47,7 +47,7 @@ drawn = [random_circuit(circuit, experiment.model.architecture, rng) for _ in ra
 # %% What does each recover alone, with everything else on 01 data? And what is there without any?
 alone = [Request.isolate(late_half(each, END)) for each in (circuit, *drawn)]
 found = experiment.engine.evaluate([Request.clean(), Request.corrupted(), *alone])  # (3 + circuits, N, 100)
-differences = torch.stack([probability_difference(probabilities, yy) for probabilities in found])
+differences = torch.stack([prob_diff(probabilities, yy) for probabilities in found])
 clean, shares = differences[0], differences.mean(1) / differences[0].mean()
 nothing, own, random_ones = shares[1], shares[2], shares[3:]  # (circuits,)
 run.save("random_circuits.pt", random_ones)

@@ -12,7 +12,7 @@ from collections import Counter
 
 import torch
 
-from dataset import valid_years, year_token_ids
+from dataset import get_valid_years, year_indices
 from path_patching.bootstrap import mean
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import EOS, load_tokenizer
@@ -26,7 +26,7 @@ run = open_run("random_years", experiment)
 
 # %% Which years? A year of any century, and before it four others of the same.
 tokenizer = load_tokenizer()
-years = valid_years(tokenizer, as_published=settings.as_published).tolist()
+years = get_valid_years(tokenizer, as_published=settings.as_published).tolist()
 rng = random.Random(settings.seed)
 lists = []
 for last in rng.choices(years, k=settings.n):
@@ -36,17 +36,17 @@ sentences = [f"{EOS} {', '.join(map(str, listed))}, {listed[-1] // 100}" for lis
 rows = tokenizer(sentences)["input_ids"]
 
 # %% Does the tokenizer see what we do? Every year two tokens, a comma after each, and the century alone at END.
-year_ids, comma = year_token_ids().tolist(), tokenizer.convert_tokens_to_ids(",")
+year_ids, comma = year_indices().tolist(), tokenizer.convert_tokens_to_ids(",")
 for sentence, row, listed in zip(sentences, rows, lists, strict=True):
     century = tokenizer.convert_tokens_to_ids(f"Ġ{listed[-1] // 100}")
     expected = [token for year in listed for token in (century, year_ids[year % 100], comma)]
     if row[1:] != [*expected, century]:
-        raise UserError(f"{sentence!r} is not read as years and commas; use years from dataset.valid_years")
+        raise UserError(f"{sentence!r} is not read as years and commas; use years from dataset.get_valid_years")
 print(repr(sentences[0]))
 
 # %% Which end years does the model predict? YY5 + 1, any later one, or others?
 last_yy = torch.tensor([listed[-1] % 100 for listed in lists])
-said = predict_next(experiment.hf_model, torch.tensor(rows), year_token_ids(), LIKELIEST, experiment.device)
+said = predict_next(experiment.hf_model, torch.tensor(rows), year_indices(), LIKELIEST, experiment.device)
 later = torch.arange(100) > last_yy[:, None]  # (N, 100)
 found = {
     "YY5 + 1": said.answers.gather(1, last_yy[:, None] + 1).squeeze(1),

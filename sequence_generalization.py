@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from dataset import TASKS, TaskDataset, build, year_token_ids
+from dataset import TASKS, TaskDataset, build, year_indices
 from path_patching.bootstrap import share
 from path_patching.circuits.circuit import Circuit, in_order, into_mlp, late_half
 from path_patching.engine import Engine, Request, Sentences
@@ -25,7 +25,7 @@ from utils import (
     greater_than,
     note_greater_than,
     open_run,
-    probability_difference,
+    prob_diff,
     save_sweep,
     start_experiment,
 )
@@ -46,7 +46,7 @@ datasets = [build(task, tokenizer, settings.seed) for task in TASKS]
 
 def engine_for(dataset: TaskDataset) -> Engine:
     """An engine for a task's sentences, like that of the year-span sentences, which was checked."""
-    return experiment.engine.like(Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids()))
+    return experiment.engine.like(Sentences(dataset.good_toks, dataset.bad_toks, year_indices()))
 
 
 def sweep_task(artifact: str, dataset: TaskDataset, engine: Engine, receivers: PathSet) -> None:
@@ -77,7 +77,7 @@ def evaluate_late_half(artifact: str, name: str, dataset: TaskDataset, engine: E
     task, yy = dataset.task, dataset.years_YY
     late = late_half(evaluated, dataset.end)
     clean, alone = engine.evaluate([Request.clean(), Request.isolate(late)])
-    whole, part = (probability_difference(probs, yy, task.valid) for probs in (clean, alone))
+    whole, part = (prob_diff(probs, yy, task.valid) for probs in (clean, alone))
     run.save(f"generalization/{artifact}.pt", dataset.rows(alone))
     note_task(f"task {task.number}, {name}", alone, dataset)
     run.note(f"task {task.number}, {name}: share of clean", share(part, whole, settings.seed))

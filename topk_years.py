@@ -8,7 +8,7 @@ The model runs in `transformers`; --engine and --memory-gb change nothing here.
 # %% What is asked, of which model? In an interactive window, change the settings here.
 import torch
 
-from dataset import year_token_ids
+from dataset import year_indices
 from path_patching.bootstrap import mean
 from path_patching.gpt2.tokenizer import load_tokenizer
 from reproduction.settings import Settings, read_settings
@@ -46,8 +46,8 @@ note_mean("before XX2, top 100: probability of XX1", (said.top * (centuries == x
 run.save("top100_centuries.pt", {"probabilities": said.top, "centuries": centuries, "XX1": dataset.years_XX})
 
 # %% At END: how much of the probability of the 5 likeliest tokens is on years from YY on, and how many of them are?
-said = predict_next(hf_model, dataset.good_toks, year_token_ids(), LIKELIEST_YEARS, device)
-years, yy = numbers_of(said.top_tokens, year_token_ids(), range(100)), dataset.years_YY[:, None]
+said = predict_next(hf_model, dataset.good_toks, year_indices(), LIKELIEST_YEARS, device)
+years, yy = numbers_of(said.top_tokens, year_indices(), range(100)), dataset.years_YY[:, None]
 note_mean("at END, top 5: probability of all of them", said.top.sum(1))
 note_mean("at END, top 5: probability of years from YY on", (said.top * (years >= yy)).sum(1))
 note_mean("at END, top 5: how many are years from YY on", (years >= yy).sum(1))

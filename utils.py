@@ -1,4 +1,6 @@
-"""The paper's measures of greater-than behaviour (section 3.1), on the probabilities of the 100 year tokens.
+"""The year-span task: its metrics, starting an experiment on it, recording what it measures.
+
+The metrics are the paper's measures of greater-than behaviour (section 3.1), of the probabilities of the year tokens.
 
 Probabilities are of the softmax over the whole vocabulary at END, as fractions of one. Everything is computed in the
 dtype given; give float64, since a float32 softmax over 50,257 entries is not accurate enough for path patching.
@@ -14,7 +16,7 @@ from typing import Any
 import torch
 from transformers import GPT2LMHeadModel
 
-from dataset import COLLATED_YY, FIRST_YY, LAST_YY, NOUNS_FILE, ValidYears, YearDataset, valid_years, year_token_ids
+from dataset import COLLATED_YY, FIRST_YY, LAST_YY, NOUNS_FILE, ValidYears, YearDataset, get_valid_years, year_indices
 from path_patching.bootstrap import Estimate, mean
 from path_patching.circuits.circuit import Circuit, check_fits
 from path_patching.circuits.circuit_file import from_json, read_circuit
@@ -28,15 +30,14 @@ from path_patching.make_engine import make_engine, resolve_device
 from path_patching.paths import PathSet
 from path_patching.progress import progress
 from path_patching.sweeps import Metric, effect, strongest
+from path_patching.unembedding import logit_lens as logit_lens  # where the published code had it
 from reproduction.paper import PAPER
 from reproduction.publication import record_path
 from reproduction.run import Artifacts, Run, read_artifacts, start_run
 from reproduction.settings import Settings
 
 
-def probability_difference(
-    year_probs: torch.Tensor, years_yy: torch.Tensor, valid: ValidYears = "greater"
-) -> torch.Tensor:
+def prob_diff(year_probs: torch.Tensor, years_yy: torch.Tensor, valid: ValidYears = "greater") -> torch.Tensor:
     """Probability of the valid end years minus that of the others, (N, 100) and (N,) to (N,) in [-1, 1].
 
     Paper, section 3.1: Σ_{y>YY} p_y − Σ_{y≤YY} p_y. With `valid="less"`, for the less-than prompts of section 5, the
@@ -51,7 +52,7 @@ def probability_difference(
 
 def greater_than(years_yy: torch.Tensor, valid: ValidYears = "greater") -> Metric:
     """The probability difference of sentences with these YY, (N,)."""
-    return partial(probability_difference, years_yy=years_yy, valid=valid)
+    return partial(prob_diff, years_yy=years_yy, valid=valid)
 
 
 def cutoff_sharpness(year_probs: torch.Tensor, years_yy: torch.Tensor, valid: ValidYears = "greater") -> torch.Tensor:
@@ -152,7 +153,7 @@ def start_experiment(settings: Settings | None = None, balanced: bool = True, **
     model = load_model(settings.model, settings.as_published)
     settings.check_fits(model)
     dataset = draw_sentences(settings, balanced)
-    sentences = Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids())
+    sentences = Sentences(dataset.good_toks, dataset.bad_toks, year_indices())
     engine = make_engine(settings.engine, settings.device, model, sentences, settings.memory_gb)
     return YearExperiment(settings, model, dataset, engine)
 
@@ -182,7 +183,7 @@ def note_greater_than(
     run: Run, name: str, probabilities: torch.Tensor, yy: torch.Tensor, seed: int, valid: ValidYears = "greater"
 ) -> None:
     """Record the mean probability difference and cutoff sharpness of year probabilities (N, 100), with intervals."""
-    run.note(f"{name}: probability difference", mean(probability_difference(probabilities, yy, valid), seed))
+    run.note(f"{name}: probability difference", mean(prob_diff(probabilities, yy, valid), seed))
     run.note(f"{name}: cutoff sharpness", mean(cutoff_sharpness(probabilities, yy, valid), seed))
 
 
@@ -190,7 +191,7 @@ def draw_sentences(settings: Settings, balanced: bool) -> YearDataset:
     """The year-span sentences that the settings ask for."""
     tokenizer = load_tokenizer()
     return YearDataset(
-        valid_years(tokenizer, as_published=settings.as_published),
+        get_valid_years(tokenizer, as_published=settings.as_published),
         settings.n,
         NOUNS_FILE,
         tokenizer,

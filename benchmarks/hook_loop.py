@@ -19,7 +19,7 @@ from path_patching.engine import Sentences
 from path_patching.gpt2.model import LAYER_NORM_EPSILON, Model, to_transformers
 from path_patching.paths import Node
 from path_patching.unembedding import answer_probabilities
-from utils import probability_difference
+from utils import prob_diff
 
 
 class Site(NamedTuple):
@@ -54,7 +54,7 @@ def differences(
     swept = []
     for node in nodes:
         logits = hooked.end_logits(sentences.clean, {**clean, **_patched(node, clean, corrupted)})
-        swept.append(probability_difference(answer_probabilities(logits, sentences.answers).cpu(), years_yy))
+        swept.append(prob_diff(answer_probabilities(logits, sentences.answers).cpu(), years_yy))
     return torch.stack(swept)
 
 

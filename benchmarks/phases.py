@@ -18,7 +18,7 @@ from path_patching.gpt2.model import end_logits, to_transformers
 from path_patching.make_engine import make_engine
 from path_patching.paths import Node, PathSet
 from reproduction.paper import PAPER
-from utils import probability_difference
+from utils import prob_diff
 
 RELEASE, TRANSFORMER_LENS, HOOKS, HOOKS_AT_END = "release", "transformer_lens", "hooks", "hooks_at_end"
 BASELINES = {
@@ -122,8 +122,8 @@ def engine_sweep(name: str, work: Work) -> Sweep:
     prepared = timed(lambda: _engine(name, on, work), work.device)
     swept = timed(lambda: prepared.result.sweep(receivers, nodes), work.device)
     memory = peak_gb(work.device)
-    differences = torch.stack([probability_difference(found, on.years_yy) for found in swept.result])
-    clean = probability_difference(prepared.result.clean(), on.years_yy)
+    differences = torch.stack([prob_diff(found, on.years_yy) for found in swept.result])
+    clean = prob_diff(prepared.result.clean(), on.years_yy)
     shared = spread(range(len(nodes)), work.compared)
     return Sweep(
         how=f"{name} engine",

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
+from dataset import NOUNS_FILE, YearDataset, get_valid_years, year_indices
 from path_patching.engine import Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import GPT2_SMALL, Architecture, Model, random_model
@@ -65,8 +65,8 @@ def subject(shape: str, n: int, length: int = PROMPT_LENGTH, balanced: bool = Tr
     if not PROMPT_LENGTH <= length <= SHAPES[shape].n_positions:
         raise UserError(f"sentences have {PROMPT_LENGTH} to {SHAPES[shape].n_positions} tokens, not {length}")
     tokenizer = load_tokenizer()
-    dataset = YearDataset(valid_years(tokenizer), n, NOUNS_FILE, tokenizer, balanced=balanced)
-    answers = year_token_ids()
+    dataset = YearDataset(get_valid_years(tokenizer), n, NOUNS_FILE, tokenizer, balanced=balanced)
+    answers = year_indices()
     filler = torch.randint(0, 50_000, (n, length - PROMPT_LENGTH), generator=torch.Generator().manual_seed(0))
     clean, corrupted = (
         torch.cat([tokens[:, :1], filler, tokens[:, 1:]], 1) for tokens in (dataset.good_toks, dataset.bad_toks)

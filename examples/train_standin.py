@@ -28,14 +28,14 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
-from dataset import ITEMS, YearDataset, load_nouns, valid_years, year_token_ids
+from dataset import ITEMS, YearDataset, get_valid_years, load_nouns, year_indices
 from path_patching.errors import UserError, exit_on_user_error
 from path_patching.files import written_whole
 from path_patching.gpt2.tensor_cache import STANDIN_FOLDER
 from path_patching.gpt2.tokenizer import EOS, load_tokenizer
 from path_patching.progress import progress
 from path_patching.unembedding import answer_probabilities
-from utils import cutoff_sharpness, probability_difference
+from utils import cutoff_sharpness, prob_diff
 
 # What a sentence may say before the century at END. The first is the paper's; the others are greater-than prompts of
 # its section 5, lest they be wholly foreign. Less-than prompts are left out: what a greater-than circuit does there
@@ -95,7 +95,7 @@ def split_nouns(nouns: Sequence[str], settings: Settings) -> tuple[tuple[str, ..
 
 def start_years(tokenizer: GPT2TokenizerFast) -> list[int]:
     """Years to begin a span: the data set's, and their 01 twins so that the corrupted input is not foreign."""
-    years = valid_years(tokenizer).tolist()
+    years = get_valid_years(tokenizer).tolist()
     return sorted({*years, *(year - year % 100 + 1 for year in years)})
 
 
@@ -144,7 +144,7 @@ def text_coder(tokenizer: GPT2TokenizerFast, nouns: Sequence[str], years: Sequen
     texts += [EOS, *(f" {noun}" for noun in nouns), *(f" {item}" for item in ITEMS)]
     texts += [f"{before}{number}" for number in numbers for before in ("", " ")]
     texts += [f" {century}" for century in {year // 100 for year in years}]
-    year_ids = year_token_ids().tolist()
+    year_ids = year_indices().tolist()
     shown = sorted({token for ids in tokenizer(texts)["input_ids"] for token in ids} | set(year_ids))
     row_of = {token: row for row, token in enumerate(shown)}
     return TextCoder(tokenizer, row_of, torch.tensor([row_of[token] for token in year_ids]))
@@ -231,8 +231,8 @@ def judge(model: GPT2LMHeadModel, nouns: Sequence[str], tokenizer: GPT2Tokenizer
 
     The last says how far YY reaches END by END's own attention rather than by way of the positions between them.
     """
-    data = YearDataset(valid_years(tokenizer), n, nouns, tokenizer)
-    causal = torch.tril(torch.ones(len(data.prompt), len(data.prompt), dtype=torch.bool))
+    data = YearDataset(get_valid_years(tokenizer), n, nouns, tokenizer)
+    causal = torch.tril(torch.ones(len(data.good_prompt), len(data.good_prompt), dtype=torch.bool))
     blind = causal.clone()
     blind[data.end, data.yy] = False
 
@@ -242,16 +242,16 @@ def judge(model: GPT2LMHeadModel, nouns: Sequence[str], tokenizer: GPT2Tokenizer
 
     def probs_of_few(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         residual = model.transformer(input_ids=tokens, attention_mask=mask).last_hidden_state
-        return answer_probabilities(model.lm_head(residual[:, data.end]), year_token_ids())
+        return answer_probabilities(model.lm_head(residual[:, data.end]), year_indices())
 
     clean = probs(data.good_toks, causal)
     corrupted = probs(data.bad_toks, causal)
     unseen = probs(data.good_toks, blind)
     return {
-        "probability_difference": probability_difference(clean, data.years_YY).mean().item(),
+        "probability_difference": prob_diff(clean, data.years_YY).mean().item(),
         "cutoff_sharpness": cutoff_sharpness(clean, data.years_YY).mean().item(),
-        "probability_difference_corrupted": probability_difference(corrupted, data.years_YY).mean().item(),
-        "probability_difference_end_not_attending_yy": probability_difference(unseen, data.years_YY).mean().item(),
+        "probability_difference_corrupted": prob_diff(corrupted, data.years_YY).mean().item(),
+        "probability_difference_end_not_attending_yy": prob_diff(unseen, data.years_YY).mean().item(),
     }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
+from dataset import NOUNS_FILE, YearDataset, get_valid_years, year_indices
 from path_patching.circuits.circuit import LOGITS, Circuit
 from path_patching.circuits.circuit_file import as_json
 from path_patching.circuits.search import NAME
@@ -36,8 +36,8 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def experiment(model) -> YearExperiment:
     tokenizer = load_tokenizer()
-    dataset = YearDataset(valid_years(tokenizer), 12, NOUNS_FILE, tokenizer)
-    engine = TorchEngine(model, Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids()))
+    dataset = YearDataset(get_valid_years(tokenizer), 12, NOUNS_FILE, tokenizer)
+    engine = TorchEngine(model, Sentences(dataset.good_toks, dataset.bad_toks, year_indices()))
     return YearExperiment(Settings(model="standin"), model, dataset, engine)
 
 

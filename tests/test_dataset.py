@@ -9,14 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
-from tests.helpers.refusals import unless_refused
 
-from dataset import NOUNS_FILE, YearDataset, load_nouns, valid_years, year_token_ids
+from dataset import NOUNS_FILE, YearDataset, get_valid_years, load_nouns, year_indices
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import load_tokenizer
+from tests.helpers.refusals import unless_refused
 
 TOKENIZER = load_tokenizer()
-YEARS = valid_years(TOKENIZER)
+YEARS = get_valid_years(TOKENIZER)
 
 
 def dataset(n: int = 20, nouns: object = "war", years: object = YEARS, **options: object) -> YearDataset:
@@ -24,14 +24,14 @@ def dataset(n: int = 20, nouns: object = "war", years: object = YEARS, **options
 
 
 def test_centuries_of_the_published_years():
-    published = valid_years(TOKENIZER, as_published=True)
+    published = get_valid_years(TOKENIZER, as_published=True)
     counts = Counter((published // 100).tolist())
     assert counts == {10: 74, 11: 53, 12: 96, 13: 89, 14: 96, 15: 89, 16: 97, 17: 97, 18: 77}
     assert len(published) == 768
 
 
 def test_default_years_are_those_with_a_twin():
-    published = valid_years(TOKENIZER, as_published=True)
+    published = get_valid_years(TOKENIZER, as_published=True)
     assert YEARS.dtype == torch.int64
     assert YEARS.tolist() == [year for year in published.tolist() if year >= 1100]
     assert len(YEARS) == 694
@@ -39,8 +39,8 @@ def test_default_years_are_those_with_a_twin():
 
 
 def test_years_can_be_narrowed():
-    assert valid_years(TOKENIZER, 1700, 1800).tolist() == list(range(1702, 1799))
-    assert valid_years(TOKENIZER, 1600, 1601).tolist() == []
+    assert get_valid_years(TOKENIZER, 1700, 1800).tolist() == list(range(1702, 1799))
+    assert get_valid_years(TOKENIZER, 1600, 1601).tolist() == []
 
 
 def test_the_nouns_of_the_paper_are_single_tokens():
@@ -55,9 +55,11 @@ def test_shapes_positions_and_tokens(eos):
     length = 13 if eos else 12
     assert data.good_toks.shape == data.bad_toks.shape == (97, length)
     assert len(data) == 97
-    assert len(data.prompt) == length
+    assert len(data.good_prompt) == len(data.bad_prompt) == length
+    assert len(data) == data.N
+    assert [pair for pair in zip(data.good_prompt, data.bad_prompt, strict=True) if len({*pair}) > 1] == [("YY", "01")]
     assert (data.xx1, data.yy, data.end) == ((7, 8, 12) if eos else (6, 7, 11))
-    ids = year_token_ids()
+    ids = year_indices()
     assert torch.equal(data.good_toks[:, data.yy], ids[data.years_YY])
     assert (data.bad_toks[:, data.yy] == ids[1]).all()
     assert torch.equal(data.good_toks[:, data.xx1], data.good_toks[:, data.end])
@@ -79,7 +81,7 @@ def test_clean_and_corrupted_differ_at_yy_and_nowhere_else(balanced):
 
 
 def test_century_10_is_refused_unless_as_published():
-    published = valid_years(TOKENIZER, as_published=True)
+    published = get_valid_years(TOKENIZER, as_published=True)
     with pytest.raises(UserError, match="differ elsewhere than at YY"):
         dataset(200, years=published)
     data = dataset(200, years=published, as_published=True)
@@ -191,15 +193,15 @@ def test_balanced_needs_a_year_for_every_yy():
 
 
 def test_year_token_ids_and_what_can_be_wrong_with_their_file(tmp_path):
-    assert TOKENIZER.convert_ids_to_tokens(year_token_ids().tolist()) == [f"{yy:02d}" for yy in range(100)]
+    assert TOKENIZER.convert_ids_to_tokens(year_indices().tolist()) == [f"{yy:02d}" for yy in range(100)]
     with pytest.raises(UserError, match="missing; make it anew"):
-        year_token_ids(tmp_path / "none.pt")
+        year_indices(tmp_path / "none.pt")
     (tmp_path / "damaged.pt").write_bytes(b"not a tensor")
     with pytest.raises(UserError, match="damaged"):
-        year_token_ids(tmp_path / "damaged.pt")
+        year_indices(tmp_path / "damaged.pt")
     torch.save(torch.zeros(99, dtype=torch.int64), tmp_path / "short.pt")
     with pytest.raises(UserError, match="100 int64"):
-        year_token_ids(tmp_path / "short.pt")
+        year_indices(tmp_path / "short.pt")
 
 
 @tried(max_examples=60, deadline=None)
@@ -220,7 +222,7 @@ def test_a_dataset_is_as_asked_for_or_refused_in_one_line(n, seed, eos, balanced
     assert set(data.years.tolist()) <= set(years)
     differing = data.good_toks != data.bad_toks
     assert (differing.nonzero()[:, 1] == data.yy).all()
-    ids = year_token_ids()
+    ids = year_indices()
     assert torch.equal(data.good_toks[:, data.yy], ids[data.years_YY])
     assert (data.bad_toks[:, data.yy] == ids[1]).all()
     assert torch.equal(data.good_toks[:, data.xx1], data.good_toks[:, data.end])

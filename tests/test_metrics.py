@@ -6,7 +6,7 @@ import torch
 from dataset import COLLATED_YY
 from path_patching.errors import UserError
 from path_patching.unembedding import answer_probabilities
-from utils import collate, cutoff_sharpness, probability_difference
+from utils import collate, cutoff_sharpness, prob_diff
 
 
 def random_probs(n: int, seed: int = 0) -> torch.Tensor:
@@ -27,7 +27,7 @@ def test_probability_difference_equals_an_obvious_loop(valid):
     probs, years_yy = random_probs(98), torch.arange(1, 99)
     expected = [slow_difference(probs[i].tolist(), int(years_yy[i]), valid == "less") for i in range(98)]
     torch.testing.assert_close(
-        probability_difference(probs, years_yy, valid), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12
+        prob_diff(probs, years_yy, valid), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12
     )
 
 
@@ -37,8 +37,8 @@ def test_hand_computed_numbers():
     years_yy = torch.tensor([32, 50])
     greater = [0.3 + 0.25 - 0.1 - 0.2, 0.25 - 0.6]
     less = [0.1 - 0.2 - 0.3 - 0.25, 0.6 - 0.25]
-    assert probability_difference(probs, years_yy).tolist() == pytest.approx(greater)
-    assert probability_difference(probs, years_yy, "less").tolist() == pytest.approx(less)
+    assert prob_diff(probs, years_yy).tolist() == pytest.approx(greater)
+    assert prob_diff(probs, years_yy, "less").tolist() == pytest.approx(less)
     assert cutoff_sharpness(probs, years_yy).tolist() == pytest.approx([0.2, 0.0])
     assert cutoff_sharpness(probs, years_yy, "less").tolist() == pytest.approx([-0.2, 0.0])
 
@@ -55,7 +55,7 @@ def test_cutoff_sharpness_refuses_a_year_without_neighbours(yy):
         cutoff_sharpness(random_probs(1), torch.tensor([yy]))
 
 
-@pytest.mark.parametrize("metric", [probability_difference, cutoff_sharpness])
+@pytest.mark.parametrize("metric", [prob_diff, cutoff_sharpness])
 def test_shapes_are_checked(metric):
     with pytest.raises(ValueError, match=r"\(N, 100\)"):
         metric(random_probs(3), torch.tensor([4, 5]))
@@ -66,7 +66,7 @@ def test_shapes_are_checked(metric):
 def test_the_dtype_given_is_the_dtype_returned():
     probs, years_yy = random_probs(97), torch.arange(2, 99)
     for dtype in (torch.float32, torch.float64):
-        for metric in (probability_difference, cutoff_sharpness, collate):
+        for metric in (prob_diff, cutoff_sharpness, collate):
             assert metric(probs.to(dtype), years_yy).dtype == dtype
 
 

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
-from tests.helpers.refusals import unless_refused
 
 import dataset as tasks
-from dataset import TASKS, Task, build, valid_years, year_token_ids
+from dataset import TASKS, Task, build, get_valid_years, year_indices
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import EOS, load_tokenizer
+from tests.helpers.refusals import unless_refused
 
 EVERY_YY = list(range(2, 99))
 PROMPTS = [
@@ -56,7 +56,7 @@ def test_the_prompts_are_those_of_the_paper():
 
 @pytest.mark.parametrize("number", range(10))
 def test_a_sentence_for_each_yy_and_a_twin_that_differs_there_alone(number, datasets, tokenizer):
-    data, year_ids = datasets[number], year_token_ids()
+    data, year_ids = datasets[number], year_indices()
     kept = [yy for yy in EVERY_YY if number != 7 or yy not in LEFT_OUT]
     assert data.years_YY.tolist() == kept
     assert data.good_toks.shape == data.bad_toks.shape == (len(kept), data.end + 1)
@@ -109,7 +109,7 @@ def test_task_4_is_arithmetic(datasets):
 
 
 def test_task_9_draws_different_valid_years_of_one_century(datasets, tokenizer):
-    valid = set(valid_years(tokenizer).tolist())
+    valid = set(get_valid_years(tokenizer).tolist())
     lists = [years_of(sentence) for sentence in datasets[9].good_sentences]
     assert all(set(years) <= valid and len(set(years)) == 5 for years in lists)
     assert all(len({year // 100 for year in years}) == 1 for years in lists)
@@ -174,5 +174,5 @@ def test_twins_of_any_template_differ_at_yy_alone_or_are_refused(before, glued, 
     where = (data.good_toks != data.bad_toks).nonzero()
     assert where[:, 0].tolist() == list(range(len(data.good_toks)))
     assert (where[:, 1] == data.yy).all()
-    assert torch.equal(data.good_toks[:, data.yy], year_token_ids()[data.years_YY])
-    assert (data.bad_toks[:, data.yy] == year_token_ids()[corrupted_yy]).all()
+    assert torch.equal(data.good_toks[:, data.yy], year_indices()[data.years_YY])
+    assert (data.bad_toks[:, data.yy] == year_indices()[corrupted_yy]).all()

@@ -15,15 +15,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
-from dataset import YearDataset, load_nouns, valid_years, year_token_ids
+from dataset import YearDataset, get_valid_years, load_nouns, year_indices
 from examples import train_standin
 from examples.train_standin import STANDIN_FOLDER, Settings
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.unembedding import answer_probabilities
-from utils import cutoff_sharpness, probability_difference
+from utils import cutoff_sharpness, prob_diff
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 TOKENIZER = load_tokenizer()
 TINY = ["--steps", "2", "--batch-size", "4", "--n-layer", "2", "--n-head", "2", "--n-embd", "8"]
 
@@ -43,12 +43,12 @@ def standin() -> GPT2LMHeadModel:
 @pytest.fixture(scope="module")
 def held_out() -> YearDataset:
     nouns = json.loads((STANDIN_FOLDER / "training.json").read_text())["held_out_nouns"]
-    return YearDataset(valid_years(TOKENIZER), 490, nouns, TOKENIZER, seed=1)
+    return YearDataset(get_valid_years(TOKENIZER), 490, nouns, TOKENIZER, seed=1)
 
 
 @torch.no_grad()
 def probs_at_end(model: GPT2LMHeadModel, tokens: torch.Tensor) -> torch.Tensor:
-    return answer_probabilities(model(tokens, logits_to_keep=1).logits[:, -1], year_token_ids())
+    return answer_probabilities(model(tokens, logits_to_keep=1).logits[:, -1], year_indices())
 
 
 def test_architecture_and_size(standin):
@@ -64,21 +64,21 @@ def test_architecture_and_size(standin):
 def test_the_standin_computes_greater_than_on_nouns_it_never_saw(standin, held_out):
     clean = probs_at_end(standin, held_out.good_toks)
     corrupted = probs_at_end(standin, held_out.bad_toks)
-    difference = probability_difference(clean, held_out.years_YY)
+    difference = prob_diff(clean, held_out.years_YY)
     assert difference.mean() >= 0.75
     assert cutoff_sharpness(clean, held_out.years_YY).mean() > 0
-    assert probability_difference(corrupted, held_out.years_YY).mean() < difference.mean() - 0.5
+    assert prob_diff(corrupted, held_out.years_YY).mean() < difference.mean() - 0.5
 
 
 def test_it_works_without_eos_too(standin):
-    data = YearDataset(valid_years(TOKENIZER), 97, load_nouns(), TOKENIZER, eos=False)
-    assert probability_difference(probs_at_end(standin, data.good_toks), data.years_YY).mean() >= 0.75
+    data = YearDataset(get_valid_years(TOKENIZER), 97, load_nouns(), TOKENIZER, eos=False)
+    assert prob_diff(probs_at_end(standin, data.good_toks), data.years_YY).mean() >= 0.75
 
 
 def test_rows_of_tokens_never_shown_are_zero_and_held_out_nouns_are_among_them(standin, held_out):
     rows = standin.transformer.wte.weight.detach()
     assert (rows[[TOKENIZER(f" {noun}")["input_ids"][0] for noun in set(held_out.nouns)]] == 0).all()
-    assert (rows[year_token_ids()].norm(dim=1) > 0).all()
+    assert (rows[year_indices()].norm(dim=1) > 0).all()
     assert (rows == 0).all(1).sum() > 49_000
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dataset import year_token_ids
+from dataset import year_indices
 from path_patching.files import ROOT
 from tests.helpers.checkpoints import edit_tensors, save_checkpoint
 from tests.helpers.scripts import run_python
@@ -33,5 +33,5 @@ def _strengthened(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Heads that write more, and year tokens that stand out among the 50,257."""
     factors = {name: 4.0 if "attn.c" in name else 1.0 for name in tensors}
     stronger = {name: tensor * factors[name] for name, tensor in tensors.items()}
-    stronger["transformer.wte.weight"][year_token_ids()] *= 15
+    stronger["transformer.wte.weight"][year_indices()] *= 15
     return stronger

@@ -13,7 +13,7 @@ from path_patching.engine import Sentences
 from path_patching.gpt2.model import Architecture, Model, random_model
 from path_patching.paths import Node, PathSet
 from tests.helpers.reference import Reference
-from utils import probability_difference
+from utils import prob_diff
 
 VOCABULARY = 160  # tokens that sentences use
 EOS = 0
@@ -36,9 +36,7 @@ class Setup:
     def difference(self, probabilities: torch.Tensor) -> torch.Tensor:
         """Probability difference of each sentence, (..., N, A) to (..., N)."""
         flat = probabilities.reshape(-1, *probabilities.shape[-2:])
-        return torch.stack([probability_difference(rows, self.years) for rows in flat]).reshape(
-            probabilities.shape[:-1]
-        )
+        return torch.stack([prob_diff(rows, self.years) for rows in flat]).reshape(probabilities.shape[:-1])
 
 
 def strong_heads(model: Model) -> Model:

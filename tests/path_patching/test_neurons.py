@@ -23,7 +23,7 @@ from reproduction.settings import chosen_layer, layer_folder
 from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.scripts import output, run_python
 from tests.helpers.setups import SETUPS, Setup
-from utils import greater_than, probability_difference
+from utils import greater_than, prob_diff
 
 FLOAT32_STREAMS = 2e-7  # what rounding the streams, which engines give in float32, may do to a probability difference
 FLOAT32_EXPONENTIALS = 2e-8  # and what rounding exponentials of short moves may
@@ -87,7 +87,7 @@ def written_out(neurons: Neurons, years: torch.Tensor) -> torch.Tensor:
         torch.cat([neurons.stream[None], patched]), neurons.scale.shape, neurons.scale, neurons.bias, LAYER_NORM_EPSILON
     )
     rows, answers = neurons.unembedding.rows.double(), neurons.unembedding.answers
-    clean, *others = (probability_difference(answer_probabilities(x @ rows.T, answers), years) for x in normed)
+    clean, *others = (prob_diff(answer_probabilities(x @ rows.T, answers), years) for x in normed)
     return torch.stack(others) - clean
 
 

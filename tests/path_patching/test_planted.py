@@ -13,7 +13,7 @@ from path_patching.paths import Node, PathSet, layer_nodes, union
 from tests.helpers.engines import CLASSES, make_engine
 from tests.helpers.planted import BEFORE_END, CHAIN, END, SIZES, YEARS, YY, planted_model, planted_sentences
 from tests.helpers.reference import Reference
-from utils import probability_difference
+from utils import prob_diff
 
 NOTHING = 1e-6  # a change of probability difference by patching what does not matter
 ALL = 1e-4  # a change of probability difference, of 2, by patching all that matters and nothing else
@@ -38,7 +38,7 @@ each_way = pytest.mark.parametrize("way", ["reference", *CLASSES])
 
 
 def difference(way: str, paths: PathSet | None = None, inside: str = "corrupted") -> torch.Tensor:
-    return probability_difference(probabilities_of(way)(paths, inside), YEARS)
+    return prob_diff(probabilities_of(way)(paths, inside), YEARS)
 
 
 def found(way: str, receivers: PathSet, senders: Sequence[Node], via: str = "all") -> list[Node]:

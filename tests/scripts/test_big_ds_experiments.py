@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from dataset import COLLATED_YY, NOUNS_FILE, YearDataset, valid_years, year_token_ids
+from dataset import COLLATED_YY, NOUNS_FILE, YearDataset, get_valid_years, year_indices
 from path_patching.circuits.circuit import full_circuit, late_half
 from path_patching.circuits.circuit_file import read_circuit
 from path_patching.engine import Sentences
@@ -20,7 +20,7 @@ from tests.helpers.engines import each_engine, skip_without
 from tests.helpers.experiments import random_gpt2, run_experiment
 from tests.helpers.reference import Reference
 from tests.helpers.scripts import output, run_python
-from utils import cutoff_sharpness, probability_difference
+from utils import cutoff_sharpness, prob_diff
 
 SCRIPT = "big_ds_experiments"
 HEATMAPS = ("clean_probs.pt", "patched_probs.pt", "complement_probs.pt", "full_patched_probs.pt")
@@ -36,7 +36,7 @@ CIRCUIT = {
 
 def drawn(n: int) -> YearDataset:
     tokenizer = load_tokenizer()
-    return YearDataset(valid_years(tokenizer), n, NOUNS_FILE, tokenizer, balanced=False, seed=0)
+    return YearDataset(get_valid_years(tokenizer), n, NOUNS_FILE, tokenizer, balanced=False, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_every_evaluation_is_that_of_the_definition(checkpoint, tmp_path, monkey
     monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
     dataset = drawn(n)
     yy, end, years_yy = dataset.yy, dataset.end, dataset.years_YY
-    reference = Reference(load_model(str(checkpoint)), Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids()))
+    reference = Reference(load_model(str(checkpoint)), Sentences(dataset.good_toks, dataset.bad_toks, year_indices()))
     circuit = read_circuit(checkpoint / "circuit.json")
     late = late_half(circuit, end)
     values = late.extend([Node.residual(position) for position in range(end + 1)], via="v")
@@ -71,7 +71,7 @@ def test_every_evaluation_is_that_of_the_definition(checkpoint, tmp_path, monkey
         "full circuit alone": reference.probabilities(full_circuit(circuit, yy, end), "clean"),
         "late half alone, its heads' queries and keys on 01 data": reference.probabilities(values, "clean"),
     }
-    differences = {name: probability_difference(probs, years_yy) for name, probs in expected.items()}
+    differences = {name: prob_diff(probs, years_yy) for name, probs in expected.items()}
     clean = differences["clean"].mean().item()
     for name, difference in differences.items():
         found = numbers[f"{name}: probability difference"]
@@ -107,7 +107,7 @@ def test_rows_of_the_heatmaps_average_to_the_means(with_heatmaps):
         rows = with_heatmaps.load(artifact)
         assert rows.shape == (97, 100)
         for metric, measure in (
-            ("probability difference", probability_difference),
+            ("probability difference", prob_diff),
             ("cutoff sharpness", cutoff_sharpness),
         ):
             mean = (measure(rows, torch.tensor(COLLATED_YY)) * weights).sum().item()
@@ -121,7 +121,7 @@ def test_the_clean_heatmap_is_that_of_transformers(with_heatmaps, checkpoint):
         sentences = dataset.good_toks[yy == dataset.years_YY]
         with torch.no_grad():
             logits = model(sentences).logits[:, -1].double()
-        expected = logits.softmax(-1)[:, year_token_ids()].mean(0)
+        expected = logits.softmax(-1)[:, year_indices()].mean(0)
         torch.testing.assert_close(with_heatmaps.load("clean_probs.pt")[yy - 2], expected, rtol=0, atol=1e-6)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataset import NOUNS_FILE, YearDataset, valid_years
+from dataset import NOUNS_FILE, YearDataset, get_valid_years
 from path_patching.files import ROOT
 from path_patching.gpt2.model import Architecture, random_model
 from path_patching.gpt2.tokenizer import CACHE, load_tokenizer
@@ -140,7 +140,7 @@ def test_no_ranking_but_gpt2_s_goes_to_cache(standin, two_layers):
 def figures_of_counted_neurons(tmp_path, monkeypatch):
     """The figures of neurons each of which writes y to year y and, patched, loses 2 y; the eleventh, and those after
     the two-hundredth, are never part of a sum, and write a thousand times as much."""
-    dataset = YearDataset(valid_years(load_tokenizer()), N, NOUNS_FILE, load_tokenizer())
+    dataset = YearDataset(get_valid_years(load_tokenizer()), N, NOUNS_FILE, load_tokenizer())
     run = start_run(
         "neuron_investigations", Settings(out=tmp_path), random_model(Architecture(1, 1, 4, 4, 4, 4, 4)), "torch", "cpu"
     )

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
+from dataset import NOUNS_FILE, YearDataset, get_valid_years, year_indices
 from path_patching.circuits.circuit import in_order, late_half
 from path_patching.circuits.circuit_file import read_circuit
 from path_patching.circuits.random_circuits import random_circuit
@@ -16,7 +16,7 @@ from reproduction.run import read_artifacts
 from tests.helpers.experiments import random_gpt2, run_experiment
 from tests.helpers.reference import Reference
 from tests.helpers.scripts import error_line, output
-from utils import probability_difference
+from utils import prob_diff
 
 SCRIPT = "random_circuit_ablation"
 N, CIRCUITS = 8, 12
@@ -41,14 +41,14 @@ def test_each_share_is_that_of_the_definition(tmp_path, monkeypatch):
 
     monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
     tokenizer = load_tokenizer()
-    dataset = YearDataset(valid_years(tokenizer), N, NOUNS_FILE, tokenizer, seed=3)
+    dataset = YearDataset(get_valid_years(tokenizer), N, NOUNS_FILE, tokenizer, seed=3)
     model = load_model(str(checkpoint))
-    reference = Reference(model, Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids()))
+    reference = Reference(model, Sentences(dataset.good_toks, dataset.bad_toks, year_indices()))
     circuit, rng = read_circuit(file), random.Random(3)
     drawn = [random_circuit(circuit, model.architecture, rng) for _ in range(CIRCUITS)]
 
     def difference(*request) -> float:
-        return probability_difference(reference.probabilities(*request), dataset.years_YY).mean().item()
+        return prob_diff(reference.probabilities(*request), dataset.years_YY).mean().item()
 
     clean = difference(None, "corrupted")
     expected = [difference(late_half(each, dataset.end), "clean") / clean for each in drawn]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from dataset import valid_years
+from dataset import get_valid_years
 from path_patching.gpt2.tensor_cache import STANDIN_FOLDER
 from path_patching.gpt2.tokenizer import load_tokenizer
 from reproduction.run import read_artifacts
@@ -37,7 +37,7 @@ def run(checkpoint, tmp_path_factory):
 def test_lists_are_five_different_valid_years_of_one_century(run):
     years = run.load("random_years_top5.pt")["years"]
     assert years.shape == (N, 5)
-    assert set(years.flatten().tolist()) <= set(valid_years(TOKENIZER).tolist())
+    assert set(years.flatten().tolist()) <= set(get_valid_years(TOKENIZER).tolist())
     for listed in years.tolist():
         assert len(set(listed)) == 5
         assert len({year // 100 for year in listed}) == 1

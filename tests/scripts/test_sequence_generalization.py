@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataset import TASKS, TaskDataset, build, year_token_ids
+from dataset import TASKS, TaskDataset, build, year_indices
 from path_patching.engine import Engine, Request, Sentences
 from path_patching.files import ROOT
 from path_patching.gpt2.model import end_logits, to_transformers
@@ -20,7 +20,7 @@ from path_patching.torch_engine.engine import TorchEngine
 from path_patching.unembedding import answer_probabilities
 from tests.helpers.checkpoints import save_checkpoint
 from tests.helpers.scripts import output, run_python
-from utils import probability_difference
+from utils import prob_diff
 
 EVERY_TASK, EVALUATED = range(10), (0, 2, 8, 9)
 PAPERS_HEADS = ((5, 1), (5, 5), (6, 9), (7, 10), (8, 8), (8, 11), (9, 1))
@@ -71,7 +71,7 @@ def sentences(number: int) -> TaskDataset:
 
 def engine_for(model, number: int) -> Engine:
     data = sentences(number)
-    return TorchEngine(model, Sentences(data.good_toks, data.bad_toks, year_token_ids()))
+    return TorchEngine(model, Sentences(data.good_toks, data.bad_toks, year_indices()))
 
 
 def load(folder: Path, name: str) -> torch.Tensor:
@@ -96,12 +96,12 @@ def test_every_artifact_is_made(standin):
 @pytest.mark.parametrize("number", EVERY_TASK)
 def test_probabilities_are_those_of_transformers(standin, model, number):
     data = sentences(number)
-    expected = answer_probabilities(end_logits(to_transformers(model), data.good_toks), year_token_ids())
+    expected = answer_probabilities(end_logits(to_transformers(model), data.good_toks), year_indices())
     found = load(standin, f"probs_{number}")
     assert torch.allclose(found[data.years_YY - 2], expected, atol=1e-6)
     assert found.isnan().all(1).sum() == 97 - len(expected)
     noted = record(standin)["numbers"][f"task {number}: probability difference"]["value"]
-    difference = probability_difference(expected, data.years_YY, "less" if number in (3, 6, 7) else "greater")
+    difference = prob_diff(expected, data.years_YY, "less" if number in (3, 6, 7) else "greater")
     assert noted == pytest.approx(difference.mean().item(), abs=1e-6)
 
 
@@ -111,7 +111,7 @@ def test_effects_are_changes_of_the_task_s_own_probability_difference(standin, m
     data, engine = sentences(number), engine_for(model, number)
     head = PathSet.at(Node.logits(data.end)).extend([Node.head(10, 8, data.end)])
     probs = engine.evaluate([Request.clean(), Request.patch(head)])
-    clean, patched = (probability_difference(each, data.years_YY, valid).mean() for each in probs)
+    clean, patched = (prob_diff(each, data.years_YY, valid).mean() for each in probs)
     assert abs(patched - clean) > 1e-5
     assert load(standin, f"ipp_{number}")[10, 8].item() == pytest.approx((patched - clean).item(), abs=1e-7)
 

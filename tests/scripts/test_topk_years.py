@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from dataset import NOUNS_FILE, YearDataset, valid_years
+from dataset import NOUNS_FILE, YearDataset, get_valid_years
 from path_patching.gpt2.tensor_cache import STANDIN_FOLDER
 from path_patching.gpt2.tokenizer import load_tokenizer
 from reproduction.run import read_artifacts
@@ -35,7 +35,7 @@ def run(checkpoint, tmp_path_factory):
 @pytest.fixture(scope="module")
 def logits(checkpoint):
     """Logits of all positions, from the checkpoint as `transformers` reads it: (N, 13, V), and the data set."""
-    dataset = YearDataset(valid_years(TOKENIZER), N, NOUNS_FILE, TOKENIZER, balanced=False, seed=0)
+    dataset = YearDataset(get_valid_years(TOKENIZER), N, NOUNS_FILE, TOKENIZER, balanced=False, seed=0)
     with torch.no_grad():
         return GPT2LMHeadModel.from_pretrained(checkpoint[1]).eval()(dataset.good_toks).logits.double(), dataset
 

@@ -8,7 +8,7 @@ from path_patching.paths import Node, PathSet
 from path_patching.sweeps import effects_on, remembered_effects
 from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.planted import END, YEARS, YY, planted_model, planted_sentences
-from utils import greater_than, probability_difference
+from utils import greater_than, prob_diff
 
 PLANTED = Circuit("planted", ("m2",), ("a1.h1",), ("m2",), ("m0",), (), followed=("v",), whole=())
 LARGER = Circuit(
@@ -30,7 +30,7 @@ def engine(engine_name):
 
 @each_engine
 def test_in_a_planted_chain_every_link_is_all_that_matters(engine):
-    clean, corrupted = (probability_difference(probs, YEARS).mean() for probs in (engine.clean(), engine.corrupted()))
+    clean, corrupted = (prob_diff(probs, YEARS).mean() for probs in (engine.clean(), engine.corrupted()))
     effects = link_effects(engine, PLANTED, greater_than(YEARS), YY, END)
     assert set(effects) == {
         Link("logits@END", "in", "m2@END"),
@@ -57,7 +57,7 @@ def test_a_links_effect_is_that_of_its_sender_through_every_path_to_its_reader(e
     }
     clean = engine.clean()
     for link, paths in expected.items():
-        patched = probability_difference(engine.patch(paths), YEARS) - probability_difference(clean, YEARS)
+        patched = prob_diff(engine.patch(paths), YEARS) - prob_diff(clean, YEARS)
         assert effects[link] == pytest.approx(patched.mean().item(), abs=1e-6)
     assert Link("m0@YY", "in", "a0.h0@YY") in effects
     assert Link("a0.h1@END", "v", "m0@YY") not in effects  # not upstream

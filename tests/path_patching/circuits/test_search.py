@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 
-from dataset import NOUNS_FILE, YearDataset, valid_years, year_token_ids
+from dataset import NOUNS_FILE, YearDataset, get_valid_years, year_indices
 from path_patching.circuits.circuit import LOGITS, Circuit, full_circuit, late_half
 from path_patching.circuits.random_circuits import random_circuit
 from path_patching.circuits.search import ENOUGH, MOST, NAME, THRESHOLDS, Found, find_circuit
@@ -46,7 +46,7 @@ from tests.helpers.planted import (
     planted_sentences,
     unembed,
 )
-from utils import greater_than, probability_difference
+from utils import greater_than, prob_diff
 
 
 def a_chain_with_decoys(_: Tensors) -> None:
@@ -129,7 +129,7 @@ def engine_of(engine_name: str, plant: Callable[[Tensors], None]) -> Engine:
 
 
 def difference(engine: Engine, years_yy: torch.Tensor, asked: Request = Request.clean()) -> float:  # noqa: B008
-    return probability_difference(engine.evaluate([asked])[0], years_yy).mean().item()
+    return prob_diff(engine.evaluate([asked])[0], years_yy).mean().item()
 
 
 @each_engine
@@ -233,8 +233,8 @@ def test_a_circuit_of_a_random_model_fits_it(engine_name, n_layers):
 @cache
 def standin() -> tuple[Engine, YearDataset, Found]:
     tokenizer = load_tokenizer()
-    dataset = YearDataset(valid_years(tokenizer), 97, NOUNS_FILE, tokenizer)
-    sentences = Sentences(dataset.good_toks, dataset.bad_toks, year_token_ids())
+    dataset = YearDataset(get_valid_years(tokenizer), 97, NOUNS_FILE, tokenizer)
+    sentences = Sentences(dataset.good_toks, dataset.bad_toks, year_indices())
     engine = make_engine("torch", load_model("standin"), sentences)
     return engine, dataset, find_circuit(engine, greater_than(dataset.years_YY), dataset.yy, dataset.end)
 

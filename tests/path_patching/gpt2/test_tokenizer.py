@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataset import find_year_token_ids, write_year_token_ids
+from dataset import find_year_token_ids, year_indices
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import TOKENIZER_FOLDER, load_tokenizer
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +43,12 @@ def test_every_year_token_decodes_to_its_two_digits(tokenizer):
     assert [tokenizer.decode([token]) for token in ids.tolist()] == [f"{yy:02d}" for yy in range(100)]
 
 
-def test_the_committed_year_token_ids_are_the_tokenizers(tokenizer, tmp_path):
-    write_year_token_ids(tmp_path / "ids.pt")
-    committed = torch.load(REPOSITORY / "cache" / "logit_indices.pt", weights_only=True)
-    made = torch.load(tmp_path / "ids.pt", weights_only=True)
-    assert torch.equal(committed, made)
-    assert torch.equal(made, find_year_token_ids(tokenizer))
+def test_the_committed_year_indices_are_the_tokenizers(tokenizer):
+    assert torch.equal(year_indices(), find_year_token_ids(tokenizer))
 
 
 def test_it_loads_from_another_working_directory_without_a_hub(tmp_path):
-    code = "from tokenizer import load_tokenizer; print(load_tokenizer()(' The')['input_ids'])"
+    code = "from path_patching.gpt2.tokenizer import load_tokenizer; print(load_tokenizer()(' The')['input_ids'])"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
