@@ -194,7 +194,7 @@ def test_balanced_needs_a_year_for_every_yy():
 
 def test_year_token_ids_and_what_can_be_wrong_with_their_file(tmp_path):
     assert TOKENIZER.convert_ids_to_tokens(year_indices().tolist()) == [f"{yy:02d}" for yy in range(100)]
-    with pytest.raises(UserError, match="missing; make it anew"):
+    with pytest.raises(UserError, match="missing; restore it"):
         year_indices(tmp_path / "none.pt")
     (tmp_path / "damaged.pt").write_bytes(b"not a tensor")
     with pytest.raises(UserError, match="damaged"):

@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from path_patching.errors import UserError
+from path_patching.files import ROOT
 from path_patching.gpt2.checkpoint import layer_tensors, read_checkpoint, source_files
 from path_patching.gpt2.model import GPT2_SMALL, Model
 from path_patching.gpt2.tensor_cache import hash_tensor, published_description
 from tests.helpers.checkpoints import SMALL, edit_config, edit_tensors, save_checkpoint, transformers_logits
 from tests.helpers.plain_gpt2 import logits
 
-PARTIAL = Path(__file__).parents[2] / "shared" / "gpt2-small-partial" / "model.safetensors"
+PARTIAL = ROOT.parent / "shared" / "gpt2-small-partial" / "model.safetensors"
 
 
 def read_model(folder: Path) -> Model:
