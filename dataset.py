@@ -42,7 +42,6 @@ CORRUPTED_YY = 1
 TRAPPED_CENTURY = 10  # " 1001" is [" 100", "1"]
 
 
-@dataclass(frozen=True, init=False, eq=False, repr=False)
 class YearDataset:
     """N clean and N corrupted year-span sentences; T is 13 positions, 12 without `<|endoftext|>`.
 
@@ -112,18 +111,12 @@ class YearDataset:
         bad_toks = _tokens(bad_sentences, prompt, tokenizer)
         drawn_years = torch.tensor([year for year, _ in pairs])
         _check_twins(good_toks, bad_toks, drawn_years, prompt, tokenizer, as_published)
-        vars(self).update(
-            good_toks=good_toks,
-            bad_toks=bad_toks,
-            years=drawn_years,
-            years_XX=drawn_years // 100,
-            years_YY=drawn_years % 100,
-            nouns=tuple(noun for _, noun in pairs),
-            good_sentences=good_sentences,
-            bad_sentences=bad_sentences,
-            good_prompt=prompt,
-            bad_prompt=tuple("01" if name == "YY" else name for name in prompt),
-        )
+        self.good_toks, self.bad_toks = good_toks, bad_toks
+        self.good_sentences, self.bad_sentences = good_sentences, bad_sentences
+        self.good_prompt = prompt
+        self.bad_prompt = tuple("01" if name == "YY" else name for name in prompt)
+        self.years, self.years_XX, self.years_YY = drawn_years, drawn_years // 100, drawn_years % 100
+        self.nouns = tuple(noun for _, noun in pairs)
 
     @property
     def N(self) -> int:  # noqa: N802

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections import Counter
 
@@ -127,11 +126,8 @@ def test_one_seed_gives_one_dataset_and_no_global_state_is_used(balanced):
     assert first.good_sentences != other.good_sentences
 
 
-def test_a_dataset_is_frozen_and_prints_shortly():
-    data = dataset(3)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        data.years = torch.zeros(3)
-    assert repr(data).startswith("YearDataset(3 sentences like '<|endoftext|> The war lasted")
+def test_a_dataset_prints_shortly():
+    assert repr(dataset(3)).startswith("YearDataset(3 sentences like '<|endoftext|> The war lasted")
 
 
 def test_few_sentences_need_only_the_years_they_walk_through():
