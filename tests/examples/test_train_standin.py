@@ -29,7 +29,7 @@ TINY = ["--steps", "2", "--batch-size", "4", "--n-layer", "2", "--n-head", "2", 
 
 
 def run_script(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(REPOSITORY / "train_standin.py"), *arguments]
+    command = [sys.executable, str(REPOSITORY / "examples" / "train_standin.py"), *arguments]
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False
     )

@@ -10,7 +10,7 @@ from path_patching.paths import Node, PathSet, layer_nodes
 from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.setups import SETUPS, Setup
 
-TOLERANCE = 1e-6
+TOLERANCE = 5e-6  # of two float32 passes, whose rounding depends on the processor
 
 
 @pytest.fixture(params=["with eos", "without eos"])

@@ -105,7 +105,8 @@ def test_every_figure_of_circuit_discovery_is_drawn(tmp_path, without_kaleido):
 
 
 @pytest.mark.parametrize(
-    ("run", "said"), [(None, "figures of big_ds_experiments.py, which was not run"), (publish_big, "the heatmaps, for")]
+    ("run", "said"),
+    [(None, "the figures of big_ds_experiments.py, which was not run"), (publish_big, "the heatmaps, for")],
 )
 def test_heatmaps_of_many_sentences_that_were_not_made_are_left_out(tmp_path, without_kaleido, run, said):
     publish(tmp_path / "artifacts", {}, 2, 4)

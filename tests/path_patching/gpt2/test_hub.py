@@ -24,10 +24,11 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 # The script as it is, except that the model in a description file takes GPT-2's place.
 WITH_ANOTHER_TABLE = """
-import sys, circuit_description, tensor_cache
+import sys, reproduce
+from path_patching.gpt2 import circ_text, tensor_cache
 text = open(sys.argv.pop(1)).read()
-tensor_cache.published_description = lambda: circuit_description.from_text(text)
-tensor_cache.main()
+tensor_cache.published_description = lambda: circ_text.from_text(text)
+reproduce.main(["weights"])
 """
 
 

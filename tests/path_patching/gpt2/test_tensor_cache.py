@@ -24,6 +24,7 @@ from path_patching.gpt2.tensor_cache import (
     read_model,
     tensor_path,
 )
+from reproduce import show_weights
 from tests.helpers.checkpoints import edit_config, edit_tensors, save_checkpoint, transformers_logits
 from tests.helpers.plain_gpt2 import logits
 from tests.helpers.scripts import error_line, output, run_python
@@ -93,7 +94,7 @@ def test_rust_circuit_and_we_read_each_others_files(tmp_path: Path, cache: Path,
     torch.save((dict(model.tensors), dict(theirs.tensors)), tmp_path / "both.pt")
     code = """
 import sys, torch, rust_circuit as rc
-from tensor_cache import hash_tensor
+from path_patching.gpt2.tensor_cache import hash_tensor
 ours, theirs = torch.load(sys.argv[1])
 for name, tensor in ours.items():
     short = hash_tensor(tensor)[:24]
@@ -435,7 +436,7 @@ def test_the_papers_own_download_is_used_as_it_is(gpt2: Model, tmp_path: Path, m
 
 def test_a_local_copy_of_gpt2_makes_gpt2_available(gpt2: Model, checkpoint: Path, monkeypatch, capsys):
     monkeypatch.setattr(tensor_cache, "gpt2_checkpoint", no_hub)
-    tensor_cache.main(["--model", str(checkpoint)])
+    show_weights(["--model", str(checkpoint)])
     assert "all 37 match the published hashes" in capsys.readouterr().out
     assert load_model("gpt2").fingerprint == gpt2.fingerprint
 
