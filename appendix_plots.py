@@ -6,6 +6,7 @@ not made is left out, and one line says so.
 """
 
 # %% Whose artifacts? In an interactive window, change the settings below.
+import plotly.graph_objects as go
 import torch
 
 from path_patching.errors import UserError
@@ -32,7 +33,7 @@ plots = start_plots("appendix_plots", settings, *sources, might_read=SCRIPTS)
 titled = plots.titled
 
 
-def write(figure: figures.go.Figure, name: str) -> None:
+def write(figure: go.Figure, name: str) -> None:
     """All figures of this script belong to the paper's appendix."""
     plots.write(figure, f"appendix/{name}")
 
@@ -48,7 +49,8 @@ def found(kind: str) -> dict[int, torch.Tensor]:
 
 def prompt(task: int) -> str:
     """A task's prompt in words."""
-    return numbers[f"task {task}: prompt"].replace("$", "&#36;")  # what stands between two $ may be set as TeX
+    words: str = numbers[f"task {task}: prompt"]
+    return words.replace("$", "&#36;")  # what stands between two $ may be set as TeX
 
 
 def note(*tasks: int) -> str:

@@ -5,14 +5,15 @@ python circuit_discovery.py [--model gpt2|standin|PATH] [--circuit paper|auto|FI
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
 from dataclasses import dataclass
+from typing import Literal
 
 from path_patching.bootstrap import mean, share
 from path_patching.circuits.circuit import full_circuit, in_model, in_order, into_mlp, late_half, nodes
 from path_patching.circuits.circuit_file import as_json, links_as_json, table
 from path_patching.circuits.links import link_effects
-from path_patching.circuits.search import THRESHOLDS, find_circuit
+from path_patching.circuits.search import THRESHOLDS, Found, find_circuit
 from path_patching.errors import UserError
-from path_patching.paths import Node, PathSet
+from path_patching.paths import Node, PathSet, Via
 from path_patching.sweeps import remembered_effects
 from path_patching.unembedding import logit_lens
 from reproduction.paper import PAPER
@@ -72,8 +73,11 @@ note_greater_than(run, "corrupted", corrupted, yy, settings.seed)
 # %% Which circuit is followed? The paper's or a file's; or one found here by rule, from sweeps like those below.
 metric = greater_than(yy)
 effects = remembered_effects(engine, metric)
-found = None if given else find_circuit(engine, metric, YY, END, settings.threshold, effects)
-circuit = given or found.circuit
+found: Found | None = None
+circuit = given
+if circuit is None:
+    found = find_circuit(engine, metric, YY, END, settings.threshold, effects)
+    circuit = found.circuit
 run.note("circuit", circuit.name)
 n_nodes = model.architecture.n_layers * (model.architecture.n_heads + 1)
 at_end, at_yy = len(circuit.heads + circuit.mlps), len(circuit.lower)
@@ -89,7 +93,7 @@ heads, watched = dict.fromkeys((*studied, *in_the_paper)), dict.fromkeys((*studi
 
 
 # %% Which nodes act on the logits directly?
-def patch_every_node(artifact: str, receivers: PathSet, position: int, via: str = "all") -> None:
+def patch_every_node(artifact: str, receivers: PathSet, position: int, via: Via | Literal["all"] = "all") -> None:
     """Patch receivers∘node for every node at a position; save the (L, H + 1) effects and name the strongest."""
     if not receivers.reachable(Node.head(0, 0, position), via):
         print(f"{artifact} is not made: no head and no MLP comes before what it asks about")
@@ -148,9 +152,9 @@ patch_every_node("attn_k.pt", late, YY, via="k")
 patch_every_node("attn_v.pt", late, YY, via="v")
 
 # %% And the early MLPs at YY that the heads' values come from?
-for mlp in nodes(lower, YY):
-    if mlp.kind == "mlp" and late.reachable(mlp, "v"):
-        patch_every_node(f"results_mlp{mlp.layer}.pt", late.extend([mlp], via="v"), YY)
+for node in nodes(lower, YY):
+    if node.kind == "mlp" and late.reachable(node, "v"):
+        patch_every_node(f"results_mlp{node.layer}.pt", late.extend([node], via="v"), YY)
 
 # %% How much does the full circuit achieve, down to the embeddings?
 evaluate("full circuit", "full_circuit_probs.pt", full_circuit(circuit, YY, END))

@@ -145,8 +145,9 @@ PARTS = {  # the figure, and its artifact, what is on clean data, and what is on
 }
 if many and not of_many:
     print("left out: the heatmaps, for which big_ds_experiments.py had too few sentences")
+followed = many.record["numbers"]["circuit"] if many and of_many else None
 for name, (artifact, part, corrupted) in PARTS.items() if of_many else ():
-    subtitle = f"{corrupted.format(many.record['numbers']['circuit'])} gets the 01 data"
+    subtitle = f"{corrupted.format(followed)} gets the 01 data"
     title = titled(f"Probability heatmap of {part}")
     write(probability_heatmap(of_many[artifact], title, subtitle, like=of_many["clean_probs.pt"]), name)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import GPT2TokenizerFast
+from transformers import GPT2Tokenizer
 
 from path_patching.errors import UserError, first_line
 from path_patching.gpt2.tokenizer import CACHE, EOS
@@ -26,7 +26,7 @@ from path_patching.gpt2.tokenizer import CACHE, EOS
 YEAR_TOKEN_IDS_FILE = CACHE / "logit_indices.pt"
 
 
-def find_year_token_ids(tokenizer: GPT2TokenizerFast) -> torch.Tensor:
+def find_year_token_ids(tokenizer: GPT2Tokenizer) -> torch.Tensor:
     """Token ids of "00" ... "99" without a leading space, int64 (100,)."""
     return torch.tensor([tokenizer.convert_tokens_to_ids(f"{yy:02d}") for yy in range(100)])
 
@@ -72,7 +72,7 @@ class YearDataset:
         years: Sequence[int] | torch.Tensor,
         n: int,
         nouns: str | Sequence[str] | Path,
-        tokenizer: GPT2TokenizerFast,
+        tokenizer: GPT2Tokenizer,
         balanced: bool = True,
         eos: bool = True,
         seed: int = 0,
@@ -150,7 +150,7 @@ class YearDataset:
 
 
 def get_valid_years(
-    tokenizer: GPT2TokenizerFast, start: int = 1000, stop: int = 1900, as_published: bool = False
+    tokenizer: GPT2Tokenizer, start: int = 1000, stop: int = 1900, as_published: bool = False
 ) -> torch.Tensor:
     """Years of [start, stop) that can stand in a sentence, ascending, int64 (number of years,).
 
@@ -197,12 +197,12 @@ def year_indices(path: Path = YEAR_TOKEN_IDS_FILE) -> torch.Tensor:
     return ids
 
 
-def _splits_into_xx_and_yy(year: int, tokenizer: GPT2TokenizerFast) -> bool:
+def _splits_into_xx_and_yy(year: int, tokenizer: GPT2Tokenizer) -> bool:
     tokens = tokenizer.tokenize(f" {year}")
     return len(tokens) == 2 and tokens[1] == f"{year % 100:02d}"
 
 
-def _one_token_nouns(nouns: str | Sequence[str] | Path, tokenizer: GPT2TokenizerFast) -> tuple[str, ...]:
+def _one_token_nouns(nouns: str | Sequence[str] | Path, tokenizer: GPT2Tokenizer) -> tuple[str, ...]:
     choices = _as_nouns(nouns)
     for noun in choices:
         pieces = tokenizer.tokenize(f" {noun}") if noun else []
@@ -241,7 +241,7 @@ def _sentence(noun: str, year: int, eos: bool) -> str:
     return f"{EOS if eos else ''} The {noun} lasted from the year {year} to the year {year // 100}"
 
 
-def _tokens(sentences: Sequence[str], prompt: Sequence[str], tokenizer: GPT2TokenizerFast) -> torch.Tensor:
+def _tokens(sentences: Sequence[str], prompt: Sequence[str], tokenizer: GPT2Tokenizer) -> torch.Tensor:
     """Token ids (N, T); UserError names the first sentence that is not one token a position of the prompt."""
     rows = tokenizer(list(sentences))["input_ids"]
     for sentence, row in zip(sentences, rows, strict=True):
@@ -257,7 +257,7 @@ def _check_twins(
     bad_toks: torch.Tensor,
     years: torch.Tensor,
     prompt: Sequence[str],
-    tokenizer: GPT2TokenizerFast,
+    tokenizer: GPT2Tokenizer,
     as_published: bool,
 ) -> None:
     """UserError unless each clean sentence has its YY at YY, and its twin differs from it by "01" there alone."""
@@ -364,7 +364,7 @@ class TaskDataset:
         return rows
 
 
-def build(task: Task, tokenizer: GPT2TokenizerFast, seed: int = 0) -> TaskDataset:
+def build(task: Task, tokenizer: GPT2Tokenizer, seed: int = 0) -> TaskDataset:
     """The sentences of a task, with nouns and years drawn from `seed`; the same seed gives the same sentences.
 
     Raises `UserError` if a sentence of a YY that is not left out differs from its twin elsewhere than at YY, if one
@@ -373,8 +373,10 @@ def build(task: Task, tokenizer: GPT2TokenizerFast, seed: int = 0) -> TaskDatase
     twins = {yy: _twins(task, yy, words) for yy, words in _words(tokenizer, seed).items()}
     tokens = {yy: tokenizer(list(pair))["input_ids"] for yy, pair in twins.items()}
     year_ids = year_indices().tolist()
-    places = {yy: _where_yy_is(*tokens[yy], year_ids[yy], year_ids[task.corrupted_yy]) for yy in COLLATED_YY}
-    kept = [yy for yy, place in places.items() if place is not None]
+    corrupted_id = year_ids[task.corrupted_yy]
+    found = {yy: _where_yy_is(tokens[yy][0], tokens[yy][1], year_ids[yy], corrupted_id) for yy in COLLATED_YY}
+    places = {yy: place for yy, place in found.items() if place is not None}
+    kept = list(places)
     for yy in COLLATED_YY:
         if (yy in kept) == (yy in task.left_out):
             complaint = "differ at YY alone; take it in" if yy in kept else "differ elsewhere than at YY; leave it out"
@@ -397,7 +399,7 @@ def progression(yy: int) -> tuple[int, ...]:
     return tuple(1700 + yy - step * back for back in (4, 3, 2, 1))
 
 
-def _words(tokenizer: GPT2TokenizerFast, seed: int) -> dict[int, dict[str, str]]:
+def _words(tokenizer: GPT2Tokenizer, seed: int) -> dict[int, dict[str, str]]:
     """What fills the templates' placeholders for each YY but `{yy}` itself; tasks with one placeholder share it.
 
     Always drawn from the years that have a twin (694 of them), also where the published choices are asked for.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import plotly.graph_objects as go
 import torch
 
 from color_utils import diverging, round_up
@@ -56,7 +57,7 @@ lost_logit = partial(diverging, title="clean − patched logit, less year 00's")
 LENS = "activation × output weights through the unembedding, without the final LayerNorm"
 
 
-def write(figure: figures.go.Figure, name: str) -> None:
+def write(figure: go.Figure, name: str) -> None:
     """A figure of the default layer under its name; one of another layer in the appendix, the layer before its name."""
     plots.write(figure, name if default else f"appendix/{mlp}-{Path(name).name}")
 

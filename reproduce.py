@@ -24,9 +24,9 @@ from pathlib import Path
 
 from path_patching.circuits.circuit_file import as_json, read_circuit, table
 from path_patching.errors import UserError, exit_on_user_error
+from path_patching.gpt2.hub import ModelUnavailable
 from path_patching.gpt2.model import Model
 from path_patching.gpt2.tensor_cache import (
-    ModelUnavailable,
     cache_folder,
     description_path,
     is_gpt2_small,

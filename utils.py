@@ -281,14 +281,15 @@ def predict_next(
     model, or it has not all of GPT-2's tokens that occur.
     """
     _check_fits(hf_model, torch.cat([tokens.flatten(), answers]), tokens.shape[1])
-    hf_model = hf_model.to(device)
+    hf_model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its self
     batches, total = [], torch.zeros(hf_model.config.vocab_size, dtype=torch.float64)
     for batch in progress(tokens.split(SENTENCES_AT_ONCE), "next tokens"):
         probabilities = end_logits(hf_model, batch.to(device)).double().softmax(-1)  # (B, V)
         top, top_tokens = probabilities.topk(k)
         batches.append((probabilities[:, answers.to(device)].cpu(), top.cpu(), top_tokens.cpu()))
         total += probabilities.sum(0).cpu()
-    return NextToken(*(torch.cat(parts) for parts in zip(*batches, strict=True)), mean=total / len(tokens))
+    asked, top, top_tokens = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return NextToken(asked, top, top_tokens, mean=total / len(tokens))
 
 
 def _check_fits(hf_model: GPT2LMHeadModel, used: torch.Tensor, length: int) -> None:

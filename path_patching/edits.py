@@ -38,7 +38,9 @@ class EditedRuns:
 
     def __init__(self, model: Model, tokens: torch.Tensor, answers: torch.Tensor, device: str = "cpu") -> None:
         self._tokens = tokens.to(device)
-        self._transformer = to_transformers(model).to(device).transformer
+        hf_model = to_transformers(model)
+        hf_model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its self
+        self._transformer = hf_model.transformer
         self._unembedding = Unembedding(model, answers, device)
 
     @torch.no_grad()
@@ -73,8 +75,8 @@ class EditedRuns:
 
         What a layer's heads write and what its MLP reads is changed where the layer's attention joins the stream.
         """
-        embeds = node.kind == "embeds"
-        module = self._transformer.wte if embeds else self._transformer.h[node.layer].attn.c_proj
+        name = "wte" if node.kind == "embeds" else f"h.{node.layer}.attn.c_proj"
+        module = self._transformer.get_submodule(name)
 
         def add(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
             return torch.cat([output[:, :1] + change[:, None], output[:, 1:]], 1)

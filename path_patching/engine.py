@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal
 
 import torch
+from typing_extensions import Self, TypeVar
 
 from path_patching.direct_effects import Change, direct_effects, is_cheaper
 from path_patching.errors import UserError
@@ -34,6 +35,8 @@ from path_patching.unembedding import Unembedding
 
 Data = Literal["clean", "corrupted"]
 BYTES = 4  # of a float32
+
+Batch = TypeVar("Batch", bound=Sized, default=Any)  # an engine's activations; who only uses engines need not say
 
 
 def other(data: Data) -> Data:
@@ -106,7 +109,7 @@ class Sentences:
         return Sentences(self.clean[rows], self.corrupted[rows], self.answers)
 
 
-class Engine(ABC):
+class Engine(ABC, Generic[Batch]):
     """Evaluates path sets on a model. All results are on the CPU; `name` says which engine made them.
 
     Each distinct pair of a clean and a corrupted sentence is worked on once, in batches whose activations fit in the
@@ -132,7 +135,7 @@ class Engine(ABC):
         self._take(sentences)
         self._unembedding = Unembedding(model, sentences.answers, device)
 
-    def like(self, sentences: Sentences) -> Engine:
+    def like(self, sentences: Sentences) -> Self:
         """An engine like this one for other sentences, which shares the model on the device with it.
 
         Raises `UserError` like a new one.
@@ -189,8 +192,9 @@ class Engine(ABC):
         if stacked:
             found = self._over_batches(lambda batch: self._sweep_batch(batch, receivers, stacked, via))
             swept |= zip(stacked, found, strict=True)
-        unpatched = None if all(sender in swept for sender in senders) else self.clean()
-        return torch.stack([swept.get(sender, unpatched) for sender in senders])
+        if any(sender not in swept for sender in senders):
+            swept = dict.fromkeys(senders, self.clean()) | swept
+        return torch.stack([swept[sender] for sender in senders])
 
     def writes(self, nodes: Sequence[Node], data: Data = "clean") -> torch.Tensor:
         """What each node writes into the residual stream of its position: (len(nodes), N, D) float32.
@@ -230,7 +234,7 @@ class Engine(ABC):
         # Sorted, so that the sentences of one batch begin alike.
         pairs = torch.stack([sentences.clean, sentences.corrupted], 1)
         self._pairs, self._pair_of_sentence = pairs.unique(dim=0, return_inverse=True)  # (pairs, 2, T), (N,)
-        self._kept: Any = None
+        self._kept: Batch | None = None
 
     def _check(self, paths: PathSet | None) -> None:
         if paths is None:
@@ -248,7 +252,7 @@ class Engine(ABC):
             node.check_fits(architecture.n_layers, architecture.n_heads, architecture.d_mlp, self.sentences.end + 1)
 
     def _sweep_batch(
-        self, batch: Any, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
+        self, batch: Batch, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
     ) -> torch.Tensor:
         """`sweep` of one batch for senders that can all be reached, (S, B, A)."""
         answers = {} if receivers.branches else self._direct_effects(batch, receivers.node, senders)
@@ -257,7 +261,7 @@ class Engine(ABC):
             answers |= zip(rest, self._evaluate_sweep(batch, receivers, rest, via), strict=True)
         return torch.stack([answers[sender] for sender in senders])
 
-    def _direct_effects(self, batch: Any, logits: Node, senders: list[Node]) -> dict[Node, torch.Tensor]:
+    def _direct_effects(self, batch: Batch, logits: Node, senders: list[Node]) -> dict[Node, torch.Tensor]:
         """The direct effects (B, A) of those senders that are cheaper along the directions in which they write."""
         architecture = self.model.architecture
         cheap = [sender for sender in senders if is_cheaper(sender, architecture, len(batch))]
@@ -266,7 +270,7 @@ class Engine(ABC):
         return dict(zip(changes, found, strict=True))
 
     @torch.no_grad()
-    def _over_batches(self, compute: Callable[[Any], torch.Tensor]) -> torch.Tensor:
+    def _over_batches(self, compute: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
         """`compute` gives (any, B, ...) for a batch's activations; joined, a row a sentence, (any, N, ...).
 
         The activations of a batch take half the memory. The result is on the CPU.
@@ -276,7 +280,7 @@ class Engine(ABC):
         computed = [compute(self._batch(pairs, keep=n_batches == 1)).cpu() for pairs in batches]
         return torch.cat(computed, 1)[:, self._pair_of_sentence]
 
-    def _batch(self, pairs: torch.Tensor, keep: bool) -> Any:
+    def _batch(self, pairs: torch.Tensor, keep: bool) -> Batch:
         """Activations of pairs (B, 2, T)."""
         if self._kept is not None:
             return self._kept
@@ -293,33 +297,33 @@ class Engine(ABC):
         return BYTES * n_prefixes * architecture.d_model * widths_each
 
     @abstractmethod
-    def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Any:
+    def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Batch:
         """All that path patching needs to know of B clean and B corrupted sentences, (B, T) each; its `len` is B."""
 
     @abstractmethod
-    def _evaluate(self, batch: Any, paths: PathSet | None, inside: Data) -> torch.Tensor:
+    def _evaluate(self, batch: Batch, paths: PathSet | None, inside: Data) -> torch.Tensor:
         """One request of one batch, (B, A)."""
 
     @abstractmethod
     def _evaluate_sweep(
-        self, batch: Any, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
+        self, batch: Batch, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
     ) -> torch.Tensor:
         """`sweep` of one batch for senders that can all be reached, (S, B, A)."""
 
     @abstractmethod
-    def _change(self, batch: Any, sender: Node) -> Change | None:
+    def _change(self, batch: Batch, sender: Node) -> Change | None:
         """What a head or a neuron changes on corrupted data, along its directions; None to leave it to a sweep."""
 
     @abstractmethod
-    def _writes(self, batch: Any, nodes: Sequence[Node], data: Data) -> torch.Tensor:
+    def _writes(self, batch: Batch, nodes: Sequence[Node], data: Data) -> torch.Tensor:
         """`writes` of one batch, (len(nodes), B, D)."""
 
     @abstractmethod
-    def _residual(self, batch: Any, reader: Node, data: Data) -> torch.Tensor:
+    def _residual(self, batch: Batch, reader: Node, data: Data) -> torch.Tensor:
         """`residual` of one batch, (B, D)."""
 
     @abstractmethod
-    def _attention(self, batch: Any, heads: Sequence[tuple[int, int]], data: Data) -> torch.Tensor:
+    def _attention(self, batch: Batch, heads: Sequence[tuple[int, int]], data: Data) -> torch.Tensor:
         """`attention` of one batch, (len(heads), B, T, T)."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from types import TracebackType
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -13,13 +14,13 @@ class UserError(Exception):
     """Something the user can mend. Its message is one line: what is wrong and what to do."""
 
 
-def exit_on_user_error(kind: type[BaseException], error: BaseException, traceback: object) -> None:
+def exit_on_user_error(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """An excepthook that prints a `UserError` (or a full disk, or Ctrl-C) as one line instead of a traceback."""
     if issubclass(kind, UserError):
         print(f"error: {error}", file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):
         print("interrupted: what was published before is as it was", file=sys.stderr)
-    elif issubclass(kind, OSError) and error.filename is not None:
+    elif isinstance(error, OSError) and error.filename is not None:
         print(f"error: {error.filename}: {error.strerror}{_way_out(error)}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, traceback)

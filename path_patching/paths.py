@@ -53,6 +53,7 @@ NAMES: dict[Kind, str] = {
     "logits": "logits",
 }
 ARROW = re.compile(r"\s*(?:→|->)(?:([qkv])(?=\s))?\s*")
+ARROW_INPUTS: dict[str | None, Via | Literal["all"]] = {"q": "q", "k": "k", "v": "v", None: "all"}
 PATHS_SHOWN = 12
 
 
@@ -243,8 +244,9 @@ class PathSet:
         *senders, top = [_located(name, places) for name in parts[::2]]
         if top.kind != "logits":
             raise PathSetError(f"{line!r} goes up to {top}; a path goes up to the logits: … → logits")
-        steps = zip(senders, parts[1::2], strict=True)  # each with the input that reads it
-        return reduce(lambda paths, step: paths.extend([step[0]], step[1] or "all"), reversed([*steps]), cls.at(top))
+        inputs = [ARROW_INPUTS[letter] for letter in parts[1::2]]
+        steps = zip(senders, inputs, strict=True)  # each with the input that reads it
+        return reduce(lambda paths, step: paths.extend([step[0]], step[1]), reversed([*steps]), cls.at(top))
 
     @classmethod
     def all_downstream(cls, nodes: Iterable[Node], end: int, n_layers: int, n_heads: int) -> PathSet:

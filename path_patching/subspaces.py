@@ -75,7 +75,8 @@ def as_number(labels: torch.Tensor) -> torch.Tensor:
 
 def as_classes(labels: torch.Tensor) -> torch.Tensor:
     """Integer labels (N,) as a concept of one dimension each, (N, labels): erasing it takes labels − 1 directions."""
-    return (labels[:, None] == labels.unique()).double()
+    distinct: torch.Tensor = labels.unique()
+    return (labels[:, None] == distinct).double()
 
 
 def leace(activation: torch.Tensor, concept: torch.Tensor) -> Edit:
@@ -86,7 +87,12 @@ def leace(activation: torch.Tensor, concept: torch.Tensor) -> Edit:
     """
     standardized = (concept - concept.mean(0)) / concept.std(0)
     eraser = LeaceEraser.fit(activation.double(), standardized, svd_tol=FAINTEST)
-    return lambda other: eraser(other.double())
+
+    def erase(other: torch.Tensor) -> torch.Tensor:
+        erased: torch.Tensor = eraser(other.double())
+        return erased
+
+    return erase
 
 
 def ablations(

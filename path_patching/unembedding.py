@@ -33,7 +33,8 @@ class Unembedding:
     def probabilities(self, normed: torch.Tensor) -> torch.Tensor:
         """Answer probabilities (..., A) float64 from what the logits read after their LayerNorm, (..., D)."""
         blocks = normed.flatten(0, -2).split(ROWS_AT_ONCE[torch.device(self.device).type])
-        return torch.cat([self._of_block(block) for block in blocks]).unflatten(0, normed.shape[:-1])
+        found: torch.Tensor = torch.cat([self._of_block(block) for block in blocks]).unflatten(0, normed.shape[:-1])
+        return found
 
     def _of_block(self, normed: torch.Tensor) -> torch.Tensor:
         softmax = StreamedSoftmax()
@@ -72,8 +73,8 @@ class StreamedSoftmax:
     """The softmax of some rows of logits, told the vocabulary's pieces one after another."""
 
     def __init__(self) -> None:
-        self._top: torch.Tensor | None = None  # the largest logit so far, (rows, 1)
-        self._total: torch.Tensor | None = None  # the sum of exp(logit - top) so far, (rows, 1) float64
+        # The largest logit so far, (rows, 1), and the sum of exp(logit - largest), (rows, 1) float64.
+        self._so_far: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def add(self, logits: torch.Tensor, counts: torch.Tensor | None = None) -> None:
         """Take in a piece (rows, v) and overwrite it.
@@ -82,20 +83,23 @@ class StreamedSoftmax:
         be float32; of their sums only short ones are.
         """
         top = logits.amax(-1, keepdim=True)
-        if self._top is not None:
-            top = torch.maximum(top, self._top)
+        if self._so_far is not None:
+            top = torch.maximum(top, self._so_far[0])
         exponentials = logits.sub_(top).exp_()
         if counts is None:
             total = exponentials.sum(-1, keepdim=True).double()
         else:
             total = exponentials.double() @ counts[:, None]
-        if self._top is not None:
-            total += self._total * (self._top.double() - top).exp()
-        self._top, self._total = top, total
+        if self._so_far is not None:
+            old_top, old_total = self._so_far
+            total += old_total * (old_top.double() - top).exp()
+        self._so_far = top, total
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Probabilities (rows, A) float64 of some of the logits (rows, A), once all pieces are in."""
-        return (logits.double() - self._top).exp() / self._total
+        assert self._so_far is not None, "a softmax is over at least one piece"
+        top, total = self._so_far
+        return (logits.double() - top).exp() / total
 
 
 def answer_probabilities(end_logits: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:

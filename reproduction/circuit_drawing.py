@@ -194,12 +194,14 @@ def _curve(via: str, sender: Box, reader: Box) -> np.ndarray:
         leave = enter = _around(rise) / 0.75  # a Bézier curve goes three quarters of the way to such controls
     controls = (start, start + leave * leaves, end - enter * enters, end)
     weights = ((1 - ALONG) ** 3, 3 * ALONG * (1 - ALONG) ** 2, 3 * ALONG**2 * (1 - ALONG), ALONG**3)
-    return sum(weight * control for weight, control in zip(weights, controls, strict=True))
+    curve: np.ndarray = sum(weight * control for weight, control in zip(weights, controls, strict=True))
+    return curve
 
 
 def _line_width(share: float) -> float:
     """The width of a line for a share of the strongest effect: by its root, since effects differ a thousandfold."""
-    return max(THINNEST, WIDEST * share**0.5)
+    root: float = share**0.5
+    return max(THINNEST, WIDEST * root)
 
 
 def _add_link(figure: go.Figure, link: Link, effect: float, strongest: float, curve: np.ndarray, unit: str) -> None:

@@ -12,11 +12,12 @@ import html
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count, cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -79,7 +80,7 @@ relative_logit: Colours = partial(diverging, title="logit minus year 00's logit"
 change: Colours = partial(diverging, title="change in probability difference (percentage points)")
 
 
-def titled(what: str, record: Mapping[str, object]) -> str:
+def titled(what: str, record: Mapping[str, Any]) -> str:
     """A figure's title: what it shows and, from the artifacts' record, the model that was run and how."""
     name = html.escape(record["model"]["name"])
     model = name if record["model"]["is_gpt2_small"] else f"{name} (not GPT-2 small)"
@@ -144,9 +145,9 @@ def facets(
     slant = {"tickangle": -45 if max(map(len, x.ticks.values())) > 3 else 0}
     figure = _panels(list(panels), columns, size, gap=30 if one_range else MARGIN["r"])
     for index, array in enumerate(arrays):
-        scale = 0 if one_range else index
+        bar = 0 if one_range else index
         at = {"row": index // columns + 1, "col": index % columns + 1}
-        figure.add_trace(_cells(array, x, y, scales[scale].title, _numbered("coloraxis", scale)), **at)
+        figure.add_trace(_cells(array, x, y, scales[bar].title, _numbered("coloraxis", bar)), **at)
         figure.update_xaxes(x.layout() | slant | _outer(x, index + columns >= len(arrays)), **at)
         figure.update_yaxes(y.layout() | _outer(y, index % columns == 0) | {"autorange": "reversed"}, **at)
     for index, (values, scale) in enumerate(zip(ranges, scales, strict=True)):
@@ -208,8 +209,8 @@ def scatter(
     With `of`, the dots of a group are the values of an axis: coloured by them, and labelled where there is room.
     `y` is a title, for panels with ranges of their own, or an axis of rows that all panels share, as they then do x.
     """
-    columns, rows_shared = min(2, len(panels)), isinstance(y, Axis)
-    figure = _panels(list(panels), columns, size, gap=30 if rows_shared else 60, labelled=True)
+    columns, rows = min(2, len(panels)), y if isinstance(y, Axis) else None
+    figure = _panels(list(panels), columns, size, gap=30 if rows else 60, labelled=True)
     for index, groups in enumerate(panels.values()):
         at = {"row": index // columns + 1, "col": index % columns + 1}
         for group, (name, values) in enumerate(groups.items()):
@@ -219,12 +220,12 @@ def scatter(
             figure.add_scatter(x=dots[:, 0], y=dots[:, 1], **look, **at)
         outer = index % columns == 0
         figure.update_xaxes(title_text=x_title if index + columns >= len(panels) else "", **at)
-        figure.update_yaxes(y.layout() | _outer(y, outer) if rows_shared else {"title_text": y if outer else ""}, **at)
-    if rows_shared:
-        figure.update_yaxes(range=[len(y.values) - 0.5, -0.5]).update_xaxes(matches="x")
+        figure.update_yaxes(rows.layout() | _outer(rows, outer) if rows else {"title_text": y if outer else ""}, **at)
+    if rows:
+        figure.update_yaxes(range=[len(rows.values) - 0.5, -0.5]).update_xaxes(matches="x")
     if of is not None:
         scale = ColourScale(of.title, SHADES, of.values[0], of.values[-1])
-        _add_colour_bar(figure, 0, scale, dict(of.ticks), _area(figure, None))
+        _add_colour_bar(figure, 0, scale, of.ticks, _area(figure, None))
     return dressed(figure, title, subtitle)
 
 
@@ -273,11 +274,12 @@ def render(figure: go.Figure, kind: str) -> bytes:
         # plotly 6 says of every figure that kaleido 0 is deprecated; 1 would need a browser on the machine.
         warnings.simplefilter("ignore", DeprecationWarning)
         if kind != "pdf":
-            return figure.to_image(format=kind, scale=PNG_SCALE)
+            png: bytes = figure.to_image(format=kind, scale=PNG_SCALE)
+            return png
         # At many sizes kaleido rounds the page too small and an empty one follows; at multiples of 4 pixels, at few.
         width, height = (math.ceil(side / 4) * 4 for side in (figure.layout.width, figure.layout.height))
         for more in range(0, 40, 4):
-            pdf = figure.to_image(format=kind, width=width, height=height + more)
+            pdf: bytes = figure.to_image(format=kind, width=width, height=height + more)
             if n_pages(pdf) == 1:
                 break
         return pdf
@@ -400,12 +402,16 @@ def _bar_labels(scale: ColourScale, exceeded: bool) -> dict[float, str]:
 
 
 def _add_colour_bar(
-    figure: go.Figure, index: int, scale: ColourScale, labels: dict[float, str], area: tuple[float, float, float]
+    figure: go.Figure,
+    index: int,
+    scale: ColourScale,
+    labels: Mapping[float, str] | Mapping[int, str],
+    area: tuple[float, float, float],
 ) -> None:
     """Give the `index`-th coloraxis its colours, and a bar to the right of `area`, as high as that."""
     right, bottom, top = area
     place = {"x": right, "xpad": BAR_GAP, "y": (bottom + top) / 2, "ypad": 0, "len": top - bottom}
-    bar = {"thickness": BAR_WIDTH, "outlinewidth": 0, "ticklen": 4}
+    bar: dict[str, object] = {"thickness": BAR_WIDTH, "outlinewidth": 0, "ticklen": 4}
     bar |= {"tickvals": list(labels), "ticktext": list(labels.values())}
     ends = {"colorscale": list(scale.colours), "cmin": scale.low, "cmax": scale.high}
     figure.layout[_numbered("coloraxis", index)] = ends | {"colorbar": bar | place}
@@ -448,7 +454,8 @@ def _bars(percent: torch.Tensor, also: list[float]) -> tuple[Axis, torch.Tensor]
 
 def _round_step(span: float, most: int) -> int:
     """The least of 1, 2, 5, 10, 20, … that goes into `span` at most `most` times."""
-    return next(step for power in count() for step in (10**power, 2 * 10**power, 5 * 10**power) if step * most >= span)
+    powers: Iterator[int] = (10**power for power in count())
+    return next(step for power in powers for step in (power, 2 * power, 5 * power) if step * most >= span)
 
 
 def _in_percent(number: float) -> str:

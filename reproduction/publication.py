@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -150,11 +151,11 @@ def invocation(script: str, arguments: Sequence[str] = ()) -> str:
     return shlex.join(["python", *words, *arguments])
 
 
-def read_record(path: Path) -> dict[str, object]:
+def read_record(path: Path) -> dict[str, Any]:
     """A record. Raises `UserError` if it is damaged, no record, or of another version."""
     again = f"run {invocation(script_of(path.stem))} again"
     try:
-        record = json.loads(path.read_bytes())
+        record: dict[str, Any] = json.loads(path.read_bytes())
         version, _ = record["record_version"], {**record["artifacts"]}
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); {again}") from error

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ from reproduction.provenance import made_by
 from reproduction.publication import Publication, invocation, open_publication, read_record, record_path, sha256
 from reproduction.settings import Settings, model_folder
 
-Number = float | str | list | dict | Estimate
+Number = float | str | list[Any] | dict[str, Any] | Estimate
 
 
 @dataclass(frozen=True)
@@ -94,20 +95,21 @@ class Artifacts:
     """The published artifacts of one script, checked as they are read."""
 
     folder: Path
-    record: Mapping[str, object]
+    record: Mapping[str, Any]
 
     @property
     def script(self) -> str:
         """The script that made them."""
-        return self.record["script"]
+        script: str = self.record["script"]
+        return script
 
     @property
     def model_folder(self) -> str | None:
         """The name that folders of the model have that made them; None for GPT-2 small, which needs none."""
         return model_folder(self.record["settings"]["model"])
 
-    def load(self, name: str) -> torch.Tensor | dict[str, object]:
-        """An artifact by its file name. Raises `UserError` if it is missing, damaged or of another run."""
+    def load(self, name: str) -> Any:
+        """An artifact, tensor or dict, by file name. Raises `UserError` if it is missing, damaged or of another run."""
         path = self.folder / name
         expected = self.record["artifacts"].get(name)
         if expected is None or not path.is_file():
@@ -123,7 +125,7 @@ class Artifacts:
                 f"{path} cannot be read ({first_line(error)}); run {invocation(self.script)} again"
             ) from error
 
-    def load_all(self) -> dict[str, torch.Tensor | dict[str, object]]:
+    def load_all(self) -> dict[str, Any]:
         """All artifacts by file name. Raises `UserError` like `load`."""
         return {name: self.load(name) for name in self.record["artifacts"]}
 

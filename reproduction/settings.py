@@ -82,7 +82,7 @@ class PlotSettings:
         return self.out or _for_model(ROOT / "paper-plots", model)
 
 
-AnySettings = TypeVar("AnySettings", Settings, PlotSettings)
+AnySettings = TypeVar("AnySettings", bound=Settings | PlotSettings)
 
 
 def read_settings(

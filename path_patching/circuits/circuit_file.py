@@ -7,9 +7,10 @@ it can be edited, and given to `--circuit`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
+from typing import TypedDict
 
 from path_patching.circuits.circuit import EMBEDS, LOGITS, Circuit
 from path_patching.circuits.links import Link
@@ -17,6 +18,15 @@ from path_patching.errors import UserError, first_line
 from path_patching.paths import Via
 
 BESIDE_A_CIRCUIT = ("links", "search")  # what a run's circuit.json holds beside the circuit
+
+
+class LinkRecord(TypedDict):
+    """A link of a circuit and its effect, as a run's circuit.json has them."""
+
+    reader: str
+    via: Via
+    sender: str
+    effect: float
 
 
 def as_json(circuit: Circuit) -> dict[str, object]:
@@ -42,12 +52,15 @@ def from_json(described: object) -> Circuit:
     return Circuit(given["name"], **{name: tuple(value) for name, value in lists.items()})
 
 
-def links_as_json(effects: Mapping[Link, float]) -> list[dict[str, object]]:
+def links_as_json(effects: Mapping[Link, float]) -> list[LinkRecord]:
     """The links of a circuit with their effects, as plain values."""
-    return [asdict(link) | {"effect": effect} for link, effect in effects.items()]
+    return [
+        LinkRecord(reader=link.reader, via=link.via, sender=link.sender, effect=effect)
+        for link, effect in effects.items()
+    ]
 
 
-def links_from_json(described: list[dict[str, object]]) -> dict[Link, float]:
+def links_from_json(described: Sequence[LinkRecord]) -> dict[Link, float]:
     """What `links_as_json` gave."""
     return {Link(each["reader"], each["via"], each["sender"]): each["effect"] for each in described}
 

@@ -72,6 +72,7 @@ def link_effects(engine: Engine, circuit: Circuit, metric: Metric, yy: int, end:
     effects: dict[Link, float] = {}
     for (reader, via), group in progress(read, "links of the circuit"):
         receivers = down_to(paths, located(reader, yy, end))
+        assert receivers is not None, "a link's reader is on a path of its circuit"
         if group[0].sender == EVERYTHING:  # then it is the input's only link
             whole = receivers.extend([Node.residual(position) for position in range(end + 1)], via)
             effects[group[0]] = changes(engine, whole, metric).mean().item()

@@ -106,8 +106,10 @@ class Search:
         sizes = self.engine.model.architecture
         every = [each for layer in range(sizes.n_layers) for each in layer_nodes(layer, sizes.n_heads, position)]
         read = [each for each in every if receivers.reachable(each, via)]
-        table = self.sweeps(receivers, position, via) if read else None  # (L, H + 1), the MLP last
-        effects = {each.name: _entry(table, each) for each in read}
+        effects: dict[str, float] = {}
+        if read:
+            table = self.sweeps(receivers, position, via)  # (L, H + 1), the MLP last
+            effects = {each.name: _entry(table, each) for each in read}
         embeds = Node.embeds(position)
         if position == self.yy and receivers.reachable(embeds, via):
             effects[EMBEDS] = self.effect(receivers.extend([embeds], via))
@@ -202,7 +204,9 @@ def _found_at_end(search: Search) -> Found | None:
 def _followed(search: Search, late: Found) -> Found:
     """The circuit found at END, with those inputs of its heads that matter followed to YY and below."""
     inputs = _inputs(search, late.circuit)
-    circuit, below = _below_heads(search, late.circuit, search.kept(inputs) or list(inputs.effects)[:1])
+    kept = search.kept(inputs) or list(inputs.effects)[:1]
+    ways = [way for name in kept for way in INPUTS["head"] if way == name]
+    circuit, below = _below_heads(search, late.circuit, ways)
     strengths = search.sweeps(heads_readers(circuit, search.end), search.end)
     studied = sorted(circuit.heads, key=lambda head: -abs(_entry(strengths, Node.named(head, search.end))))[:STUDIED]
     recovered = search.recovered(full_circuit(circuit, search.yy, search.end))
@@ -213,7 +217,7 @@ def _followed(search: Search, late: Found) -> Found:
 def _sweep_end(search: Search) -> dict[str, Question]:
     """What the logits read at END; then, from the last layer down, what each MLP reads that is kept on the way."""
     swept: dict[str, Question] = {}
-    waiting = (LOGITS,)
+    waiting: tuple[str, ...] = (LOGITS,)
     while waiting:
         reader = waiting[-1]
         swept[reader] = search.sweep(f"nodes at END → {reader}", _into(reader, swept, search.end), search.end)
@@ -246,8 +250,10 @@ def _late_half(search: Search, kept: tuple[str, ...], swept: Mapping[str, Questi
         effects[reader] = max([*together, *(step.effects[head.name] for head in upstream)], key=abs, default=0.0)
     fed = ranked("the kept heads → each of their readers", effects)
     mlps = tuple(name for name in kept if not _is_head(name))
-    inputs = {"followed": (), "whole": ("q", "k", "v")}
-    late = Circuit(NAME, mlps, heads, in_order(search.kept(fed)), first_below=(), further_below=(), **inputs)
+    fed_by_heads = in_order(search.kept(fed))
+    late = Circuit(
+        NAME, mlps, heads, fed_by_heads, first_below=(), further_below=(), followed=(), whole=("q", "k", "v")
+    )
     linked = {each.name for each in late_half(late, search.end).nodes()}
     return replace(late, mlps=tuple(mlp for mlp in mlps if mlp in linked)), fed
 
@@ -255,7 +261,7 @@ def _late_half(search: Search, kept: tuple[str, ...], swept: Mapping[str, Questi
 def _inputs(search: Search, late: Circuit) -> Question:
     """How much depends on each input of the heads, at all positions that it reads."""
     heads, everything = late_half(late, search.end), [Node.residual(position) for position in range(search.end + 1)]
-    effects = {way: search.effect(heads.extend(everything, way)) for way in INPUTS["head"]}
+    effects: dict[str, float] = {way: search.effect(heads.extend(everything, way)) for way in INPUTS["head"]}
     return ranked("everything → each input of the heads", effects)
 
 

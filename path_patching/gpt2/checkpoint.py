@@ -123,16 +123,13 @@ def _architecture(config: Mapping[str, object], path: Path) -> Architecture:
         if config.get(field, value) != value:
             raise UserError(f"{path}: {field} {config[field]!r} is not supported, only {value!r} is")
     activation = config.get("activation_function", "gelu_new")
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise UserError(
             f"{path}: activation_function {activation!r} is not supported, only {', '.join(ACTIVATIONS)} are"
         )
-    sizes = {field: config.get(field, default) for field, default in SIZES.items()}
+    sizes = {field: _size(field, config.get(field, default), path) for field, default in SIZES.items()}
     if config.get("n_inner") is not None:
-        sizes["n_inner"] = config["n_inner"]
-    for field, size in sizes.items():
-        if type(size) is not int or size < 1:
-            raise UserError(f"{path}: {field} {size!r} is not a positive whole number")
+        sizes["n_inner"] = _size("n_inner", config["n_inner"], path)
     if sizes["n_embd"] % sizes["n_head"]:
         raise UserError(f"{path}: n_embd {sizes['n_embd']} is not divisible by n_head {sizes['n_head']}")
     return Architecture(
@@ -145,6 +142,12 @@ def _architecture(config: Mapping[str, object], path: Path) -> Architecture:
         vocab_size=sizes["vocab_size"],
         activation=ACTIVATIONS[activation],
     )
+
+
+def _size(field: str, size: object, path: Path) -> int:
+    if type(size) is not int or size < 1:
+        raise UserError(f"{path}: {field} {size!r} is not a positive whole number")
+    return size
 
 
 def _state_dict(files: list[Path]) -> dict[str, torch.Tensor]:

@@ -34,8 +34,8 @@ def _cached_checkpoint() -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     for repository in NAMES_IN_THE_CACHE:
-        found = [try_to_load_from_cache(repository, file) for file in FILES]
-        if all(isinstance(path, str) for path in found):
+        found = [path for file in FILES if isinstance(path := try_to_load_from_cache(repository, file), str)]
+        if len(found) == len(FILES):
             return Path(found[0]).parent
     return None
 

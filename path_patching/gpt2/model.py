@@ -112,13 +112,15 @@ def to_transformers(model: Model) -> GPT2LMHeadModel:
     with torch.device("meta"):
         hf_model = GPT2LMHeadModel(config)
     hf_model.load_state_dict(_state_dict(model), strict=True, assign=True)
-    return hf_model.eval()
+    hf_model.eval()
+    return hf_model
 
 
 def end_logits(hf_model: GPT2LMHeadModel, tokens: torch.Tensor) -> torch.Tensor:
     """Logits (N, V) float32 at the last position of tokens (N, T)."""
     with torch.inference_mode():
-        return hf_model(tokens, logits_to_keep=1).logits[:, -1]
+        logits: torch.Tensor = hf_model(tokens, logits_to_keep=1).logits
+        return logits[:, -1]
 
 
 def _state_dict(model: Model) -> dict[str, torch.Tensor]:

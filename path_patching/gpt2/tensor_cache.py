@@ -128,14 +128,16 @@ def _convert_gpt2(published: Description, problem: CacheError) -> None:
 def _load_folder(folder: Path, name: str, path: Path) -> Model:
     """The model of a checkpoint folder; one that was converted before is no longer needed, but must not differ."""
     description = _read_description(path)
-    gone = description is not None and not folder.exists()
-    source = description.source if gone else _source_of(folder)
+    if description is not None and not folder.exists():
+        try:
+            return read_model(name, description)
+        except CacheError as problem:
+            raise UserError(f"{problem}, and {folder}, which it was converted from, is gone") from problem
+    source = _source_of(folder)
     if description is not None and description.source == source:
         try:
             return read_model(name, description)
         except CacheError as problem:
-            if gone:
-                raise UserError(f"{problem}, and {folder}, which it was converted from, is gone") from problem
             print(f"{problem}; converting {folder} again", file=sys.stderr)
     description = _converted(folder, name, source)
     _write_description(path, description)
@@ -201,7 +203,7 @@ def hash_tensor(tensor: torch.Tensor) -> str:
     digest.update(SHAPE_MARK + b"".join(size.to_bytes(8, "big", signed=True) for size in tensor.shape))
     digest.update(TYPE_MARK + str(tensor.dtype).removeprefix("torch.").ljust(7, "-").encode() + b"cpu")
     digest.update(BYTES_MARK)
-    digest.update(tensor.detach().contiguous().numpy().reshape(-1).view("uint8"))
+    digest.update(tensor.detach().contiguous().numpy().reshape(-1).view("uint8").data)
     return digest.hexdigest()
 
 

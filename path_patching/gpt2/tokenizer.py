@@ -10,7 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from transformers import GPT2TokenizerFast
+from transformers import GPT2Tokenizer
 
 from path_patching.errors import UserError
 from path_patching.files import ROOT
@@ -24,7 +24,7 @@ SHA256 = {
 }
 
 
-def load_tokenizer(folder: Path = TOKENIZER_FOLDER) -> GPT2TokenizerFast:
+def load_tokenizer(folder: Path = TOKENIZER_FOLDER) -> GPT2Tokenizer:
     """GPT-2's byte-level BPE (50,257 tokens) from the repository's own files; no network, any working directory.
 
     Raises UserError if a file is missing or is not OpenAI's.
@@ -33,7 +33,7 @@ def load_tokenizer(folder: Path = TOKENIZER_FOLDER) -> GPT2TokenizerFast:
     lines = _verified(folder / "merges.txt").decode("utf-8").splitlines()
     merges = [tuple(line.split()) for line in lines[1:] if line]  # the first line is a version comment
     # transformers 5 ignores `vocab_file=` and `merges_file=` silently and makes an empty tokenizer of them.
-    return GPT2TokenizerFast(vocab=vocab, merges=merges)
+    return GPT2Tokenizer(vocab=vocab, merges=merges)  # type: ignore[arg-type]  # pairs are right, its hint is not
 
 
 def _verified(path: Path) -> bytes:

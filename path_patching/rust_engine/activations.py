@@ -27,7 +27,9 @@ def evaluate(circuits: Sequence[rc.Circuit], bound: Mapping[str, torch.Tensor]) 
     """Evaluate circuits with their symbols bound, by name, to tensors that may have batch axes in front."""
     arrays = {name: rc.Array(value.contiguous(), name) for name, value in bound.items()}
     expander = rc.Expander(*((name, lambda symbol: arrays[symbol.name]) for name in arrays))
-    evaluated = rc.optimize_and_evaluate_many([expander(circuit) for circuit in circuits], AS_IT_COMES)
+    evaluated: list[torch.Tensor] = rc.optimize_and_evaluate_many(
+        [expander(circuit) for circuit in circuits], AS_IT_COMES
+    )
     rc.clear_module_circuit_caches()  # they would keep every tensor that was ever bound
     return evaluated
 

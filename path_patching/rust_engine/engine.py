@@ -86,7 +86,7 @@ class PathCircuitBuilder:
             arriving = branches if self._open_ends else _not_absorbed(branches)
             changes = [self._change(paths.node, branch.paths, branches) for branch in arriving]
             matcher = input_matcher(paths.node, via, position)
-            circuit = circuit.update(matcher, lambda read, changes=changes: rc.Add(read, *changes))
+            circuit = circuit.update(matcher, _added(changes))
         return circuit
 
     def _change(self, reader: Node, paths: PathSet, beside: list[Branch]) -> rc.Circuit:
@@ -109,7 +109,11 @@ class PathCircuitBuilder:
         return self._leaves[leaf]
 
 
-class RustCircuitEngine(Engine):
+def _added(changes: list[rc.Circuit]) -> Callable[[rc.Circuit], rc.Circuit]:
+    return lambda read: rc.Add(read, *changes)
+
+
+class RustCircuitEngine(Engine[Activations]):
     """Path patching with rust_circuit."""
 
     name = "rust_circuit"

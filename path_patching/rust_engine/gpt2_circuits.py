@@ -17,7 +17,7 @@ import torch
 from rust_circuit.module_library import get_pointwise_mlp, layernorm
 
 from path_patching.gpt2.model import Model
-from path_patching.paths import Node, Via
+from path_patching.paths import INPUTS, Node, Via
 
 MASKED = -1e4
 
@@ -115,7 +115,8 @@ class Gpt2Circuit:
 
     def head_directions(self, head: Node) -> torch.Tensor:
         """The directions along which a head writes, (d_head, D)."""
-        return self._weights[f"a{head.layer}.w.o_arr"].value[head.index].T
+        weights: torch.Tensor = self._weights[f"a{head.layer}.w.o_arr"].value
+        return weights[head.index].T
 
     def _projection(self, node: Node, via: Via, position: int) -> rc.Circuit:
         stream = f"a{node.layer}.in"
@@ -160,7 +161,7 @@ class Gpt2Circuit:
         name = f"a{layer}"
         read = self._stream(f"{name}.in", n_positions)
         normed = self._layer_norm(read, name, f"{name}.normed")
-        q, k, v = (self._all_heads(normed, name, via, n_positions) for via in "qkv")
+        q, k, v = (self._all_heads(normed, name, via, n_positions) for via in INPUTS["head"])
         raw_scores = einsum("hqc,hkc,->hqk", q, k, self._score_scale(), name=f"{name}.raw_scores")
         later = torch.ones(n_positions, n_positions, device=self.device).triu(1) * MASKED
         scores = rc.Add(raw_scores, rc.Array(later, "causal_mask"), name=f"{name}.scores")

@@ -22,7 +22,7 @@ from path_patching.torch_engine.forward import Activations, Transformer
 from path_patching.torch_engine.patching import Patching
 
 
-class TorchEngine(Engine):
+class TorchEngine(Engine[Activations]):
     """Evaluates path sets with PyTorch alone, on a CPU or a GPU."""
 
     name = "torch"

@@ -57,7 +57,8 @@ class Transformer:
     def attention_pattern(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """Causal attention of T queries to T keys: (..., T, d_head) each to (..., T, T)."""
         ahead = torch.ones(queries.shape[-2], keys.shape[-2], dtype=torch.bool, device=queries.device).triu(1)
-        scores = queries @ keys.mT / self.architecture.d_head**0.5
+        root: float = self.architecture.d_head**0.5
+        scores = queries @ keys.mT / root
         return scores.masked_fill(ahead, -torch.inf).softmax(-1)
 
     def z(self, layer: int, x: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
@@ -139,5 +140,6 @@ class Activations:
     def pattern(self, layer: int, head: int, data: Data) -> torch.Tensor:
         """Attention of a head, (N, queries, keys)."""
         streams = self.stream(Node.head(layer, head, 0), slice(None), data)
-        queries, keys = (self.transformer.head_input(layer, head, via, streams) for via in "qk")
+        queries = self.transformer.head_input(layer, head, "q", streams)
+        keys = self.transformer.head_input(layer, head, "k", streams)
         return self.transformer.attention_pattern(queries, keys)

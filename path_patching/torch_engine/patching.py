@@ -98,7 +98,8 @@ class Patching:
             column = (query * key).sum(-1)
             scores = scores.expand(*column.shape, -1).clone()
             scores[..., at] = column
-        return scores / query.shape[-1] ** 0.5
+        root: float = query.shape[-1] ** 0.5
+        return scores / root
 
     def _patched_stream(self, paths: PathSet) -> torch.Tensor:
         """The residual stream that an MLP or the logits read."""
@@ -122,11 +123,11 @@ class Patching:
         for node in (paths.node for paths in senders if paths.node.kind == "neuron"):
             neurons[node.layer] += (node.index,)
         mlp_layers = {paths.node.layer for paths in senders if paths.node.kind == "mlp"}
-        total = 0.0
+        written = []
         for paths in senders:
             node = paths.node
             if node.kind == "mlp":
-                total = total + self._written(paths, neurons[node.layer])
+                written.append(self._written(paths, neurons[node.layer]))
             elif node.kind != "neuron" or node.layer not in mlp_layers:  # else it is patched within its MLP
-                total = total + self._written(paths)
-        return total
+                written.append(self._written(paths))
+        return sum(written[1:], start=written[0])
