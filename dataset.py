@@ -15,13 +15,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from transformers import GPT2TokenizerFast
 
 from path_patching.errors import UserError, first_line
 from path_patching.gpt2.tokenizer import CACHE, EOS
+
+if TYPE_CHECKING:
+    from transformers import GPT2TokenizerFast
 
 YEAR_TOKEN_IDS_FILE = CACHE / "logit_indices.pt"
 

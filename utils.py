@@ -11,10 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GPT2LMHeadModel
 
 from dataset import COLLATED_YY, FIRST_YY, LAST_YY, NOUNS_FILE, ValidYears, YearDataset, get_valid_years, year_indices
 from path_patching.bootstrap import Estimate, mean
@@ -35,6 +34,9 @@ from reproduction.paper import PAPER
 from reproduction.publication import record_path
 from reproduction.run import Artifacts, Run, read_artifacts, start_run
 from reproduction.settings import Settings
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
 
 
 def prob_diff(year_probs: torch.Tensor, years_yy: torch.Tensor, valid: ValidYears = "greater") -> torch.Tensor:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
 
 Activation = Literal["gelu_new", "gelu"]
 
@@ -95,6 +97,8 @@ def random_model(architecture: Architecture, std: float = 0.2, seed: int = 0) ->
 
 def to_transformers(model: Model) -> GPT2LMHeadModel:
     """A `GPT2LMHeadModel` in evaluation mode with the model's tensors, activation and sizes, float32 on the CPU."""
+    from transformers import GPT2Config, GPT2LMHeadModel  # here, since they take longer to import than all of PyTorch
+
     architecture = model.architecture
     config = GPT2Config(
         n_layer=architecture.n_layers,
