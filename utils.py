@@ -4,6 +4,14 @@ The metrics are the paper's measures of greater-than behaviour (section 3.1), of
 
 Probabilities are of the softmax over the whole vocabulary at END, as fractions of one. Everything is computed in the
 dtype given; give float64, since a float32 softmax over 50,257 entries is not accurate enough for path patching.
+
+    >>> experiment = start_experiment(model="standin", n=97, engine="torch")  # nothing is written
+    torch engine on ..., stand-in, 97 sentences
+    >>> path = PathSet.parse("m11 → logits", end=experiment.END)
+    >>> print(experiment.effect(path))  # change of the mean probability difference, with its interval
+    -0... [-0..., -0...]
+    >>> collate(experiment.engine.clean(), experiment.dataset.years_YY).shape  # the paper's heatmap: 02 … 98, 00 … 99
+    torch.Size([97, 100])
 """
 
 from __future__ import annotations

@@ -2,6 +2,13 @@
 
 Tensor names and layouts are those of the circuit published with the paper (`cache/gpt2_tensors.json` holds their
 hashes), so that one table serves the tensor cache, the circuit and both engines.
+
+    >>> sizes = Architecture(n_layers=2, n_heads=3, d_model=12, d_head=4, d_mlp=48, n_positions=16, vocab_size=200)
+    >>> tiny = random_model(sizes)  # `load_model` gives real ones
+    >>> tiny.tensors["a1.w.q_arr"].shape  # heads, d_head, d_model
+    torch.Size([3, 4, 12])
+    >>> end_logits(to_transformers(tiny), torch.tensor([[5, 6, 7]])).shape  # as `transformers` computes them, (N, V)
+    torch.Size([1, 200])
 """
 
 from __future__ import annotations

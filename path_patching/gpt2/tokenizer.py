@@ -2,6 +2,9 @@
 
 `cache/tokenizer/` holds OpenAI's own `encoder.json` and `vocab.bpe` byte for byte, under the names that Hugging Face
 gives them (origin and licence: `cache/README.md`).
+
+    >>> load_tokenizer().tokenize(" 1732")  # Ġ is a space
+    ['Ġ17', '32']
 """
 
 from __future__ import annotations
