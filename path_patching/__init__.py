@@ -33,11 +33,10 @@ From a model and twin sentences to an effect, with its 95 % interval:
     torch engine on cpu, stand-in, 3 sentences
     >>> print(effect(engine, PathSet.parse("m11 → logits", end=END), metric))
     -0... [-0..., -0...]
-    >>> circuit = find_circuit(engine, metric, YY, END, threshold=0.05).circuit
-    threshold 0.05 of clean: ... heads and ... MLPs at END, which recover ... of clean...
 
-The usage blocks of the modules go on from these names. All names below can be imported from here; what is more special
-stays in its module: `edits` and `subspaces` (activations changed, PCA, LEACE), `circuits.circuit_file`, `gpt2.model`.
+`find_circuit(engine, metric, YY, END).circuit` would then be the model's `circuit`. The usage blocks of the modules go
+on from these names, with other models and more sentences. All names below can be imported from here. What is needed
+less often stays in its module: `edits` and `subspaces` (activations changed, PCA, LEACE), `circuits.circuit_file`, …
 """
 
 from path_patching.bootstrap import Estimate, mean, share
