@@ -16,7 +16,7 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadfile
 
-$(VENV)/.installed: requirements.txt
+$(VENV)/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "Python 3.10 or later is needed; name one with make PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import platform, sys; sys.exit(not (sys.version_info < (3, 12) and sys.platform == "linux" and platform.machine() == "x86_64"))' \

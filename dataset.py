@@ -5,6 +5,14 @@
 A corrupted sentence is the same with YY replaced by 01. The published code takes the years of century 10 as well, where
 GPT-2 reads " 1001" as [" 100", "1"]: its twins differ at XX1 too and carry no "01". Here such years are left out, and
 every data set is checked to differ at YY alone, unless `as_published` asks for the release's choice.
+
+    >>> dataset = YearDataset(get_valid_years(tokenizer), 97, NOUNS_FILE, tokenizer)
+    >>> dataset.good_sentences[0], dataset.bad_sentences[0]
+    ('<|endoftext|> The ... lasted from the year ...02 to the year ...', '<|endoftext|> The ...01 to the year ...')
+    >>> dataset.good_prompt[dataset.yy], dataset.end  # END is the last position
+    ('YY', 12)
+    >>> build(TASKS[5], tokenizer).good_sentences[0]  # the ten prompts of section 5
+    '<|endoftext|> 1702 is smaller than 17'
 """
 
 from __future__ import annotations
@@ -15,13 +23,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from transformers import GPT2Tokenizer
 
 from path_patching.errors import UserError, first_line
 from path_patching.gpt2.tokenizer import CACHE, EOS
+
+if TYPE_CHECKING:
+    from transformers import GPT2Tokenizer
 
 YEAR_TOKEN_IDS_FILE = CACHE / "logit_indices.pt"
 

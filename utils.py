@@ -4,6 +4,14 @@ The metrics are the paper's measures of greater-than behaviour (section 3.1), of
 
 Probabilities are of the softmax over the whole vocabulary at END, as fractions of one. Everything is computed in the
 dtype given; give float64, since a float32 softmax over 50,257 entries is not accurate enough for path patching.
+
+    >>> experiment = start_experiment(model="standin", n=97, engine="torch")  # nothing is written
+    torch engine on ..., stand-in, 97 sentences
+    >>> path = PathSet.parse("m11 → logits", end=experiment.END)
+    >>> print(experiment.effect(path))  # change of the mean probability difference, with its interval
+    -0... [-0..., -0...]
+    >>> collate(experiment.engine.clean(), experiment.dataset.years_YY).shape  # the paper's heatmap: 02 … 98, 00 … 99
+    torch.Size([97, 100])
 """
 
 from __future__ import annotations
@@ -11,10 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GPT2LMHeadModel
 
 from dataset import COLLATED_YY, FIRST_YY, LAST_YY, NOUNS_FILE, ValidYears, YearDataset, get_valid_years, year_indices
 from path_patching.bootstrap import Estimate, mean
@@ -35,6 +42,9 @@ from reproduction.paper import PAPER
 from reproduction.publication import record_path
 from reproduction.run import Artifacts, Run, read_artifacts, start_run
 from reproduction.settings import Settings
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
 
 
 def prob_diff(year_probs: torch.Tensor, years_yy: torch.Tensor, valid: ValidYears = "greater") -> torch.Tensor:

@@ -14,8 +14,6 @@ from pathlib import Path
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from path_patching.errors import exit_on_user_error
 from path_patching.gpt2.tokenizer import EOS, load_tokenizer
 from path_patching.progress import progress

@@ -7,24 +7,23 @@ Without --model, a small model that can do it is trained first, in a minute.
 # %% Which model? In an interactive window, change the settings here.
 import itertools
 import random
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from examples.colour_model import COLOURS, THINGS, sentence, train
-from path_patching.circuits.circuit import full_circuit, late_half
+from colour_model import COLOURS, THINGS, sentence, train
+from path_patching import (
+    Sentences,
+    find_circuit,
+    full_circuit,
+    late_half,
+    link_effects,
+    load_model,
+    load_tokenizer,
+    make_engine,
+)
 from path_patching.circuits.circuit_file import table
-from path_patching.circuits.links import link_effects
-from path_patching.circuits.search import find_circuit
-from path_patching.engine import Sentences
 from path_patching.files import ROOT, written_whole
-from path_patching.gpt2.tensor_cache import load_model
-from path_patching.gpt2.tokenizer import load_tokenizer
-from path_patching.make_engine import make_engine
 from reproduction.circuit_drawing import Measure, circuit_figure
 from reproduction.settings import Settings, read_settings
 

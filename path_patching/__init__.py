@@ -1,1 +1,98 @@
-"""Path patching: path sets as values, and the engines that evaluate them."""
+"""Path patching on GPT-2: which paths of the model compute its answer (section 3 of the paper).
+
+A model answers *clean* sentences, such as “The war lasted from the year 1732 to the year 17”, and their *corrupted*
+twins, which have 01 in the place of 32. Path patching runs the model on clean sentences, but lets some paths carry what
+they carry on the corrupted ones. If a metric of the answers changes, those paths matter:
+
+    effect(P) = mean_n( metric(answers with P on corrupted data)_n − metric(clean answers)_n )
+
+The words, as all modules use them:
+
+- A *node* is a part of the model at one position: a head `a9.h1@12`, an MLP `m10@12`, one of its neurons `m10.n5@12`,
+  the embeddings `embeds@8`, the logits `logits@12`.
+- A *path* leads from a node up to the logits: `m3@8 →v a9.h1@12 → m10@12 → logits@12`. `→v` says that the head above
+  reads it as values. A *path set* is a set of paths.
+- *END* is the last position, where the answer is predicted. *YY* is the position at which twins differ, here the year.
+- The *answers* are the tokens whose probabilities are wanted, here the 100 years. A *metric* makes one number of them
+  for each sentence, high where the model does its task.
+- A *circuit* is the part of the model that achieves the metric. Its *late half* is what happens at END.
+
+From a model and twin sentences to an effect, with its 95 % interval:
+
+    >>> model, tokenizer = load_model("standin"), load_tokenizer()  # or "gpt2", or the folder of a checkpoint
+    >>> text = "<|endoftext|> The war lasted from the year 17{} to the year 17"
+    >>> clean = torch.tensor([tokenizer(text.format(yy)).input_ids for yy in (32, 45, 60)])
+    >>> corrupted = torch.tensor([tokenizer(text.format("01")).input_ids] * 3)
+    >>> years = torch.tensor([tokenizer.convert_tokens_to_ids(f"{yy:02d}") for yy in range(100)])
+    >>> sentences = Sentences(clean, corrupted, answers=years)
+    >>> END, YY = 12, 8
+    >>> def metric(probs):  # the probability difference: of the years after YY, minus of the others
+    ...     later = torch.arange(100) > torch.tensor([[32], [45], [60]])
+    ...     return torch.where(later, probs, -probs).sum(1)
+    >>> engine = make_engine("torch", "cpu", model, sentences)
+    torch engine on cpu, stand-in, 3 sentences
+    >>> print(effect(engine, PathSet.parse("m11 → logits", end=END), metric))
+    -0... [-0..., -0...]
+
+`find_circuit(engine, metric, YY, END).circuit` would then be the model's `circuit`. The usage blocks of the modules go
+on from these names, with other models and more sentences. All names below can be imported from here. What is needed
+less often stays in its module: `edits` and `subspaces` (activations changed, PCA, LEACE), `circuits.circuit_file`, …
+"""
+
+from path_patching.bootstrap import Estimate, mean, share
+from path_patching.circuits.circuit import Circuit, full_circuit, late_half
+from path_patching.circuits.circuit_file import read_circuit
+from path_patching.circuits.links import link_effects
+from path_patching.circuits.random_circuits import random_circuit
+from path_patching.circuits.search import find_circuit
+from path_patching.engine import Engine, Request, Sentences
+from path_patching.errors import UserError
+from path_patching.gpt2.model import Model
+from path_patching.gpt2.tensor_cache import load_model
+from path_patching.gpt2.tokenizer import load_tokenizer
+from path_patching.make_engine import make_engine
+from path_patching.neurons import neuron_effects, read_neurons
+from path_patching.paths import Node, PathSet, PathSetError, union
+from path_patching.sweeps import Metric, effect, effects_of, effects_on, strongest
+from path_patching.unembedding import logit_lens
+
+__all__ = [  # noqa: RUF022 - in the order in which they are needed
+    # A model and its sentences
+    "Model",
+    "Sentences",
+    "load_model",
+    "load_tokenizer",
+    # Which paths
+    "Node",
+    "PathSet",
+    "union",
+    # What the model answers with them patched
+    "Engine",
+    "Request",
+    "make_engine",
+    # How much they matter
+    "Metric",
+    "effect",
+    "effects_of",
+    "effects_on",
+    "strongest",
+    # Numbers with their intervals
+    "Estimate",
+    "mean",
+    "share",
+    # Circuits
+    "Circuit",
+    "find_circuit",
+    "full_circuit",
+    "late_half",
+    "link_effects",
+    "random_circuit",
+    "read_circuit",
+    # What nodes and neurons write
+    "logit_lens",
+    "neuron_effects",
+    "read_neurons",
+    # What goes wrong
+    "PathSetError",
+    "UserError",
+]

@@ -8,6 +8,14 @@ become
 
 where U unembeds what is centred and scaled. U·x is the same for all senders and U·d for all sentences: what is left for
 each sender and sentence is a product of rank d_head or one instead of D, and the softmax. Exact but for rounding.
+
+`Engine.sweep` goes this way by itself where it is the cheaper one:
+
+    >>> heads = [Node.head(layer, head, END) for layer in range(3) for head in range(2)]
+    >>> is_cheaper(heads[0], model.architecture, n_sentences=97)
+    True
+    >>> engine.sweep(PathSet.at(Node.logits(END)), heads).shape  # (senders, N, A)
+    torch.Size([6, 97, 100])
 """
 
 from __future__ import annotations

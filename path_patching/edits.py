@@ -6,6 +6,12 @@ that reads it from there on is computed anew, by `transformers`. So this is not 
 are: an edited MLP input is what the MLP and all later nodes find in the residual stream.
 
 N sentences, T positions, D width, A answers.
+
+    >>> mlp = Node.mlp(1, END)
+    >>> runs = EditedRuns(model, sentences.clean, sentences.answers)
+    >>> to_corrupted = activation(engine, mlp, "corrupted") - activation(engine, mlp)  # (N, D)
+    >>> runs.probabilities(mlp, to_corrupted[None]).shape  # one change: (1, N, A)
+    torch.Size([1, 97, 100])
 """
 
 from __future__ import annotations

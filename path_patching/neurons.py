@@ -14,6 +14,14 @@ sentences × vocabulary, 7.6e10 for a layer of GPT-2 small and 490 sentences. No
 at once. Here the streams that an engine gives are float32 and all that follows is float64, but for the exponentials of
 short moves, of which float32 rounds off less than 3e-8 of a probability difference.
 
+    >>> neurons = read_neurons(engine, layer=2)
+    >>> def metric_of(which):  # the metric of some sentences, given by their numbers: here the years from 50 on
+    ...     return lambda probs: probs[:, 50:].sum(1)
+    >>> effects = neuron_effects(neurons, metric_of)  # (M, N)
+    >>> strongest_first = effects.mean(1).abs().argsort(descending=True).tolist()
+    >>> neurons.logit_lens(strongest_first[:3]).shape  # what the three strongest write, at the answers
+    torch.Size([3, 97, 100])
+
 N sentences, M neurons, D width, V distinct rows of the unembedding, A answers.
 """
 

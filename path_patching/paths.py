@@ -15,10 +15,10 @@ They are also built step by step, from the logits down:
     >>> through_mlps = logits.through_chains([Node.mlp(layer, END) for layer in (10, 11)])
     >>> late_half = through_mlps.extend([Node.head(9, 1, END)])
     >>> print(late_half.extend([Node.mlp(3, YY)], via="v"))
-    m3@8 →v a9.h1@12 → m10@12 → m11@12 → logits@12
+    m3@8 →v a9.h1@12 → logits@12
     m3@8 →v a9.h1@12 → m10@12 → logits@12
     m3@8 →v a9.h1@12 → m11@12 → logits@12
-    m3@8 →v a9.h1@12 → logits@12
+    m3@8 →v a9.h1@12 → m10@12 → m11@12 → logits@12
 """
 
 from __future__ import annotations

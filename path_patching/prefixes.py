@@ -2,6 +2,13 @@
 
 What a model computes at a position depends on that token and those before it alone. So sentences that begin alike share
 everything up to where they part, and clean and corrupted sentences share all that lies before YY.
+
+    >>> prefixes = distinct_prefixes(torch.tensor([[5, 6, 7], [5, 6, 8]]))
+    >>> prefixes.tokens  # four, where the sentences have six tokens
+    tensor([5, 6, 7, 8])
+    >>> prefixes.of_sentence
+    tensor([[0, 1, 2],
+            [0, 1, 3]])
 """
 
 from __future__ import annotations

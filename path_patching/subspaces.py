@@ -2,6 +2,15 @@
 
 An activation is (N, D): N sentences, width D. What is fitted on some sentences edits those of any others; all of it
 is computed in float64.
+
+    >>> stream = engine.residual(Node.mlp(1, END))  # what an MLP reads, (N, D)
+    >>> principal = principal_components(stream)
+    >>> without_two = principal.first(2).ablate(stream)  # the first two replaced by their mean
+    >>> bool(principal.first(2).coordinates(without_two).abs().max() < 1e-9)
+    True
+    >>> erase_yy = leace(stream, as_number(sentences.clean[:, YY]))  # an edit, of these activations or of others
+    >>> erase_yy(stream).shape
+    torch.Size([97, 8])
 """
 
 from __future__ import annotations

@@ -4,6 +4,17 @@ This is where most of an engine's time goes: a row of D numbers becomes one of V
 processor's caches and re-use their memory. Equal rows of the unembedding have equal logits, so each is computed once
 and counted as often as it occurs: nothing to GPT-2, nearly everything to a model most of whose vocabulary never
 occurred in training.
+
+The *logit lens* reads what a node writes as if the logits read it alone: logit_lens(x) = U · LayerNorm(x), with U the
+unembedding. Of the whole residual stream at END it gives the model's own logits.
+
+    >>> written = engine.writes([Node.head(1, 0, END), Node.mlp(2, END)])  # (2, N, D)
+    >>> logit_lens(written, model, sentences.answers).shape  # at the answers: (2, N, A)
+    torch.Size([2, 97, 100])
+    >>> stream = engine.residual(Node.logits(END))
+    >>> logits = logit_lens(stream, model, torch.arange(model.architecture.vocab_size))  # at every token: (N, V)
+    >>> torch.allclose(logits.softmax(1)[:, sentences.answers], engine.clean(), atol=1e-6)
+    True
 """
 
 from __future__ import annotations

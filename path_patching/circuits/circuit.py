@@ -4,6 +4,17 @@ From the logits down: any chain of the MLPs `mlps` at END (none to all), then a 
 inputs taken whole this is the *late half*. The *full circuit* follows some inputs of the heads to YY, through
 `first_below`, then any chain of `further_below`, down to the embeddings, and takes others whole. An input that is
 neither followed nor whole is no part of it.
+
+    >>> circuit = Circuit(
+    ...     "mine", mlps=("m1", "m2"), heads=("a1.h0",), heads_feed=("m1", "m2"), first_below=("m0",), further_below=()
+    ... )
+    >>> print(late_half(circuit, END))
+    a1.h0@12 → m1@12 → logits@12
+    a1.h0@12 → m2@12 → logits@12
+    a1.h0@12 → m1@12 → m2@12 → logits@12
+    >>> full_circuit(circuit, YY, END).count()  # each goes on by keys and values to m0@8, and takes its queries whole
+    9
+    >>> probs = engine.isolate(full_circuit(circuit, YY, END))  # what it achieves alone, (N, A)
 """
 
 from __future__ import annotations

@@ -2,6 +2,17 @@
 
 A file holds the fields of `Circuit`. What a run of circuit_discovery.py leaves as circuit.json is such a file:
 it can be edited, and given to `--circuit`.
+
+    >>> print(table(circuit))
+    | nodes | at | read |
+    |---|---|---|
+    | logits | END | the MLPs at END |
+    | m1, m2 | END | the MLPs at END before it and the heads at END |
+    | a1.h0 | END | queries: everything; keys and values: m0 at YY |
+    | m0 | YY | embeds |
+    >>> text = json.dumps(as_json(circuit))  # written to a file, `read_circuit` reads it
+    >>> from_json(json.loads(text)) == circuit
+    True
 """
 
 from __future__ import annotations

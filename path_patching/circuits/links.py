@@ -1,4 +1,14 @@
-"""The links of a circuit, and how much each of them matters."""
+"""The links of a circuit, and how much each of them matters.
+
+A link leads from one node of the circuit into one input of another. Its effect is that of patching the sender along
+all paths of the circuit that begin with this link, on the mean of a metric (section 3).
+
+    >>> links(circuit)[0]
+    Link(reader='a1.h0@END', via='k', sender='m0@YY')
+    >>> effects = link_effects(engine, circuit, metric, YY, END)  # by link
+    >>> effects.keys() == set(links(circuit))
+    True
+"""
 
 from __future__ import annotations
 

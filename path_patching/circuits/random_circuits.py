@@ -1,9 +1,11 @@
-"""A circuit as data: its nodes and how they are linked, from which everything else is made (section 3).
+"""Random circuits of the same shape as a given one, which show what any such circuit would recover.
 
-From the logits down: any chain of the MLPs `mlps` at END (none to all), then a head of `heads` at END. With the heads'
-inputs taken whole this is the *late half*. The *full circuit* follows some inputs of the heads to YY, through
-`first_below`, then any chain of `further_below`, down to the embeddings, and takes others whole. An input that is
-neither followed nor whole is no part of it.
+A circuit of a few nodes means something only if others of as many nodes, linked alike, recover less.
+
+    >>> another = random_circuit(circuit, model.architecture, random.Random(0))
+    >>> len(another.mlps), len(another.heads), len(another.lower)  # as many as in `circuit`
+    (2, 1, 1)
+    >>> alone = metric(engine.isolate(late_half(another, END))).mean()
 """
 
 from __future__ import annotations

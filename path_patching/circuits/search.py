@@ -9,6 +9,12 @@ YY, and what these read is swept likewise, down to the embeddings. An input that
 END do not, is taken whole.
 
 If no threshold is given, it is lowered until the circuit suffices, or would be a large part of the model.
+
+    >>> found = find_circuit(engine, metric, YY, END, threshold=0.02)
+    threshold 0.02 of clean: ... heads and ... MLPs at END, which recover ... of clean...
+    >>> late = late_half(found.circuit, END)  # a circuit like any other
+    >>> found.steps[0].asked  # each step's question, and the effect of every candidate
+    'nodes at END → logits'
 """
 
 from __future__ import annotations

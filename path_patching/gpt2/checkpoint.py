@@ -1,7 +1,11 @@
-"""A Hugging Face GPT-2 checkpoint, read as the named tensors of the published circuit (layouts: `gpt2.py`).
+"""A Hugging Face GPT-2 checkpoint, read as the named tensors of the published circuit (their shapes: `model.py`).
 
 Any size of the GPT-2 architecture can be read. A checkpoint that needs more than GPT-2's own forward pass is refused,
 by an error that names what is not supported.
+
+    >>> architecture, tensors = read_checkpoint(checkpoint)  # a folder with config.json and model.safetensors
+    >>> architecture.n_layers, architecture.n_heads, len(tensors)
+    (12, 12, 197)
 """
 
 from __future__ import annotations

@@ -3,6 +3,11 @@
 `rust_circuit.module_library.load_transformer_model_string` (0.4.5 to 0.4.8) reads it, and what is written here is what
 `TransformerInfo.dump_model_string` of 0.4.5 would write; rust_circuit is not needed for either. A first line says how
 the model is built, as JSON; then each tensor has a line with its name, shape and the first 24 hex digits of its hash.
+
+    >>> sizes = Architecture(n_layers=1, n_heads=2, d_model=8, d_head=4, d_mlp=16, n_positions=9, vocab_size=20)
+    >>> description = Description(sizes, dict.fromkeys(sizes.tensor_shapes(), HASH_DIGITS * "0"))
+    >>> from_text(to_text(description)) == description
+    True
 """
 
 from __future__ import annotations

@@ -2,16 +2,25 @@
 
 Tensor names and layouts are those of the circuit published with the paper (`cache/gpt2_tensors.json` holds their
 hashes), so that one table serves the tensor cache, the circuit and both engines.
+
+    >>> sizes = Architecture(n_layers=2, n_heads=3, d_model=12, d_head=4, d_mlp=48, n_positions=16, vocab_size=200)
+    >>> tiny = random_model(sizes)  # `load_model` gives real ones
+    >>> tiny.tensors["a1.w.q_arr"].shape  # heads, d_head, d_model
+    torch.Size([3, 4, 12])
+    >>> end_logits(to_transformers(tiny), torch.tensor([[5, 6, 7]])).shape  # as `transformers` computes them, (N, V)
+    torch.Size([1, 200])
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
 
 Activation = Literal["gelu_new", "gelu"]
 
@@ -95,6 +104,8 @@ def random_model(architecture: Architecture, std: float = 0.2, seed: int = 0) ->
 
 def to_transformers(model: Model) -> GPT2LMHeadModel:
     """A `GPT2LMHeadModel` in evaluation mode with the model's tensors, activation and sizes, float32 on the CPU."""
+    from transformers import GPT2Config, GPT2LMHeadModel  # here, since they take longer to import than all of PyTorch
+
     architecture = model.architecture
     config = GPT2Config(
         n_layer=architecture.n_layers,

@@ -4,6 +4,12 @@ A checkpoint is converted at first use; afterwards the model is loaded from the 
 tensor, under the tensor's own hash, so every load proves that the tensors are what their description names; for
 GPT-2 small that is the 197 hashes published with the paper (`cache/gpt2_tensors.json`). rust_circuit reads what is
 written here and the other way round, but is not needed.
+
+    >>> model = load_model("standin")  # or "gpt2", or a folder with config.json and model.safetensors
+    >>> model.name, model.architecture.n_layers, len(model.tensors)
+    ('stand-in', 12, 197)
+    >>> is_gpt2_small(model)
+    False
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 `cache/tokenizer/` holds OpenAI's own `encoder.json` and `vocab.bpe` byte for byte, under the names that Hugging Face
 gives them (origin and licence: `cache/README.md`).
+
+    >>> load_tokenizer().tokenize(" 1732")  # Ġ is a space
+    ['Ġ17', '32']
 """
 
 from __future__ import annotations
@@ -9,11 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-
-from transformers import GPT2Tokenizer
+from typing import TYPE_CHECKING
 
 from path_patching.errors import UserError
 from path_patching.files import ROOT
+
+if TYPE_CHECKING:
+    from transformers import GPT2Tokenizer
 
 CACHE = ROOT / "cache"
 TOKENIZER_FOLDER = CACHE / "tokenizer"
@@ -29,6 +34,8 @@ def load_tokenizer(folder: Path = TOKENIZER_FOLDER) -> GPT2Tokenizer:
 
     Raises UserError if a file is missing or is not OpenAI's.
     """
+    from transformers import GPT2Tokenizer  # here, since a reader of probabilities alone need not wait for it
+
     vocab = json.loads(_verified(folder / "vocab.json"))
     lines = _verified(folder / "merges.txt").decode("utf-8").splitlines()
     merges = [tuple(line.split()) for line in lines[1:] if line]  # the first line is a version comment

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -70,9 +71,24 @@ def test_one_sentence_has_an_interval_of_no_width():
     assert (estimate.value, estimate.low, estimate.high) == (0.25, 0.25, 0.25)
 
 
-def test_an_estimate_is_text_and_json():
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ((0.5, 0.25, 0.75), "0.5000 [0.2500, 0.7500]"),
+        ((-0.00123, -0.002, 0.00001), "-0.0012 [-0.0020, 0.0000]"),
+        ((-0.00001, -0.03, 0.03), "0.0000 [-0.0300, 0.0300]"),
+        ((-3.21e-7, -4.1e-7, -2.3e-7), "-3.2e-07 [-4.1e-07, -2.3e-07]"),
+        ((9.4e-4, -0.0, 9.9e-4), "9.4e-04 [0.0e+00, 9.9e-04]"),
+        ((-0.0, -0.0, 0.0), "0.0000 [0.0000, 0.0000]"),
+        ((math.nan, math.nan, math.nan), "nan [nan, nan]"),
+    ],
+)
+def test_an_estimate_shows_small_numbers_and_no_minus_zero(numbers, text):
+    assert str(bootstrap.Estimate(*numbers, 97)) == text
+
+
+def test_an_estimate_is_json():
     estimate = bootstrap.Estimate(0.5, 0.25, 0.75, 97)
-    assert str(estimate) == "0.5000 [0.2500, 0.7500]"
     assert json.loads(json.dumps(estimate.as_json())) == {"value": 0.5, "low": 0.25, "high": 0.75, "n": 97}
 
 

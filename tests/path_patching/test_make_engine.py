@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
 
-from path_patching import make_engine as module
 from path_patching.engine import Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, end_logits, random_model, to_transformers
 from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.plain_gpt2 import logits
 
+module = import_module("path_patching.make_engine")  # the package's own name for it is the function
 ARCHITECTURE = Architecture(n_layers=2, n_heads=3, d_model=12, d_head=4, d_mlp=20, n_positions=9, vocab_size=120)
 MODEL = random_model(ARCHITECTURE)
 

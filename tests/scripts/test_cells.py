@@ -4,49 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
-from jupyter_client.blocking import BlockingKernelClient
-from jupyter_client.manager import KernelManager
 
 from path_patching.files import ROOT
 from reproduction.run import read_artifacts
 from tests.helpers.experiments import random_gpt2
-
-TIME_LIMIT = 120  # seconds for a cell
-
-
-@dataclass(frozen=True)
-class Window:
-    """An interactive window; `run` gives what a cell printed and showed, by mime type, and fails if it raised."""
-
-    client: BlockingKernelClient
-
-    def run(self, cell: str) -> list[str]:
-        said: list[str] = []
-
-        def hear(message: dict) -> None:
-            content = message["content"]
-            if message["msg_type"] == "error":
-                pytest.fail(f"{cell.splitlines()[0]}: {content['ename']}: {content['evalue']}")
-            said.extend([content["text"]] if "text" in content else content.get("data", {}))
-
-        self.client.execute_interactive(cell, output_hook=hear, timeout=TIME_LIMIT)
-        return said
+from tests.helpers.windows import Window, open_window
 
 
 @pytest.fixture
 def window(tmp_path, monkeypatch) -> Iterator[Window]:
     monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
-    manager = KernelManager()
-    manager.start_kernel(cwd=str(ROOT))
-    client = manager.client()
-    client.start_channels()
-    client.wait_for_ready(TIME_LIMIT)
-    yield Window(client)
-    client.stop_channels()
-    manager.shutdown_kernel(now=True)
+    with open_window(ROOT) as opened:
+        yield opened
 
 
 def cells_of(script: str, settings: str, changed: str) -> list[str]:

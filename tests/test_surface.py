@@ -1,0 +1,89 @@
+"""A question costs five lines, in any folder; and importing what it needs costs little."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import path_patching
+from path_patching import PathSet
+from path_patching.files import ROOT
+from tests.helpers.reference import Reference
+from tests.helpers.scripts import output, run_python
+from tests.helpers.windows import open_window
+from utils import start_experiment
+
+PATH = "a9.h1 → m10 → logits"
+QUESTION = f"""\
+from path_patching import PathSet
+from utils import start_experiment
+
+experiment = start_experiment(model="standin", n=97)
+path = PathSet.parse("{PATH}", end=experiment.END, yy=experiment.YY)
+print(experiment.effect(path))          # change of the mean probability difference, with its interval
+"""
+IN_FULL = "print(experiment.effect(path).value)\n"
+ESTIMATE = re.compile(r"^(\S+) \[(\S+), (\S+)\]$", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def tensors(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("tensors")
+
+
+@pytest.fixture(scope="module")
+def expected(tensors) -> float:
+    """The answer from the definition, in float64."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TENSORS_CACHE_DIR", str(tensors))
+        experiment = start_experiment(model="standin", n=97, engine="torch")
+    reference = Reference(experiment.model, experiment.engine.sentences)
+    paths = PathSet.parse(PATH, end=experiment.END)
+    changes = experiment.metric(reference.probabilities(paths)) - experiment.metric(reference.probabilities())
+    return changes.mean().item()
+
+
+def check(printed: str, expected: float) -> None:
+    """The effect, as it is shown and in full, to some 3 % of what it is: single paths matter little in the stand-in."""
+    value, low, high = map(float, ESTIMATE.search(printed).groups())
+    assert value == pytest.approx(expected, rel=0.05)
+    assert low < value < high
+    assert float(printed.splitlines()[-1]) == pytest.approx(expected, abs=1e-7)
+    assert "-0.0000" not in printed
+
+
+@pytest.mark.slow
+def test_five_lines_in_a_fresh_file_answer_a_question(tmp_path, tensors, expected):
+    script = tmp_path / "question.py"
+    script.write_text(QUESTION + IN_FULL)
+    run = run_python("-B", str(script), cwd=tmp_path, settings={"TENSORS_CACHE_DIR": str(tensors)})
+    check(output(run), expected)
+    assert [*tmp_path.iterdir()] == [script]
+
+
+@pytest.mark.slow
+def test_the_same_lines_are_a_cell(tmp_path, tensors, expected, monkeypatch):
+    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tensors))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with open_window(tmp_path) as window:
+        check("".join(window.run(QUESTION + IN_FULL)), expected)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_what_is_handed_on_is_there_once():
+    assert len(set(path_patching.__all__)) == len(path_patching.__all__)
+    assert all(hasattr(path_patching, name) for name in path_patching.__all__)
+
+
+@pytest.mark.parametrize("module", ["path_patching", "dataset", "utils"])
+def test_importing_waits_for_nothing_that_may_not_be_needed(module):
+    late = "rust_circuit concept_erasure transformers.modeling_utils transformers.tokenization_utils_base plotly"
+    code = f"import sys, {module}; print([name for name in {late!r}.split() if name in sys.modules])"
+    assert output(run_python("-c", code)) == "[]\n"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("path_patching/**/*.py")), ids=lambda path: path.stem)
+def test_modules_import_from_modules_and_not_from_the_package(path):
+    assert not re.search(r"^\s*(from path_patching import|import path_patching$)", path.read_text(), re.MULTILINE)
