@@ -25,10 +25,8 @@ tasks_run, random_run = (read_if_run(folder, script) for script in SCRIPTS)
 sources = [run for run in (tasks_run, random_run) if run is not None]
 if not sources:
     raise UserError(f"neither has artifacts in {folder}; run python {SCRIPTS[0]}.py, or give --artifacts")
-made, numbers = (tasks_run.load_all(), tasks_run.record["numbers"]) if tasks_run else ({}, {})
-of_random = random_run.load_all() if random_run else {}
-at_end = numbers.get("circuit's nodes at END", "").split(", ")
-first_mlp = next((name for name in at_end if name.startswith("m")), "mlp")
+made = tasks_run.load_all() if tasks_run else {}
+random_made = random_run.load_all() if random_run else {}
 plots = start_plots("appendix_plots", settings, *sources, might_read=SCRIPTS)
 titled = plots.titled
 
@@ -38,24 +36,22 @@ def write(figure: go.Figure, name: str) -> None:
     plots.write(figure, f"appendix/{name}")
 
 
-def found(kind: str) -> dict[int, torch.Tensor]:
-    """The artifacts of a kind (`probs` for `probs_0.pt` …) by task; says so if there are none."""
-    names = {task: f"generalization/{kind}_{task}.pt" for task in range(10)}
-    by_task = {task: made[name] for task, name in names.items() if name in made}
-    if tasks_run and not by_task:
-        print(f"left out: the figures of {kind}_*.pt, which this run of sequence_generalization.py did not make")
-    return by_task
+def by_task(what: str, **about: object) -> dict[int, torch.Tensor]:
+    """The artifacts of which all of this is said, by task; a line that says so if there are none."""
+    found = tasks_run.find(**about) if tasks_run else {}
+    if tasks_run and not found:
+        print(f"left out: the figures of {what}, which this run of sequence_generalization.py did not make")
+    return {entry["task"]: made[name] for name, entry in found.items()}
 
 
 def prompt(task: int) -> str:
     """A task's prompt in words."""
-    words: str = numbers[f"task {task}: prompt"]
-    return words.replace("$", "&#36;")  # what stands between two $ may be set as TeX
+    return tasks_run.number(f"task_{task}/prompt").replace("$", "&#36;")  # what stands between two $ may be set as TeX
 
 
 def note(*tasks: int) -> str:
     """What has to be known of tasks to read their figures: which end years are valid, if not those above YY."""
-    less = [str(task) for task in tasks if numbers[f"task {task}: valid end years"] == "less"]
+    less = [str(task) for task in tasks if tasks_run.number(f"task_{task}/valid_end_years") == "less"]
     which = "" if len(less) == len(tasks) else f" in task {' and '.join(less)}"
     return f"; valid end years lie below YY{which}" if less else ""
 
@@ -65,7 +61,8 @@ def grey(*tasks: int) -> str:
     return "; grey: YYs left out" if any(probs[task].isnan().any() for task in tasks) else ""
 
 
-probs, ipps = found("probs"), found("ipp")
+probs = by_task("year probabilities", kind="probabilities", evaluation="clean")
+ipps = by_task("what acts on the logits", kind="sweep", receiver="logits")
 
 # %% Which tasks does the model do, and by which nodes? As the paper compares them: alike, failing, less-than.
 for name, tasks in {"success": (0, 8, 2), "failure": (3, 4, 5), "bc": (6, 7)}.items() if probs else ():
@@ -90,19 +87,22 @@ for task in probs:
     write(figure, name=f"generalization-ipp-{task}")
 
 # %% What reaches the first MLP of the circuit? And what does the circuit's late half achieve alone?
-for task, sweep in found(first_mlp).items():
+nodes_at_end = (tasks_run.number("circuit/nodes_at_end") if tasks_run else None) or []
+first_mlp = next((name for name in nodes_at_end if name.startswith("m")), None)
+for task, sweep in by_task("what reaches the circuit's first MLP", kind="sweep", receiver=first_mlp).items():
     title = titled(f"Path patching: node → {first_mlp} → logits, task {task}")
     figure = sweeps({"": sweep}, title, f"“{prompt(task)}”{note(task)}")
     write(figure, name=f"generalization-first-mlp-{task}")
-for task, alone in found("late_half_probs").items():
+for task, alone in by_task("the late half alone", kind="probabilities", evaluation="late_half").items():
     title = titled(f"Probability heatmap of task {task}, late half alone")
-    subtitle = f"“{prompt(task)}”; late half of {numbers['circuit']}"
+    subtitle = f"“{prompt(task)}”; late half of {tasks_run.number('circuit/name')}"
     write(probability_heatmap(alone, title, subtitle, like=probs[task]), name=f"generalization-late-half-{task}")
 
 # %% In the list of years, what reaches m7, beside m8? And what is achieved with m7 and two heads more?
-for task, alone in found("late_half_m7_probs").items():
+with_m7 = by_task("the late half with m7 alone", kind="probabilities", evaluation="late_half_with_m7")
+for task, alone in with_m7.items():
     title = titled(f"Path patching: node → m8 or m7 → logits, task {task}")
-    panels = {mlp: made[f"generalization/{mlp}_{task}.pt"] for mlp in ("m8", "m7")}
+    panels = {mlp: by_task(f"what reaches {mlp}", kind="sweep", receiver=mlp)[task] for mlp in ("m8", "m7")}
     write(sweeps(panels, title, f"“{prompt(task)}”{note(task)}"), name="m7m8-ipps")
     title = titled(f"Probability heatmap of task {task}, late half with m7, a6.h1 and a7.h11 alone")
     figure = probability_heatmap(alone, title, f"“{prompt(task)}”", like=probs[task])
@@ -110,10 +110,10 @@ for task, alone in found("late_half_m7_probs").items():
 
 # %% How much do random circuits of the circuit's shape recover?
 if random_run:
-    numbers, recovered = random_run.record["numbers"], of_random["random_circuits.pt"]
+    recovered, share_of_clean = random_made["random_circuits.pt"], "probability_difference/share_of_clean"
     marks = {
-        numbers["circuit"]: numbers["circuit's share of clean"]["value"],
-        "all on 01 data": numbers["share of clean with all on 01 data"],
+        random_run.number("circuit/name"): random_run.number(f"late_half/{share_of_clean}").value,
+        "all on 01 data": random_run.number(f"corrupted/{share_of_clean}"),
     }
     title = titled(f"{len(recovered)} random circuits of the same shape")
     write(share_histogram(recovered, marks, title, "late halves, all else on 01 data"), "random-circuits")

@@ -5,12 +5,12 @@ python big_ds_experiments.py [--model gpt2|standin|PATH] [--circuit paper|auto|F
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
 from dataset import COLLATED_YY
-from path_patching.bootstrap import mean, share
-from path_patching.circuits.circuit import full_circuit, late_half
+from path_patching.bootstrap import share
+from path_patching.circuits.circuit import full_circuit, in_order, indirect_into_mlp, late_half
 from path_patching.engine import Request
-from path_patching.paths import Node
+from path_patching.paths import Node, PathSet
 from reproduction.settings import Settings, read_settings
-from utils import choose_circuit, collate, cutoff_sharpness, open_run, prob_diff, start_experiment
+from utils import Evaluations, choose_circuit, collate, open_run, start_experiment
 
 settings = read_settings(__doc__, Settings(n=10_000), evaluates_circuit=True)
 
@@ -18,7 +18,7 @@ settings = read_settings(__doc__, Settings(n=10_000), evaluates_circuit=True)
 experiment = start_experiment(settings, balanced=False)
 run = open_run("big_ds_experiments", experiment)
 circuit, dataset = choose_circuit(experiment, run), experiment.dataset
-run.note("circuit", circuit.name)
+run.note("circuit/name", circuit.name, "circuit")
 yy, YY, END = dataset.years_YY, dataset.yy, dataset.end
 
 # %% What is asked? What the paths achieve alone (isolate), and what breaks without them (patch).
@@ -26,42 +26,68 @@ late = late_half(circuit, END)
 values = late.extend([Node.residual(position) for position in range(END + 1)], via="v")
 requests = {
     "clean": Request.clean(),
-    "all on 01 data": Request.corrupted(),
-    "late half alone": Request.isolate(late),
-    "all but the late half": Request.patch(late),
-    "full circuit alone": Request.isolate(full_circuit(circuit, YY, END)),
-    "late half alone, its heads' queries and keys on 01 data": Request.isolate(values),
+    "corrupted": Request.corrupted(),
+    "late_half": Request.isolate(late),
+    "late_half/without": Request.patch(late),
+    "full_circuit": Request.isolate(full_circuit(circuit, YY, END)),
+    "late_half/values_alone": Request.isolate(values),
 }
+WORDS = {
+    "clean": "clean",
+    "corrupted": "all on 01 data",
+    "late_half": "late half alone",
+    "late_half/without": "all but the late half",
+    "full_circuit": "full circuit alone",
+    "late_half/values_alone": "late half alone, its heads' queries and keys on 01 data",
+}
+
+# %% And what of each late MLP? Its direct edge to the logits, and every chain of later MLPs, the direct edge left out.
+for mlp in in_order(circuit.mlps):
+    direct, indirect = PathSet.at(Node.logits(END)).through(Node.named(mlp, END)), indirect_into_mlp(circuit, mlp, END)
+    requests[f"mlps/{mlp}/direct"] = Request.patch(direct)
+    if indirect is not None:
+        requests[f"mlps/{mlp}/indirect"] = Request.patch(indirect)
 probs = dict(zip(requests, experiment.engine.evaluate(list(requests.values())), strict=True))
 
 # %% How well does each compute greater-than, and what share is that of the clean run?
-metrics = {"probability difference": prob_diff, "cutoff sharpness": cutoff_sharpness}
-measured = {metric: {name: measure(found, yy) for name, found in probs.items()} for metric, measure in metrics.items()}
-for name in requests:
-    for metric, of in measured.items():
-        run.note(f"{name}: {metric}", mean(of[name], settings.seed))
-        run.note(f"{name}: {metric}, standard deviation", of[name].std(correction=0).item())
-        if name != "clean":
-            run.note(f"{name}: {metric}, share of clean", share(of[name], of["clean"], settings.seed))
+evaluations, seed = Evaluations(run, dataset.as_table()), settings.seed
+measured = {}
+for key, words in WORDS.items():
+    measured[key] = evaluations.note(key, probs[key], words)
+    for metric, values in measured[key].items():
+        named = f"{words}: {metric.replace('_', ' ')}"
+        run.note(f"{key}/{metric}/standard_deviation", values.std(correction=0).item(), f"{named}, standard deviation")
+        if key != "clean":
+            of_clean = share(values, measured["clean"][metric], seed)
+            run.note(f"{key}/{metric}/share_of_clean", of_clean, f"{named}, share of clean")
 
 # %% What does the late half lose with its heads' queries and keys? About 15 % of what it achieves, in the paper.
-differences = measured["probability difference"]
-lost = differences["late half alone"] - differences["late half alone, its heads' queries and keys on 01 data"]
-loss = share(lost, differences["late half alone"], settings.seed)
-run.note("queries and keys on 01 data cost, as a share of the late half", loss)
+late_alone = measured["late_half"]["probability_difference"]
+loss = share(late_alone - measured["late_half/values_alone"]["probability_difference"], late_alone, seed)
+run.note("late_half/queries_and_keys/share_lost", loss, "queries and keys on 01 data cost, as a share of the late half")
+
+# %% What share of the clean probability difference is lost with each MLP's direct effect, and with its indirect one?
+clean = measured["clean"]["probability_difference"]
+for mlp in in_order(circuit.mlps):
+    for effect in ("direct", "indirect"):
+        key = f"mlps/{mlp}/{effect}"
+        if key in probs:
+            lost = clean - evaluations.measure(key, probs[key])["probability_difference"]
+            run.note(f"{key}/share_of_clean", share(lost, clean, seed), f"{effect} effect of {mlp}, share of clean")
 
 # %% What do they predict for each YY? With few sentences some YY has none, and there are no heatmaps.
 heatmaps = {
     "clean_probs.pt": "clean",
-    "patched_probs.pt": "late half alone",
-    "complement_probs.pt": "all but the late half",
-    "full_patched_probs.pt": "full circuit alone",
+    "patched_probs.pt": "late_half",
+    "complement_probs.pt": "late_half/without",
+    "full_patched_probs.pt": "full_circuit",
 }
 if absent := sorted(set(COLLATED_YY) - set(yy.tolist())):
     print(f"left out: the heatmaps; of {len(dataset)} sentences none has YY = {absent[0]:02d}. Give a larger --n")
     heatmaps = {}
-for artifact, name in heatmaps.items():
-    run.save(artifact, collate(probs[name], yy))
+for artifact, key in heatmaps.items():
+    run.save(artifact, collate(probs[key], yy), kind="probabilities", evaluation=key)
 
 # %% Everything ran: publish it.
+evaluations.save()
 run.publish()

@@ -7,7 +7,7 @@ python circuit_discovery.py [--model gpt2|standin|PATH] [--circuit paper|auto|FI
 from dataclasses import dataclass
 from typing import Literal
 
-from path_patching.bootstrap import mean, share
+from path_patching.bootstrap import mean
 from path_patching.circuits.circuit import full_circuit, in_model, in_order, into_mlp, late_half, nodes
 from path_patching.circuits.circuit_file import as_json, links_as_json, table
 from path_patching.circuits.links import link_effects
@@ -19,14 +19,13 @@ from path_patching.unembedding import logit_lens
 from reproduction.paper import PAPER
 from reproduction.settings import Settings, flag, read_settings
 from utils import (
+    Evaluations,
     choose_circuit,
     circuit_asked_for,
     collate,
     greater_than,
     later_above_others,
-    note_greater_than,
     open_run,
-    prob_diff,
     save_sweep,
     start_experiment,
 )
@@ -60,15 +59,15 @@ to_be_found = circuit_asked_for(settings, model) == "auto"
 if settings.threshold is not None and not to_be_found:
     raise UserError("--threshold is for --circuit auto; leave it out, or find the circuit automatically")
 given = None if to_be_found else choose_circuit(experiment, run)
-run.save("dataset.pt", dataset.as_artifact())
+run.save("dataset.pt", dataset.as_artifact(), kind="sentences")
 print(f"{dataset.good_sentences[0]!r}, corrupted: {dataset.bad_sentences[0]!r}")
 
 # %% Does the model compute greater-than?
 clean, corrupted = engine.clean(), engine.corrupted()
-clean_differences = prob_diff(clean, yy)
-run.save("probs.pt", collate(clean, yy))
-note_greater_than(run, "clean", clean, yy, settings.seed)
-note_greater_than(run, "corrupted", corrupted, yy, settings.seed)
+evaluations = Evaluations(run, dataset.as_table())
+clean_differences = evaluations.note("clean", clean, "clean")["probability_difference"]
+evaluations.note("corrupted", corrupted, "corrupted")
+run.save("probs.pt", collate(clean, yy), kind="probabilities", evaluation="clean")
 
 # %% Which circuit is followed? The paper's or a file's; or one found here by rule, from sweeps like those below.
 metric = greater_than(yy)
@@ -78,10 +77,11 @@ circuit = given
 if circuit is None:
     found = find_circuit(engine, metric, YY, END, settings.threshold, effects)
     circuit = found.circuit
-run.note("circuit", circuit.name)
+run.note("circuit/name", circuit.name, "circuit")
 n_nodes = model.architecture.n_layers * (model.architecture.n_heads + 1)
 at_end, at_yy = len(circuit.heads + circuit.mlps), len(circuit.lower)
-run.note("circuit's heads and MLPs", f"{at_end} of {n_nodes} at END, {at_yy} of {n_nodes} at YY")
+size = f"{at_end} of {n_nodes} at END, {at_yy} of {n_nodes} at YY"
+run.note("circuit/size", size, "circuit's heads and MLPs")
 print(table(circuit))
 
 # %% What else is looked at? The paper's nodes beside the circuit's own, where the model has them: so models compare.
@@ -93,75 +93,85 @@ heads, watched = dict.fromkeys((*studied, *in_the_paper)), dict.fromkeys((*studi
 
 
 # %% Which nodes act on the logits directly?
-def patch_every_node(artifact: str, receivers: PathSet, position: int, via: Via | Literal["all"] = "all") -> None:
-    """Patch receivers∘node for every node at a position; save the (L, H + 1) effects and name the strongest."""
+def patch_every_node(
+    artifact: str, key: str, receivers: PathSet, at: str, via: Via | Literal["all"] = "all", **about: object
+) -> None:
+    """Patch receivers∘node for every node at END or YY; save the (L, H + 1) effects and name the strongest."""
+    position = {"END": END, "YY": YY}[at]
     if not receivers.reachable(Node.head(0, 0, position), via):
         print(f"{artifact} is not made: no head and no MLP comes before what it asks about")
         return
-    save_sweep(run, artifact, effects(receivers, position, via))
+    save_sweep(run, artifact, f"sweeps/{key}", effects(receivers, position, via), position=at, **about)
 
 
-patch_every_node("ipp_logits.pt", PathSet.at(Node.logits(END)), END)
+patch_every_node("ipp_logits.pt", "logits", PathSet.at(Node.logits(END)), "END", of="logits", receiver="logits")
 
 # %% Which nodes act through the late MLPs? Each MLP is reached by every chain of the circuit's later ones.
 for mlp in reversed(mlps):
-    patch_every_node(f"ipp_{mlp.replace('m', 'mlp')}.pt", into_mlp(circuit, mlp, END), END)
+    artifact = f"ipp_{mlp.replace('m', 'mlp')}.pt"
+    patch_every_node(artifact, mlp, into_mlp(circuit, mlp, END), "END", of="mlp", receiver=mlp)
 
 # %% What do the circuit's most telling heads look at? A pattern is (query, key); those of all heads on 20 sentences.
 for head in nodes(watched, END):
     pattern = engine.attention([(head.layer, head.index)])[0]
-    run.save(f"attn_patterns_{head.name}.pt", pattern.mean(0))
-    run.note(f"attention of {head.name} from END to YY", mean(pattern[:, END, YY], settings.seed))
+    run.save(f"attn_patterns_{head.name}.pt", pattern.mean(0), kind="attention", node=head.name)
+    words = f"attention of {head.name} from END to YY"
+    evaluations.note_mean(f"attention/{head.name}", "end_to_yy", pattern[:, END, YY], words)
     if head.name == studied[0]:
-        run.save("attn_collated.pt", collate(pattern, yy))
-        run.note("head of attn_collated.pt", head.name)
+        run.save("attn_collated.pt", collate(pattern, yy), kind="attention_by_yy", node=head.name)
+        run.note("attention/collated/head", head.name, "head of attn_collated.pt")
 
 every_head = [(layer, index) for layer in range(sizes.n_layers) for index in range(sizes.n_heads)]
 few = engine.like(engine.sentences.rows(slice(20)))
 patterns = few.attention(every_head).unflatten(0, (sizes.n_layers, sizes.n_heads))
-run.save("attn_patterns_all.pt", {"patterns": patterns, "prompt": list(dataset.good_prompt)})
+all_patterns = {"patterns": patterns, "prompt": list(dataset.good_prompt)}
+run.save("attn_patterns_all.pt", all_patterns, kind="attention_of_all_heads")
 
 # %% What do heads and MLPs say of the end year by themselves?
 lens_names = (*heads, *mlps)
 writes = engine.writes(nodes(lens_names, END))
-for name, logits in zip(lens_names, logit_lens(writes, model, engine.sentences.answers), strict=True):
-    run.save(f"logit_lens_{name.replace('m', 'mlp')}.pt", collate(logits, yy))
+for node, logits in zip(nodes(lens_names, END), logit_lens(writes, model, engine.sentences.answers), strict=True):
+    artifact, lens = f"logit_lens_{node.name.replace('m', 'mlp')}.pt", f"logit_lens/{node.name}"
+    run.save(artifact, collate(logits, yy), kind="logit_lens", of=node.kind, node=node.name)
     highest, later = (logits.argmax(1) == yy).double(), later_above_others(logits, yy)
-    run.note(f"logit lens of {name}: YY is the highest year", mean(highest, settings.seed))
-    run.note(f"logit lens of {name}: years above YY minus the others", mean(later, settings.seed))
+    words = f"logit lens of {node.name}"
+    evaluations.note_mean(lens, "yy_is_highest", highest, f"{words}: YY is the highest year")
+    evaluations.note_mean(lens, "later_above_others", later, f"{words}: years above YY minus the others")
 
 # %% How much does the late half achieve alone, with everything else on 01 data? And what is lost without it?
 late = late_half(circuit, END)
 
 
-def evaluate(name: str, artifact: str, paths: PathSet) -> None:
+def evaluate(key: str, words: str, artifact: str, paths: PathSet) -> None:
     """Sufficiency and necessity of a circuit, and its share of the clean probability difference."""
     alone, without = engine.isolate(paths), engine.patch(paths)
-    run.save(artifact, collate(alone, yy))
-    note_greater_than(run, name, alone, yy, settings.seed)
-    run.note(f"{name}: share of clean", share(prob_diff(alone, yy), clean_differences, settings.seed))
-    lost = mean(prob_diff(without, yy), settings.seed)
-    run.note(f"{name}: probability difference without it", lost)
+    run.save(artifact, collate(alone, yy), kind="probabilities", evaluation=key)
+    evaluations.note(key, alone, words, clean=clean_differences)
+    rest = evaluations.measure(f"{key}/without", without)["probability_difference"]
+    of_rest = f"{words}: probability difference without it"
+    run.note(f"{key}/without/probability_difference", mean(rest, settings.seed), of_rest)
 
 
-evaluate("late half", "late_half_probs.pt", late)
+evaluate("late_half", "late half", "late_half_probs.pt", late)
 
 # %% Where do the heads get their queries from at END, their keys and values at YY?
-patch_every_node("attn_q.pt", late, END, via="q")
-patch_every_node("attn_k.pt", late, YY, via="k")
-patch_every_node("attn_v.pt", late, YY, via="v")
+for via, at in {"q": "END", "k": "YY", "v": "YY"}.items():
+    patch_every_node(f"attn_{via}.pt", f"heads/{via}", late, at, via, of="heads", through=via)
 
 # %% And the early MLPs at YY that the heads' values come from?
-for node in nodes(lower, YY):
-    if node.kind == "mlp" and late.reachable(node, "v"):
-        patch_every_node(f"results_mlp{node.layer}.pt", late.extend([node], via="v"), YY)
+for mlp in nodes(lower, YY):
+    if mlp.kind == "mlp" and late.reachable(mlp, "v"):
+        artifact, receivers = f"results_mlp{mlp.layer}.pt", late.extend([mlp], via="v")
+        patch_every_node(artifact, f"{mlp.name}/v", receivers, "YY", of="mlp", receiver=mlp.name, through="v")
 
 # %% How much does the full circuit achieve, down to the embeddings?
-evaluate("full circuit", "full_circuit_probs.pt", full_circuit(circuit, YY, END))
+evaluate("full_circuit", "full circuit", "full_circuit_probs.pt", full_circuit(circuit, YY, END))
 
 # %% How much does each of its links matter? With that, and how it was found, the circuit is data for other scripts.
 links = links_as_json(link_effects(engine, circuit, metric, YY, END))
-run.save_json("circuit.json", as_json(circuit) | {"links": links} | ({"search": found.as_json()} if found else {}))
+described = as_json(circuit) | {"links": links} | ({"search": found.as_json()} if found else {})
+run.save_json("circuit.json", described, kind="circuit")
 
 # %% Everything ran: publish it.
+evaluations.save()
 run.publish()

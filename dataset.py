@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import pandas as pd
 import torch
 
 from path_patching.errors import UserError, first_line
@@ -142,6 +143,11 @@ class YearDataset:
     def as_artifact(self) -> dict[str, object]:
         """What `dataset.pt` holds: `good_toks` and `bad_toks` (N, T), `years` (N,), `nouns`."""
         return {"good_toks": self.good_toks, "bad_toks": self.bad_toks, "years": self.years, "nouns": list(self.nouns)}
+
+    def as_table(self) -> pd.DataFrame:
+        """What is drawn in each sentence, a row each: `noun`, `year`, `century`, `YY`."""
+        numbers = {"year": self.years, "century": self.years_XX, "YY": self.years_YY}
+        return pd.DataFrame({"noun": self.nouns, **{name: values.numpy() for name, values in numbers.items()}})
 
     @property
     def xx1(self) -> int:
@@ -363,6 +369,10 @@ class TaskDataset:
     def end(self) -> int:
         """Position of END, the last token (the century), where the end year is predicted."""
         return self.good_toks.shape[1] - 1
+
+    def as_table(self) -> pd.DataFrame:
+        """What tells the sentences apart, a row each: `YY`."""
+        return pd.DataFrame({"YY": self.years_YY.numpy()})
 
     def rows(self, values: torch.Tensor) -> torch.Tensor:
         """A floating-point quantity of each sentence in the rows YY = 02 … 98: (N, ...) to (97, ...).

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from path_patching.bootstrap import mean, share
+from path_patching.bootstrap import share
 from path_patching.gpt2.model import Model
 from path_patching.neurons import neuron_effects, read_neurons
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import changes
 from reproduction.settings import Settings, chosen_layer, flag, layer_folder, read_settings
-from utils import greater_than, open_run, start_experiment
+from utils import Evaluations, greater_than, open_run, start_experiment
 
 STRONGEST, LENS = 10, 200  # neurons patched together; neurons whose logit lens is kept
 
@@ -46,30 +46,33 @@ dataset, engine = experiment.dataset, experiment.engine
 yy, END = dataset.years_YY, dataset.end
 layer = chosen_layer(experiment.model, settings.layer)
 mlp = Node.mlp(layer, END)
-run.note("mlp", mlp.name)
-run.save("neuron_dataset.pt", dataset.as_artifact())
+run.note("mlp/name", mlp.name, "mlp")
+run.save("neuron_dataset.pt", dataset.as_artifact(), kind="sentences")
+evaluations = Evaluations(run, dataset.as_table())
 
 # %% Which of its neurons act on the logits directly? Each is patched alone, on the path neuron → logits.
 neurons = read_neurons(engine, layer)
 by_sentence = neuron_effects(neurons, lambda rows: greater_than(yy[rows]))  # (M, N)
 effects = by_sentence.mean(1)
 order = effects.abs().argsort(descending=True, stable=True)
-run.save("neuron_effects.pt", effects)
-run.save("order.pt", order)
-names = {neuron: Node.neuron(layer, neuron, END).name for neuron in order.tolist()}
+run.save("neuron_effects.pt", effects, kind="neuron_effects")
+run.save("order.pt", order, kind="ranking", by="neuron_effects.pt")
 strongest = order[:STRONGEST].tolist()
-run.note(f"strongest neurons of {mlp.name}", {names[neuron]: effects[neuron].item() for neuron in strongest})
+ranking = {Node.neuron(layer, neuron, END).name: effects[neuron].item() for neuron in strongest}
+run.note("neurons/strongest", ranking, f"strongest neurons of {mlp.name}", kind="ranking")
 
 # %% Do they add up to the effect of the whole MLP? Only a model without a softmax would do so exactly.
 whole = changes(engine, PathSet.at(Node.logits(END)).through(mlp), experiment.metric)
 summed, of_strongest = by_sentence.sum(0), by_sentence[strongest].sum(0)
-run.note("neurons", len(neurons))
-run.note(f"direct effect of {mlp.name}", mean(whole, settings.seed))
-run.note("direct effects of its neurons, summed", mean(summed, settings.seed))
-run.note(f"share of that sum in the strongest {STRONGEST}", share(of_strongest, summed, settings.seed))
+run.note("neurons/count", len(neurons), "neurons")
+evaluations.note_mean(mlp.name, "direct_effect", whole, f"direct effect of {mlp.name}")
+evaluations.note_mean("neurons", "direct_effects_summed", summed, "direct effects of its neurons, summed")
+part = share(of_strongest, summed, settings.seed)
+run.note("neurons/strongest/share_of_sum", part, f"share of that sum in the strongest {STRONGEST}")
 
 # %% What does each of the strongest write to the year tokens? Its activation times what its output weights unembed to.
-run.save("t10-logitlens.pt", neurons.logit_lens(order[:LENS].tolist()).float())
+lens = neurons.logit_lens(order[:LENS].tolist()).float()  # (neurons, N, 100)
+run.save("t10-logitlens.pt", lens, kind="neuron_lens", rows_ranked_in="order.pt")
 
 
 # %% What does each of them do to the year logits? Clean minus patched, relative to year 00. One more, as published.
@@ -80,13 +83,17 @@ def lost_without(patched: list[int]) -> torch.Tensor:
 
 
 alone = torch.stack([lost_without([neuron]) for neuron in order[: STRONGEST + 1].tolist()])
-run.save("t10-direct_effects.pt", alone)
+run.save("t10-direct_effects.pt", alone, kind="neuron_logits_lost", rows_ranked_in="order.pt")
 
 # %% And when the ten strongest are patched together?
 together = lost_without(strongest)
-run.save("t10-t10patched.pt", together)
-run.note("mean |year logit| lost, strongest neurons patched together", mean(together.abs().mean(1), settings.seed))
-run.note("the same, patched alone and summed", mean(alone[:STRONGEST].sum(0).abs().mean(1), settings.seed))
+run.save("t10-t10patched.pt", together, kind="logits_lost_together")
+words = "mean |year logit| lost, strongest neurons patched together"
+evaluations.note_mean("neurons/strongest/together", "logits_lost", together.abs().mean(1), words)
+summed = alone[:STRONGEST].sum(0)
+words = "the same, patched alone and summed"
+evaluations.note_mean("neurons/strongest/alone", "logits_lost", summed.abs().mean(1), words)
 
 # %% Everything ran: publish it.
+evaluations.save()
 run.publish()

@@ -36,7 +36,7 @@ settings = read_settings(__doc__, NeuronPlotSettings())
 
 # %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
 artifacts = read_artifacts(settings.artifact_folder(), "neuron_investigations")
-mlp = artifacts.record["numbers"]["mlp"]
+mlp = artifacts.number("mlp/name")
 years_yy = artifacts.load("neuron_dataset.pt")["years"] % 100
 order, effects = artifacts.load("order.pt"), artifacts.load("neuron_effects.pt")
 names = [f"{mlp}.n{neuron}" for neuron in order.tolist()]  # strongest first

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 
 from dataset import NOUNS_FILE, YearDataset, get_valid_years, year_indices
-from path_patching.bootstrap import mean
 from path_patching.circuits.circuit import Circuit, in_model, in_order, nodes
 from path_patching.edits import EditedRuns, activation
 from path_patching.engine import Sentences
@@ -22,11 +21,18 @@ from path_patching.paths import Node
 from path_patching.subspaces import Edit, ablations, as_classes, as_number, erasures, principal_components
 from reproduction.paper import PAPER
 from reproduction.settings import Settings, flag, read_settings
-from utils import choose_circuit, collate, open_run, prob_diff, start_experiment
+from utils import Evaluations, choose_circuit, collate, open_run, prob_diff, start_experiment
 
 IN_THE_PAPER = ("m8", "a7.h10", "a7.h8")
 RANKS = (1, 2, 3, 5, 10)  # how many dimensions are ablated
 CONTROLS = 5  # of each edit
+WORDS = {  # of the edits
+    **{f"pca_top_{rank}": f"PCA, top {rank}" for rank in RANKS},
+    "leace_number": "LEACE, YY as a number",
+    "leace_classes": "LEACE, YY as classes",
+    "by_mean": "all, by its mean",
+    "by_01_data": "all, by 01 data",
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def looked_at(circuit: Circuit) -> tuple[str, ...]:
 
 
 names = settings.nodes.split(",") if settings.nodes else looked_at(choose_circuit(experiment, run))
-run.note("inputs of MLPs and outputs of heads looked at", list(names))
+run.note("looked_at/nodes", list(names), "inputs of MLPs and outputs of heads looked at")
 
 # %% Which sentences? YY runs from 02 to 98 and again, within one century, with a noun drawn for each sentence.
 tokenizer = load_tokenizer()
@@ -73,8 +79,10 @@ for name, found in activations.items():
     components = principal_components(collate(found, yy)).first(2)
     points.append(components.coordinates(collate(found, yy)))
     shares.append(components.shares)
-    run.note(f"{name}: share of the variance in two components", components.shares.tolist())
-run.save("pca.pt", {"activations": list(activations), "points": torch.stack(points), "shares": torch.stack(shares)})
+    words = f"{name}: share of the variance in two components"
+    run.note(f"pca/{places[name].name}/share_of_variance", components.shares.tolist(), words)
+pca = {"activations": list(activations), "points": torch.stack(points), "shares": torch.stack(shares)}
+run.save("pca.pt", pca, kind="pca")
 
 # %% Does the model need those dimensions, or the linear trace of YY? What is fitted on one half edits the other, where
 # controls show what any such edit does.
@@ -83,27 +91,28 @@ generator = torch.Generator().manual_seed(settings.seed)
 
 
 def edits_fitted_to(known: torch.Tensor, labels: torch.Tensor) -> dict[str, list[Edit]]:
-    """Every edit of an activation by name, fitted to (n, D) and YY (n,): the edit itself, then its controls.
+    """Every edit of an activation by key, fitted to (n, D) and YY (n,): the edit itself, then its controls.
 
     LEACE erases YY as a number, one direction, or as classes, up to as many directions as there are years.
     """
-    edits = {f"PCA, top {rank}": each for rank, each in ablations(known, labels, RANKS, CONTROLS, generator).items()}
-    for name, concept in {"a number": as_number, "classes": as_classes}.items():
-        edits[f"LEACE, YY as {name}"] = erasures(known, labels, concept, CONTROLS, generator)
-    return edits | {"all, by its mean": [lambda other: known.double().mean(0).expand_as(other)]}
+    edits = {f"pca_top_{rank}": each for rank, each in ablations(known, labels, RANKS, CONTROLS, generator).items()}
+    for name, concept in {"number": as_number, "classes": as_classes}.items():
+        edits[f"leace_{name}"] = erasures(known, labels, concept, CONTROLS, generator)
+    return edits | {"by_mean": [lambda other: known.double().mean(0).expand_as(other)]}
 
 
 # %% What does each edit cost? The edited activation is put back, and what reads it is computed anew.
 held_out = yy[~fitted]
 clean = prob_diff(engine.clean()[~fitted], held_out)  # (n,)
-run.note("clean probability difference", mean(clean, settings.seed))
+evaluations = Evaluations(run, dataset.as_table()[(~fitted).numpy()])
+evaluations.note_mean("clean", "probability_difference", clean, "clean probability difference")
 runs = EditedRuns(model, dataset.good_toks[~fitted], sentences.answers, engine.device)
 
 
 def measured(place: Node, clean_activation: torch.Tensor) -> dict[str, list[torch.Tensor]]:
     """Probability differences (n,) after each edit of an activation (N, D), and after its controls."""
     rest, corrupted = clean_activation[~fitted], activation(engine, place, "corrupted")[~fitted]
-    edits = edits_fitted_to(clean_activation[fitted], yy[fitted]) | {"all, by 01 data": [lambda _: corrupted]}
+    edits = edits_fitted_to(clean_activation[fitted], yy[fitted]) | {"by_01_data": [lambda _: corrupted]}
     changes = torch.stack([edit(rest) - rest for versions in edits.values() for edit in versions])
     found = iter(runs.probabilities(place, changes))
     return {name: [prob_diff(next(found), held_out) for _ in versions] for name, versions in edits.items()}
@@ -112,14 +121,18 @@ def measured(place: Node, clean_activation: torch.Tensor) -> dict[str, list[torc
 differences = {name: measured(place, activations[name]) for name, place in places.items()}
 for name, by_edit in differences.items():
     for edit, (own, *controls) in by_edit.items():
-        run.note(f"{name}: change in probability difference, {edit}", mean(own - clean, settings.seed))
+        key = f"edited/{places[name].name}/{edit}"
+        evaluations.add(key, "probability_difference", own)
+        words = f"{name}: change in probability difference, {WORDS[edit]}"
+        evaluations.note_mean(key, "change", own - clean, words)
         if controls:
-            changed = mean(torch.stack(controls).mean(0) - clean, settings.seed)
-            run.note(f"{name}: the same of controls, {edit}", changed)
-means = {
-    name: {edit: [each.mean().item() for each in of] for edit, of in by.items()} for name, by in differences.items()
-}
-run.save("pca_ablation.pt", {"differences": means, "clean": clean.mean().item()})
+            words = f"{name}: the same of controls, {WORDS[edit]}"
+            evaluations.note_mean(f"{key}/controls", "change", torch.stack(controls).mean(0) - clean, words)
+means: dict[str, dict[str, list[float]]] = {}
+for name, by_edit in differences.items():
+    means[name] = {WORDS[edit]: [each.mean().item() for each in versions] for edit, versions in by_edit.items()}
+run.save("pca_ablation.pt", {"differences": means, "clean": clean.mean().item()}, kind="edits")
 
 # %% Everything ran: publish it.
+evaluations.save()
 run.publish()

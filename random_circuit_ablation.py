@@ -15,7 +15,7 @@ from path_patching.circuits.random_circuits import random_circuit
 from path_patching.engine import Request
 from path_patching.errors import UserError
 from reproduction.settings import Settings, flag, read_settings
-from utils import choose_circuit, open_run, prob_diff, start_experiment
+from utils import Evaluations, choose_circuit, open_run, start_experiment
 
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
 
@@ -38,7 +38,7 @@ settings = read_settings(__doc__, RandomCircuitSettings(n=194), evaluates_circui
 experiment = start_experiment(settings)
 run = open_run("random_circuit_ablation", experiment)
 circuit = choose_circuit(experiment, run)
-yy, END = experiment.dataset.years_YY, experiment.END
+END = experiment.END
 
 # %% Which random circuits? They have as many heads and MLPs at END, and these are linked alike.
 rng = random.Random(settings.seed)
@@ -46,23 +46,33 @@ drawn = [random_circuit(circuit, experiment.model.architecture, rng) for _ in ra
 
 # %% What does each recover alone, with everything else on 01 data? And what is there without any?
 alone = [Request.isolate(late_half(each, END)) for each in (circuit, *drawn)]
-found = experiment.engine.evaluate([Request.clean(), Request.corrupted(), *alone])  # (3 + circuits, N, 100)
-differences = torch.stack([prob_diff(probabilities, yy) for probabilities in found])
-clean, shares = differences[0], differences.mean(1) / differences[0].mean()
+probs = experiment.engine.evaluate([Request.clean(), Request.corrupted(), *alone])  # (3 + circuits, N, 100)
+evaluations = Evaluations(run, experiment.dataset.as_table())
+keys = ["clean", "corrupted", "late_half", *(f"random_{number}" for number in range(settings.circuits))]
+differences = []
+for key, each in zip(keys, probs, strict=True):
+    differences.append(evaluations.measure(key, each)["probability_difference"])
+clean, means = differences[0], torch.stack(differences).mean(1)
+shares = means / means[0]
 nothing, own, random_ones = shares[1], shares[2], shares[3:]  # (circuits,)
-run.save("random_circuits.pt", random_ones)
-run.note("clean probability difference", clean.mean().item())
-run.note("share of clean with all on 01 data", nothing.item())
+run.save("random_circuits.pt", random_ones, kind="shares_of_clean")
+run.note("clean/probability_difference", means[0].item(), "clean probability difference")
+run.note("corrupted/probability_difference/share_of_clean", nothing.item(), "share of clean with all on 01 data")
 
 # %% Where does the circuit fall among them?
-run.note("circuit", circuit.name)
-run.note("circuit's nodes at END", ", ".join(in_order((*circuit.mlps, *circuit.heads))))
-run.note("circuit's share of clean", share(differences[2], clean, settings.seed))
-run.note("random circuits that recover less", (random_ones < own).double().mean().item())
+run.note("circuit/name", circuit.name, "circuit")
+run.note("circuit/nodes_at_end", [*in_order((*circuit.mlps, *circuit.heads))], "circuit's nodes at END")
+own_share = share(differences[2], clean, settings.seed)
+run.note("late_half/probability_difference/share_of_clean", own_share, "circuit's share of clean")
+less = (random_ones < own).double().mean().item()
+run.note("random_circuits/recover_less", less, "random circuits that recover less")
 quantiles = random_ones.quantile(torch.tensor(list(QUANTILES.values()), dtype=random_ones.dtype))
-run.note("random circuits' share of clean", dict(zip(QUANTILES, quantiles.tolist(), strict=True)))
+by_quantile = dict(zip(QUANTILES, quantiles.tolist(), strict=True))
+run.note("random_circuits/share_of_clean", by_quantile, "random circuits' share of clean")
 best = drawn[int(random_ones.argmax())]
-run.note("nodes at END of the random circuit that recovers most", ", ".join(in_order((*best.mlps, *best.heads))))
+of_best = [*in_order((*best.mlps, *best.heads))]
+run.note("random_circuits/best/nodes_at_end", of_best, "nodes at END of the random circuit that recovers most")
 
 # %% Everything ran: publish it.
+evaluations.save()
 run.publish()

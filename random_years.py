@@ -10,14 +10,14 @@ The years are drawn at random, so that nothing but the last, YY5, could be conti
 import random
 from collections import Counter
 
+import pandas as pd
 import torch
 
 from dataset import get_valid_years, year_indices
-from path_patching.bootstrap import mean
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import EOS, load_tokenizer
 from reproduction.settings import Settings, read_settings
-from utils import open_run, predict_next, start_transformers_experiment
+from utils import Evaluations, open_run, predict_next, start_transformers_experiment
 
 LISTED, LIKELIEST = 5, 5
 settings = read_settings(__doc__, Settings(n=200))
@@ -48,23 +48,28 @@ print(repr(sentences[0]))
 last_yy = torch.tensor([listed[-1] % 100 for listed in lists])
 said = predict_next(experiment.hf_model, torch.tensor(rows), year_indices(), LIKELIEST, experiment.device)
 later = torch.arange(100) > last_yy[:, None]  # (N, 100)
-found = {
-    "YY5 + 1": said.answers.gather(1, last_yy[:, None] + 1).squeeze(1),
-    "years later than YY5": (said.answers * later).sum(1),
-    "years not later than YY5": (said.answers * ~later).sum(1),
-}
-for name, probability in found.items():
-    run.note(f"probability of {name}", mean(probability, settings.seed))
+last_years = pd.Series([listed[-1] for listed in lists])
+evaluations = Evaluations(run, pd.DataFrame({"year": last_years, "century": last_years // 100, "YY": last_years % 100}))
+next_year = said.answers.gather(1, last_yy[:, None] + 1).squeeze(1)
+evaluations.note_mean("next_year", "probability", next_year, "probability of YY5 + 1")
+after, before = (said.answers * later).sum(1), (said.answers * ~later).sum(1)
+evaluations.note_mean("later_years", "probability", after, "probability of years later than YY5")
+evaluations.note_mean("other_years", "probability", before, "probability of years not later than YY5")
 
 # %% And which tokens are the likeliest?
 likeliest = said.mean.topk(LIKELIEST)
 names = tokenizer.convert_ids_to_tokens(likeliest.indices.tolist())
-run.note("likeliest tokens, mean probability", dict(zip(names, likeliest.values.tolist(), strict=True)))
+ranking = dict(zip(names, likeliest.values.tolist(), strict=True))
+run.note("likeliest_tokens/probability", ranking, "likeliest tokens, mean probability", kind="ranking")
 first = Counter(tokenizer.convert_ids_to_tokens(said.top_tokens[:, 0].tolist()))
-run.note("likeliest token, in how many sentences", dict(first.most_common(LIKELIEST)))
-run.note("likeliest tokens of the first sentence", tokenizer.convert_ids_to_tokens(said.top_tokens[0].tolist()))
+counts = dict(first.most_common(LIKELIEST))
+run.note("likeliest_token/count", counts, "likeliest token, in how many sentences")
+of_first = tokenizer.convert_ids_to_tokens(said.top_tokens[0].tolist())
+run.note("likeliest_tokens/of_first_sentence", of_first, "likeliest tokens of the first sentence")
 
 # %% Everything ran: publish it.
-run.save("random_years_probs.pt", said.answers)
-run.save("random_years_top5.pt", {"probabilities": said.top, "tokens": said.top_tokens, "years": torch.tensor(lists)})
+run.save("random_years_probs.pt", said.answers, kind="year_probabilities")
+top = {"probabilities": said.top, "tokens": said.top_tokens, "years": torch.tensor(lists)}
+run.save("random_years_top5.pt", top, kind="likeliest_tokens")
+evaluations.save()
 run.publish()

@@ -9,10 +9,9 @@ The model runs in `transformers`; --engine and --memory-gb change nothing here.
 import torch
 
 from dataset import year_indices
-from path_patching.bootstrap import mean
 from path_patching.gpt2.tokenizer import load_tokenizer
 from reproduction.settings import Settings, read_settings
-from utils import draw_sentences, open_run, predict_next, start_transformers_experiment
+from utils import Evaluations, draw_sentences, open_run, predict_next, start_transformers_experiment
 
 CENTURIES = range(10, 100)  # each one token with its leading space
 LIKELIEST_CENTURIES, LIKELIEST_YEARS = 100, 5
@@ -23,6 +22,8 @@ hf_model, device, run = experiment.hf_model, experiment.device, open_run("topk_y
 # %% Which sentences? N years drawn uniformly.
 dataset = draw_sentences(settings, balanced=False)
 print(repr(dataset.good_sentences[0]))
+evaluations = Evaluations(run, dataset.as_table())
+note_mean = evaluations.note_mean
 
 
 def numbers_of(tokens: torch.Tensor, ids: torch.Tensor, numbers: range) -> torch.Tensor:
@@ -31,27 +32,37 @@ def numbers_of(tokens: torch.Tensor, ids: torch.Tensor, numbers: range) -> torch
     return number_of[tokens]
 
 
-def note_mean(name: str, values: torch.Tensor) -> None:
-    """Record the mean of a per-sentence quantity (N,) with its interval."""
-    run.note(name, mean(values, settings.seed))
-
-
 # %% Before XX2: how much of the probability of the 100 likeliest tokens is on XX1 and later centuries?
 century_ids = torch.tensor(load_tokenizer().convert_tokens_to_ids([f"Ġ{century}" for century in CENTURIES]))
 said = predict_next(hf_model, dataset.good_toks[:, : dataset.end], century_ids, LIKELIEST_CENTURIES, device)
 centuries, xx1 = numbers_of(said.top_tokens, century_ids, CENTURIES), dataset.years_XX[:, None]
-note_mean("before XX2, top 100: probability of all of them", said.top.sum(1))
-note_mean("before XX2, top 100: probability of centuries from XX1 on", (said.top * (centuries >= xx1)).sum(1))
-note_mean("before XX2, top 100: probability of XX1", (said.top * (centuries == xx1)).sum(1))
-run.save("top100_centuries.pt", {"probabilities": said.top, "centuries": centuries, "XX1": dataset.years_XX})
+top, from_xx1, of_xx1 = said.top, said.top * (centuries >= xx1), said.top * (centuries == xx1)  # (N, 100) each
+before = "before XX2, top 100: probability of"
+note_mean("before_xx2/top_100", "probability", top.sum(1), f"{before} all of them")
+note_mean("before_xx2/centuries_from_xx1", "probability", from_xx1.sum(1), f"{before} centuries from XX1 on")
+note_mean("before_xx2/xx1", "probability", of_xx1.sum(1), f"{before} XX1")
+run.save(
+    "top100_centuries.pt",
+    {"probabilities": said.top, "centuries": centuries, "XX1": dataset.years_XX},
+    kind="likeliest_tokens",
+    position="before XX2",
+)
 
 # %% At END: how much of the probability of the 5 likeliest tokens is on years from YY on, and how many of them are?
 said = predict_next(hf_model, dataset.good_toks, year_indices(), LIKELIEST_YEARS, device)
 years, yy = numbers_of(said.top_tokens, year_indices(), range(100)), dataset.years_YY[:, None]
-note_mean("at END, top 5: probability of all of them", said.top.sum(1))
-note_mean("at END, top 5: probability of years from YY on", (said.top * (years >= yy)).sum(1))
-note_mean("at END, top 5: how many are years from YY on", (years >= yy).sum(1))
-run.save("top5_years.pt", {"probabilities": said.top, "years": years, "YY": dataset.years_YY})
+top, from_yy, how_many = said.top, said.top * (years >= yy), (years >= yy).sum(1)
+at_end = "at END, top 5:"
+note_mean("at_end/top_5", "probability", top.sum(1), f"{at_end} probability of all of them")
+note_mean("at_end/years_from_yy", "probability", from_yy.sum(1), f"{at_end} probability of years from YY on")
+note_mean("at_end/years_from_yy", "count", how_many, f"{at_end} how many are years from YY on")
+run.save(
+    "top5_years.pt",
+    {"probabilities": said.top, "years": years, "YY": dataset.years_YY},
+    kind="likeliest_tokens",
+    position="END",
+)
 
 # %% Everything ran: publish it.
+evaluations.save()
 run.publish()

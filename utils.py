@@ -16,15 +16,17 @@ dtype given; give float64, since a float32 softmax over 50,257 entries is not ac
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 
 from dataset import COLLATED_YY, FIRST_YY, LAST_YY, NOUNS_FILE, ValidYears, YearDataset, get_valid_years, year_indices
-from path_patching.bootstrap import Estimate, mean
+from path_patching.bootstrap import Estimate, mean, share
 from path_patching.circuits.circuit import Circuit, check_fits
 from path_patching.circuits.circuit_file import from_json, read_circuit
 from path_patching.circuits.search import find_circuit
@@ -183,18 +185,74 @@ def open_run(script: str, experiment: YearExperiment | TransformersExperiment) -
     return start_run(script, experiment.settings, experiment.model, engine, device)
 
 
-def save_sweep(run: Run, artifact: str, effects: torch.Tensor) -> None:
-    """Save the effects (L, H + 1) of every head and MLP on something, and record the strongest."""
-    run.save(artifact, effects)
-    run.note(f"strongest in {artifact}", strongest(effects))
+def save_sweep(run: Run, artifact: str, key: str, effects: torch.Tensor, **about: object) -> None:
+    """Save the effects (L, H + 1) of every head and MLP on something, and record the strongest nodes and heads."""
+    run.save(artifact, effects, kind="sweep", **about)
+    run.note(f"{key}/strongest", strongest(effects), f"strongest in {artifact}", kind="ranking")
+    heads = strongest(effects, heads_only=True)
+    run.note(f"{key}/strongest_heads", heads, f"strongest heads in {artifact}", kind="ranking")
 
 
-def note_greater_than(
-    run: Run, name: str, probabilities: torch.Tensor, yy: torch.Tensor, seed: int, valid: ValidYears = "greater"
-) -> None:
-    """Record the mean probability difference and cutoff sharpness of year probabilities (N, 100), with intervals."""
-    run.note(f"{name}: probability difference", mean(prob_diff(probabilities, yy, valid), seed))
-    run.note(f"{name}: cutoff sharpness", mean(cutoff_sharpness(probabilities, yy, valid), seed))
+METRICS: dict[str, Callable[..., torch.Tensor]] = {
+    "probability_difference": prob_diff,
+    "cutoff_sharpness": cutoff_sharpness,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluations:
+    """What a run measures of each of its sentences: means for its record, and one table that it publishes.
+
+    An evaluation is a key, such as `late_half`, and what is measured in it a column: its mean is recorded as
+    `late_half/probability_difference`. A cell that is run again replaces what it had added. For other sentences of the
+    same run: `dataclasses.replace(evaluations, sentences=..., valid=...)`.
+    """
+
+    run: Run
+    sentences: pd.DataFrame
+    """What tells the N sentences apart, a row each; with YY."""
+    valid: ValidYears = "greater"
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        """The seed of the intervals."""
+        return int(self.run.provenance["settings"]["seed"])
+
+    def add(self, evaluation: str, column: str, values: torch.Tensor) -> None:
+        """Keep a per-sentence quantity (N,) for the table."""
+        table = self.tables.get(evaluation, self.sentences)
+        self.tables[evaluation] = table.assign(**{column: values.double().cpu().numpy()})
+
+    def note_mean(self, evaluation: str, column: str, values: torch.Tensor, words: str) -> None:
+        """Keep a per-sentence quantity (N,), and record its mean with its interval."""
+        self.add(evaluation, column, values)
+        self.run.note(f"{evaluation}/{column}", mean(values, self.seed), words)
+
+    def measure(self, evaluation: str, probabilities: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Both metrics of year probabilities (N, 100), (N,) each, by column; kept for the table."""
+        yy = torch.tensor(self.sentences["YY"].tolist())
+        measured = {column: metric(probabilities, yy, self.valid) for column, metric in METRICS.items()}
+        for column, values in measured.items():
+            self.add(evaluation, column, values)
+        return measured
+
+    def note(
+        self, evaluation: str, probabilities: torch.Tensor, words: str, clean: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """`measure`, and record both means; with the `clean` probability differences (N,) the share of theirs too."""
+        measured = self.measure(evaluation, probabilities)
+        for column, values in measured.items():
+            self.run.note(f"{evaluation}/{column}", mean(values, self.seed), f"{words}: {column.replace('_', ' ')}")
+        if clean is not None:
+            part = share(measured["probability_difference"], clean, self.seed)
+            self.run.note(f"{evaluation}/probability_difference/share_of_clean", part, f"{words}: share of clean")
+        return measured
+
+    def save(self) -> None:
+        """Stage the table: a row for each evaluation and sentence, empty where a column was not measured."""
+        table = pd.concat(self.tables, names=["evaluation"]).reset_index("evaluation")
+        self.run.save_table(f"{self.run.script}_sentences.csv", table, kind="sentences_evaluated")
 
 
 def draw_sentences(settings: Settings, balanced: bool) -> YearDataset:

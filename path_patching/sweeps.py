@@ -73,10 +73,11 @@ def remembered_effects(engine: Engine, metric: Metric) -> Effects:
     return effects
 
 
-def strongest(effects: torch.Tensor, count: int = 8) -> dict[str, float]:
-    """The nodes of largest |effect| by name, from a (L, H + 1) table, strongest first."""
+def strongest(effects: torch.Tensor, count: int = 8, heads_only: bool = False) -> dict[str, float]:
+    """The nodes, or heads, of largest |effect| by name, from a (L, H + 1) table, strongest first."""
     n_heads = effects.shape[1] - 1
-    order = effects.flatten().abs().argsort(descending=True)[:count].tolist()
-    rows = [divmod(place, n_heads + 1) for place in order]
+    ranked = effects[:, :n_heads] if heads_only else effects
+    order = ranked.flatten().abs().argsort(descending=True)[:count].tolist()
+    rows = [divmod(place, ranked.shape[1]) for place in order]
     names = [f"m{layer}" if column == n_heads else f"a{layer}.h{column}" for layer, column in rows]
     return {name: effects[row].item() for name, row in zip(names, rows, strict=True)}

@@ -12,26 +12,29 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 import torch
 
+from path_patching.bootstrap import Estimate
 from path_patching.errors import UserError
 from reproduction.publication import record_path
 from reproduction.run import Artifacts, check_same_model, read_artifacts
 from reproduction.steps import EXPERIMENTS
 
-ORDER, EFFECTS, NUMBERS = "order.pt", "neuron_effects.pt", "numbers"
-RANKED = ("t10-logitlens.pt", "t10-direct_effects.pt")  # a row for each of the first neurons of `order.pt`
+ARTIFACT, NUMBER = "artifact", "number"
 FREE_SETTINGS = {"engine", "device", "out", "memory_gb", "model"}
 
 
 def largest_difference(one: object, other: object) -> float:
-    """The largest difference of two values of the same form: tensors, numbers, dicts and lists of them.
+    """The largest difference of two values of the same form: tensors, tables, numbers, dicts and lists of them.
 
     That of a tensor or a number that exceeds one is a share of the largest value. Infinite for values of another form,
     and for words that differ.
     """
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return _apart(one.double(), other.double())
+    if isinstance(one, pd.DataFrame) and isinstance(other, pd.DataFrame):
+        return largest_difference(_columns(one), _columns(other))
     if isinstance(one, Mapping) and isinstance(other, Mapping) and set(one) == set(other):
         return max((largest_difference(one[key], other[key]) for key in one), default=0.0)
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
@@ -39,6 +42,15 @@ def largest_difference(one: object, other: object) -> float:
     if isinstance(one, float) and isinstance(other, float):
         return _apart(torch.tensor(one, dtype=torch.float64), torch.tensor(other, dtype=torch.float64))
     return 0.0 if type(one) is type(other) and one == other else math.inf
+
+
+def _columns(table: pd.DataFrame) -> dict[str, object]:
+    """A table's columns: floats as tensors, whatever else they hold as lists."""
+    columns = {}
+    for name, column in table.items():
+        is_float = pd.api.types.is_float_dtype(column)
+        columns[name] = torch.tensor(column.to_numpy()) if is_float else column.tolist()
+    return columns
 
 
 def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -50,10 +62,10 @@ def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
     return (apart / size.clamp(min=1)).item()
 
 
-def compare(one: Artifacts, other: Artifacts) -> dict[str, float]:
-    """The largest difference of each artifact of a script, and of the numbers in its record.
+def compare(one: Artifacts, other: Artifacts) -> pd.DataFrame:
+    """The largest difference of each artifact of a script, and of each number in its record.
 
-    Raises `UserError` if the runs are not comparable.
+    A row each: `kind` (artifact or number), `name`, `difference`. Raises `UserError` if the runs are not comparable.
     """
     check_same_model(one, other)
     settings = [made.record["settings"] for made in (one, other)]
@@ -61,35 +73,46 @@ def compare(one: Artifacts, other: Artifacts) -> dict[str, float]:
         values = [of.get(name) for of in settings]
         if values[0] != values[1]:
             raise UserError(f"{one.script}: {name} is {values[0]} in {one.folder} and {values[1]} in {other.folder}")
-    names = set(one.record["artifacts"]), set(other.record["artifacts"])
-    if odd := sorted(names[0] ^ names[1]):
-        raise UserError(f"{one.script}: {odd[0]} is in one of the two folders alone")
-    found = {name: largest_difference(one.load(name), other.load(name)) for name in sorted(names[0])}
-    if ORDER in found:
-        effects, orders = one.load(EFFECTS).abs(), (one.load(ORDER), other.load(ORDER))
-        found[ORDER] = largest_difference(effects[orders[0]], effects[orders[1]])
-        for name in names[0].intersection(RANKED):
-            found[name] = largest_difference(*_same_neurons(one.load(name), other.load(name), *orders))
-    return found | {NUMBERS: largest_difference(*(_by_rank(made.record["numbers"]) for made in (one, other)))}
+    odd = {*one.record["artifacts"], *one.keys} ^ {*other.record["artifacts"], *other.keys}
+    if odd:
+        raise UserError(f"{one.script}: {min(odd)} is in one of the two folders alone")
+    rows = []
+    for name in sorted(one.record["artifacts"]):
+        rows.append((ARTIFACT, name, _difference_of(name, one, other)))
+    for key in one.keys:
+        rows.append((NUMBER, key, largest_difference(_number(one, key), _number(other, key))))
+    return pd.DataFrame(rows, columns=["kind", "name", "difference"])
 
 
-def _same_neurons(
+def _difference_of(name: str, one: Artifacts, other: Artifacts) -> float:
+    """The largest difference of an artifact; of a ranking, of the effects that it ranks."""
+    about, values = one.record["index"][name], (one.load(name), other.load(name))
+    if about["kind"] == "ranking":
+        effects = one.load(about["by"]).abs()
+        values = tuple(effects[order] for order in values)
+    if "rows_ranked_in" in about:
+        ranking = about["rows_ranked_in"]
+        values = _same_rows(*values, one.load(ranking), other.load(ranking))
+    return largest_difference(*values)
+
+
+def _same_rows(
     one: torch.Tensor, other: torch.Tensor, order: torch.Tensor, order_of_other: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows (K, ...) of two artifacts that are of neurons which both have among their first K, neuron by neuron."""
+    """The rows (K, ...) of two artifacts that are of what both rank among their first K, each beside its own."""
     rows, rows_of_other = (
-        {neuron: row for row, neuron in enumerate(each[: len(one)].tolist())} for each in (order, order_of_other)
+        {ranked: row for row, ranked in enumerate(each[: len(one)].tolist())} for each in (order, order_of_other)
     )
-    both = [neuron for neuron in rows if neuron in rows_of_other]
-    return one[[rows[neuron] for neuron in both]], other[[rows_of_other[neuron] for neuron in both]]
+    both = [ranked for ranked in rows if ranked in rows_of_other]
+    return one[[rows[ranked] for ranked in both]], other[[rows_of_other[ranked] for ranked in both]]
 
 
-def _by_rank(numbers: Mapping[str, object]) -> dict[str, object]:
-    """A record's numbers, those of the strongest nodes or neurons without names, which nearly equal ones may swap."""
-    return {
-        name: list(value.values()) if name.startswith("strongest") and isinstance(value, Mapping) else value
-        for name, value in numbers.items()
-    }
+def _number(made: Artifacts, key: str) -> object:
+    """A number of a record, an estimate with its interval; a ranking without names, which may have swapped places."""
+    number = made.number(key)
+    if made.is_ranking(key):
+        return [*number.values()]
+    return number.as_json() if isinstance(number, Estimate) else number
 
 
 def main(arguments: list[str]) -> None:
@@ -107,9 +130,14 @@ def main(arguments: list[str]) -> None:
     for script in scripts:
         runs = [read_artifacts(folder, script) for folder in options.folders]
         print(f"{script}: {' and '.join(str(run.record['engine']) for run in runs)}")
-        for name, difference in compare(*runs).items():
-            worst = max(worst, difference)
-            print(f"  {difference:.1e}  {name}")
+        differences = compare(*runs)
+        for row in differences[differences["kind"] == ARTIFACT].itertuples():
+            print(f"  {row.difference:.1e}  {row.name}")
+        numbers = differences[differences["kind"] == NUMBER]
+        if not numbers.empty:
+            most = numbers.loc[numbers["difference"].idxmax()]
+            print(f"  {most['difference']:.1e}  {len(numbers)} numbers, most of all {most['name']}")
+        worst = max(worst, differences["difference"].max())
     print(f"largest difference: {worst:.1e}")
     if options.within is not None and worst > options.within:
         sys.exit(1)

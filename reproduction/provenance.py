@@ -17,7 +17,7 @@ from path_patching.files import ROOT
 from reproduction.publication import WORDS, invocation
 from reproduction.settings import in_interactive_window
 
-LIBRARIES = ("rust_circuit", "transformers", "numpy", "concept-erasure", "plotly", "kaleido", "jinja2")
+LIBRARIES = ("rust_circuit", "transformers", "numpy", "pandas", "concept-erasure", "plotly", "kaleido", "jinja2")
 NO_INPUT = ("README.md",)  # in `cache/`: it is about the data
 
 
@@ -60,15 +60,16 @@ def command(script: str) -> str:
 
 @cache
 def code_sha256(script: str) -> str:
-    """A hash over a script, all modules of the repository that it imports, their templates, and the data in `cache/`.
+    """A hash over a script, all modules of the repository that it imports, the files beside them that they name, and
+    the data in `cache/`.
 
     The stand-in's weights have a fingerprint of their own, like those of every model.
     """
     data = {path for path in (ROOT / "cache").iterdir() if path.is_file() and path.name not in NO_INPUT}
     code = _with_imports(ROOT / "reproduction" / f"{script}.py" if script in WORDS else ROOT / f"{script}.py")
-    templates = {path.with_suffix(".html") for path in code if path.with_suffix(".html").is_file()}
+    named = {file for path in code for file in _named_beside(path)}
     digest = hashlib.sha256()
-    for path in sorted(code | templates | data):
+    for path in sorted(code | named | data):
         digest.update(f"{path.relative_to(ROOT).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
 
@@ -91,13 +92,7 @@ def _imported(path: Path) -> set[Path]:
     A package may hand on names of its modules, so a name of a package is looked for among its modules and in its own
     file, which is followed in its turn.
     """
-    names: set[str] = set()
-    for statement in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(statement, ast.Import):
-            names |= {alias.name for alias in statement.names}
-        elif isinstance(statement, ast.ImportFrom):
-            module = _absolute(statement, path)
-            names |= {module, *(f"{module}.{alias.name}" for alias in statement.names)}
+    names = _imported_names(path.read_bytes(), path.relative_to(ROOT).parts)
     parts = {tuple(name.split(".")) for name in names}
     on_the_way = {whole[:length] for whole in parts for length in range(1, len(whole) + 1)}
     candidates = {ROOT.joinpath(*each) for each in on_the_way}
@@ -105,11 +100,31 @@ def _imported(path: Path) -> set[Path]:
     return {file for file in files if file.is_file()}
 
 
-def _absolute(statement: ast.ImportFrom, path: Path) -> str:
+@cache
+def _imported_names(source: bytes, parts: tuple[str, ...]) -> frozenset[str]:
+    """The modules, and names that may be modules, that a source file imports; `parts` is its path in the repository."""
+    names: set[str] = set()
+    for statement in ast.walk(ast.parse(source)):
+        if isinstance(statement, ast.Import):
+            names |= {alias.name for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom):
+            module = _absolute(statement, parts)
+            names |= {module, *(f"{module}.{alias.name}" for alias in statement.names)}
+    return frozenset(names)
+
+
+def _named_beside(path: Path) -> set[Path]:
+    """The templates and tables in a source file's folder that it names."""
+    text = path.read_text(encoding="utf-8")
+    beside = {file for ending in ("*.html", "*.csv") for file in path.parent.glob(ending)}
+    return {file for file in beside if file.name in text}
+
+
+def _absolute(statement: ast.ImportFrom, parts: tuple[str, ...]) -> str:
     """The module that a `from … import` names, seen from the repository's root."""
     if not statement.level:
         return statement.module or ""
-    package = path.relative_to(ROOT).parts[: -statement.level]
+    package = parts[: -statement.level]
     return ".".join([*package, *([statement.module] if statement.module else [])])
 
 

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from path_patching.errors import UserError, first_line
 from path_patching.files import write_text
 
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 WORDS = ("results", "report")  # of reproduce.py; every other run is a script's
 
 

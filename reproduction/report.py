@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
@@ -14,6 +15,7 @@ from reproduction.figures import PLOTLY_DATA, titled
 from reproduction.plots import check_up_to_date, start_plots
 from reproduction.provenance import command, library_versions
 from reproduction.publication import record_path
+from reproduction.results import sections as table_sections
 from reproduction.run import Artifacts, read_artifacts
 from reproduction.settings import PlotSettings, read_settings
 from reproduction.steps import EXPERIMENTS, read_experiments
@@ -78,16 +80,14 @@ def page(title: str, command: str, runs: Sequence[Artifacts], results: Artifacts
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
     environment.trim_blocks = environment.lstrip_blocks = True
-    table: dict[str, list[Mapping[str, object]]] = {}
-    for row in results.record["table"]:
-        table.setdefault(row["section"], []).append(row)
+    table = pd.DataFrame(results.record["table"], dtype=object)
     model = runs[0].record["model"]
     return environment.get_template(TEMPLATE).render(
         title=title,
         command=command,
         model=model["name"],
         is_gpt2_small=model["is_gpt2_small"],
-        table=table,
+        table=[(title, lines.to_dict("records")) for title, lines in table_sections(table)],
         sections=sections,
         runs=[run.record for run in runs],
         versions=library_versions(),

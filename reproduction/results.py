@@ -1,83 +1,98 @@
 """The table of the paper's numbers and the measured ones, from claims and the artifacts of experiments.
 
-The interval is that of the mean over the N sentences.
+One table is made, a line for each claim, and everything else from it: Markdown, CSV, the record, the report's page. The
+interval is that of the mean over the N sentences.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+import pandas as pd
+
 from path_patching.bootstrap import Estimate
-from reproduction.paper import CLAIMS, Claim, Leaders, LeadingNodes, Measured, is_of_paper
+from reproduction.paper import Claim, is_of_paper, read_claims
 from reproduction.plots import start_plots
 from reproduction.publication import invocation
-from reproduction.run import Artifacts
+from reproduction.run import Artifacts, Number
 from reproduction.settings import PlotSettings, flag, read_settings
 from reproduction.steps import EXPERIMENTS, read_experiments
 
 DESCRIPTION = """Every number of the paper beside the measured one.
 
 Run the experiments first (`make figures` runs them and this). The table is printed, and published in paper-plots as
-results.md and results.json. The paper's numbers and the verdicts are for GPT-2 small alone. With --check, the exit
-status is 1 where a verdict is not “agrees”.
+results.md, results.csv and results.json. The paper's numbers and the verdicts are for GPT-2 small alone. With --check,
+the exit status is 1 where a verdict is “differs”, or nothing was measured of what the paper states.
 """
-COLUMNS = ("section", "what", "measured [95 % interval]", "N", "paper ± tolerance", "verdict", "measured by")
+MARKDOWN_COLUMNS = {
+    "words": "what",
+    "measured": "measured [95 % interval]",
+    "n": "N",
+    "paper": "paper ± tolerance",
+    "verdict": "verdict",
+}
 NOT_MEASURED = "not measured"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; what the paper does not say is empty, and what has no interval has neither ends nor N."""
+def results_table(claims: Iterable[Claim], made: Mapping[str, Artifacts]) -> pd.DataFrame:
+    """A line for each claim, from what the experiments made (by script).
 
-    section: str
-    what: str
-    measured: str
-    paper: str
-    verdict: str
-    script: str
-    command: str
-    value: float | str | None
-    low: float | None = None
-    high: float | None = None
-    n: int | None = None
-
-    def cells(self) -> tuple[str, ...]:
-        """What stands in the columns."""
-        n = f"{self.n:,}" if self.n else ""
-        return (self.section, self.what, self.measured, n, self.paper, self.verdict, self.command)
+    `measured` and `paper` are in words, with units; `value`, `low`, `high` and `n` are numbers in ones, or None.
+    """
+    return pd.DataFrame([_line(claim, made) for claim in claims], dtype=object)
 
 
-def row_of(claim: Claim | LeadingNodes, made: Mapping[str, Artifacts]) -> Row:
-    """The line of a claim, from what the experiments made."""
+def _line(claim: Claim, made: Mapping[str, Artifacts]) -> dict[str, object]:
+    """The line of one claim. What the paper does not say is empty; what has no interval has neither ends nor N."""
     artifacts = made.get(claim.script)
     measured = claim.measure(artifacts) if artifacts else None
     of_paper = any(is_of_paper(claim, each) for each in ([artifacts] if artifacts else made.values()))
-    return Row(
-        section=claim.section,
-        what=claim.what,
-        measured=NOT_MEASURED if measured is None else claim.shown(measured),
-        paper=claim.expected if of_paper else "",
-        verdict=(claim.verdict(measured) if of_paper and measured is not None else None) or "",
-        script=claim.script,
-        command=artifacts.record["command"] if artifacts else invocation(claim.script),
-        **_values(measured),
-    )
+    return {
+        "section": claim.section,
+        "words": claim.words,
+        "measured": NOT_MEASURED if measured is None else claim.shown(measured),
+        "paper": claim.expected if of_paper else "",
+        "verdict": (claim.verdict(measured) if of_paper and measured is not None else None) or "",
+        **_values(claim, measured),
+        "key": claim.key,
+        "sure": claim.sure if of_paper else "",
+        "paper_section": claim.paper_section,
+        "figure": claim.figure,
+        "script": claim.script,
+        "command": artifacts.record["command"] if artifacts else invocation(claim.script),
+    }
 
 
-def _values(measured: Measured | None) -> dict[str, object]:
-    """A measurement as the row's value, ends and N."""
+def _values(claim: Claim, measured: Number | None) -> dict[str, object]:
+    """A measurement as the line's value, ends and N."""
     if isinstance(measured, Estimate):
         return asdict(measured)
-    return {"value": str(measured) if isinstance(measured, Leaders) else measured}
+    value = claim.shown(measured) if isinstance(measured, Mapping) else measured
+    return {"value": value, "low": None, "high": None, "n": None}
 
 
-def markdown(rows: list[Row], title: str) -> str:
-    """The table as Markdown."""
-    lines = [f"# {title}", "", f"| {' | '.join(COLUMNS)} |", "|" + " --- |" * len(COLUMNS)]
-    cells = ([cell.replace("|", "\\|") for cell in row.cells()] for row in rows)
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells)]) + "\n"
+def sections(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The sections of the table, with their lines."""
+    return iter(table.groupby("section", sort=False))
+
+
+def markdown(table: pd.DataFrame, title: str) -> str:
+    """A table for each section as Markdown, under its heading the commands that measured it."""
+    parts = [f"# {title}\n"]
+    for section, lines in sections(table):
+        commands = ", ".join(f"`{command}`" for command in dict.fromkeys(lines["command"]))
+        parts += [f"## {section}\n", f"Measured by {commands}.\n", _markdown_rows(lines)]
+    return "\n".join(parts)
+
+
+def _markdown_rows(lines: pd.DataFrame) -> str:
+    """The lines of one section."""
+    shown = lines[[*MARKDOWN_COLUMNS]].assign(n=[f"{n:,}" if n else "" for n in lines["n"]])
+    rows: list[Sequence[str]] = [[*MARKDOWN_COLUMNS.values()], ["---"] * len(MARKDOWN_COLUMNS)]
+    rows += [[cell.replace("|", "\\|") for cell in row] for row in shown.itertuples(index=False)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 @dataclass(frozen=True)
@@ -90,27 +105,26 @@ class ResultsSettings(PlotSettings):
 def main(arguments: list[str]) -> None:
     """Print and publish the table; with --check, exit with status 1 where a verdict fails."""
     settings = read_settings(DESCRIPTION, ResultsSettings(), arguments, program="reproduce.py results")
-    made = read_experiments(settings.artifact_folder())
+    claims, made = read_claims(), read_experiments(settings.artifact_folder())
     summary = start_plots("results", settings, *made.values(), might_read=tuple(EXPERIMENTS))
-    rows = [row_of(claim, made) for claim in CLAIMS]
-    table = markdown(rows, summary.titled("The paper's numbers and the measured ones"))
-    print(table)
-    summary.publication.stage("results.md", table.encode())
-    summary.publish(table=[asdict(row) for row in rows])
-    if settings.check and not _everything_agrees(rows):
+    table = results_table(claims, made)
+    text = markdown(table, summary.titled("The paper's numbers and the measured ones"))
+    print(text)
+    summary.publication.stage("results.md", text.encode())
+    summary.publication.stage("results.csv", table.to_csv(index=False, lineterminator="\n").encode())
+    summary.publish(table=table.to_dict("records"))
+    if settings.check and not _everything_agrees(table):
         sys.exit(1)
 
 
-def _everything_agrees(rows: list[Row]) -> bool:
+def _everything_agrees(table: pd.DataFrame) -> bool:
     """Whether no verdict fails and nothing that the paper states is unmeasured; says what fails, a line each."""
-    if not any(row.paper for row in rows):
+    if not (table["paper"] != "").any():
         print("nothing to check: these are not GPT-2 small's results, and the paper has no others")
-    failed = [
-        f"{row.section}: {row.what} ({row.measured}, not {row.paper})" for row in rows if row.verdict == "differs"
-    ]
-    missing = [
-        f"{row.section}: {row.what} (not measured)" for row in rows if row.paper and row.measured == NOT_MEASURED
-    ]
-    for line in [*failed, *missing]:
-        print(f"failed: {line}", file=sys.stderr)
-    return not failed and not missing
+    failed = table[table["verdict"] == "differs"]
+    missing = table[(table["paper"] != "") & (table["measured"] == NOT_MEASURED)]
+    for line in failed.itertuples():
+        print(f"failed: {line.section}: {line.words} ({line.measured}, not {line.paper})", file=sys.stderr)
+    for line in missing.itertuples():
+        print(f"failed: {line.section}: {line.words} ({NOT_MEASURED})", file=sys.stderr)
+    return len(failed) == len(missing) == 0

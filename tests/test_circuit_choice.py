@@ -54,7 +54,7 @@ def run(experiment, tmp_path) -> Run:
 def publish(folder, model: Model, **beside: object) -> None:
     """What circuit_discovery.py leaves of a circuit."""
     run = start_run("circuit_discovery", Settings(out=folder), model, "torch", "cpu")
-    run.save_json("circuit.json", as_json(MINE) | beside)
+    run.save_json("circuit.json", as_json(MINE) | beside, kind="circuit")
     run.publish()
 
 

@@ -100,6 +100,17 @@ def into_mlp(circuit: Circuit, mlp: str, end: int) -> PathSet:
     return PathSet.at(Node.logits(end)).through_chains(later).extend([Node.named(mlp, end)])
 
 
+def indirect_into_mlp(circuit: Circuit, mlp: str, end: int) -> PathSet | None:
+    """The paths that end at one MLP through one or more of the circuit's later MLPs; None for the last, which has none.
+
+    With the direct edge from the MLP to the logits they are `into_mlp`.
+    """
+    later = [other for other in nodes(circuit.mlps, end) if other.depth > Node.named(mlp, end).depth]
+    if not later:
+        return None
+    return PathSet.at(Node.logits(end)).extend(later).through_chains(later).extend([Node.named(mlp, end)])
+
+
 def heads_readers(circuit: Circuit, end: int) -> PathSet:
     """The paths to what the circuit's heads write to."""
     return mlp_chains(circuit, end).ending_at(nodes(circuit.heads_feed, end))

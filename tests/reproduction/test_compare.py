@@ -7,13 +7,14 @@ import runpy
 import sys
 from itertools import product
 
+import pandas as pd
 import pytest
 import torch
 
 from path_patching.errors import UserError
 from path_patching.files import ROOT
-from reproduction.compare import NUMBERS, compare, largest_difference
-from reproduction.paper import CLAIMS
+from reproduction.compare import compare, largest_difference
+from reproduction.paper import read_claims
 from reproduction.run import read_artifacts, start_run
 from reproduction.settings import Settings
 from reproduction.steps import EXPERIMENTS
@@ -38,6 +39,10 @@ NAN = torch.nan
         ({"a": 1.0}, {"b": 1.0}, math.inf),
         ([1.0], [1.0, 2.0], math.inf),
         ("m1", "m2", math.inf),
+        (pd.DataFrame({"a": [1.0, 2.0], "b": "x"}), pd.DataFrame({"a": [1.0, 2.5], "b": "x"}), 0.2),
+        (pd.DataFrame({"a": [1.0], "b": "x"}), pd.DataFrame({"a": [1.0], "b": "y"}), math.inf),
+        (pd.DataFrame({"a": [NAN]}), pd.DataFrame({"a": [NAN]}), 0.0),
+        (pd.DataFrame({"a": [1.0]}), pd.DataFrame({"b": [1.0]}), math.inf),
         (3, 4, math.inf),
         (3, 3.0, math.inf),
     ],
@@ -46,10 +51,15 @@ def test_differences(one, other, difference):
     assert largest_difference(one, other) == pytest.approx(difference)
 
 
+def by_name(*runs) -> dict[str, float]:
+    """What `compare` finds, by the name of the artifact or number."""
+    return compare(*runs).set_index("name")["difference"].to_dict()
+
+
 def ranked(folder, order: list[int], effects: list[float], **settings: object):
     run = start_run("neuron_investigations", Settings(out=folder, **settings), MODEL, "torch", "cpu")
-    run.save("order.pt", torch.tensor(order))
-    run.save("neuron_effects.pt", torch.tensor(effects, dtype=torch.float64))
+    run.save("order.pt", torch.tensor(order), kind="ranking", by="neuron_effects.pt")
+    run.save("neuron_effects.pt", torch.tensor(effects, dtype=torch.float64), kind="neuron_effects")
     run.publish()
     return read_artifacts(folder, "neuron_investigations")
 
@@ -57,21 +67,44 @@ def ranked(folder, order: list[int], effects: list[float], **settings: object):
 def test_ranks_of_nearly_equal_effects_may_be_swapped_and_others_may_not(tmp_path):
     one = ranked(tmp_path / "one", [0, 1, 2], [-0.5, 0.2, 0.1999999])
     nearly = ranked(tmp_path / "nearly", [0, 2, 1], [-0.5, 0.1999999, 0.2])
-    assert compare(one, nearly)["order.pt"] < 1e-6
-    assert compare(one, ranked(tmp_path / "far", [1, 0, 2], [0.2, -0.5, 0.1]))["order.pt"] == pytest.approx(0.3)
+    assert by_name(one, nearly)["order.pt"] < 1e-6
+    assert by_name(one, ranked(tmp_path / "far", [1, 0, 2], [0.2, -0.5, 0.1]))["order.pt"] == pytest.approx(0.3)
 
 
 def test_a_neuron_s_row_is_compared_with_its_own_wherever_it_stands(tmp_path):
     folders = [tmp_path / "one", tmp_path / "other"]
     for folder, order in zip(folders, ([0, 1, 2], [0, 2, 1]), strict=True):
         run = start_run("neuron_investigations", Settings(out=folder), MODEL, "torch", "cpu")
-        run.save("order.pt", torch.tensor(order))
-        run.save("neuron_effects.pt", torch.tensor([-0.5, 0.2, 0.2]))
-        run.save("t10-logitlens.pt", torch.tensor([[0.0], [1.0], [2.0]])[order])
-        run.note("strongest neurons of m10", {f"m10.n{neuron}": 0.2 for neuron in order[1:]})
+        run.save("order.pt", torch.tensor(order), kind="ranking", by="neuron_effects.pt")
+        run.save("neuron_effects.pt", torch.tensor([-0.5, 0.2, 0.2]), kind="neuron_effects")
+        lens = torch.tensor([[0.0], [1.0], [2.0]])[order]
+        run.save("t10-logitlens.pt", lens, kind="neuron_lens", rows_ranked_in="order.pt")
+        ranking = {f"m10.n{neuron}": 0.2 for neuron in order[1:]}
+        run.note("neurons/strongest", ranking, "strongest neurons of m10", kind="ranking")
         run.publish()
-    compared = compare(*(read_artifacts(folder, "neuron_investigations") for folder in folders))
-    assert compared == {"order.pt": 0, "neuron_effects.pt": 0, "t10-logitlens.pt": 0, NUMBERS: 0}
+    compared = by_name(*(read_artifacts(folder, "neuron_investigations") for folder in folders))
+    assert compared == {"order.pt": 0, "neuron_effects.pt": 0, "t10-logitlens.pt": 0, "neurons/strongest": 0}
+
+
+def test_names_that_are_no_ranking_may_not_be_swapped(tmp_path):
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder, names in zip(folders, ("ab", "ba"), strict=True):
+        run = start_run("neuron_investigations", Settings(out=folder), MODEL, "torch", "cpu")
+        run.note("quantiles", dict(zip(names, (0.2, 0.1), strict=True)), "quantiles")
+        run.publish()
+    compared = by_name(*(read_artifacts(folder, "neuron_investigations") for folder in folders))
+    assert compared == {"quantiles": pytest.approx(0.1)}
+
+
+def test_a_number_that_one_run_lacks_is_named(tmp_path):
+    one = ranked(tmp_path / "one", [0], [0.5])
+    run = start_run(one.script, Settings(out=tmp_path / "other"), MODEL, "torch", "cpu")
+    for name, about in one.record["index"].items():
+        run.save(name, one.load(name), **about)
+    run.note("more", 1.0, "one more")
+    run.publish()
+    with pytest.raises(UserError, match="neuron_investigations: more is in one of the two folders alone"):
+        compare(one, read_artifacts(tmp_path / "other", one.script))
 
 
 def test_runs_of_other_settings_are_no_two_of_one(tmp_path):
@@ -88,7 +121,7 @@ def test_what_differs_too_much_fails(tmp_path):
     one = read_artifacts(tmp_path / "one", "circuit_discovery")
     run = start_run(one.script, Settings(model=MODEL.name, out=tmp_path / "other"), MODEL, "torch", "cpu")
     for name in one.record["artifacts"]:
-        run.save(name, one.load(name) + 0.25)
+        run.save(name, one.load(name) + 0.25, kind="test")
     run.numbers.update(one.record["numbers"])
     run.publish()
     failed = run_python(str(ROOT / "reproduce.py"), "compare", *folders, "--within", "0.2")
@@ -123,10 +156,10 @@ def test_both_engines_make_the_same_artifacts(tmp_path, run_here, model):
         assert engines in ({"rust_circuit", "torch"}, {"transformers"})
         differences = compare(one, other)
         if model == "random":  # it does not compute greater-than, and shares of next to nothing are not comparable
-            del differences[NUMBERS]
-        assert {name: each for name, each in differences.items() if not each < 1e-5} == {}
+            differences = differences[differences["kind"] == "artifact"]
+        assert differences[~(differences["difference"] < 1e-5)].empty
     made = {script: read_artifacts(tmp_path / "torch", script) for script in EXPERIMENTS}
-    unmeasured = {claim.what for claim in CLAIMS if claim.measure(made[claim.script]) is None}
-    only_with_paper_s_circuit = {"task 2 (a list of years), late half with m7, a6.h1 and a7.h11: share of clean"}
+    unmeasured = {claim.key for claim in read_claims() if claim.measure(made[claim.script]) is None}
+    only_with_paper_s_circuit = {"task_2/late_half_with_m7/probability_difference/share_of_clean"}
     if model == "standin":  # which has all nodes that the paper names
         assert unmeasured == only_with_paper_s_circuit

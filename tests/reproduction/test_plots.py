@@ -29,7 +29,7 @@ def _html_alone(monkeypatch):
 
 def published(folder, script="circuit_discovery", model=MODEL, name="standin"):
     run = start_run(script, Settings(model=name, out=folder), model, "torch", "cpu")
-    run.save("probs.pt", torch.rand(3))
+    run.save("probs.pt", torch.rand(3), kind="probabilities")
     run.publish()
     return read_artifacts(folder, script)
 

@@ -19,8 +19,11 @@ def repository(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir(parents=True)
     for name, text in {
         "script.py": "import helper\n",
-        "helper.py": "from package.deep import thing\nfrom surface import name\nimport surface.below.bottom\n",
-        "package/deep.py": "thing = 1\n",
+        "helper.py": "from package.deep import thing\nfrom surface import name\nimport surface.below.bottom\n"
+        "PAGE = 'helper.html'\n",
+        "package/deep.py": "thing = 'table.csv'\n",
+        "package/table.csv": "a,b\n",
+        "package/beside.csv": "a,b\n",
         "package/beside.py": "",
         "surface/__init__.py": "from .inner import name\nfrom surface.other import *\n",
         "surface/inner.py": "from .below import name\n",
@@ -49,6 +52,8 @@ def repository(tmp_path, monkeypatch):
         ("package/deep.py", True),
         ("cache/data.txt", True),
         ("helper.html", True),
+        ("package/table.csv", True),
+        ("package/beside.csv", False),
         ("surface/__init__.py", True),
         ("surface/inner.py", True),
         ("surface/other.py", True),

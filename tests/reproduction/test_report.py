@@ -18,9 +18,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 FIGURES = ("one", "two", "appendix/three")
 
 
-def run(script: str, folder: Path):
+def run(word: str, folder: Path):
     flags = ["--artifacts", str(folder / "artifacts"), "--out", str(folder / "plots")]
-    return run_python(str(ROOT / f"{script}.py"), *flags)
+    return run_python(str(ROOT / "reproduce.py"), word, *flags)
 
 
 @pytest.fixture
@@ -46,6 +46,7 @@ def test_one_file_holds_everything(page):
         assert f"{name}.html" in text
     assert "Not GPT-2 small" in text
     assert "81.7 % [80.7 … 82.7]" in text
+    assert 'href="#run-big_ds_experiments"' in text
     assert MODEL.fingerprint.partition("(")[0] in text
 
 
@@ -72,7 +73,7 @@ def test_a_browser_draws_every_figure_without_an_error(page, size):
 
 def test_figures_of_an_earlier_run_are_refused(made):
     publish_experiments(made / "artifacts", off_by=0.01)
-    assert "run python results.py again" in error_line(run("report", made))
+    assert "run python reproduce.py results again" in error_line(run("report", made))
     output(run("results", made))
     assert "run python circuit_discovery_plotting.py again" in error_line(run("report", made))
 
@@ -84,5 +85,5 @@ def test_figures_of_another_model_are_refused_by_name(made):
 
 def test_without_results_one_line_says_what_to_run(tmp_path):
     publish_experiments(tmp_path / "artifacts")
-    assert "run python results.py first" in error_line(run("report", tmp_path))
+    assert "run python reproduce.py results first" in error_line(run("report", tmp_path))
     assert "run python reproduce.py" in error_line(run("report", tmp_path / "nothing"))

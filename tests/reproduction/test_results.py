@@ -5,17 +5,28 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 from path_patching.bootstrap import Estimate
+from path_patching.errors import UserError
 from path_patching.files import ROOT
 from reproduction import run as artifacts
-from reproduction.paper import CLAIMS, Claim, LeadingNodes, Stated
-from reproduction.results import NOT_MEASURED, markdown, row_of
+from reproduction.paper import Claim, read_claims
+from reproduction.results import NOT_MEASURED, markdown, results_table, sections
 from reproduction.run import read_artifacts
 from reproduction.steps import EXPERIMENTS
 from tests.helpers.made import MODEL, publish_experiments
 from tests.helpers.scripts import error_line, output, run_python
+
+CLAIMS = read_claims()
+
+
+def claim(**changed: str) -> Claim:
+    """A claim of a test."""
+    given = {"key": "a/b", "script": "random_years", "section": "a", "words": "b", "unit": "%", "stated": "50"}
+    empty = dict.fromkeys(("paper_section", "figure", "of_circuit"), "")
+    return Claim(**(empty | given | {"tolerance": "10", "sure": "stated"} | changed))
 
 
 @pytest.fixture
@@ -39,7 +50,20 @@ def test_the_paper_s_numbers_agree_with_themselves(tmp_path, as_gpt2):
     assert (tmp_path / "plots" / "results.md").read_text().strip() in printed
     table = json.loads((tmp_path / "plots" / "results.json").read_text())["table"]
     assert len(table) == len(CLAIMS)
-    assert table[0]["value"] == 0.817
+    assert table[0]["value"] == pytest.approx(0.817)
+    read = pd.read_csv(tmp_path / "plots" / "results.csv", keep_default_na=False)
+    assert read["key"].tolist() == [each.key for each in CLAIMS]
+    assert set(read["verdict"]) == {"agrees", ""}
+
+
+def test_each_section_says_once_what_measured_it(tmp_path):
+    publish_experiments(tmp_path)
+    printed = output(results(tmp_path))
+    headings = [line for line in printed.splitlines() if line.startswith("## ")]
+    assert headings == [f"## {section}" for section in dict.fromkeys(each.section for each in CLAIMS)]
+    assert printed.count("\nMeasured by `") == len(headings)
+    of_tasks = printed.split("## other prompts\n")[1].split("## ")[0]
+    assert of_tasks.count("`") == 2
 
 
 def test_what_differs_fails_the_check_and_is_named(tmp_path, as_gpt2):
@@ -84,36 +108,123 @@ def test_no_runs_are_one_line(tmp_path):
 def test_a_verdict_is_of_the_paper_s_circuit_alone(tmp_path, as_gpt2):
     publish_experiments(tmp_path, circuit="a circuit found automatically")
     made = {script: read_artifacts(tmp_path, script) for script in EXPERIMENTS}
-    rows = [row_of(claim, made) for claim in CLAIMS]
-    assert {claim.of_circuit for claim, row in zip(CLAIMS, rows, strict=True) if row.verdict} == {False}
-    assert all(row.measured != NOT_MEASURED for row in rows)
+    table = results_table(CLAIMS, made)
+    of_circuit = [each.of_circuit for each in CLAIMS]
+    assert set(table.assign(of_circuit=of_circuit)[table["verdict"] != ""]["of_circuit"]) == {""}
+    assert (table["measured"] != NOT_MEASURED).all()
 
 
 def test_every_row_is_told_from_the_others():
-    rows = [(claim.section, claim.what) for claim in CLAIMS]
+    rows = [(each.section, each.words) for each in CLAIMS]
     assert len(set(rows)) == len(rows)
 
 
-def test_nodes_are_ranked_by_the_size_of_their_effect(tmp_path):
-    claim = LeadingNodes("", "", "ipp_logits.pt", ("m8", "a9.h1", "m3", "m4", "m5"), 2)
+def test_nodes_agree_if_enough_of_them_are_among_the_strongest(tmp_path):
+    of_sweep = claim(
+        key="sweeps/logits/strongest",
+        script="circuit_discovery",
+        unit="nodes",
+        stated="m8 a9.h1 m3 m4 m5",
+        tolerance="2",
+    )
     publish_experiments(tmp_path)
     artifacts = read_artifacts(tmp_path, "circuit_discovery")
-    measured = claim.measure(artifacts)
-    assert {*measured.names} == {"m8", "m9", "m10", "m11", "a9.h1"}
-    assert "a9.h1\N{NO-BREAK SPACE}−30.0" in claim.shown(measured)
-    assert claim.verdict(measured) == "agrees"
-    assert replace(claim, enough=3).verdict(measured) == "differs"
-    assert replace(claim, nodes=()).verdict(measured) is None
-    heads = replace(claim, heads_only=True).measure(artifacts)
-    assert heads.names[0] == "a9.h1"
-    assert {name[0] for name in heads.names} == {"a"}
+    measured = of_sweep.measure(artifacts)
+    assert {*measured} == {"m8", "m9", "m10", "m11", "a9.h1"}
+    assert "a9.h1\N{NO-BREAK SPACE}−30.0" in of_sweep.shown(measured)
+    assert of_sweep.expected == "m8, a9.h1, m3, m4, m5 (≥ 2 of 5)"
+    assert of_sweep.verdict(measured) == "agrees"
+    assert replace(of_sweep, tolerance="3").verdict(measured) == "differs"
+    unstated = replace(of_sweep, stated="", tolerance="", sure="")
+    assert unstated.verdict(measured) is None
+    assert len(unstated.measure(artifacts)) == 5
 
 
 def test_rows_without_a_measurement_say_so():
-    row = row_of(Claim("a", "b", "random_years", "c", Stated("d", 0.4, 0.6)), {})
-    assert row.cells() == ("a", "b", "not measured", "", "", "", "python random_years.py")
-    assert "| a | b | not measured |" in markdown([row], "title")
-    assert r"| a | \|b\| |" in markdown([replace(row, what="|b|")], "title")
+    table = results_table([claim()], {})
+    assert table.loc[0, "measured"] == NOT_MEASURED
+    assert table.loc[0, "paper"] == table.loc[0, "verdict"] == ""
+    assert table.loc[0, "value"] is None
+    assert "| b | not measured |  |  |  |" in markdown(table, "title")
+    assert "Measured by `python random_years.py`." in markdown(table, "title")
+    assert r"| \|b\| | not" in markdown(table.assign(words="|b|"), "title")
+    assert [section for section, _ in sections(table)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "value", "expected", "verdict"),
+    [
+        ({}, 0.45, "50.0 % ± 10", "agrees"),
+        ({}, 0.39, "50.0 % ± 10", "differs"),
+        ({"sure": "about"}, 0.45, "about 50.0 % ± 10", "agrees"),
+        ({"sure": "secondary source, medium confidence"}, 0.1,
+         "50.0 % ± 10 (secondary source, medium confidence)", "differs (soft target)"),
+        ({"stated": "> 50", "tolerance": ""}, 0.51, "> 50.0 %", "agrees"),
+        ({"stated": "< 0", "tolerance": "", "unit": ""}, 0.51, "< 0.00", "differs"),
+        ({"stated": "-17", "unit": "points"}, -0.2, "−17.0 points ± 10", "agrees"),
+        ({"stated": "", "tolerance": "", "sure": ""}, 0.5, "", None),
+    ],
+)  # fmt: skip
+def test_what_is_stated_is_shown_and_judged(changed, value, expected, verdict):
+    assert claim(**changed).expected == expected
+    assert claim(**changed).verdict(value) == verdict
+    assert claim(**changed).verdict(Estimate(value, value, value, 3)) == verdict
+
+
+def test_a_soft_target_that_is_missed_fails_no_check(tmp_path, as_gpt2, monkeypatch):
+    publish_experiments(tmp_path)
+    path = tmp_path / "big_ds_experiments.json"
+    record = json.loads(path.read_text())
+    record["numbers"]["mlps/m10/direct/share_of_clean"]["value"] = 0.1
+    path.write_text(json.dumps(record))
+    assert "| differs (soft target) |" in output(results(tmp_path, "--check"))
+
+
+HEAD = "key,script,section,paper_section,figure,words,unit,stated,tolerance,sure,of_circuit"
+LINE = "a/b,random_years,a,,,b,%,50,10,stated,"
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        ([LINE.replace("%", "miles")], "the unit 'miles' is unknown"),
+        ([LINE.replace("random_years", "")], "there is no such script"),
+        ([LINE.replace("random_years", "randomness")], "there is no such script"),
+        ([LINE, LINE.replace(",b,", ",c,")], "random_years a/b is there twice"),
+        ([LINE.replace("a/b", "A b")], "no key"),
+        ([LINE.replace("10", "")], "stated and tolerance are no numbers"),
+        ([LINE.replace("50", "much")], "stated and tolerance are no numbers"),
+        ([LINE.replace("50", "> 50")], "a bound has no tolerance"),
+        ([LINE.replace("50", "")], "sure is 'stated'"),
+        ([LINE.replace("50", "").replace("stated", "")], "nothing is stated"),
+        ([LINE.replace("stated", "perhaps")], "sure is 'perhaps'"),
+        ([LINE.replace("%", "nodes")], "'50' is not a node"),
+        ([LINE.replace("%,50,10", "heads,m8,1")], "'m8' are no heads"),
+        ([LINE.replace("%,50,10", "nodes,m8 m9,3")], "how many of 2 nodes"),
+        ([LINE.replace("%", "text")], "text cannot be judged"),
+        ([LINE + "perhaps"], "of_circuit is 'perhaps'"),
+        ([LINE.replace(",b,", ",,")], "no words"),
+        ([LINE + ",more,and more"], "has not the columns|no claims can be read"),
+    ],
+)
+def test_what_is_no_claim_is_one_line(tmp_path, lines, complaint):
+    path = tmp_path / "claims.csv"
+    path.write_text("\n".join([HEAD, *lines]) + "\n")
+    with pytest.raises(UserError, match=complaint) as raised:
+        read_claims(path)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_holds_no_claims_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="no claims can be read from"):
+        read_claims(tmp_path / "none.csv")
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(UserError, match="no claims can be read from"):
+        read_claims(tmp_path / "empty.csv")
+    (tmp_path / "others.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="has not the columns"):
+        read_claims(tmp_path / "others.csv")
 
 
 @pytest.mark.parametrize(
@@ -128,4 +239,4 @@ def test_rows_without_a_measurement_say_so():
     ],
 )
 def test_numbers_are_shown_with_their_unit(measured, unit, text):
-    assert Claim("", "", "", "", unit=unit).shown(measured) == text
+    assert claim(unit=unit).shown(measured) == text

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
 
+from path_patching.bootstrap import Estimate
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, random_model
 from reproduction.publication import RECORD_VERSION
@@ -33,9 +36,9 @@ def visible(folder) -> list[str]:
 
 def published(folder, value=1.0, script="circuit_discovery") -> None:
     run = new_run(folder, script)
-    run.save("probs.pt", torch.full((2, 3), value))
-    run.save("deep/probs.pt", {"a": torch.arange(3), "names": ["x"]})
-    run.note("answer", 42.0)
+    run.save("probs.pt", torch.full((2, 3), value), kind="probabilities", evaluation="clean")
+    run.save("deep/probs.pt", {"a": torch.arange(3), "names": ["x"]}, kind="probabilities", evaluation="late_half")
+    run.note("answer", 42.0, "the answer")
     run.publish()
 
 
@@ -45,15 +48,62 @@ def test_a_published_run_is_read_back_with_its_record(tmp_path):
     assert torch.equal(artifacts.load("probs.pt"), torch.ones(2, 3))
     assert artifacts.load("deep/probs.pt")["names"] == ["x"]
     assert artifacts.record["model"]["name"] == MODEL.name
-    assert artifacts.record["numbers"] == {"answer": 42.0}
+    assert artifacts.record["numbers"] == {"answer": {"words": "the answer", "value": 42.0}}
     assert artifacts.record["settings"]["seed"] == 3
     assert artifacts.record["versions"]["torch"] == torch.__version__
     assert visible(tmp_path) == ["circuit_discovery.json", "deep", "probs.pt"]
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["a", "late_half/probability_difference/share_of_clean", "attention/a7.h10/end_to_yy", "m10.n5/x", "task_2/y"],
+)
+@pytest.mark.parametrize("value", [0.5, 3, "words", ["m8", "m9"], {"m8": 0.1}, Estimate(0.5, 0.4, 0.6, 97)])
+def test_a_number_is_read_back_by_its_key(tmp_path, capsys, key, value):
+    run = new_run(tmp_path)
+    run.note(key, value, "what it is: in words")
+    assert capsys.readouterr().out.startswith("what it is: in words: ")
+    run.publish()
+    artifacts = read_artifacts(tmp_path, "circuit_discovery")
+    assert artifacts.number(key) == value
+    assert artifacts.number("another") is None
+    assert artifacts.record["numbers"][key]["words"] == "what it is: in words"
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "Late/half", "late half", "late-half", "/late", "late/", "a//b", "late_", "_late", "a..b", "ä", "a\n", "a:b"],
+)
+def test_a_bad_key_is_refused(tmp_path, key):
+    run = new_run(tmp_path)
+    with pytest.raises(ValueError, match="is no key"):
+        run.note(key, 1.0, "words")
+    assert run.numbers == {}
+
+
+def test_artifacts_are_found_by_what_they_are(tmp_path):
+    published(tmp_path)
+    artifacts = read_artifacts(tmp_path, "circuit_discovery")
+    assert [*artifacts.find(kind="probabilities")] == ["probs.pt", "deep/probs.pt"]
+    late = {"kind": "probabilities", "evaluation": "late_half"}
+    assert artifacts.find(evaluation="late_half") == {"deep/probs.pt": late}
+    assert artifacts.find(kind="sweep") == artifacts.find(kind="probabilities", task=3) == {}
+    assert set(artifacts.record["index"]) == set(artifacts.record["artifacts"])
+
+
+def test_a_table_is_read_back_in_full(tmp_path):
+    table = pd.DataFrame(
+        {"noun": ["war", "plan"], "YY": [2, 98], "share": [1 / 3, 0.1 + 0.2], "other": [math.nan, 1e-300]}
+    )
+    run = new_run(tmp_path)
+    run.save_table("sentences.csv", table, kind="sentences_evaluated")
+    run.publish()
+    pd.testing.assert_frame_equal(read_artifacts(tmp_path, run.script).load("sentences.csv"), table, check_exact=True)
+
+
 def test_a_slice_is_stored_without_what_it_was_sliced_from(tmp_path):
     run = new_run(tmp_path)
-    run.save("slice.pt", torch.zeros(1000, 1000)[:1])
+    run.save("slice.pt", torch.zeros(1000, 1000)[:1], kind="test")
     run.publish()
     assert (tmp_path / "slice.pt").stat().st_size < 10_000
 
@@ -61,7 +111,7 @@ def test_a_slice_is_stored_without_what_it_was_sliced_from(tmp_path):
 def test_a_run_that_does_not_publish_leaves_earlier_artifacts_as_they_were(tmp_path):
     published(tmp_path, value=1.0)
     run = new_run(tmp_path)
-    run.save("probs.pt", torch.zeros(2, 3))
+    run.save("probs.pt", torch.zeros(2, 3), kind="probabilities")
     assert torch.equal(read_artifacts(tmp_path, "circuit_discovery").load("probs.pt"), torch.ones(2, 3))
 
 
@@ -108,7 +158,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
     run = new_run(tmp_path)
     (run.publication.staging / "probs.pt").symlink_to("/dev/full")
     with pytest.raises(UserError, match="No space left"):
-        run.save("probs.pt", torch.zeros(2, 3))
+        run.save("probs.pt", torch.zeros(2, 3), kind="probabilities")
     assert torch.equal(read_artifacts(tmp_path, "circuit_discovery").load("probs.pt"), torch.ones(2, 3))
 
 
@@ -161,14 +211,14 @@ def test_an_interrupted_run_publishes_nothing_and_says_so(tmp_path):
     """Ctrl-C in the middle of a script."""
     code = (
         "import os, signal, sys, time\n"
-        "from tests.test_artifacts import new_run, MODEL\n"
+        "from tests.reproduction.test_run import new_run, MODEL\n"
         "from pathlib import Path\n"
-        "from utils import exit_on_user_error\n"
+        "from path_patching.errors import exit_on_user_error\n"
         "import torch\n"
         "sys.excepthook = exit_on_user_error\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
         f"run = new_run(Path({str(tmp_path)!r}))\n"
-        "run.save('probs.pt', torch.zeros(3))\n"
+        "run.save('probs.pt', torch.zeros(3), kind='test')\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"
         "time.sleep(10)\n"
         "run.publish()\n"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from path_patching.bootstrap import Estimate
 from path_patching.files import ROOT
 from path_patching.gpt2.model import Architecture, random_model
 from reproduction.run import start_run
@@ -18,10 +19,11 @@ TINY = Architecture(n_layers=2, n_heads=4, d_model=8, d_head=2, d_mlp=8, n_posit
 
 def publish_random(folder: Path, shares: torch.Tensor, own: float, nothing: float) -> None:
     run = start_run("random_circuit_ablation", Settings(out=folder), random_model(TINY), "torch", "cpu")
-    run.save("random_circuits.pt", shares)
-    run.note("circuit", "a circuit of a test")
-    run.note("circuit's share of clean", {"value": own, "low": own, "high": own})
-    run.note("share of clean with all on 01 data", nothing)
+    run.save("random_circuits.pt", shares, kind="shares_of_clean")
+    run.note("circuit/name", "a circuit of a test", "circuit")
+    own_share = Estimate(own, own, own, 97)
+    run.note("late_half/probability_difference/share_of_clean", own_share, "circuit's share of clean")
+    run.note("corrupted/probability_difference/share_of_clean", nothing, "share of clean with all on 01 data")
     run.publish()
 
 

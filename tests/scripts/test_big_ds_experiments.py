@@ -14,7 +14,7 @@ from path_patching.engine import Sentences
 from path_patching.files import ROOT
 from path_patching.gpt2.tensor_cache import load_model
 from path_patching.gpt2.tokenizer import load_tokenizer
-from path_patching.paths import Node
+from path_patching.paths import Node, PathSet
 from reproduction.run import read_artifacts
 from tests.helpers.engines import each_engine, skip_without
 from tests.helpers.experiments import random_gpt2, run_experiment
@@ -23,6 +23,7 @@ from tests.helpers.scripts import output, run_python
 from utils import cutoff_sharpness, prob_diff
 
 SCRIPT = "big_ds_experiments"
+TABLE = "big_ds_experiments_sentences.csv"
 HEATMAPS = ("clean_probs.pt", "patched_probs.pt", "complement_probs.pt", "full_patched_probs.pt")
 CIRCUIT = {
     "name": "a circuit of two layers",
@@ -52,9 +53,8 @@ def test_every_evaluation_is_that_of_the_definition(checkpoint, tmp_path, monkey
     printed = output(run_experiment(SCRIPT, tmp_path, checkpoint, n, "--circuit", str(checkpoint / "circuit.json")))
     assert f"left out: the heatmaps; of {n} sentences none has YY = " in printed
     artifacts = read_artifacts(tmp_path / "out", SCRIPT)
-    assert artifacts.record["artifacts"] == {}
-    numbers = artifacts.record["numbers"]
-    assert numbers["circuit"] == CIRCUIT["name"]
+    assert set(artifacts.record["artifacts"]) == {TABLE}
+    assert artifacts.number("circuit/name") == CIRCUIT["name"]
 
     monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
     dataset = drawn(n)
@@ -65,30 +65,60 @@ def test_every_evaluation_is_that_of_the_definition(checkpoint, tmp_path, monkey
     values = late.extend([Node.residual(position) for position in range(end + 1)], via="v")
     expected = {
         "clean": reference.probabilities(inside="corrupted"),
-        "all on 01 data": reference.corrupted(),
-        "late half alone": reference.probabilities(late, "clean"),
-        "all but the late half": reference.probabilities(late, "corrupted"),
-        "full circuit alone": reference.probabilities(full_circuit(circuit, yy, end), "clean"),
-        "late half alone, its heads' queries and keys on 01 data": reference.probabilities(values, "clean"),
+        "corrupted": reference.corrupted(),
+        "late_half": reference.probabilities(late, "clean"),
+        "late_half/without": reference.probabilities(late, "corrupted"),
+        "full_circuit": reference.probabilities(full_circuit(circuit, yy, end), "clean"),
+        "late_half/values_alone": reference.probabilities(values, "clean"),
     }
     differences = {name: prob_diff(probs, years_yy) for name, probs in expected.items()}
     clean = differences["clean"].mean().item()
     for name, difference in differences.items():
-        found = numbers[f"{name}: probability difference"]
-        assert found["value"] == pytest.approx(difference.mean().item(), abs=1e-6)
-        spread = numbers[f"{name}: probability difference, standard deviation"]
+        found = artifacts.number(f"{name}/probability_difference")
+        assert found.value == pytest.approx(difference.mean().item(), abs=1e-6)
+        spread = artifacts.number(f"{name}/probability_difference/standard_deviation")
         assert spread == pytest.approx(difference.std(correction=0).item(), abs=1e-6)
-        assert found["low"] < found["value"] < found["high"]
+        assert found.low < found.value < found.high
         sharpness = cutoff_sharpness(expected[name], years_yy).mean().item()
-        assert numbers[f"{name}: cutoff sharpness"]["value"] == pytest.approx(sharpness, abs=1e-6)
+        assert artifacts.number(f"{name}/cutoff_sharpness").value == pytest.approx(sharpness, abs=1e-6)
         if name != "clean":
-            share = numbers[f"{name}: probability difference, share of clean"]
-            assert share["value"] == pytest.approx(difference.mean().item() / clean, abs=1e-5)
+            share = artifacts.number(f"{name}/probability_difference/share_of_clean")
+            assert share.value == pytest.approx(difference.mean().item() / clean, abs=1e-5)
     means = sorted(difference.mean().item() for difference in differences.values())
     assert min(b - a for a, b in pairwise(means)) > 1e-4, "the evaluations can be told apart"
-    of_values = differences["late half alone, its heads' queries and keys on 01 data"].mean().item()
-    lost = numbers["queries and keys on 01 data cost, as a share of the late half"]["value"]
-    assert lost == pytest.approx(1 - of_values / differences["late half alone"].mean().item(), abs=1e-5)
+    of_values = differences["late_half/values_alone"].mean().item()
+    lost = artifacts.number("late_half/queries_and_keys/share_lost").value
+    assert lost == pytest.approx(1 - of_values / differences["late_half"].mean().item(), abs=1e-5)
+
+
+def test_an_mlp_s_direct_and_indirect_effects_are_those_of_the_definition(tmp_path, monkeypatch):
+    """Three layers, so that a chain of two later MLPs is among the paths; they are written out one by one here."""
+    checkpoint, n = random_gpt2(tmp_path / "three layers", n_layer=3, seed=2), 12
+    described = CIRCUIT | {"mlps": ["m0", "m1", "m2"], "heads_feed": ["logits", "m1", "m2"]}
+    (tmp_path / "circuit.json").write_text(json.dumps(described))
+    output(run_experiment(SCRIPT, tmp_path, checkpoint, n, "--circuit", str(tmp_path / "circuit.json")))
+    artifacts = read_artifacts(tmp_path / "out", SCRIPT)
+
+    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
+    dataset = drawn(n)
+    reference = Reference(load_model(str(checkpoint)), Sentences(dataset.good_toks, dataset.bad_toks, year_indices()))
+    clean = prob_diff(reference.probabilities(), dataset.years_YY).mean().item()
+    paths = {
+        "m0/direct": "m0 → logits",
+        "m0/indirect": "m0 → m1 → logits; m0 → m2 → logits; m0 → m1 → m2 → logits",
+        "m1/direct": "m1 → logits",
+        "m1/indirect": "m1 → m2 → logits",
+        "m2/direct": "m2 → logits",
+    }
+    shares = {}
+    for key, text in paths.items():
+        patched = reference.probabilities(PathSet.parse(text, end=dataset.end), "corrupted")
+        shares[key] = 1 - prob_diff(patched, dataset.years_YY).mean().item() / clean
+    found = {key: artifacts.number(f"mlps/{key}/share_of_clean") for key in paths}
+    assert {key: each.value for key, each in found.items()} == pytest.approx(shares, abs=1e-5)
+    assert all(each.low < each.value < each.high for each in found.values())
+    assert min(b - a for a, b in pairwise(sorted(shares.values()))) > 1e-4, "the effects can be told apart"
+    assert artifacts.number("mlps/m2/indirect/share_of_clean") is None, "nothing lies between the last and the logits"
 
 
 @pytest.fixture(scope="module")
@@ -99,19 +129,19 @@ def with_heatmaps(checkpoint, tmp_path_factory):
 
 
 def test_rows_of_the_heatmaps_average_to_the_means(with_heatmaps):
-    assert set(with_heatmaps.record["artifacts"]) == set(HEATMAPS)
+    assert set(with_heatmaps.record["artifacts"]) == {*HEATMAPS, TABLE}
     years_yy = drawn(1500).years_YY
     weights = torch.tensor([(years_yy == yy).sum() for yy in COLLATED_YY], dtype=torch.float64) / 1500
-    names = ("clean", "late half alone", "all but the late half", "full circuit alone")
+    names = ("clean", "late_half", "late_half/without", "full_circuit")
     for artifact, name in zip(HEATMAPS, names, strict=True):
         rows = with_heatmaps.load(artifact)
         assert rows.shape == (97, 100)
         for metric, measure in (
-            ("probability difference", prob_diff),
-            ("cutoff sharpness", cutoff_sharpness),
+            ("probability_difference", prob_diff),
+            ("cutoff_sharpness", cutoff_sharpness),
         ):
             mean = (measure(rows, torch.tensor(COLLATED_YY)) * weights).sum().item()
-            assert with_heatmaps.record["numbers"][f"{name}: {metric}"]["value"] == pytest.approx(mean, abs=1e-9)
+            assert with_heatmaps.number(f"{name}/{metric}").value == pytest.approx(mean, abs=1e-9)
 
 
 def test_the_clean_heatmap_is_that_of_transformers(with_heatmaps, checkpoint):
@@ -127,9 +157,9 @@ def test_the_clean_heatmap_is_that_of_transformers(with_heatmaps, checkpoint):
 
 def test_the_stand_in_runs_with_the_paper_s_names(tmp_path):
     output(run_experiment(SCRIPT, tmp_path, "standin", 97, "--circuit", "paper"))
-    numbers = read_artifacts(tmp_path / "out", SCRIPT).record["numbers"]
-    assert numbers["clean: probability difference"]["value"] > 0.8
-    assert numbers["circuit"] == "the paper's circuit"
+    artifacts = read_artifacts(tmp_path / "out", SCRIPT)
+    assert artifacts.number("clean/probability_difference").value > 0.8
+    assert artifacts.number("circuit/name") == "the paper's circuit"
 
 
 def test_the_paper_s_circuit_in_a_smaller_model_is_one_line(checkpoint, tmp_path):
@@ -142,7 +172,7 @@ def test_the_paper_s_circuit_in_a_smaller_model_is_one_line(checkpoint, tmp_path
 @pytest.mark.slow
 @each_engine
 def test_memory_does_not_grow_with_the_sentences(tmp_path, engine_name):
-    """Beside the probabilities asked for, 5 kB a sentence."""
+    """Beside the probabilities asked for, 11 kB a sentence."""
     skip_without(engine_name)
     watched = (
         "import resource, runpy, sys\n"

@@ -15,7 +15,7 @@ from tests.helpers.scripts import output
 SCRIPT = "circuit_discovery"
 OF_EVERY_CIRCUIT = {
     "dataset.pt", "probs.pt", "ipp_logits.pt", "attn_collated.pt", "attn_patterns_all.pt", "late_half_probs.pt",
-    "full_circuit_probs.pt", "circuit.json",
+    "full_circuit_probs.pt", "circuit.json", "circuit_discovery_sentences.csv",
 }  # fmt: skip
 OF_THE_PAPERS = OF_EVERY_CIRCUIT | {
     *(f"ipp_mlp{layer}.pt" for layer in range(8, 12)), *(f"logit_lens_mlp{layer}.pt" for layer in range(8, 12)),
@@ -40,11 +40,16 @@ def test_the_papers_circuit_leaves_the_artifacts_of_the_paper(tmp_path):
     output(run_experiment(SCRIPT, tmp_path, "standin", 97, "--circuit", "paper", "--engine", "torch"))
     artifacts = read_artifacts(tmp_path / "out", SCRIPT)
     assert set(artifacts.record["artifacts"]) == OF_THE_PAPERS
-    assert artifacts.record["numbers"]["circuit"] == PAPER.name
+    assert artifacts.number("circuit/name") == PAPER.name
     assert read_circuit(tmp_path / "out" / "circuit.json") == PAPER
     described = artifacts.load("circuit.json")
     assert "search" not in described
-    for name in OF_THE_PAPERS - {"circuit.json", "dataset.pt", "attn_patterns_all.pt"}:
+    for name in OF_THE_PAPERS - {
+        "circuit.json",
+        "circuit_discovery_sentences.csv",
+        "dataset.pt",
+        "attn_patterns_all.pt",
+    }:
         shape = next(shape for beginning, shape in SHAPES.items() if name.startswith(beginning))
         tensor = artifacts.load(name)
         assert tensor.shape == shape, name
@@ -61,10 +66,11 @@ def test_a_small_model_gets_a_circuit_of_its_own(checkpoint, tmp_path):
     printed = output(run_experiment(SCRIPT, tmp_path, checkpoint, 97))
     artifacts = read_artifacts(tmp_path / "out", SCRIPT)
     circuit = read_circuit(tmp_path / "out" / "circuit.json")
-    assert artifacts.record["numbers"]["circuit"] == circuit.name == NAME
+    assert artifacts.number("circuit/name") == circuit.name == NAME
     assert set(artifacts.record["artifacts"]) >= OF_EVERY_CIRCUIT
-    sweeps = {name for name in artifacts.record["artifacts"] if name.startswith("ipp_mlp")}
-    assert sweeps == {f"ipp_mlp{mlp[1:]}.pt" for mlp in circuit.mlps}
+    sweeps = artifacts.find(kind="sweep", of="mlp", position="END")
+    assert {*sweeps} == {f"ipp_mlp{mlp[1:]}.pt" for mlp in circuit.mlps}
+    assert {entry["receiver"] for entry in sweeps.values()} == {*circuit.mlps}
     assert artifacts.load("ipp_logits.pt").shape == (2, 3)
     assert "threshold" in printed
     steps = artifacts.load("circuit.json")["search"]["steps"]
@@ -88,7 +94,7 @@ def test_a_circuit_from_a_file_is_followed(checkpoint, tmp_path):
     made = {"ipp_mlp1.pt", "attn_patterns_a0.h1.pt", "logit_lens_a0.h1.pt", "logit_lens_mlp1.pt"}
     assert set(artifacts.record["artifacts"]) == OF_EVERY_CIRCUIT | made
     assert "attn_q.pt is not made" in printed
-    assert artifacts.record["numbers"]["circuit"] == "mine"
+    assert artifacts.number("circuit/name") == "mine"
 
 
 @pytest.mark.parametrize(
@@ -110,6 +116,6 @@ def test_what_cannot_be_is_one_line(flags, complaint, checkpoint, tmp_path):
 @pytest.mark.slow
 def test_the_stand_ins_circuit_is_found(tmp_path):
     output(run_experiment(SCRIPT, tmp_path, "standin", 97, "--engine", "torch"))
-    numbers = read_artifacts(tmp_path / "out", SCRIPT).record["numbers"]
-    assert numbers["late half: share of clean"]["value"] >= 0.8
-    assert numbers["full circuit: share of clean"]["value"] >= 0.8
+    artifacts = read_artifacts(tmp_path / "out", SCRIPT)
+    assert artifacts.number("late_half/probability_difference/share_of_clean").value >= 0.8
+    assert artifacts.number("full_circuit/probability_difference/share_of_clean").value >= 0.8

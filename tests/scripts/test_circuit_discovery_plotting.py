@@ -30,17 +30,21 @@ OF_MANY = {
 TINY = Architecture(n_layers=2, n_heads=4, d_model=8, d_head=2, d_mlp=8, n_positions=16, vocab_size=32)
 
 
-def publish(folder: Path, tensors: dict[str, tuple[int, ...]], n_layers: int, n_heads: int) -> None:
-    """A run of circuit discovery with artifacts of these shapes, and what every run has."""
+def publish(folder: Path, tensors: dict[str, tuple[tuple[int, ...], dict]], n_layers: int, n_heads: int) -> None:
+    """A run of circuit discovery with artifacts of these shapes, of which this is said, and what every run has."""
     generator = torch.Generator().manual_seed(0)
-    sizes = {"probs.pt": (97, 100), "ipp_logits.pt": (n_layers, n_heads + 1)} | tensors
+    of_every_run = {
+        "probs.pt": ((97, 100), {"kind": "probabilities", "evaluation": "clean"}),
+        "ipp_logits.pt": ((n_layers, n_heads + 1), {"kind": "sweep", "of": "logits", "position": "END"}),
+    }
     run = start_run("circuit_discovery", Settings(out=folder), random_model(TINY), "torch", "cpu")
-    for name, shape in sizes.items():
-        run.save(name, torch.rand(shape, generator=generator) - 0.5 * ("ipp" in name))
+    for name, (shape, about) in (of_every_run | tensors).items():
+        values = torch.rand(shape, generator=generator) - 0.5 * (about["kind"] == "sweep")
+        run.save(name, values, **about)
     patterns = torch.rand(n_layers, n_heads, 20, len(PROMPT), len(PROMPT), generator=generator)
-    run.save("attn_patterns_all.pt", {"patterns": patterns.tril(), "prompt": PROMPT})
-    run.save("dataset.pt", {"years": torch.arange(3)})
-    run.note("circuit", "a circuit of a test")
+    run.save("attn_patterns_all.pt", {"patterns": patterns.tril(), "prompt": PROMPT}, kind="attention_of_all_heads")
+    run.save("dataset.pt", {"years": torch.arange(3)}, kind="sentences")
+    run.note("circuit/name", "a circuit of a test", "circuit")
     run.publish()
 
 
@@ -48,20 +52,32 @@ def publish_big(folder: Path, heatmaps: bool = True) -> None:
     """A run on many sentences, with or without enough of them for heatmaps."""
     generator = torch.Generator().manual_seed(0)
     run = start_run("big_ds_experiments", Settings(out=folder), random_model(TINY), "torch", "cpu")
-    run.note("circuit", "a circuit of a test")
-    for name in ("clean", "patched", "complement", "full_patched") if heatmaps else ():
-        run.save(f"{name}_probs.pt", torch.rand(97, 100, generator=generator) / 50)
+    run.note("circuit/name", "a circuit of a test", "circuit")
+    for evaluation in ("clean", "late_half", "late_half/without", "full_circuit") if heatmaps else ():
+        probs = torch.rand(97, 100, generator=generator) / 50
+        run.save(f"{evaluation.replace('/', '_')}_probs.pt", probs, kind="probabilities", evaluation=evaluation)
     run.publish()
 
 
 def publish_gpt2(folder: Path) -> None:
-    """All artifacts of spec section 3, at GPT-2 small's numbers of layers and heads."""
-    sweeps = [f"ipp_mlp{layer}.pt" for layer in range(8, 12)] + [f"results_mlp{layer}.pt" for layer in range(4)]
-    shapes = dict.fromkeys([*sweeps, "attn_q.pt", "attn_k.pt", "attn_v.pt"], (12, 13))
-    lenses = ["a7.h10", "a8.h11", "a9.h1", "mlp8", "mlp9", "mlp10", "mlp11"]
-    shapes |= {f"logit_lens_{node}.pt": (97, 100) for node in lenses}
-    shapes |= {"late_half_probs.pt": (97, 100), "full_circuit_probs.pt": (97, 100), "attn_collated.pt": (97, 13, 13)}
-    publish(folder, shapes | {f"attn_patterns_{head}.pt": (13, 13) for head in ("a7.h10", "a8.h11")}, 12, 12)
+    """All artifacts of spec section 3, at GPT-2 small's numbers of layers and heads. Names of files say nothing."""
+    about: list[tuple[tuple[int, ...], dict]] = []
+    for layer in range(8, 12):
+        about.append(((12, 13), {"kind": "sweep", "of": "mlp", "receiver": f"m{layer}", "position": "END"}))
+        about.append(((97, 100), {"kind": "logit_lens", "of": "mlp", "node": f"m{layer}"}))
+    for layer in range(4):
+        early = {"kind": "sweep", "of": "mlp", "receiver": f"m{layer}", "through": "v", "position": "YY"}
+        about.append(((12, 13), early))
+    for via, position in {"q": "END", "k": "YY", "v": "YY"}.items():
+        about.append(((12, 13), {"kind": "sweep", "of": "heads", "through": via, "position": position}))
+    for head in ("a7.h10", "a8.h11", "a9.h1"):
+        about.append(((97, 100), {"kind": "logit_lens", "of": "head", "node": head}))
+    for head in ("a7.h10", "a8.h11"):
+        about.append(((13, 13), {"kind": "attention", "node": head}))
+    about.append(((97, 13, 13), {"kind": "attention_by_yy", "node": "a7.h10"}))
+    for evaluation in ("late_half", "full_circuit"):
+        about.append(((97, 100), {"kind": "probabilities", "evaluation": evaluation}))
+    publish(folder, {f"{number}.pt": each for number, each in enumerate(about)}, 12, 12)
 
 
 def draw(folder: Path, without_kaleido: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -120,7 +136,9 @@ def test_heatmaps_of_many_sentences_that_were_not_made_are_left_out(tmp_path, wi
 
 def test_figures_of_nodes_that_a_small_model_lacks_are_left_out(tmp_path):
     pytest.importorskip("kaleido", reason="kaleido 0.2.1 is not installed")
-    publish(tmp_path / "artifacts", {"ipp_mlp1.pt": (2, 5), "logit_lens_a1.h3.pt": (97, 100)}, 2, 4)
+    to_m1 = {"kind": "sweep", "of": "mlp", "receiver": "m1", "position": "END"}
+    lens = {"kind": "logit_lens", "of": "head", "node": "a1.h3"}
+    publish(tmp_path / "artifacts", {"ipp_mlp1.pt": ((2, 5), to_m1), "lens.pt": ((97, 100), lens)}, 2, 4)
     run = draw(tmp_path)
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
@@ -130,7 +148,7 @@ def test_figures_of_nodes_that_a_small_model_lacks_are_left_out(tmp_path):
         assert figures_in(tmp_path / "plots", kind) == drawn
     left_out = [line for line in run.stdout.splitlines() if line.startswith("left out")]
     assert len(left_out) == len(run.stdout.splitlines())
-    assert any("logit_lens_mlp*.pt" in line for line in left_out)
+    assert any("logit lens of MLPs" in line for line in left_out)
 
 
 def missing(artifacts: Path) -> None:

@@ -96,7 +96,7 @@ def test_artifacts_of_the_stand_in(standin):
     check_artifacts(standin / "out", 384)
     check_artifacts(standin / "out" / "m11", 384)
     named = {
-        folder: read_artifacts(standin / folder, "neuron_investigations").record["numbers"]["mlp"]
+        folder: read_artifacts(standin / folder, "neuron_investigations").number("mlp/name")
         for folder in ("out", "out/m11")
     }
     assert named == {"out": "m10", "out/m11": "m11"}
@@ -148,13 +148,13 @@ def figures_of_counted_neurons(tmp_path, monkeypatch):
     lens, alone = years.repeat(210, N, 1), 2 * years.repeat(11, N, 1)
     lens[200:] *= 1000
     alone[10:] *= 1000
-    run.save("neuron_dataset.pt", dataset.as_artifact())
-    run.save("order.pt", torch.arange(300).flip(0))
-    run.save("neuron_effects.pt", torch.linspace(0, -1, 300, dtype=torch.float64))
-    run.save("t10-logitlens.pt", lens)
-    run.save("t10-direct_effects.pt", alone)
-    run.save("t10-t10patched.pt", 15 * years.repeat(N, 1))
-    run.note("mlp", "m10")
+    run.save("neuron_dataset.pt", dataset.as_artifact(), kind="test")
+    run.save("order.pt", torch.arange(300).flip(0), kind="test")
+    run.save("neuron_effects.pt", torch.linspace(0, -1, 300, dtype=torch.float64), kind="test")
+    run.save("t10-logitlens.pt", lens, kind="test")
+    run.save("t10-direct_effects.pt", alone, kind="test")
+    run.save("t10-t10patched.pt", 15 * years.repeat(N, 1), kind="test")
+    run.note("mlp/name", "m10", "mlp")
     run.publish()
     found = {}
     monkeypatch.setattr(Plots, "write", lambda plots, figure, name: found.update({name: figure}))

@@ -62,7 +62,7 @@ def check_run(folder: Path, activations: list[str]) -> dict[str, dict[str, list[
         assert set(by_edit) >= {"PCA, top 1", *EDITS[-2:], *WHOLE}
         assert {len(differences) for edit, differences in by_edit.items() if edit in EDITS} == {6}
         assert all(-1 <= each <= 1 for differences in by_edit.values() for each in differences)
-    assert ablation["clean"] == artifacts.record["numbers"]["clean probability difference"]["value"]
+    assert ablation["clean"] == artifacts.number("clean/probability_difference").value
     return ablation["differences"]
 
 
@@ -77,8 +77,7 @@ def test_a_two_layer_model_by_default(checkpoint, cache, tmp_path):
     script, folder = str(ROOT / "pca_experiments.py"), tmp_path / "artifacts"
     arguments = ("--model", str(checkpoint), "--n", "97", "--out", str(folder))
     output(run_python(script, *arguments, settings=cache))
-    numbers = read_artifacts(folder, "pca_experiments").record["numbers"]
-    looked_at = numbers["inputs of MLPs and outputs of heads looked at"]
+    looked_at = read_artifacts(folder, "pca_experiments").number("looked_at/nodes")
     assert looked_at, "the circuit found automatically has heads"
     kinds = {True: "input of {} at END", False: "output of {} at END"}
     check_run(folder, [*(kinds[name[0] == "m"].format(name) for name in looked_at), "embedding of YY"])
@@ -152,11 +151,12 @@ def test_figures_of_one_activation_and_of_many(tmp_path, monkeypatch):
         names = [f"input of m{layer} at END" for layer in range(count)]
         run = start_run("pca_experiments", Settings(out=folder), random_model(TINY), "torch", "cpu")
         points = torch.randn(count, 97, 2, generator=torch.Generator().manual_seed(0))
-        run.save("pca.pt", {"activations": names, "points": points, "shares": torch.full((count, 2), 0.25)})
+        pca = {"activations": names, "points": points, "shares": torch.full((count, 2), 0.25)}
+        run.save("pca.pt", pca, kind="pca")
         measured = {edit: [0.5, 0.6, 0.7] for edit in EDITS} | {edit: [0.1] for edit in WHOLE}
         without_top_10 = {edit: each for edit, each in measured.items() if edit != "PCA, top 10"}
         differences = dict.fromkeys(names, measured) | {names[-1]: without_top_10}
-        run.save("pca_ablation.pt", {"differences": differences, "clean": 0.8})
+        run.save("pca_ablation.pt", {"differences": differences, "clean": 0.8}, kind="edits")
         run.publish()
         monkeypatch.setattr(sys, "argv", ["pca_plots.py", "--artifacts", str(folder), "--out", str(plots)])
         runpy.run_path(str(ROOT / "pca_plots.py"))

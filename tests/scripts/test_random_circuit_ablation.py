@@ -37,7 +37,7 @@ def test_each_share_is_that_of_the_definition(tmp_path, monkeypatch):
     flags = ["--circuit", str(file), "--circuits", str(CIRCUITS), "--seed", "3"]
     assert CIRCUIT["name"] in output(run_experiment(SCRIPT, tmp_path, checkpoint, N, *flags))
     artifacts = read_artifacts(tmp_path / "out", SCRIPT)
-    found, numbers = artifacts.load("random_circuits.pt"), artifacts.record["numbers"]
+    found, number = artifacts.load("random_circuits.pt"), artifacts.number
 
     monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
     tokenizer = load_tokenizer()
@@ -56,14 +56,19 @@ def test_each_share_is_that_of_the_definition(tmp_path, monkeypatch):
     assert found.shape == (CIRCUITS,)
     assert found.tolist() == pytest.approx(expected, abs=1e-5)
     assert max(expected) - min(expected) > 0.1, "the circuits can be told apart"
-    assert numbers["circuit's share of clean"]["value"] == pytest.approx(own, abs=1e-5)
-    assert numbers["random circuits that recover less"] == sum(share < own for share in expected) / CIRCUITS
-    assert numbers["share of clean with all on 01 data"] == pytest.approx(difference(None, "clean") / clean, abs=1e-5)
-    shares = numbers["random circuits' share of clean"]
+    assert number("late_half/probability_difference/share_of_clean").value == pytest.approx(own, abs=1e-5)
+    assert number("random_circuits/recover_less") == sum(share < own for share in expected) / CIRCUITS
+    nothing = number("corrupted/probability_difference/share_of_clean")
+    assert nothing == pytest.approx(difference(None, "clean") / clean, abs=1e-5)
+    shares = number("random_circuits/share_of_clean")
     assert (shares["least"], shares["most"]) == pytest.approx((found.min().item(), found.max().item()))
     best = drawn[expected.index(max(expected))]
-    named = numbers["nodes at END of the random circuit that recovers most"]
-    assert named == ", ".join(in_order((*best.mlps, *best.heads)))
+    assert number("random_circuits/best/nodes_at_end") == [*in_order((*best.mlps, *best.heads))]
+    assert number("circuit/nodes_at_end") == [*in_order((*circuit.mlps, *circuit.heads))]
+    sentences = artifacts.load("random_circuit_ablation_sentences.csv")
+    means = sentences.groupby("evaluation")["probability_difference"].mean()
+    of_random = [means[f"random_{place}"] / means["clean"] for place in range(CIRCUITS)]
+    assert found.tolist() == pytest.approx(of_random, abs=1e-12)
 
 
 def test_two_layers_run_with_the_circuit_found_automatically(tmp_path):
@@ -78,7 +83,7 @@ def test_the_stand_in_runs_with_the_paper_s_names(tmp_path):
     output(run_experiment(SCRIPT, tmp_path, "standin", 97, "--circuit", "paper", "--circuits", "3"))
     artifacts = read_artifacts(tmp_path / "out", SCRIPT)
     assert artifacts.load("random_circuits.pt").shape == (3,)
-    assert artifacts.record["numbers"]["circuit"] == "the paper's circuit"
+    assert artifacts.number("circuit/name") == "the paper's circuit"
 
 
 def test_no_circuits_are_one_line(tmp_path):
@@ -91,5 +96,5 @@ def test_the_circuit_found_automatically_beats_random_ones(tmp_path):
     output(run_experiment(SCRIPT, tmp_path, "standin", 97, "--engine", "torch"))
     artifacts = read_artifacts(tmp_path / "out", SCRIPT)
     assert artifacts.load("random_circuits.pt").shape == (200,)
-    assert artifacts.record["numbers"]["random circuits that recover less"] >= 0.99
-    assert artifacts.record["numbers"]["circuit's share of clean"]["low"] > 0.8
+    assert artifacts.number("random_circuits/recover_less") >= 0.99
+    assert artifacts.number("late_half/probability_difference/share_of_clean").low > 0.8

@@ -63,12 +63,12 @@ def test_numbers_are_means_over_the_sentences(run):
     later = [sum(row[yy + 1 :]) for row, yy in zip(probs.tolist(), last.tolist(), strict=True)]
     others = [sum(row[: yy + 1]) for row, yy in zip(probs.tolist(), last.tolist(), strict=True)]
     after = [row[yy + 1] for row, yy in zip(probs.tolist(), last.tolist(), strict=True)]
-    expected = {"YY5 + 1": after, "years later than YY5": later, "years not later than YY5": others}
+    expected = {"next_year": after, "later_years": later, "other_years": others}
     for name, values in expected.items():
-        number = run.record["numbers"][f"probability of {name}"]
-        assert number["value"] == pytest.approx(sum(values) / N, abs=1e-12)
-        assert number["low"] < number["value"] < number["high"]
-    likeliest = list(run.record["numbers"]["likeliest tokens, mean probability"].values())
+        number = run.number(f"{name}/probability")
+        assert number.value == pytest.approx(sum(values) / N, abs=1e-12)
+        assert number.low < number.value < number.high
+    likeliest = list(run.number("likeliest_tokens/probability").values())
     assert len(likeliest) == 5
     assert likeliest == sorted(likeliest, reverse=True)
     assert likeliest[0] >= probs.mean(0).max().item() - 1e-9

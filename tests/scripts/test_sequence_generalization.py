@@ -87,7 +87,8 @@ def test_every_artifact_is_made(standin):
     names = {f"{kind}_{task}" for kind in ("probs", "ipp") for task in EVERY_TASK}
     names |= {f"{kind}_{task}" for kind in ("m8", "late_half_probs") for task in EVALUATED}
     names |= {"m7_2", "late_half_m7_probs_2"}
-    assert set(record(standin)["artifacts"]) == {f"generalization/{name}.pt" for name in names}
+    table = "sequence_generalization_sentences.csv"
+    assert set(record(standin)["artifacts"]) == {table, *(f"generalization/{name}.pt" for name in names)}
     for name in names:
         assert load(standin, name).shape == ((97, 100) if "probs" in name else (12, 13))
 
@@ -100,7 +101,7 @@ def test_probabilities_are_those_of_transformers(standin, model, number):
     found = load(standin, f"probs_{number}")
     assert torch.allclose(found[data.years_YY - 2], expected, atol=1e-6)
     assert found.isnan().all(1).sum() == 97 - len(expected)
-    noted = record(standin)["numbers"][f"task {number}: probability difference"]["value"]
+    noted = record(standin)["numbers"][f"task_{number}/probability_difference"]["value"]
     difference = prob_diff(expected, data.years_YY, "less" if number in (3, 6, 7) else "greater")
     assert noted == pytest.approx(difference.mean().item(), abs=1e-6)
 
@@ -144,9 +145,9 @@ def test_the_late_half_is_every_chain_of_its_mlps(standin, model, artifact, firs
 def test_shares_are_of_the_same_task_s_clean_run(standin):
     numbers = record(standin)["numbers"]
     for task in EVALUATED:
-        clean = numbers[f"task {task}: probability difference"]["value"]
-        alone = numbers[f"task {task}, late half: probability difference"]["value"]
-        share = numbers[f"task {task}, late half: share of clean"]
+        clean = numbers[f"task_{task}/probability_difference"]["value"]
+        alone = numbers[f"task_{task}/late_half/probability_difference"]["value"]
+        share = numbers[f"task_{task}/late_half/probability_difference/share_of_clean"]
         assert share["value"] == pytest.approx(alone / clean)
         assert share["low"] < share["value"] < share["high"]
 
@@ -196,6 +197,6 @@ def test_every_figure_is_drawn(standin, tmp_path):
 
 def test_figures_of_what_a_small_model_lacks_are_left_out(of_small, tmp_path):
     lines = draw(of_small, tmp_path)
-    assert any(line.startswith("left out: the figures of late_half_m7_probs_*.pt") for line in lines)
+    assert any(line.startswith("left out: the figures of the late half with m7 alone") for line in lines)
     assert drawn(tmp_path) >= COMPARISONS | OF_EACH_TASK
     assert "m7m8-ipps" not in drawn(tmp_path)

@@ -58,14 +58,14 @@ def test_numbers_equal_an_obvious_count_of_words(run, logits):
             valid += probability * is_valid
             how_many += is_valid
     expected = {
-        "before XX2, top 100: probability of all of them": total,
-        "before XX2, top 100: probability of centuries from XX1 on": later,
-        "before XX2, top 100: probability of XX1": same,
-        "at END, top 5: probability of all of them": all_five,
-        "at END, top 5: probability of years from YY on": valid,
-        "at END, top 5: how many are years from YY on": how_many,
+        "before_xx2/top_100/probability": total,
+        "before_xx2/centuries_from_xx1/probability": later,
+        "before_xx2/xx1/probability": same,
+        "at_end/top_5/probability": all_five,
+        "at_end/years_from_yy/probability": valid,
+        "at_end/years_from_yy/count": how_many,
     }
-    found = {name: number["value"] for name, number in run.record["numbers"].items()}
+    found = {key: run.number(key).value for key in run.record["numbers"]}
     assert found == pytest.approx({name: value / N for name, value in expected.items()}, abs=1e-6)
 
 
@@ -84,6 +84,5 @@ def test_artifacts_hold_every_sentence_s_likeliest_tokens(run, logits):
 def test_the_stand_in_predicts_sensible_tokens(run, checkpoint):
     if checkpoint[0] != "standin":
         pytest.skip("random weights predict nothing")
-    numbers = run.record["numbers"]
-    assert numbers["before XX2, top 100: probability of XX1"]["value"] > 0.95
-    assert numbers["at END, top 5: how many are years from YY on"]["value"] > 4
+    assert run.number("before_xx2/xx1/probability").value > 0.95
+    assert run.number("at_end/years_from_yy/count").value > 4
