@@ -400,11 +400,9 @@ def build(task: Task, tokenizer: GPT2Tokenizer, seed: int = 0) -> TaskDataset:
     for yy in COLLATED_YY:
         if (yy in kept) == (yy in task.left_out):
             complaint = "differ at YY alone; take it in" if yy in kept else "differ elsewhere than at YY; leave it out"
-            raise UserError(f"task {task.number}: {twins[yy][0]!r} and {twins[yy][1]!r} {complaint} (tasks.py)")
+            raise UserError(f"task {task.number}: {twins[yy][0]!r} and {twins[yy][1]!r} {complaint}")
     if len({(len(tokens[yy][0]), places[yy]) for yy in kept}) != 1:
-        raise UserError(
-            f"task {task.number}: its sentences differ in length; choose words of one token each (tasks.py)"
-        )
+        raise UserError(f"task {task.number}: its sentences differ in length; choose words of one token each")
     good_toks, bad_toks = torch.tensor([tokens[yy] for yy in kept]).unbind(1)
     good_sentences, bad_sentences = zip(*(twins[yy] for yy in kept), strict=True)
     return TaskDataset(task, good_toks, bad_toks, torch.tensor(kept), good_sentences, bad_sentences, places[kept[0]])
