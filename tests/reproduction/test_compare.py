@@ -39,7 +39,7 @@ NAN = torch.nan
         ({"a": 1.0}, {"b": 1.0}, math.inf),
         ([1.0], [1.0, 2.0], math.inf),
         ("m1", "m2", math.inf),
-        (pd.DataFrame({"a": [1.0, 2.0], "b": "x"}), pd.DataFrame({"a": [1.0, 2.5], "b": "x"}), 0.2),
+        (pd.DataFrame({"a": [1.0, 2.0], "b": "x"}), pd.DataFrame({"a": [1.0, 2.5], "b": "x"}), 0.25),
         (pd.DataFrame({"a": [1.0], "b": "x"}), pd.DataFrame({"a": [1.0], "b": "y"}), math.inf),
         (pd.DataFrame({"a": [NAN]}), pd.DataFrame({"a": [NAN]}), 0.0),
         (pd.DataFrame({"a": [1.0]}), pd.DataFrame({"b": [1.0]}), math.inf),

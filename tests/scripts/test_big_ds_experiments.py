@@ -65,7 +65,7 @@ def test_every_evaluation_is_that_of_the_definition(checkpoint, tmp_path, monkey
     values = late.extend([Node.residual(position) for position in range(end + 1)], via="v")
     expected = {
         "clean": reference.probabilities(inside="corrupted"),
-        "corrupted": reference.corrupted(),
+        "corrupted": reference.probabilities(inside="clean"),
         "late_half": reference.probabilities(late, "clean"),
         "late_half/without": reference.probabilities(late, "corrupted"),
         "full_circuit": reference.probabilities(full_circuit(circuit, yy, end), "clean"),
