@@ -4,20 +4,16 @@ python circuit_discovery.py [--model gpt2|standin|PATH] [--circuit paper|auto|FI
 """
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
-from dataclasses import dataclass
-from typing import Literal
-
-from path_patching.bootstrap import mean
 from path_patching.circuits.circuit import full_circuit, in_model, in_order, into_mlp, late_half, nodes
 from path_patching.circuits.circuit_file import as_json, links_as_json, table
 from path_patching.circuits.links import link_effects
-from path_patching.circuits.search import THRESHOLDS, Found, find_circuit
+from path_patching.circuits.search import Found, find_circuit
 from path_patching.errors import UserError
-from path_patching.paths import Node, PathSet, Via
+from path_patching.paths import AnyVia, Node, PathSet
 from path_patching.sweeps import remembered_effects
 from path_patching.unembedding import logit_lens
 from reproduction.paper import PAPER
-from reproduction.settings import Settings, flag, read_settings
+from reproduction.settings import DiscoverySettings, read_settings
 from utils import (
     Evaluations,
     choose_circuit,
@@ -29,24 +25,6 @@ from utils import (
     save_sweep,
     start_experiment,
 )
-
-
-@dataclass(frozen=True)
-class DiscoverySettings(Settings):
-    """The settings of every experiment, and how strict the search for a circuit is."""
-
-    threshold: float | None = flag(
-        None,
-        "auto keeps nodes whose effect is at least this share of the clean probability difference; by default the "
-        f"largest of {', '.join(f'{share:g}' for share in THRESHOLDS)} with which the circuit suffices",
-        float,
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.threshold is not None and not 0 < self.threshold < 1:
-            raise UserError(f"--threshold {self.threshold}: give a share between 0 and 1")
-
 
 settings = read_settings(__doc__, DiscoverySettings(n=490), evaluates_circuit=True)
 
@@ -94,7 +72,7 @@ heads, watched = dict.fromkeys((*studied, *in_the_paper)), dict.fromkeys((*studi
 
 # %% Which nodes act on the logits directly?
 def patch_every_node(
-    artifact: str, key: str, receivers: PathSet, at: str, via: Via | Literal["all"] = "all", **about: object
+    artifact: str, key: str, receivers: PathSet, at: str, via: AnyVia = "all", **about: object
 ) -> None:
     """Patch receivers∘node for every node at END or YY; save the (L, H + 1) effects and name the strongest."""
     position = {"END": END, "YY": YY}[at]
@@ -149,7 +127,7 @@ def evaluate(key: str, words: str, artifact: str, paths: PathSet) -> None:
     evaluations.note(key, alone, words, clean=clean_differences)
     rest = evaluations.measure(f"{key}/without", without)["probability_difference"]
     of_rest = f"{words}: probability difference without it"
-    run.note(f"{key}/without/probability_difference", mean(rest, settings.seed), of_rest)
+    evaluations.note_mean(f"{key}/without", "probability_difference", rest, of_rest)
 
 
 evaluate("late_half", "late half", "late_half_probs.pt", late)

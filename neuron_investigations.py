@@ -6,36 +6,17 @@ The files of another layer than m10 (or, in a model of fewer layers, the last bu
 """
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from path_patching.bootstrap import share
-from path_patching.gpt2.model import Model
 from path_patching.neurons import neuron_effects, read_neurons
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import changes
-from reproduction.settings import Settings, chosen_layer, flag, layer_folder, read_settings
+from reproduction.settings import NeuronSettings, chosen_layer, read_settings
 from utils import Evaluations, greater_than, open_run, start_experiment
 
 STRONGEST, LENS = 10, 200  # neurons patched together; neurons whose logit lens is kept
-
-
-@dataclass(frozen=True)
-class NeuronSettings(Settings):
-    """With the MLP whose neurons are looked at."""
-
-    layer: int | None = flag(None, "layer of the MLP; 10, or the last but one of fewer layers, by default", int)
-
-    def artifact_folder(self) -> Path:
-        """Each layer but the default one has a folder of its own."""
-        return layer_folder(super().artifact_folder(), self.layer)
-
-    def check_fits(self, model: Model) -> None:
-        """Raise `UserError` for a layer that the model does not have."""
-        chosen_layer(model, self.layer)
-
 
 settings = read_settings(__doc__, NeuronSettings(n=490))
 

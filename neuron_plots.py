@@ -5,7 +5,6 @@ subfolder appendix, those of another one all to appendix, with the layer in thei
 """
 
 # %% Whose artifacts? In an interactive window, change the settings below.
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,20 +16,8 @@ from reproduction import figures
 from reproduction.figures import PREDICTED_YEAR, YY, Axis, facets
 from reproduction.plots import start_plots
 from reproduction.run import read_artifacts
-from reproduction.settings import PAPER_LAYER, PlotSettings, flag, layer_folder, read_settings
+from reproduction.settings import PAPER_LAYER, NeuronPlotSettings, read_settings
 from utils import collate
-
-
-@dataclass(frozen=True)
-class NeuronPlotSettings(PlotSettings):
-    """With the MLP whose neurons are drawn."""
-
-    layer: int | None = flag(None, "the --layer that neuron_investigations.py was given", int)
-
-    def artifact_folder(self) -> Path:
-        """Each layer but the default one has a folder of its own."""
-        return layer_folder(super().artifact_folder(), self.layer)
-
 
 settings = read_settings(__doc__, NeuronPlotSettings())
 

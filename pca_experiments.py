@@ -7,7 +7,6 @@ is fitted on every other sentence and its effect measured on the rest. pca_plots
 """
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
-from dataclasses import dataclass
 
 import torch
 
@@ -20,27 +19,12 @@ from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node
 from path_patching.subspaces import Edit, ablations, as_classes, as_number, erasures, principal_components
 from reproduction.paper import PAPER
-from reproduction.settings import Settings, flag, read_settings
+from reproduction.settings import PcaSettings, read_settings
 from utils import Evaluations, choose_circuit, collate, open_run, prob_diff, start_experiment
 
 IN_THE_PAPER = ("m8", "a7.h10", "a7.h8")
 RANKS = (1, 2, 3, 5, 10)  # how many dimensions are ablated
 CONTROLS = 5  # of each edit
-WORDS = {  # of the edits
-    **{f"pca_top_{rank}": f"PCA, top {rank}" for rank in RANKS},
-    "leace_number": "LEACE, YY as a number",
-    "leace_classes": "LEACE, YY as classes",
-    "by_mean": "all, by its mean",
-    "by_01_data": "all, by 01 data",
-}
-
-
-@dataclass(frozen=True)
-class PcaSettings(Settings):
-    """The settings of every experiment, and whose activations to look at."""
-
-    nodes: str | None = flag(None, "MLPs (their input) and heads (their output) at END, as m8,a7.h10; by circuit")
-
 
 settings = read_settings(__doc__, PcaSettings(n=970), evaluates_circuit=True)
 
@@ -85,6 +69,13 @@ pca = {"activations": list(activations), "points": torch.stack(points), "shares"
 run.save("pca.pt", pca, kind="pca")
 
 # %% Does the model need those dimensions, or the linear trace of YY? What is fitted on one half edits the other, where
+WORDS = {  # of the edits
+    **{f"pca_top_{rank}": f"PCA, top {rank}" for rank in RANKS},
+    "leace_number": "LEACE, YY as a number",
+    "leace_classes": "LEACE, YY as classes",
+    "by_mean": "all, by its mean",
+    "by_01_data": "all, by 01 data",
+}
 # controls show what any such edit does.
 fitted = torch.arange(len(dataset)) % 2 == 0
 generator = torch.Generator().manual_seed(settings.seed)

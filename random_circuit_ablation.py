@@ -5,7 +5,6 @@ python random_circuit_ablation.py [--model gpt2|standin|PATH] [--circuit paper|a
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
 import random
-from dataclasses import dataclass
 
 import torch
 
@@ -13,24 +12,10 @@ from path_patching.bootstrap import share
 from path_patching.circuits.circuit import in_order, late_half
 from path_patching.circuits.random_circuits import random_circuit
 from path_patching.engine import Request
-from path_patching.errors import UserError
-from reproduction.settings import Settings, flag, read_settings
+from reproduction.settings import RandomCircuitSettings, read_settings
 from utils import Evaluations, choose_circuit, open_run, start_experiment
 
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
-
-
-@dataclass(frozen=True)
-class RandomCircuitSettings(Settings):
-    """The settings of every experiment, and how many random circuits to draw."""
-
-    circuits: int = flag(200, "number of random circuits", int)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.circuits < 1:
-            raise UserError(f"--circuits {self.circuits}: give at least one random circuit")
-
 
 settings = read_settings(__doc__, RandomCircuitSettings(n=194), evaluates_circuit=True)
 

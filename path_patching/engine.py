@@ -28,7 +28,7 @@ from typing_extensions import Self, TypeVar
 from path_patching.direct_effects import Change, direct_effects, is_cheaper
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Model
-from path_patching.paths import Node, PathSet, PathSetError, Via
+from path_patching.paths import AnyVia, Node, PathSet, PathSetError
 from path_patching.prefixes import distinct_prefixes
 from path_patching.progress import progress
 from path_patching.unembedding import Unembedding
@@ -175,7 +175,7 @@ class Engine(ABC, Generic[Batch]):
             lambda batch: torch.stack([self._evaluate(batch, each.paths, each.inside) for each in requests])
         )
 
-    def sweep(self, receivers: PathSet, senders: Sequence[Node], via: Via | Literal["all"] = "all") -> torch.Tensor:
+    def sweep(self, receivers: PathSet, senders: Sequence[Node], via: AnyVia = "all") -> torch.Tensor:
         """Path patching of `receivers` extended by each of `senders` in turn: (S, N, A) float64.
 
         A sender that no receiver can read changes nothing and gets the clean probabilities.
@@ -251,9 +251,7 @@ class Engine(ABC, Generic[Batch]):
         for node in nodes:
             node.check_fits(architecture.n_layers, architecture.n_heads, architecture.d_mlp, self.sentences.end + 1)
 
-    def _sweep_batch(
-        self, batch: Batch, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
-    ) -> torch.Tensor:
+    def _sweep_batch(self, batch: Batch, receivers: PathSet, senders: list[Node], via: AnyVia) -> torch.Tensor:
         """`sweep` of one batch for senders that can all be reached, (S, B, A)."""
         answers = {} if receivers.branches else self._direct_effects(batch, receivers.node, senders)
         rest = [sender for sender in senders if sender not in answers]
@@ -305,9 +303,7 @@ class Engine(ABC, Generic[Batch]):
         """One request of one batch, (B, A)."""
 
     @abstractmethod
-    def _evaluate_sweep(
-        self, batch: Batch, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
-    ) -> torch.Tensor:
+    def _evaluate_sweep(self, batch: Batch, receivers: PathSet, senders: list[Node], via: AnyVia) -> torch.Tensor:
         """`sweep` of one batch for senders that can all be reached, (S, B, A)."""
 
     @abstractmethod

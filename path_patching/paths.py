@@ -33,6 +33,7 @@ from path_patching.errors import UserError
 
 Kind = Literal["embeds", "head", "mlp", "neuron", "residual", "logits"]
 Via = Literal["q", "k", "v", "in"]
+AnyVia = Via | Literal["all"]
 
 INPUTS: dict[Kind, tuple[Via, ...]] = {
     "embeds": (),
@@ -53,7 +54,7 @@ NAMES: dict[Kind, str] = {
     "logits": "logits",
 }
 ARROW = re.compile(r"\s*(?:→|->)(?:([qkv])(?=\s))?\s*")
-ARROW_INPUTS: dict[str | None, Via | Literal["all"]] = {"q": "q", "k": "k", "v": "v", None: "all"}
+ARROW_INPUTS: dict[str | None, AnyVia] = {"q": "q", "k": "k", "v": "v", None: "all"}
 PATHS_SHOWN = 12
 
 
@@ -273,7 +274,7 @@ class PathSet:
         """
         return reduce(lambda paths, node: paths.extend([node]), chain, self)
 
-    def extend(self, senders: Iterable[Node], via: Via | Literal["all"] = "all") -> PathSet:
+    def extend(self, senders: Iterable[Node], via: AnyVia = "all") -> PathSet:
         """Every path of the set, extended by one step to each of `senders` that it can reach through input `via`.
 
         Extensions that are impossible (a sender downstream of the path's end, or at a position it does not read) are
@@ -338,7 +339,7 @@ class PathSet:
 
         return united(self, other)
 
-    def reachable(self, sender: Node, via: Via | Literal["all"] = "all") -> bool:
+    def reachable(self, sender: Node, via: AnyVia = "all") -> bool:
         """Whether `extend([sender], via)` adds anything."""
         return any(next(_steps(end, [sender], via), None) for end in self.ends())
 
@@ -431,7 +432,7 @@ def _located(name: str, places: dict[str, int | None]) -> Node:
     return Node.named(bare, position)
 
 
-def _steps(end: Node, senders: list[Node], via: Via | Literal["all"]) -> Iterator[tuple[Via, Node]]:
+def _steps(end: Node, senders: list[Node], via: AnyVia) -> Iterator[tuple[Via, Node]]:
     ways = INPUTS[end.kind] if via == "all" else (via,)
     return ((way, sender) for way in ways for sender in senders if sender.reaches(end, way))
 

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Literal
 
 import torch
 
 from path_patching.bootstrap import Estimate, mean
 from path_patching.engine import Engine
-from path_patching.paths import Node, PathSet, Via, layer_nodes
+from path_patching.paths import AnyVia, Node, PathSet, layer_nodes
 
 Metric = Callable[[torch.Tensor], torch.Tensor]  # answer probabilities (N, A) to one number a sentence, (N,)
 Effects = Callable[..., torch.Tensor]  # (receivers, position, via="all") to (L, H + 1)
@@ -40,7 +39,7 @@ def effect(engine: Engine, paths: PathSet, metric: Metric, seed: int = 0) -> Est
 
 
 def effects_of(
-    engine: Engine, receivers: PathSet, senders: Sequence[Node], metric: Metric, via: Via | Literal["all"] = "all"
+    engine: Engine, receivers: PathSet, senders: Sequence[Node], metric: Metric, via: AnyVia = "all"
 ) -> torch.Tensor:
     """The effect of receivers∘sender for each sender, through input `via` of the receivers: (S,) float64.
 
@@ -55,7 +54,7 @@ def effects_on(
     receivers: PathSet,
     metric: Metric,
     position: int,
-    via: Via | Literal["all"] = "all",
+    via: AnyVia = "all",
 ) -> torch.Tensor:
     """The effect of every head and MLP at `position` on the receivers: (L, H + 1) float64, MLPs in the last column."""
     n_layers, n_heads = engine.model.architecture.n_layers, engine.model.architecture.n_heads
@@ -67,7 +66,7 @@ def remembered_effects(engine: Engine, metric: Metric) -> Effects:
     """`effects_on` of an engine, each sweep made once however often it is asked for."""
 
     @cache
-    def effects(receivers: PathSet, position: int, via: Via | Literal["all"] = "all") -> torch.Tensor:
+    def effects(receivers: PathSet, position: int, via: AnyVia = "all") -> torch.Tensor:
         return effects_on(engine, receivers, metric, position, via)
 
     return effects

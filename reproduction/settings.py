@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from path_patching.circuits.search import THRESHOLDS
 from path_patching.errors import UserError, exit_on_user_error
 from path_patching.files import ROOT, checkpoint_folder, told_apart
 from path_patching.gpt2.model import Model
@@ -64,6 +65,57 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class DiscoverySettings(Settings):
+    """Of circuit_discovery.py: with how strict the search for a circuit is."""
+
+    threshold: float | None = flag(
+        None,
+        "auto keeps nodes whose effect is at least this share of the clean probability difference; by default the "
+        f"largest of {', '.join(f'{share:g}' for share in THRESHOLDS)} with which the circuit suffices",
+        float,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise UserError(f"--threshold {self.threshold}: give a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class NeuronSettings(Settings):
+    """Of neuron_investigations.py: with the MLP whose neurons are looked at."""
+
+    layer: int | None = flag(None, "layer of the MLP; 10, or the last but one of fewer layers, by default", int)
+
+    def artifact_folder(self) -> Path:
+        """Each layer but the default one has a folder of its own."""
+        return layer_folder(super().artifact_folder(), self.layer)
+
+    def check_fits(self, model: Model) -> None:
+        """Raise `UserError` for a layer that the model does not have."""
+        chosen_layer(model, self.layer)
+
+
+@dataclass(frozen=True)
+class PcaSettings(Settings):
+    """Of pca_experiments.py: with whose activations to look at."""
+
+    nodes: str | None = flag(None, "MLPs (their input) and heads (their output) at END, as m8,a7.h10; by circuit")
+
+
+@dataclass(frozen=True)
+class RandomCircuitSettings(Settings):
+    """Of random_circuit_ablation.py: with how many random circuits to draw."""
+
+    circuits: int = flag(200, "number of random circuits", int)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.circuits < 1:
+            raise UserError(f"--circuits {self.circuits}: give at least one random circuit")
+
+
+@dataclass(frozen=True)
 class PlotSettings:
     """What a plotting script depends on: artifacts alone, never a model."""
 
@@ -80,6 +132,17 @@ class PlotSettings:
     def plot_folder(self, model: str) -> Path:
         """The folder that figures of a model go to, as its name was given to the run that made the artifacts."""
         return self.out or _for_model(ROOT / "paper-plots", model)
+
+
+@dataclass(frozen=True)
+class NeuronPlotSettings(PlotSettings):
+    """Of neuron_plots.py: with the MLP whose neurons are drawn."""
+
+    layer: int | None = flag(None, "the --layer that neuron_investigations.py was given", int)
+
+    def artifact_folder(self) -> Path:
+        """Each layer but the default one has a folder of its own."""
+        return layer_folder(super().artifact_folder(), self.layer)
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings | PlotSettings)

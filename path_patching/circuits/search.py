@@ -22,7 +22,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
 
@@ -39,7 +38,7 @@ from path_patching.circuits.circuit import (
 )
 from path_patching.engine import Engine
 from path_patching.errors import UserError
-from path_patching.paths import INPUTS, Node, PathSet, Via, layer_nodes
+from path_patching.paths import INPUTS, AnyVia, Node, PathSet, Via, layer_nodes
 from path_patching.sweeps import Effects, Metric, changes, remembered_effects
 
 NAME = "the circuit found automatically"
@@ -107,7 +106,7 @@ class Search:
         alone = self.engine.isolate(paths)
         return self.metric(alone).mean().item() / self.clean
 
-    def sweep(self, asked: str, receivers: PathSet, position: int, via: Via | Literal["all"] = "all") -> Question:
+    def sweep(self, asked: str, receivers: PathSet, position: int, via: AnyVia = "all") -> Question:
         """Which nodes at a position act on the receivers? At YY the embeddings are among them."""
         sizes = self.engine.model.architecture
         every = [each for layer in range(sizes.n_layers) for each in layer_nodes(layer, sizes.n_heads, position)]

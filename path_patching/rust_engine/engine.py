@@ -20,7 +20,7 @@ import torch
 from path_patching.direct_effects import Change
 from path_patching.engine import BYTES, Data, Engine, Sentences, other
 from path_patching.gpt2.model import Model
-from path_patching.paths import Branch, Node, PathSet, Via
+from path_patching.paths import AnyVia, Branch, Node, PathSet, Via
 from path_patching.progress import progress
 from path_patching.rust_engine.activations import Activations, evaluate
 from path_patching.rust_engine.gpt2_circuits import Gpt2Circuit, input_matcher, stream_name
@@ -139,9 +139,7 @@ class RustCircuitEngine(Engine[Activations]):
         change = batch.z(sender, "corrupted") - batch.z(sender, "clean")
         return Change(change, self._circuit.head_directions(sender))
 
-    def _evaluate_sweep(
-        self, batch: Activations, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
-    ) -> torch.Tensor:
+    def _evaluate_sweep(self, batch: Activations, receivers: PathSet, senders: list[Node], via: AnyVia) -> torch.Tensor:
         """A sweep as one circuit that is built once and evaluated for all senders, (S, B, A)."""
         # The receivers' inputs become open ends, which each sender fills where it is read.
         positions = sorted({sender.position for sender in senders})

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
-from typing import Literal
 
 import torch
 
 from path_patching.direct_effects import Change
 from path_patching.engine import BYTES, Data, Engine, Sentences, other
 from path_patching.gpt2.model import Model
-from path_patching.paths import INPUTS, Node, PathSet, Via
+from path_patching.paths import INPUTS, AnyVia, Node, PathSet
 from path_patching.progress import progress
 from path_patching.torch_engine.forward import Activations, Transformer
 from path_patching.torch_engine.patching import Patching
@@ -42,18 +41,14 @@ class TorchEngine(Engine[Activations]):
     def _change(self, batch: Activations, sender: Node) -> Change:
         return Change(Patching(batch, "corrupted").sent_coefficients(sender), self._transformer.directions(sender))
 
-    def _evaluate_sweep(
-        self, batch: Activations, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
-    ) -> torch.Tensor:
+    def _evaluate_sweep(self, batch: Activations, receivers: PathSet, senders: list[Node], via: AnyVia) -> torch.Tensor:
         answers: dict[Node, torch.Tensor] = {}
         stacks = list(_stacks(receivers, senders, via, self._stacked_at_once(receivers, len(batch))))
         for stack in progress(stacks, f"patching {len(senders)} nodes"):
             answers |= zip(stack, self._evaluate_stack(batch, receivers, stack, via), strict=True)
         return torch.stack([answers[sender] for sender in senders])
 
-    def _evaluate_stack(
-        self, batch: Activations, receivers: PathSet, senders: list[Node], via: Via | Literal["all"]
-    ) -> torch.Tensor:
+    def _evaluate_stack(self, batch: Activations, receivers: PathSet, senders: list[Node], via: AnyVia) -> torch.Tensor:
         """A sweep whose senders all take the same steps, in one walk with their changes stacked: (S, B, A)."""
         patching = Patching(batch, "corrupted")
         patching.give(senders[0], torch.stack([patching.sent(sender) for sender in senders]))
@@ -78,7 +73,7 @@ class TorchEngine(Engine[Activations]):
         return torch.stack([batch.pattern(layer, head, data) for layer, head in heads])
 
 
-def _stacks(receivers: PathSet, senders: list[Node], via: Via | Literal["all"], size: int) -> Iterator[list[Node]]:
+def _stacks(receivers: PathSet, senders: list[Node], via: AnyVia, size: int) -> Iterator[list[Node]]:
     """Senders that extend `receivers` in the same places, so that one tree serves them all, up to `size` at a time."""
     steps = {(end, way) for end in receivers.ends() for way in INPUTS[end.kind] if via in ("all", way)}
     alike: dict[Hashable, list[Node]] = defaultdict(list)
