@@ -9,6 +9,7 @@ from itertools import chain
 import pytest
 import torch
 
+from path_patching.engine import Request
 from path_patching.paths import Node, PathSet, layer_nodes, union
 from tests.helpers.engines import CLASSES, make_engine
 from tests.helpers.planted import BEFORE_END, CHAIN, END, SIZES, YEARS, YY, planted_model, planted_sentences
@@ -27,11 +28,10 @@ Evaluate = Callable[[PathSet | None, str], torch.Tensor]
 @cache
 def probabilities_of(way: str) -> Evaluate:
     model, sentences = planted_model(), planted_sentences()
-    return (
-        Reference(model, sentences).probabilities
-        if way == "reference"
-        else make_engine(way, model, sentences).probabilities
-    )
+    if way == "reference":
+        return Reference(model, sentences).probabilities
+    engine = make_engine(way, model, sentences)
+    return lambda paths, inside: engine.evaluate([Request(paths, inside)])[0]
 
 
 each_way = pytest.mark.parametrize("way", ["reference", *CLASSES])
