@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import pandas as pd
 
 from path_patching.bootstrap import Estimate
-from reproduction.paper import Claim, is_of_paper, read_claims
+from reproduction.claims import Claim, is_of_paper, read_claims
 from reproduction.plots import start_plots
 from reproduction.publication import invocation
 from reproduction.run import Artifacts, Number

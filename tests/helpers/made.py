@@ -9,8 +9,9 @@ import torch
 
 from path_patching.bootstrap import Estimate
 from path_patching.gpt2.model import Architecture, Model, random_model
+from reproduction.claims import RANKED, Claim, read_claims
 from reproduction.figures import lines, years
-from reproduction.paper import PAPER, RANKED, Claim, read_claims
+from reproduction.paper import PAPER
 from reproduction.plots import start_plots
 from reproduction.run import read_artifacts, start_run
 from reproduction.settings import PlotSettings, Settings

@@ -13,8 +13,8 @@ import torch
 
 from path_patching.errors import UserError
 from path_patching.files import ROOT
+from reproduction.claims import read_claims
 from reproduction.compare import compare, largest_difference
-from reproduction.paper import read_claims
 from reproduction.run import read_artifacts, start_run
 from reproduction.settings import Settings
 from reproduction.steps import EXPERIMENTS

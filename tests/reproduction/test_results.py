@@ -12,7 +12,7 @@ from path_patching.bootstrap import Estimate
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from reproduction import run as artifacts
-from reproduction.paper import Claim, read_claims
+from reproduction.claims import Claim, read_claims
 from reproduction.results import NOT_MEASURED, markdown, results_table, sections
 from reproduction.run import read_artifacts
 from reproduction.steps import EXPERIMENTS

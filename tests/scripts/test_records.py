@@ -11,7 +11,7 @@ import pytest
 
 from path_patching.bootstrap import Estimate
 from path_patching.files import ROOT
-from reproduction.paper import read_claims
+from reproduction.claims import read_claims
 from reproduction.run import KEY, Artifacts, Run, read_artifacts
 from reproduction.steps import EXPERIMENTS
 from tests.helpers.experiments import random_gpt2
