@@ -24,7 +24,7 @@ They are also built step by step, from the logits down:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, reduce
 from typing import Literal
@@ -234,6 +234,8 @@ class PathSet:
         `PathSetError` for what is no path, and for a text that `print` has cut short.
         """
         lines = [line.strip() for line in re.split(r"[;\n]", text) if line.strip()]
+        if not lines:
+            raise PathSetError("the text holds no path; write one like a9.h1 → m10 → logits")
         if cut := [line for line in lines if line.startswith("…")]:
             raise PathSetError(f"{cut[0]!r}: the text was cut short when it was printed; join the set's paths")
         return union(cls._parse_path(line, {"END": end, "YY": yy}) for line in lines)
@@ -254,7 +256,8 @@ class PathSet:
         """Every path from some nodes to the logits at `end`, so that everything downstream of them is recomputed.
 
         This is what other tools' activation patching does, and what edges of a graph mean: the nodes' change reaches
-        the logits through every chain of heads and MLPs at all positions, instead of along single paths.
+        the logits through every chain of heads and MLPs at all positions, instead of along single paths. The set is
+        large: the torch engine evaluates it in seconds, rust_circuit in minutes.
         """
         wanted = sorted(set(nodes))
         first = min((node.position for node in wanted), default=0)
@@ -288,13 +291,14 @@ class PathSet:
             branches = [Branch(way, PathSet.at(node)) for way, node in _steps(end, wanted, via)]
             return PathSet(end, ends_here=False, branches=tuple(branches)) if branches else None
 
+        if not wanted:
+            raise PathSetError("no node is given to extend the paths to; name at least one")
         extended = self._replace_ends(step)
         if extended is None:
-            names = ", ".join(map(str, wanted)) or "no node"
-            ends = ", ".join(map(str, sorted(self.ends())))
-            raise PathSetError(
-                f"{names} cannot be reached from {ends} (via {via}): not upstream, or at a position unread"
-            )
+            ends = sorted(self.ends())
+            has_input = via == "all" or any(via in INPUTS[end.kind] for end in ends)
+            why = "not upstream, or at a position unread" if has_input else f"none of these has an input {via!r}"
+            raise PathSetError(f"{_listed(wanted)} cannot be reached from {_listed(ends)} (via {via}): {why}")
         return extended
 
     def through_chains(self, nodes: Iterable[Node]) -> PathSet:
@@ -422,13 +426,20 @@ def layer_nodes(layer: int, n_heads: int, position: int) -> list[Node]:
     return [*(Node.head(layer, head, position) for head in range(n_heads)), Node.mlp(layer, position)]
 
 
+def _listed(nodes: Sequence[Node]) -> str:
+    """Nodes in a message, as many as can be read."""
+    rest = len(nodes) - PATHS_SHOWN
+    return ", ".join([*map(str, nodes[:PATHS_SHOWN]), *([f"and {rest} more"] if rest > 0 else [])])
+
+
 def _located(name: str, places: dict[str, int | None]) -> Node:
     """The node of `m3@8`, `m3@YY`, or `m3` at END."""
-    bare, _, place = name.partition("@")
-    place = place or "END"
+    bare, at, place = name.partition("@")
+    place = place if at else "END"
     position = int(place) if re.fullmatch(NUMBER, place) else places.get(place)
     if position is None:
-        raise PathSetError(f"{name!r}: where is {place}? Positions are numbers, END or YY; say end=… and yy=…")
+        where = place or "nothing"
+        raise PathSetError(f"{name!r}: where is {where}? Positions are numbers, END or YY; say end=… and yy=…")
     return Node.named(bare, position)
 
 

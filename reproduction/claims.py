@@ -98,9 +98,17 @@ class Claim:
         return text if self.sure == "stated" else f"{text} ({self.sure})"
 
     def measure(self, made: Artifacts) -> Any:
-        """What a run measured, of a ranking as many as the paper names; None if it did not."""
+        """What a run measured, of a ranking as many as the paper names; None if it did not.
+
+        Raises `UserError` if what was measured does not go with the claim's unit.
+        """
         number = made.number(self.key)
-        if number is None or self.unit not in RANKED:
+        if number is None:
+            return None
+        kind = "ranking" if isinstance(number, Mapping) else "text" if isinstance(number, str) else "number"
+        if kind != self._kind:
+            raise UserError(f"{CLAIMS_FILE}: {self.script} {self.key} is a {kind}, which has no unit {self.unit!r}")
+        if kind != "ranking":
             return number
         return dict([*number.items()][: len(self.nodes) or SHOWN])
 
@@ -128,6 +136,11 @@ class Claim:
         if alike:
             return "agrees"
         return "differs (soft target)" if self.sure == SOFT else "differs"
+
+    @property
+    def _kind(self) -> str:
+        """What is measured, by its unit."""
+        return "ranking" if self.unit in RANKED else "text" if self.unit == "text" else "number"
 
     def _in_ones(self, text: str) -> float:
         return float(text) / (100 if self.unit in HUNDREDTHS else 1)
@@ -169,6 +182,8 @@ class Claim:
             kinds = {Node.named(name, 0).kind for name in self.nodes}
         except PathSetError as error:
             return [str(error)]
+        if len({*self.nodes}) < len(self.nodes):
+            return [f"a node is twice in {self.stated!r}"]
         if not kinds <= ({"head"} if self.unit == "heads" else {"head", "mlp"}):
             return [f"{self.stated!r} are no {self.unit}"]
         if self.tolerance not in map(str, range(1, len(self.nodes) + 1)):
@@ -190,6 +205,8 @@ def read_claims(path: Path | None = None) -> tuple[Claim, ...]:
         raise UserError(f"{path} has not the columns of a claim ({first_line(error)})") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    if not claims:
+        raise UserError(f"no claims can be read from {path}: it has no line but the header")
     seen: set[tuple[str, str]] = set()
     for claim in claims:
         if (claim.script, claim.key) in seen:

@@ -115,6 +115,17 @@ def _number(made: Artifacts, key: str) -> object:
     return number.as_json() if isinstance(number, Estimate) else number
 
 
+def _run_into_both(one: Path, other: Path) -> list[str]:
+    """The experiments that were run into both folders. Raises `UserError` if there are none, or one lacks in one."""
+    run_into = [{name for name in EXPERIMENTS if record_path(folder, name).is_file()} for folder in (one, other)]
+    if not run_into[0] & run_into[1]:
+        raise UserError("no experiment was run into both folders; give two folders of artifacts")
+    for script in sorted(run_into[0] ^ run_into[1]):
+        had, lacks = (one, other) if script in run_into[0] else (other, one)
+        raise UserError(f"{script}.py was run into {had} and not into {lacks}; run it there as well")
+    return [name for name in EXPERIMENTS if name in run_into[0]]
+
+
 def main(arguments: list[str]) -> None:
     """Print the largest difference of each artifact, and of all."""
     parser = argparse.ArgumentParser(
@@ -123,9 +134,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folders", nargs=2, type=Path, metavar="FOLDER")
     parser.add_argument("--within", type=float, help="exit with status 1 if something differs by more")
     options = parser.parse_args(arguments)
-    scripts = [name for name in EXPERIMENTS if all(record_path(each, name).is_file() for each in options.folders)]
-    if not scripts:
-        raise UserError("no experiment was run into both folders; give two folders of artifacts")
+    if options.within is not None and not options.within >= 0:
+        raise UserError(f"--within {options.within}: give a difference of zero or more")
+    scripts = _run_into_both(*options.folders)
     worst = 0.0
     for script in scripts:
         runs = [read_artifacts(folder, script) for folder in options.folders]

@@ -41,6 +41,9 @@ Number = float | str | list[Any] | dict[str, Any] | Estimate
 # What is written in full is read in full: pandas 3 does so by itself, and deprecates being told to.
 EXACT_FLOATS = {} if int(pd.__version__.partition(".")[0]) >= 3 else {"float_precision": "round_trip"}
 
+PARTS = {"script": str, "command": str, "model": dict, "read": dict}  # of every record, by type
+PARTS_OF_EXPERIMENT = {**PARTS, "settings": dict, "numbers": dict, "index": dict}
+
 PART = r"[a-z0-9]+(?:[._][a-z0-9]+)*"  # late_half, a9.h1
 KEY = re.compile(f"{PART}(?:/{PART})*")
 
@@ -213,7 +216,13 @@ def read_artifacts(folder: Path, script: str) -> Artifacts:
     path = record_path(folder, script)
     if not path.is_file():
         raise UserError(f"no {path}; run {invocation(script)} first, or name its folder with --artifacts")
-    return Artifacts(folder, read_record(path))
+    record = read_record(path)
+    parts = PARTS if "figures" in record else PARTS_OF_EXPERIMENT
+    if lacking := [part for part, kind in parts.items() if not isinstance(record.get(part), kind)]:
+        raise UserError(f"{path} is not a run's record ({lacking[0]} is missing); run {invocation(script)} again")
+    if record["script"] != script_of(script):
+        raise UserError(f"{path} is a record of {record['script']}; run {invocation(script)} again")
+    return Artifacts(folder, record)
 
 
 def read_if_run(folder: Path, script: str) -> Artifacts | None:

@@ -13,7 +13,7 @@ from reproduction.claims import RANKED, Claim, read_claims
 from reproduction.figures import lines, years
 from reproduction.paper import PAPER
 from reproduction.plots import start_plots
-from reproduction.run import read_artifacts, start_run
+from reproduction.run import Number, read_artifacts, start_run
 from reproduction.settings import PlotSettings, Settings
 
 SIZES = Architecture(n_layers=12, n_heads=12, d_model=24, d_head=2, d_mlp=8, n_positions=16, vocab_size=32)
@@ -27,11 +27,19 @@ def publish_experiments(folder: Path, model: Model = MODEL, off_by: float = 0.0,
         run = start_run(script, Settings(model=model.name, out=folder), model, "torch", "cpu")
         run.note("circuit/name", circuit, "circuit")
         for claim in (each for each in claims if each.script == script):
-            value = off_by + (amid(claim) if claim.stated and claim.unit not in RANKED else 0.5)
-            estimate = Estimate(value, value - 0.01, value + 0.01, 1000)
-            run.note(claim.key, led_by(claim.nodes) if claim.unit in RANKED else estimate, claim.words)
+            run.note(claim.key, measured(claim, off_by), claim.words)
         run.save(f"{script}.pt", torch.zeros(3), kind="test")
         run.publish()
+
+
+def measured(claim: Claim, off_by: float) -> Number:
+    """What goes with a claim's unit."""
+    if claim.unit in RANKED:
+        return led_by(claim.nodes)
+    if claim.unit == "text":
+        return "a word"
+    value = off_by + (amid(claim) if claim.stated else 0.5)
+    return Estimate(value, value - 0.01, value + 0.01, 1000)
 
 
 def amid(claim: Claim) -> float:

@@ -156,7 +156,7 @@ def test_an_empty_set_is_an_error():
         PathSet(Node.logits(END), ends_here=False)
     with pytest.raises(PathSetError, match="empty"):
         union([])
-    with pytest.raises(PathSetError, match="no node cannot be reached from logits@12"):
+    with pytest.raises(PathSetError, match="no node is given to extend the paths to"):
         LOGITS.extend([])
 
 
@@ -500,13 +500,15 @@ def test_every_kind_of_node_can_be_written():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "union of no path sets"),
+        ("", "the text holds no path"),
         ("a9.h1 → m10", "goes up to m10@12; a path goes up to the logits"),
         ("m10 → a9.h1 → logits", "m10@12 cannot be reached from a9.h1@12"),
         ("a9.h1@YY → logits", "cannot be reached from logits@12"),
         ("a9.h1@there → logits", "where is there"),
         ("m08 → logits", "'m08' is not a node"),
-        ("m3 →v m8 → logits", "via v"),
+        ("m3 →v m8 → logits", "none of these has an input 'v'"),
+        ("m10 →v logits", "none of these has an input 'v'"),
+        ("m10@ → logits", "where is nothing"),
         ("→ logits", "'' is not a node"),
         ("a9.h1 → logits\n… and 7 more", "cut short"),
     ],
@@ -548,3 +550,12 @@ def test_everything_downstream_is_every_chain_of_later_nodes_at_all_positions():
         "m0@1 →k a1.h0@2 → m1@2 → logits@2",
         "m0@1 →v a1.h0@2 → m1@2 → logits@2",
     }
+
+
+def test_a_message_names_no_more_nodes_than_can_be_read():
+    with pytest.raises(PathSetError, match="name at least one"):
+        PathSet.all_downstream([], END, n_layers=12, n_heads=12)
+    everything = [node for layer in range(12) for node in layer_nodes(layer, 12, END)]
+    with pytest.raises(PathSetError, match=r"m3@8 cannot be reached from .*, and \d+ more") as refused:
+        LOGITS.through_chains(everything).extend([Node.mlp(3, YY)], "q")
+    assert len(str(refused.value)) < 300

@@ -15,6 +15,7 @@ from path_patching.errors import UserError
 from path_patching.files import ROOT
 from reproduction.claims import read_claims
 from reproduction.compare import compare, largest_difference
+from reproduction.compare import main as compare_main
 from reproduction.run import read_artifacts, start_run
 from reproduction.settings import Settings
 from reproduction.steps import EXPERIMENTS
@@ -128,6 +129,21 @@ def test_what_differs_too_much_fails(tmp_path):
     assert failed.returncode == 1
     assert "largest difference: 2.5e-01" in failed.stdout
     assert "two folders" in error_line(run_python(str(ROOT / "reproduce.py"), "compare", str(tmp_path), folders[0]))
+
+
+def test_a_script_that_was_run_into_one_folder_alone_is_named(tmp_path):
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder in folders:
+        publish_experiments(folder)
+    (folders[1] / "topk_years.json").unlink()
+    with pytest.raises(UserError, match=rf"topk_years.py was run into {folders[0]} and not into {folders[1]}"):
+        compare_main(list(map(str, folders)))
+
+
+@pytest.mark.parametrize("within", ["nan", "-1"])
+def test_a_bound_that_nothing_could_exceed_or_keep_is_refused(tmp_path, within):
+    with pytest.raises(UserError, match="--within"):
+        compare_main([str(tmp_path), str(tmp_path), "--within", within])
 
 
 @pytest.fixture

@@ -201,6 +201,8 @@ LINE = "a/b,random_years,a,,,b,%,50,10,stated,"
         ([LINE.replace("%", "nodes")], "'50' is not a node"),
         ([LINE.replace("%,50,10", "heads,m8,1")], "'m8' are no heads"),
         ([LINE.replace("%,50,10", "nodes,m8 m9,3")], "how many of 2 nodes"),
+        ([LINE.replace("%,50,10", "nodes,m8 m8 m9,3")], "a node is twice"),
+        ([], "no line but the header"),
         ([LINE.replace("%", "text")], "text cannot be judged"),
         ([LINE + "perhaps"], "of_circuit is 'perhaps'"),
         ([LINE.replace(",b,", ",,")], "no words"),
@@ -214,6 +216,16 @@ def test_what_is_no_claim_is_one_line(tmp_path, lines, complaint):
         read_claims(path)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("unit", "stated"), [("nodes", "m8"), ("text", "")])
+def test_a_unit_that_does_not_go_with_what_was_measured_is_one_line(tmp_path, unit, stated):
+    publish_experiments(tmp_path)
+    made = read_artifacts(tmp_path, "big_ds_experiments")
+    claim = next(each for each in read_claims() if each.key == "clean/probability_difference")
+    other = replace(claim, unit=unit, stated=stated, tolerance="1" if stated else "", sure="stated" if stated else "")
+    with pytest.raises(UserError, match=f"clean/probability_difference is a number, which has no unit '{unit}'"):
+        other.measure(made)
 
 
 def test_a_file_that_holds_no_claims_is_one_line(tmp_path):

@@ -130,6 +130,27 @@ def test_what_is_not_there_damaged_or_of_another_run_is_refused(tmp_path):
         read_artifacts(tmp_path, "circuit_discovery").load("probs.pt")
 
 
+@pytest.mark.parametrize("part", ["script", "command", "model", "read", "settings", "numbers", "index"])
+@pytest.mark.parametrize("spoil", ["missing", "of another type"])
+def test_a_record_without_one_of_its_parts_is_refused(tmp_path, part, spoil):
+    published(tmp_path)
+    path = tmp_path / "circuit_discovery.json"
+    record = json.loads(path.read_text())
+    record.pop(part) if spoil == "missing" else record.update({part: 3})
+    path.write_text(json.dumps(record))
+    with pytest.raises(
+        UserError, match=rf"is not a run's record \({part} is missing\); run python circuit_discovery.py"
+    ):
+        read_artifacts(tmp_path, "circuit_discovery")
+
+
+def test_a_record_under_another_script_s_name_is_refused(tmp_path):
+    published(tmp_path)
+    (tmp_path / "circuit_discovery.json").rename(tmp_path / "topk_years.json")
+    with pytest.raises(UserError, match=r"topk_years\.json is a record of circuit_discovery"):
+        read_artifacts(tmp_path, "topk_years")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"script": "x"}'])
 def test_a_damaged_record_is_refused(tmp_path, text):
     (tmp_path / "circuit_discovery.json").write_text(text)
