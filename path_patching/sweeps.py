@@ -39,14 +39,20 @@ def effect(engine: Engine, paths: PathSet, metric: Metric, seed: int = 0) -> Est
 
 
 def effects_of(
-    engine: Engine, receivers: PathSet, senders: Sequence[Node], metric: Metric, via: AnyVia = "all"
+    engine: Engine,
+    receivers: PathSet,
+    senders: Sequence[Node],
+    metric: Metric,
+    via: AnyVia = "all",
+    clean: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The effect of receivers∘sender for each sender, through input `via` of the receivers: (S,) float64.
 
+    `clean` is the metric's clean mean, where it is known already.
     A sender that no receiver reads has none. Raises `PathSetError` if that holds for all of them.
     """
     means = torch.stack([metric(probs).mean() for probs in engine.sweep(receivers, senders, via)])
-    return means - metric(engine.clean()).mean()
+    return means - (metric(engine.clean()).mean() if clean is None else clean)
 
 
 def effects_on(

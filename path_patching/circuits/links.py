@@ -20,7 +20,7 @@ from path_patching.circuits.circuit import Circuit, full_circuit
 from path_patching.engine import Engine
 from path_patching.paths import Branch, Node, PathSet, Via
 from path_patching.progress import progress
-from path_patching.sweeps import Metric, changes, effects_of
+from path_patching.sweeps import Metric, effects_of
 
 EVERYTHING = "everything"
 
@@ -77,7 +77,7 @@ def link_effects(engine: Engine, circuit: Circuit, metric: Metric, yy: int, end:
 
     The reader's own effect goes through every path of the circuit that leads to it, as in iterative path patching.
     """
-    paths = full_circuit(circuit, yy, end)
+    paths, clean = full_circuit(circuit, yy, end), metric(engine.clean()).mean()
     read = [(key, list(group)) for key, group in groupby(links(circuit), key=lambda link: (link.reader, link.via))]
     effects: dict[Link, float] = {}
     for (reader, via), group in progress(read, "links of the circuit"):
@@ -85,8 +85,8 @@ def link_effects(engine: Engine, circuit: Circuit, metric: Metric, yy: int, end:
         assert receivers is not None, "a link's reader is on a path of its circuit"
         if group[0].sender == EVERYTHING:  # then it is the input's only link
             whole = receivers.extend([Node.residual(position) for position in range(end + 1)], via)
-            effects[group[0]] = changes(engine, whole, metric).mean().item()
+            effects[group[0]] = (metric(engine.patch(whole)).mean() - clean).item()
         else:
             senders = [located(link.sender, yy, end) for link in group]
-            effects |= zip(group, effects_of(engine, receivers, senders, metric, via).tolist(), strict=True)
+            effects |= zip(group, effects_of(engine, receivers, senders, metric, via, clean).tolist(), strict=True)
     return effects

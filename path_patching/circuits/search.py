@@ -39,7 +39,7 @@ from path_patching.circuits.circuit import (
 from path_patching.engine import Engine
 from path_patching.errors import UserError
 from path_patching.paths import INPUTS, AnyVia, Node, PathSet, Via, layer_nodes
-from path_patching.sweeps import Effects, Metric, changes, remembered_effects
+from path_patching.sweeps import Effects, Metric, remembered_effects
 
 NAME = "the circuit found automatically"
 THRESHOLDS = (0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # shares of the metric's clean value
@@ -99,7 +99,7 @@ class Search:
 
     def effect(self, paths: PathSet) -> float:
         """The effect of patching a path set."""
-        return changes(self.engine, paths, self.metric).mean().item()
+        return self.metric(self.engine.patch(paths)).mean().item() - self.clean
 
     def recovered(self, paths: PathSet) -> float:
         """The share of the clean value that a path set achieves alone."""
