@@ -260,7 +260,9 @@ class PathSet:
         large: the torch engine evaluates it in seconds, rust_circuit in minutes.
         """
         wanted = sorted(set(nodes))
-        first = min((node.position for node in wanted), default=0)
+        if not wanted:
+            raise PathSetError("nothing lies downstream of no node; name at least one")
+        first = min(node.position for node in wanted)
         between = [
             node
             for position in range(first, end + 1)

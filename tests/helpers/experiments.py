@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from dataset import year_indices
 from path_patching.files import ROOT
+from reproduction.run import Artifacts, read_artifacts
 from tests.helpers.checkpoints import edit_tensors, save_checkpoint
-from tests.helpers.scripts import run_python
+from tests.helpers.scripts import output, run_script
+
+DIFFERENT_TOKENS = 701
 
 
-def random_gpt2(folder: Path, n_layer: int = 2, **config: object) -> Path:
-    """A checkpoint with random weights, two heads and GPT-2's vocabulary, in which single paths matter."""
+def random_gpt2(folder: Path, n_layer: int = 2, strength: float = 4.0, **config: object) -> Path:
+    """A checkpoint with random weights, two heads and GPT-2's vocabulary, in which single paths matter.
+
+    `strength` is that of attention; where it is large, float32 rounds off some 1e-5 of a probability.
+    """
     sizes = {"n_layer": n_layer, "n_head": 2, "n_embd": 8, "n_positions": 20, "vocab_size": 50257}
     save_checkpoint(folder, **(sizes | config))
-    edit_tensors(folder, _strengthened)
+    edit_tensors(folder, partial(_strengthened, strength=strength))
     return folder
 
 
@@ -26,12 +33,20 @@ def run_experiment(
 ) -> subprocess.CompletedProcess[str]:
     """Run a script on N sentences: artifacts go to `folder / "out"`, the model to `folder / "tensors"`."""
     flags = ["--model", str(model), "--n", str(n), "--out", str(folder / "out"), *more]
-    return run_python(str(ROOT / f"{script}.py"), *flags, settings={"TENSORS_CACHE_DIR": str(folder / "tensors")})
+    return run_script(ROOT / f"{script}.py", *flags, settings={"TENSORS_CACHE_DIR": str(folder / "tensors")})
 
 
-def _strengthened(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Heads that write more, and year tokens that stand out among the 50,257."""
-    factors = {name: 4.0 if "attn.c" in name else 1.0 for name in tensors}
+def made_by(script: str, folder: Path, model: str | Path, n: int, *more: str) -> Artifacts:
+    """What such a run leaves."""
+    output(run_experiment(script, folder, model, n, *more))
+    return read_artifacts(folder / "out", script)
+
+
+def _strengthened(tensors: dict[str, torch.Tensor], strength: float) -> dict[str, torch.Tensor]:
+    """Heads that write more, and year tokens that stand out among 50,257, of which most are alike: that is quick."""
+    factors = {name: strength if "attn.c" in name else 1.0 for name in tensors}
     stronger = {name: tensor * factors[name] for name, tensor in tensors.items()}
-    stronger["transformer.wte.weight"][year_indices()] *= 15
-    return stronger
+    rows = stronger["transformer.wte.weight"]
+    years = 15 * rows[year_indices()]
+    alike = rows[torch.arange(len(rows)) % DIFFERENT_TOKENS]
+    return stronger | {"transformer.wte.weight": alike.index_put((year_indices(),), years)}

@@ -1,11 +1,8 @@
-"""Comparing runs, and with that the engines: every artifact of every script, made by one and by the other."""
+"""Comparing two runs: what may differ in which way, and what is named."""
 
 from __future__ import annotations
 
 import math
-import runpy
-import sys
-from itertools import product
 
 import pandas as pd
 import pytest
@@ -13,16 +10,12 @@ import torch
 
 from path_patching.errors import UserError
 from path_patching.files import ROOT
-from reproduction.claims import read_claims
 from reproduction.compare import compare, largest_difference
 from reproduction.compare import main as compare_main
 from reproduction.run import read_artifacts, start_run
 from reproduction.settings import Settings
-from reproduction.steps import EXPERIMENTS
-from tests.helpers.engines import skip_without
-from tests.helpers.experiments import random_gpt2
 from tests.helpers.made import MODEL, publish_experiments
-from tests.helpers.scripts import error_line, output, run_python
+from tests.helpers.scripts import error_line, output, run_script
 
 NAN = torch.nan
 
@@ -118,17 +111,17 @@ def test_what_differs_too_much_fails(tmp_path):
     publish_experiments(tmp_path / "one")
     publish_experiments(tmp_path / "other")
     folders = [str(tmp_path / "one"), str(tmp_path / "other")]
-    assert "largest difference: 0.0e+00" in output(run_python(str(ROOT / "reproduce.py"), "compare", *folders))
+    assert "largest difference: 0.0e+00" in output(run_script(ROOT / "reproduce.py", "compare", *folders))
     one = read_artifacts(tmp_path / "one", "circuit_discovery")
     run = start_run(one.script, Settings(model=MODEL.name, out=tmp_path / "other"), MODEL, "torch", "cpu")
     for name in one.record["artifacts"]:
         run.save(name, one.load(name) + 0.25, kind="test")
     run.numbers.update(one.record["numbers"])
     run.publish()
-    failed = run_python(str(ROOT / "reproduce.py"), "compare", *folders, "--within", "0.2")
+    failed = run_script(ROOT / "reproduce.py", "compare", *folders, "--within", "0.2")
     assert failed.returncode == 1
     assert "largest difference: 2.5e-01" in failed.stdout
-    assert "two folders" in error_line(run_python(str(ROOT / "reproduce.py"), "compare", str(tmp_path), folders[0]))
+    assert "two folders" in error_line(run_script(ROOT / "reproduce.py", "compare", str(tmp_path), folders[0]))
 
 
 def test_a_script_that_was_run_into_one_folder_alone_is_named(tmp_path):
@@ -144,38 +137,3 @@ def test_a_script_that_was_run_into_one_folder_alone_is_named(tmp_path):
 def test_a_bound_that_nothing_could_exceed_or_keep_is_refused(tmp_path, within):
     with pytest.raises(UserError, match="--within"):
         compare_main([str(tmp_path), str(tmp_path), "--within", within])
-
-
-@pytest.fixture
-def run_here(monkeypatch, tmp_path):
-    """Runs a script in this process, since most of what a process of its own takes is importing."""
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # scripts set it
-    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
-
-    def run(script: str, *flags: str) -> None:
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", *flags])
-        runpy.run_path(str(ROOT / f"{script}.py"))
-
-    return run
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model", ["random", "standin"])
-def test_both_engines_make_the_same_artifacts(tmp_path, run_here, model):
-    skip_without("rust_circuit")
-    name = str(random_gpt2(tmp_path / "mine")) if model == "random" else model
-    for engine, script in product(("rust_circuit", "torch"), EXPERIMENTS):
-        run_here(script, "--model", name, "--engine", engine, "--n", "97", "--out", str(tmp_path / engine))
-    for script in EXPERIMENTS:
-        one, other = (read_artifacts(tmp_path / engine, script) for engine in ("rust_circuit", "torch"))
-        engines = {one.record["engine"], other.record["engine"]}
-        assert engines in ({"rust_circuit", "torch"}, {"transformers"})
-        differences = compare(one, other)
-        if model == "random":  # it does not compute greater-than, and shares of next to nothing are not comparable
-            differences = differences[differences["kind"] == "artifact"]
-        assert differences[~(differences["difference"] < 1e-5)].empty
-    made = {script: read_artifacts(tmp_path / "torch", script) for script in EXPERIMENTS}
-    unmeasured = {claim.key for claim in read_claims() if claim.measure(made[claim.script]) is None}
-    only_with_paper_s_circuit = {"task_2/late_half_with_m7/probability_difference/share_of_clean"}
-    if model == "standin":  # which has all nodes that the paper names
-        assert unmeasured == only_with_paper_s_circuit

@@ -12,7 +12,7 @@ import pytest
 
 from path_patching.files import ROOT
 from tests.helpers.made import MODEL, draw_figures, publish_experiments
-from tests.helpers.scripts import error_line, output, run_python
+from tests.helpers.scripts import error_line, output, run_script
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FIGURES = ("one", "two", "appendix/three")
@@ -20,7 +20,7 @@ FIGURES = ("one", "two", "appendix/three")
 
 def run(word: str, folder: Path):
     flags = ["--artifacts", str(folder / "artifacts"), "--out", str(folder / "plots")]
-    return run_python(str(ROOT / "reproduce.py"), word, *flags)
+    return run_script(ROOT / "reproduce.py", word, *flags)
 
 
 @pytest.fixture

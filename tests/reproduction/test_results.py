@@ -17,7 +17,7 @@ from reproduction.results import NOT_MEASURED, markdown, results_table, sections
 from reproduction.run import read_artifacts
 from reproduction.steps import EXPERIMENTS
 from tests.helpers.made import MODEL, publish_experiments
-from tests.helpers.scripts import error_line, output, run_python
+from tests.helpers.scripts import error_line, output, run_script
 
 CLAIMS = read_claims()
 
@@ -37,7 +37,7 @@ def as_gpt2(monkeypatch):
 
 def results(folder, *flags: str):
     paths = ["--artifacts", str(folder), "--out", str(folder / "plots")]
-    return run_python(str(ROOT / "reproduce.py"), "results", *paths, *flags)
+    return run_script(ROOT / "reproduce.py", "results", *paths, *flags)
 
 
 def test_the_paper_s_numbers_agree_with_themselves(tmp_path, as_gpt2):

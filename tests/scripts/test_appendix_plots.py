@@ -11,7 +11,7 @@ from path_patching.files import ROOT
 from path_patching.gpt2.model import Architecture, random_model
 from reproduction.run import start_run
 from reproduction.settings import Settings
-from tests.helpers.scripts import output, run_python
+from tests.helpers.scripts import output, run_script
 
 HISTOGRAM = "appendix/random-circuits"
 TINY = Architecture(n_layers=2, n_heads=4, d_model=8, d_head=2, d_mlp=8, n_positions=16, vocab_size=32)
@@ -29,14 +29,11 @@ def publish_random(folder: Path, shares: torch.Tensor, own: float, nothing: floa
 
 @pytest.fixture
 def draw(tmp_path):
-    """Runs the script on `tmp_path / "artifacts"`, into `tmp_path / "plots"`, without kaleido, which takes longer."""
-    (tmp_path / "hiding" / "kaleido").mkdir(parents=True)
-    (tmp_path / "hiding" / "kaleido" / "__init__.py").write_text("raise ImportError('hidden')\n")
+    """Runs the script on `tmp_path / "artifacts"`, into `tmp_path / "plots"`, HTML alone."""
 
     def run() -> subprocess.CompletedProcess[str]:
         flags = ["--artifacts", str(tmp_path / "artifacts"), "--out", str(tmp_path / "plots")]
-        path = f"{tmp_path / 'hiding'}:{ROOT}"
-        return run_python(str(ROOT / "appendix_plots.py"), *flags, settings={"PYTHONPATH": path}, cwd=tmp_path)
+        return run_script(ROOT / "appendix_plots.py", *flags, images=False)
 
     return run
 

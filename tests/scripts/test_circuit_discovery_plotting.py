@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import runpy
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, random_model
 from reproduction.run import start_run
 from reproduction.settings import Settings
+from tests.helpers.scripts import run_script
 
 SCRIPT = Path(__file__).parents[2] / "circuit_discovery_plotting.py"
 PROMPT = ["<|endoftext|>", "The", "NOUN", "lasted", "from", "the", "year", "XX1", "YY", "to", "the", "year", "XX2"]
@@ -80,32 +80,20 @@ def publish_gpt2(folder: Path) -> None:
     publish(folder, {f"{number}.pt": each for number, each in enumerate(about)}, 12, 12)
 
 
-def draw(folder: Path, without_kaleido: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the script on `folder / "artifacts"` from a foreign working directory, into `folder / "plots"`."""
-    command = [sys.executable, SCRIPT, "--artifacts", folder / "artifacts", "--out", folder / "plots"]
-    hidden = {"PYTHONPATH": str(without_kaleido)} if without_kaleido else {}
-    return subprocess.run(
-        command, cwd=folder, env=os.environ | hidden, capture_output=True, text=True, timeout=120, check=False
-    )
-
-
-@pytest.fixture
-def without_kaleido(tmp_path):
-    """A folder for PYTHONPATH that hides kaleido, as on a machine for which it has no wheel."""
-    package = tmp_path / "hiding" / "kaleido"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("raise ImportError('hidden')\n")
-    return package.parent
+def draw(folder: Path, images: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run the script on `folder / "artifacts"`, into `folder / "plots"`."""
+    flags = ["--artifacts", str(folder / "artifacts"), "--out", str(folder / "plots")]
+    return run_script(SCRIPT, *flags, images=images)
 
 
 def figures_in(folder: Path, kind: str) -> set[str]:
     return {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob(f"*.{kind}")}
 
 
-def test_every_figure_of_circuit_discovery_is_drawn(tmp_path, without_kaleido):
+def test_every_figure_of_circuit_discovery_is_drawn(tmp_path):
     publish_gpt2(tmp_path / "artifacts")
     publish_big(tmp_path / "artifacts")
-    run = draw(tmp_path, without_kaleido)
+    run = draw(tmp_path)
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
     assert run.stdout.startswith("only HTML is written")
@@ -124,11 +112,11 @@ def test_every_figure_of_circuit_discovery_is_drawn(tmp_path, without_kaleido):
     ("run", "said"),
     [(None, "the figures of big_ds_experiments.py, which was not run"), (publish_big, "the heatmaps, for")],
 )
-def test_heatmaps_of_many_sentences_that_were_not_made_are_left_out(tmp_path, without_kaleido, run, said):
+def test_heatmaps_of_many_sentences_that_were_not_made_are_left_out(tmp_path, run, said):
     publish(tmp_path / "artifacts", {}, 2, 4)
     if run:
         run(tmp_path / "artifacts", heatmaps=False)
-    drawn = draw(tmp_path, without_kaleido)
+    drawn = draw(tmp_path)
     assert drawn.returncode == 0, drawn.stderr
     assert f"left out: {said}" in drawn.stdout
     assert figures_in(tmp_path / "plots", "html") & OF_MANY == set()
@@ -139,7 +127,7 @@ def test_figures_of_nodes_that_a_small_model_lacks_are_left_out(tmp_path):
     to_m1 = {"kind": "sweep", "of": "mlp", "receiver": "m1", "position": "END"}
     lens = {"kind": "logit_lens", "of": "head", "node": "a1.h3"}
     publish(tmp_path / "artifacts", {"ipp_mlp1.pt": ((2, 5), to_m1), "lens.pt": ((97, 100), lens)}, 2, 4)
-    run = draw(tmp_path)
+    run = draw(tmp_path, images=True)
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
     drawn = {"probability-heatmap", "probability-slice", "logits-ipp", "mlps-ipp", "appendix/m1-ipp"}

@@ -16,7 +16,7 @@ from reproduction.figures import YY, named, scatter
 from reproduction.run import read_artifacts, start_run
 from reproduction.settings import Settings
 from tests.helpers.checkpoints import save_checkpoint
-from tests.helpers.scripts import output, run_python
+from tests.helpers.scripts import output, run_script
 
 TINY = Architecture(n_layers=2, n_heads=4, d_model=8, d_head=2, d_mlp=8, n_positions=16, vocab_size=32)
 EDITS = [*(f"PCA, top {rank}" for rank in (1, 2, 3, 5, 10)), "LEACE, YY as a number", "LEACE, YY as classes"]
@@ -67,16 +67,15 @@ def check_run(folder: Path, activations: list[str]) -> dict[str, dict[str, list[
 
 
 def drawn(folder: Path, plots: Path) -> None:
-    script = str(ROOT / "pca_plots.py")
-    assert output(run_python(script, "--artifacts", str(folder), "--out", str(plots))) == ""
+    assert output(run_script(ROOT / "pca_plots.py", "--artifacts", str(folder), "--out", str(plots))) == ""
     for name in ("pca", "appendix/pca-ablation"):
         assert all((plots / f"{name}.{kind}").stat().st_size > 1000 for kind in ("html", "pdf", "png"))
 
 
 def test_a_two_layer_model_by_default(checkpoint, cache, tmp_path):
-    script, folder = str(ROOT / "pca_experiments.py"), tmp_path / "artifacts"
+    folder = tmp_path / "artifacts"
     arguments = ("--model", str(checkpoint), "--n", "97", "--out", str(folder))
-    output(run_python(script, *arguments, settings=cache))
+    output(run_script(ROOT / "pca_experiments.py", *arguments, settings=cache))
     looked_at = read_artifacts(folder, "pca_experiments").number("looked_at/nodes")
     assert looked_at, "the circuit found automatically has heads"
     kinds = {True: "input of {} at END", False: "output of {} at END"}
@@ -113,7 +112,7 @@ def test_equal_runs_are_identical(in_process, tmp_path):
 def test_the_paper_s_nodes_on_the_standin(cache, tmp_path):
     folder = tmp_path / "artifacts"
     arguments = ("--model", "standin", "--n", "97", "--circuit", "paper", "--out", str(folder))
-    output(run_python(str(ROOT / "pca_experiments.py"), *arguments, settings=cache))
+    output(run_script(ROOT / "pca_experiments.py", *arguments, settings=cache))
     names = ["input of m8 at END", "output of a7.h10 at END", "output of a7.h8 at END", "embedding of YY"]
     differences = check_run(folder, names)
     clean = read_artifacts(folder, "pca_experiments").load("pca_ablation.pt")["clean"]

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from path_patching.bootstrap import Estimate
-from path_patching.files import ROOT
 from reproduction.claims import read_claims
-from reproduction.run import KEY, Artifacts, Run, read_artifacts
+from reproduction.compare import compare
+from reproduction.run import KEY, Artifacts, Run
 from reproduction.steps import EXPERIMENTS
-from tests.helpers.experiments import random_gpt2
+from tests.helpers.engines import skip_without
+from tests.helpers.experiments import made_by, random_gpt2
 
 MORE_FLAGS = {"random_circuit_ablation": ("--circuits", "3")}
 WITHOUT_CIRCUIT = ("neuron_investigations", "random_years", "topk_years")
 SHARES = ("share_of_clean", "share_lost", "share_of_sum")  # of one mean in another
 
 
-def run_script(script: str, folder: Path, model: str, n: int, *more: str) -> Counter[str]:
-    """Run a script in this process, into a folder. Returns how often it noted each key."""
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A random model of two layers."""
+    return random_gpt2(tmp_path_factory.mktemp("model") / "mine", strength=2.0, seed=1, n_positions=32)
+
+
+@pytest.fixture(scope="module", params=EXPERIMENTS)
+def noted_and_made(request, model) -> tuple[Counter[str], Artifacts]:
+    """A run of a script by the torch engine: how often it noted each key, and what it left."""
     noted: Counter[str] = Counter()
     note = Run.note
 
@@ -30,23 +36,11 @@ def run_script(script: str, folder: Path, model: str, n: int, *more: str) -> Cou
         noted[key] += 1
         note(run, key, *others, **named)
 
-    flags = ["--model", model, "--engine", "torch", "--n", str(n), "--out", str(folder)]
+    script = request.param
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Run, "note", counted)
-        patched.setattr(sys, "excepthook", sys.excepthook)  # scripts set it
-        patched.setenv("TENSORS_CACHE_DIR", str(folder / "tensors"))
-        patched.setattr(sys, "argv", [f"{script}.py", *flags, *MORE_FLAGS.get(script, ()), *more])
-        runpy.run_path(str(ROOT / f"{script}.py"))
-    return noted
-
-
-@pytest.fixture(scope="module", params=EXPERIMENTS)
-def noted_and_made(request, tmp_path_factory) -> tuple[Counter[str], Artifacts]:
-    """A run of a script on a random model of two layers: how often each key was noted, and what it left."""
-    folder = tmp_path_factory.mktemp(request.param)
-    model = random_gpt2(folder / "mine", n_positions=32)
-    noted = run_script(request.param, folder / "out", str(model), 97)
-    return noted, read_artifacts(folder / "out", request.param)
+        made = made_by(script, model.parent / "torch", model, 97, "--engine", "torch", *MORE_FLAGS.get(script, ()))
+    return noted, made
 
 
 def test_keys_are_well_formed_and_noted_once(noted_and_made):
@@ -96,13 +90,33 @@ def test_every_share_of_clean_is_that_of_two_columns(noted_and_made):
             assert number.value == pytest.approx(means[evaluation] / clean, abs=1e-9)
 
 
+def test_both_engines_make_the_same_artifacts(noted_and_made, model):
+    """Artifacts alone: the model does not compute greater-than, and shares of next to nothing are not comparable."""
+    _, by_torch = noted_and_made
+    made = by_the_other_engine(by_torch, model.parent / "rust", model)
+    differences = compare(by_torch, made)
+    of_artifacts = differences[differences["kind"] == "artifact"]
+    assert of_artifacts[~(of_artifacts["difference"] < 1e-5)].empty
+
+
+def by_the_other_engine(by_torch: Artifacts, folder: Path, model: str | Path, *more: str) -> Artifacts:
+    """What rust_circuit makes where the torch engine made artifacts. Skips scripts that need no engine."""
+    skip_without("rust_circuit")
+    if by_torch.record["engine"] == "transformers":
+        pytest.skip("the script patches nothing, and needs no engine")
+    script = by_torch.script
+    return made_by(script, folder, model, 97, "--engine", "rust_circuit", *MORE_FLAGS.get(script, ()), *more)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", EXPERIMENTS)
-def test_every_claim_s_key_is_recorded_by_its_script(tmp_path, script):
+def test_both_engines_measure_on_the_stand_in_all_that_the_paper_claims(tmp_path, script):
     """The stand-in has all of the paper's nodes, so that the paper's circuit runs in it."""
     circuit = () if script in WITHOUT_CIRCUIT else ("--circuit", "paper")
-    run_script(script, tmp_path / "out", "standin", 97, *circuit)
-    made = read_artifacts(tmp_path / "out", script)
+    flags = ("--engine", "torch", *MORE_FLAGS.get(script, ()), *circuit)
+    by_torch = made_by(script, tmp_path / "torch", "standin", 97, *flags)
     claims = [claim for claim in read_claims() if claim.script == script]
     assert claims
-    assert [claim.key for claim in claims if claim.measure(made) is None] == []
+    assert [claim.key for claim in claims if claim.measure(by_torch) is None] == []
+    differences = compare(by_torch, by_the_other_engine(by_torch, tmp_path / "rust", "standin", *circuit))
+    assert differences[~(differences["difference"] < 1e-5)].empty

@@ -19,7 +19,7 @@ from path_patching.paths import Node, PathSet
 from path_patching.torch_engine.engine import TorchEngine
 from path_patching.unembedding import answer_probabilities
 from tests.helpers.checkpoints import save_checkpoint
-from tests.helpers.scripts import output, run_python
+from tests.helpers.scripts import output, run_script
 from utils import prob_diff
 
 EVERY_TASK, EVALUATED = range(10), (0, 2, 8, 9)
@@ -31,9 +31,9 @@ OF_THE_CIRCUIT = {f"generalization-{kind}-{task}" for kind in ("first-mlp", "lat
 
 def generalize(folder: Path, *arguments: str):
     """Run the experiment with the engine that is quick for one run, into a folder."""
-    script = str(ROOT / "sequence_generalization.py")
+    script = ROOT / "sequence_generalization.py"
     cache_setting = {"TENSORS_CACHE_DIR": str(folder.parent / "cache")}
-    return run_python(script, "--engine", "torch", "--out", str(folder), *arguments, settings=cache_setting)
+    return run_script(script, "--engine", "torch", "--out", str(folder), *arguments, settings=cache_setting)
 
 
 @pytest.fixture(scope="module")
@@ -170,12 +170,8 @@ def test_a_model_too_short_for_a_task_ends_the_run_with_one_line(tmp_path):
 
 def draw(artifacts: Path, folder: Path) -> list[str]:
     """Draw the figures, HTML alone; the lines printed."""
-    package = folder / "hiding" / "kaleido"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("raise ImportError('hidden')\n")
-    script, plots = str(ROOT / "appendix_plots.py"), str(folder / "plots")
-    hidden = {"PYTHONPATH": f"{package.parent}:{ROOT}"}
-    return output(run_python(script, "--artifacts", str(artifacts), "--out", plots, settings=hidden)).splitlines()
+    flags = ["--artifacts", str(artifacts), "--out", str(folder / "plots")]
+    return output(run_script(ROOT / "appendix_plots.py", *flags, images=False)).splitlines()
 
 
 def drawn(folder: Path) -> set[str]:
