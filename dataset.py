@@ -29,7 +29,7 @@ import pandas as pd
 import torch
 
 from path_patching.errors import UserError, first_line
-from path_patching.gpt2.tokenizer import CACHE, EOS
+from path_patching.gpt2.tokenizer import CACHE, EOS, token_texts
 
 if TYPE_CHECKING:
     from transformers import GPT2Tokenizer
@@ -50,6 +50,7 @@ COLLATED_YY = tuple(range(FIRST_YY, LAST_YY + 1))
 NOUNS_FILE = CACHE / "potential_nouns.txt"
 PROMPT = (EOS, "The", "NOUN", "lasted", "from", "the", "year", "XX1", "YY", "to", "the", "year", "XX2")
 CORRUPTED_YY = 1
+TOKENIZED_AT_ONCE = 10_000  # sentences, of which the tokenizer keeps more than their tokens
 TRAPPED_CENTURY = 10  # " 1001" is [" 100", "1"]
 
 
@@ -259,13 +260,17 @@ def _sentence(noun: str, year: int, eos: bool) -> str:
 
 def _tokens(sentences: Sequence[str], prompt: Sequence[str], tokenizer: GPT2Tokenizer) -> torch.Tensor:
     """Token ids (N, T); UserError names the first sentence that is not one token a position of the prompt."""
-    rows = tokenizer(list(sentences))["input_ids"]
-    for sentence, row in zip(sentences, rows, strict=True):
-        if len(row) != len(prompt):
-            raise UserError(
-                f"{sentence!r} is {len(row)} tokens, not {len(prompt)}; use years from dataset.get_valid_years"
-            )
-    return torch.tensor(rows)
+    found = []
+    for first in range(0, len(sentences), TOKENIZED_AT_ONCE):
+        some = list(sentences[first : first + TOKENIZED_AT_ONCE])
+        rows = tokenizer(some)["input_ids"]
+        for sentence, row in zip(some, rows, strict=True):
+            if len(row) != len(prompt):
+                raise UserError(
+                    f"{sentence!r} is {len(row)} tokens, not {len(prompt)}; use years from dataset.get_valid_years"
+                )
+        found.append(torch.tensor(rows))
+    return torch.cat(found)
 
 
 def _check_twins(
@@ -288,7 +293,7 @@ def _check_twins(
     wrong |= (bad_toks[:, yy] != year_ids[CORRUPTED_YY]) & ~excused
     if wrong.any():
         year = int(years[wrong][0])
-        twin = tokenizer.tokenize(f" {year // 100}{CORRUPTED_YY:02d}")
+        twin = token_texts(tokenizer, tokenizer(f" {year // 100}{CORRUPTED_YY:02d}")["input_ids"])
         raise UserError(
             f"the clean and corrupted sentences of {year} differ elsewhere than at YY (its twin's year is {twin}); "
             "use years from dataset.get_valid_years, or as_published for the release's choice"

@@ -3,7 +3,7 @@
 python random_years.py [--model gpt2|standin|PATH] [--help]
 
 The years are drawn at random, so that nothing but the last, YY5, could be continued. The model runs in `transformers`;
---engine and --memory-gb change nothing here.
+--engine changes nothing here.
 """
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
@@ -15,12 +15,12 @@ import torch
 
 from dataset import get_valid_years, year_indices
 from path_patching.errors import UserError
-from path_patching.gpt2.tokenizer import EOS, load_tokenizer
-from reproduction.settings import Settings, read_settings
+from path_patching.gpt2.tokenizer import EOS, load_tokenizer, token_texts
+from reproduction.settings import NextTokenSettings, read_settings
 from utils import Evaluations, open_run, predict_next, start_transformers_experiment
 
 LISTED, LIKELIEST = 5, 5
-settings = read_settings(__doc__, Settings(n=200))
+settings = read_settings(__doc__, NextTokenSettings(n=200))
 experiment = start_transformers_experiment(settings)
 run = open_run("random_years", experiment)
 
@@ -38,7 +38,7 @@ rows = tokenizer(sentences)["input_ids"]
 # %% Does the tokenizer see what we do? Every year two tokens, a comma after each, and the century alone at END.
 year_ids, comma = year_indices().tolist(), tokenizer.convert_tokens_to_ids(",")
 for sentence, row, listed in zip(sentences, rows, lists, strict=True):
-    century = tokenizer.convert_tokens_to_ids(f"Ġ{listed[-1] // 100}")
+    (century,) = tokenizer(f" {listed[-1] // 100}")["input_ids"]
     expected = [token for year in listed for token in (century, year_ids[year % 100], comma)]
     if row[1:] != [*expected, century]:
         raise UserError(f"{sentence!r} is not read as years and commas; use years from dataset.get_valid_years")
@@ -58,13 +58,13 @@ evaluations.note_mean("other_years", "probability", before, "probability of year
 
 # %% And which tokens are the likeliest?
 likeliest = said.mean.topk(LIKELIEST)
-names = tokenizer.convert_ids_to_tokens(likeliest.indices.tolist())
+names = token_texts(tokenizer, likeliest.indices)
 ranking = dict(zip(names, likeliest.values.tolist(), strict=True))
 run.note("likeliest_tokens/probability", ranking, "likeliest tokens, mean probability", kind="ranking")
-first = Counter(tokenizer.convert_ids_to_tokens(said.top_tokens[:, 0].tolist()))
+first = Counter(token_texts(tokenizer, said.top_tokens[:, 0]))
 counts = dict(first.most_common(LIKELIEST))
 run.note("likeliest_token/count", counts, "likeliest token, in how many sentences")
-of_first = tokenizer.convert_ids_to_tokens(said.top_tokens[0].tolist())
+of_first = token_texts(tokenizer, said.top_tokens[0])
 run.note("likeliest_tokens/of_first_sentence", of_first, "likeliest tokens of the first sentence")
 
 # %% Everything ran: publish it.

@@ -2,7 +2,7 @@
 
 python topk_years.py [--model gpt2|standin|PATH] [--help]
 
-The model runs in `transformers`; --engine and --memory-gb change nothing here.
+The model runs in `transformers`; --engine changes nothing here.
 """
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
@@ -10,12 +10,12 @@ import torch
 
 from dataset import year_indices
 from path_patching.gpt2.tokenizer import load_tokenizer
-from reproduction.settings import Settings, read_settings
+from reproduction.settings import NextTokenSettings, read_settings
 from utils import Evaluations, draw_sentences, open_run, predict_next, start_transformers_experiment
 
 CENTURIES = range(10, 100)  # each one token with its leading space
 LIKELIEST_CENTURIES, LIKELIEST_YEARS = 100, 5
-settings = read_settings(__doc__, Settings(n=400))
+settings = read_settings(__doc__, NextTokenSettings(n=400))
 experiment = start_transformers_experiment(settings)
 hf_model, device, run = experiment.hf_model, experiment.device, open_run("topk_years", experiment)
 
@@ -33,7 +33,7 @@ def numbers_of(tokens: torch.Tensor, ids: torch.Tensor, numbers: range) -> torch
 
 
 # %% Before XX2: how much of the probability of the 100 likeliest tokens is on XX1 and later centuries?
-century_ids = torch.tensor(load_tokenizer().convert_tokens_to_ids([f"Ġ{century}" for century in CENTURIES]))
+century_ids = torch.tensor(load_tokenizer()([f" {century}" for century in CENTURIES])["input_ids"]).squeeze(1)
 said = predict_next(hf_model, dataset.good_toks[:, : dataset.end], century_ids, LIKELIEST_CENTURIES, device)
 centuries, xx1 = numbers_of(said.top_tokens, century_ids, CENTURIES), dataset.years_XX[:, None]
 top, from_xx1, of_xx1 = said.top, said.top * (centuries >= xx1), said.top * (centuries == xx1)  # (N, 100) each

@@ -3,16 +3,22 @@
 `cache/tokenizer/` holds OpenAI's own `encoder.json` and `vocab.bpe` byte for byte, under the names that Hugging Face
 gives them (origin and licence: `cache/README.md`).
 
-    >>> load_tokenizer().tokenize(" 1732")  # Ġ is a space
-    ['Ġ17', '32']
+    >>> tokenizer = load_tokenizer()
+    >>> tokenizer(" 1732")["input_ids"]
+    [1596, 2624]
+    >>> token_texts(tokenizer, [1596, 2624])
+    [' 17', '32']
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from path_patching.errors import UserError
 from path_patching.files import ROOT
@@ -41,6 +47,11 @@ def load_tokenizer(folder: Path = TOKENIZER_FOLDER) -> GPT2Tokenizer:
     merges = [tuple(line.split()) for line in lines[1:] if line]  # the first line is a version comment
     # transformers 5 ignores `vocab_file=` and `merges_file=` silently and makes an empty tokenizer of them.
     return GPT2Tokenizer(vocab=vocab, merges=merges)  # type: ignore[arg-type]  # pairs are right, its hint is not
+
+
+def token_texts(tokenizer: GPT2Tokenizer, tokens: Sequence[int] | torch.Tensor) -> list[str]:
+    """Tokens (n,) as the text that each stands for: “ 17”, not the vocabulary's own “Ġ17”."""
+    return [tokenizer.decode([token]) for token in torch.as_tensor(tokens).tolist()]
 
 
 def _verified(path: Path) -> bytes:

@@ -11,7 +11,7 @@ import torch
 
 from dataset import find_year_token_ids, year_indices
 from path_patching.errors import UserError
-from path_patching.gpt2.tokenizer import TOKENIZER_FOLDER, load_tokenizer
+from path_patching.gpt2.tokenizer import TOKENIZER_FOLDER, load_tokenizer, token_texts
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -41,6 +41,11 @@ def test_every_year_token_decodes_to_its_two_digits(tokenizer):
     ids = find_year_token_ids(tokenizer)
     assert ids.dtype == torch.int64
     assert [tokenizer.decode([token]) for token in ids.tolist()] == [f"{yy:02d}" for yy in range(100)]
+
+
+def test_tokens_are_shown_as_the_text_that_they_stand_for(tokenizer):
+    assert token_texts(tokenizer, tokenizer(" 1732, orchestrated")["input_ids"]) == [" 17", "32", ",", " orchestrated"]
+    assert token_texts(tokenizer, torch.tensor([50256])) == ["<|endoftext|>"]
 
 
 def test_the_committed_year_indices_are_the_tokenizers(tokenizer):
