@@ -4,13 +4,12 @@ python big_ds_experiments.py [--model gpt2|standin|PATH] [--circuit paper|auto|F
 """
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
-from dataset import COLLATED_YY
 from path_patching.bootstrap import share
 from path_patching.circuits.circuit import full_circuit, in_order, indirect_into_mlp, late_half
 from path_patching.engine import Request
 from path_patching.paths import Node, PathSet
 from reproduction.settings import Settings, read_settings
-from utils import Evaluations, choose_circuit, collate, open_run, start_experiment
+from utils import Collated, Evaluations, choose_circuit, has_every_yy, open_run, start_experiment
 
 settings = read_settings(__doc__, Settings(n=10_000), evaluates_circuit=True)
 
@@ -47,13 +46,25 @@ for mlp in in_order(circuit.mlps):
     requests[f"mlps/{mlp}/direct"] = Request.patch(direct)
     if indirect is not None:
         requests[f"mlps/{mlp}/indirect"] = Request.patch(indirect)
-probs = dict(zip(requests, experiment.engine.evaluate(list(requests.values())), strict=True))
+
+# %% What does the model predict with each? Some sentences at a time, so that memory does not grow with their number.
+heatmaps = {
+    "clean_probs.pt": "clean",
+    "patched_probs.pt": "late_half",
+    "complement_probs.pt": "late_half/without",
+    "full_patched_probs.pt": "full_circuit",
+}
+evaluations, collated = Evaluations(run, dataset.as_table()), {key: Collated() for key in heatmaps.values()}
+for rows, probs in experiment.engine.evaluate_in_parts(list(requests.values())):
+    for key, of_key in zip(requests, probs, strict=True):
+        evaluations.measure(key, of_key, rows)
+        if key in collated:
+            collated[key].add(of_key, yy[rows])
 
 # %% How well does each compute greater-than, and what share is that of the clean run?
-evaluations, seed = Evaluations(run, dataset.as_table()), settings.seed
-measured = {}
+measured, seed = {}, settings.seed
 for key, words in WORDS.items():
-    measured[key] = evaluations.note(key, probs[key], words)
+    measured[key] = evaluations.note_measured(key, words)
     for metric, values in measured[key].items():
         named = f"{words}: {metric.replace('_', ' ')}"
         run.note(f"{key}/{metric}/standard_deviation", values.std(correction=0).item(), f"{named}, standard deviation")
@@ -71,22 +82,14 @@ clean = measured["clean"]["probability_difference"]
 for mlp in in_order(circuit.mlps):
     for effect in ("direct", "indirect"):
         key = f"mlps/{mlp}/{effect}"
-        if key in probs:
-            lost = clean - evaluations.measure(key, probs[key])["probability_difference"]
+        if key in requests:
+            lost = clean - evaluations.column(key, "probability_difference")
             run.note(f"{key}/share_of_clean", share(lost, clean, seed), f"{effect} effect of {mlp}, share of clean")
 
 # %% What do they predict for each YY? With few sentences some YY has none, and there are no heatmaps.
-heatmaps = {
-    "clean_probs.pt": "clean",
-    "patched_probs.pt": "late_half",
-    "complement_probs.pt": "late_half/without",
-    "full_patched_probs.pt": "full_circuit",
-}
-if absent := sorted(set(COLLATED_YY) - set(yy.tolist())):
-    print(f"left out: the heatmaps; of {len(dataset)} sentences none has YY = {absent[0]:02d}. Give a larger --n")
-    heatmaps = {}
-for artifact, key in heatmaps.items():
-    run.save(artifact, collate(probs[key], yy), kind="probabilities", evaluation=key)
+if has_every_yy(yy):
+    for artifact, key in heatmaps.items():
+        run.save(artifact, collated[key].means(), kind="probabilities", evaluation=key)
 
 # %% Everything ran: publish it.
 evaluations.save()

@@ -4,6 +4,8 @@ python circuit_discovery.py [--model gpt2|standin|PATH] [--circuit paper|auto|FI
 """
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
+import torch
+
 from path_patching.circuits.circuit import full_circuit, in_model, in_order, into_mlp, late_half, nodes
 from path_patching.circuits.circuit_file import as_json, links_as_json, table
 from path_patching.circuits.links import link_effects
@@ -20,6 +22,7 @@ from utils import (
     circuit_asked_for,
     collate,
     greater_than,
+    has_every_yy,
     later_above_others,
     open_run,
     save_sweep,
@@ -45,7 +48,18 @@ clean, corrupted = engine.clean(), engine.corrupted()
 evaluations = Evaluations(run, dataset.as_table())
 clean_differences = evaluations.note("clean", clean, "clean")["probability_difference"]
 evaluations.note("corrupted", corrupted, "corrupted")
-run.save("probs.pt", collate(clean, yy), kind="probabilities", evaluation="clean")
+
+# %% And what does it predict for each YY? With few sentences some YY has none, and this is left out here and below.
+every_yy = has_every_yy(yy)
+
+
+def save_by_yy(artifact: str, values: torch.Tensor, **about: object) -> None:
+    """Save the means of a per-sentence quantity (N, ...) for each YY, (97, ...)."""
+    if every_yy:
+        run.save(artifact, collate(values, yy), **about)
+
+
+save_by_yy("probs.pt", clean, kind="probabilities", evaluation="clean")
 
 # %% Which circuit is followed? The paper's or a file's; or one found here by rule, from sweeps like those below.
 metric = greater_than(yy)
@@ -96,7 +110,7 @@ for head in nodes(watched, END):
     words = f"attention of {head.name} from END to YY"
     evaluations.note_mean(f"attention/{head.name}", "end_to_yy", pattern[:, END, YY], words)
     if head.name == studied[0]:
-        run.save("attn_collated.pt", collate(pattern, yy), kind="attention_by_yy", node=head.name)
+        save_by_yy("attn_collated.pt", pattern, kind="attention_by_yy", node=head.name)
         run.note("attention/collated/head", head.name, "head of attn_collated.pt")
 
 every_head = [(layer, index) for layer in range(sizes.n_layers) for index in range(sizes.n_heads)]
@@ -110,7 +124,7 @@ lens_names = (*heads, *mlps)
 writes = engine.writes(nodes(lens_names, END))
 for node, logits in zip(nodes(lens_names, END), logit_lens(writes, model, engine.sentences.answers), strict=True):
     artifact, lens = f"logit_lens_{node.name.replace('m', 'mlp')}.pt", f"logit_lens/{node.name}"
-    run.save(artifact, collate(logits, yy), kind="logit_lens", of=node.kind, node=node.name)
+    save_by_yy(artifact, logits, kind="logit_lens", of=node.kind, node=node.name)
     highest, later = (logits.argmax(1) == yy).double(), later_above_others(logits, yy)
     words = f"logit lens of {node.name}"
     evaluations.note_mean(lens, "yy_is_highest", highest, f"{words}: YY is the highest year")
@@ -123,7 +137,7 @@ late = late_half(circuit, END)
 def evaluate(key: str, words: str, artifact: str, paths: PathSet) -> None:
     """Sufficiency and necessity of a circuit, and its share of the clean probability difference."""
     alone, without = engine.isolate(paths), engine.patch(paths)
-    run.save(artifact, collate(alone, yy), kind="probabilities", evaluation=key)
+    save_by_yy(artifact, alone, kind="probabilities", evaluation=key)
     evaluations.note(key, alone, words, clean=clean_differences)
     rest = evaluations.measure(f"{key}/without", without)["probability_difference"]
     of_rest = f"{words}: probability difference without it"

@@ -13,10 +13,10 @@ from path_patching.bootstrap import share
 from path_patching.neurons import neuron_effects, read_neurons
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import changes
-from reproduction.settings import NeuronSettings, chosen_layer, read_settings
+from reproduction.settings import LENS, NeuronSettings, chosen_layer, read_settings
 from utils import Evaluations, greater_than, open_run, start_experiment
 
-STRONGEST, LENS = 10, 200  # neurons patched together; neurons whose logit lens is kept
+STRONGEST = 10  # neurons that are patched together
 
 settings = read_settings(__doc__, NeuronSettings(n=490))
 

@@ -17,7 +17,7 @@ from reproduction.figures import PREDICTED_YEAR, YY, Axis, facets
 from reproduction.plots import start_plots
 from reproduction.run import read_artifacts
 from reproduction.settings import PAPER_LAYER, NeuronPlotSettings, read_settings
-from utils import collate
+from utils import collate, has_every_yy
 
 settings = read_settings(__doc__, NeuronPlotSettings())
 
@@ -29,13 +29,20 @@ order, effects = artifacts.load("order.pt"), artifacts.load("neuron_effects.pt")
 names = [f"{mlp}.n{neuron}" for neuron in order.tolist()]  # strongest first
 
 
+every_yy = has_every_yy(years_yy)
+
+
 def collated(artifact: str) -> torch.Tensor:
-    """Year logits of some neurons and all sentences, (neurons, N, 100), as rows of YY: (neurons, 97, 100)."""
-    return collate(artifacts.load(artifact).transpose(0, 1), years_yy).transpose(0, 1)
+    """Year logits of some neurons and all sentences, (neurons, N, 100), as rows of YY: (neurons, 97, 100).
+
+    Of no neuron if a YY has no sentence: then there is none of the figures that show every YY.
+    """
+    by_neuron = artifacts.load(artifact)
+    return collate(by_neuron.transpose(0, 1), years_yy).transpose(0, 1) if every_yy else by_neuron[:0]
 
 
 lens, lost = collated("t10-logitlens.pt"), collated("t10-direct_effects.pt")
-lost_together = collate(artifacts.load("t10-t10patched.pt"), years_yy)
+together = artifacts.load("t10-t10patched.pt")
 
 default = settings.layer in (None, PAPER_LAYER)
 plots = start_plots("neuron_plots" if default else f"neuron_plots-{mlp}", settings, artifacts)
@@ -52,7 +59,7 @@ def write(figure: go.Figure, name: str) -> None:
 def sums_of(panels: torch.Tensor, *counts: int) -> dict[str, torch.Tensor]:
     """Sums over exactly so many of the strongest neurons, by titles that say so; left out where there are fewer."""
     for count in counts:
-        if count > len(panels):
+        if count > len(panels) and every_yy:
             print(f"left out: the sum of the top {count} neurons; {mlp} has {len(order)}")
     return {f"sum of the top {count}": panels[:count].sum(0) for count in counts if count <= len(panels)}
 
@@ -69,15 +76,15 @@ figure.update_traces(mode="markers", marker_size=3).update_yaxes(type="log", dti
 write(figure, "appendix/neuron-ranking")
 
 # %% What do the strongest write to the year tokens? In the paper, each raises some of the years above YY.
-panels = dict(zip(names[:3], lens, strict=False))
-title = titled(f"Logit lens of the top {len(panels)} neurons of {mlp}")
-write(facets(panels, title, PREDICTED_YEAR, YY, figures.logit, LENS, columns=3), "top3-neurons")
+if panels := dict(zip(names[:3], lens, strict=False)):
+    title = titled(f"Logit lens of the top {len(panels)} neurons of {mlp}")
+    write(facets(panels, title, PREDICTED_YEAR, YY, figures.logit, LENS, columns=3), "top3-neurons")
 
 # %% And what do the year logits lose without each of them?
-panels = dict(zip(names[:3], lost, strict=False))
-title = titled(f"Direct effects of the top {len(panels)} neurons of {mlp}")
-figure = facets(panels, title, PREDICTED_YEAR, YY, lost_logit, "each patched alone", columns=3)
-write(figure, "top3-neurons-directeffects")
+if panels := dict(zip(names[:3], lost, strict=False)):
+    title = titled(f"Direct effects of the top {len(panels)} neurons of {mlp}")
+    figure = facets(panels, title, PREDICTED_YEAR, YY, lost_logit, "each patched alone", columns=3)
+    write(figure, "top3-neurons-directeffects")
 
 # %% Are the next eight alike?
 if panels := dict(zip(names[3:11], lens[3:11], strict=False)):
@@ -98,7 +105,7 @@ if panels := sums_of(relative, 100, 200):
 # %% Is what the top ten do together the sum of what each does alone?
 if summed := sums_of(lost, 10):
     panels = {f"{name}, each patched alone": panel for name, panel in summed.items()}
-    panels["top 10 patched together"] = lost_together
+    panels["top 10 patched together"] = collate(together, years_yy)
     title = titled(f"Direct effects of neurons of {mlp}")
     write(facets(panels, title, PREDICTED_YEAR, YY, lost_logit), "top10-neurons-directeffects")
 

@@ -31,13 +31,13 @@ drawn = [random_circuit(circuit, experiment.model.architecture, rng) for _ in ra
 
 # %% What does each recover alone, with everything else on 01 data? And what is there without any?
 alone = [Request.isolate(late_half(each, END)) for each in (circuit, *drawn)]
-probs = experiment.engine.evaluate([Request.clean(), Request.corrupted(), *alone])  # (3 + circuits, N, 100)
-evaluations = Evaluations(run, experiment.dataset.as_table())
 keys = ["clean", "corrupted", "late_half", *(f"random_{number}" for number in range(settings.circuits))]
-differences = []
-for key, each in zip(keys, probs, strict=True):
-    differences.append(evaluations.measure(key, each)["probability_difference"])
-clean, means = differences[0], torch.stack(differences).mean(1)
+evaluations = Evaluations(run, experiment.dataset.as_table())
+for rows, probs in experiment.engine.evaluate_in_parts([Request.clean(), Request.corrupted(), *alone]):
+    for key, of_key in zip(keys, probs, strict=True):
+        evaluations.measure(key, of_key, rows)
+differences = torch.stack([evaluations.column(key, "probability_difference") for key in keys])  # (3 + circuits, N)
+clean, means = differences[0], differences.mean(1)
 shares = means / means[0]
 nothing, own, random_ones = shares[1], shares[2], shares[3:]  # (circuits,)
 run.save("random_circuits.pt", random_ones, kind="shares_of_clean")

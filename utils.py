@@ -87,17 +87,46 @@ def collate(values: torch.Tensor, years_yy: torch.Tensor) -> torch.Tensor:
     Sentences with another YY are left out. Raises UserError if a YY from 02 to 98 has no sentence, ValueError if the
     lengths do not fit.
     """
-    if years_yy.ndim != 1 or len(values) != len(years_yy):
-        raise ValueError(f"one YY a sentence is needed: values {tuple(values.shape)}, YY {tuple(years_yy.shape)}")
-    years_yy = years_yy.to(values.device)
-    inside = (years_yy >= FIRST_YY) & (years_yy <= LAST_YY)
-    rows = years_yy[inside] - FIRST_YY
-    counts = torch.bincount(rows, minlength=len(COLLATED_YY))
-    if (counts == 0).any():
-        missing = int((counts == 0).nonzero()[0]) + FIRST_YY
-        raise UserError(f"no sentence has YY = {missing:02d}; use a balanced data set of at least 97 sentences")
-    sums = values.new_zeros(len(COLLATED_YY), *values.shape[1:]).index_add(0, rows, values[inside])
-    return sums / counts.to(values.dtype).reshape(-1, *[1] * (values.ndim - 1))
+    collated = Collated()
+    collated.add(values, years_yy)
+    return collated.means()
+
+
+@dataclass
+class Collated:
+    """`collate` of a quantity of which not all sentences are there at once."""
+
+    sums: torch.Tensor | None = None
+    """Over the sentences of each YY, (97, ...)."""
+    counts: torch.Tensor = field(default_factory=lambda: torch.zeros(len(COLLATED_YY), dtype=torch.int64))
+
+    def add(self, values: torch.Tensor, years_yy: torch.Tensor) -> None:
+        """Some more sentences, (n, ...) and their YY (n,). Raises ValueError if the lengths do not fit."""
+        if years_yy.ndim != 1 or len(values) != len(years_yy):
+            raise ValueError(f"one YY a sentence is needed: values {tuple(values.shape)}, YY {tuple(years_yy.shape)}")
+        years_yy = years_yy.to(values.device)
+        inside = (years_yy >= FIRST_YY) & (years_yy <= LAST_YY)
+        rows = years_yy[inside] - FIRST_YY
+        if self.sums is None:
+            self.sums = values.new_zeros(len(COLLATED_YY), *values.shape[1:])
+        self.sums.index_add_(0, rows, values[inside])
+        self.counts += torch.bincount(rows.cpu(), minlength=len(COLLATED_YY))
+
+    def means(self) -> torch.Tensor:
+        """The mean for each YY, (97, ...). Raises UserError if a YY from 02 to 98 has no sentence."""
+        if self.sums is None or (self.counts == 0).any():
+            missing = int((self.counts == 0).nonzero()[0]) + FIRST_YY
+            raise UserError(f"no sentence has YY = {missing:02d}; use a balanced data set of at least 97 sentences")
+        return self.sums / self.counts.to(self.sums).reshape(-1, *[1] * (self.sums.ndim - 1))
+
+
+def has_every_yy(years_yy: torch.Tensor) -> bool:
+    """Whether each YY from 02 to 98 has a sentence, as `collate` needs it; if not, a line says what is left out."""
+    absent = sorted(set(COLLATED_YY) - set(years_yy.tolist()))
+    if absent:
+        missing = f"of {len(years_yy)} sentences none has YY = {absent[0]:02d}"
+        print(f"left out: what is made for each YY; {missing}. Give a larger --n")
+    return not absent
 
 
 def _check_shapes(year_probs: torch.Tensor, years_yy: torch.Tensor) -> None:
@@ -173,6 +202,7 @@ def start_experiment(settings: Settings | None = None, balanced: bool = True, **
 def start_transformers_experiment(settings: Settings) -> TransformersExperiment:
     """Load the model and choose the device. Raises `UserError` like `start_experiment`."""
     model = load_model(settings.model, settings.as_published)
+    settings.check_fits(model)
     return TransformersExperiment(settings, model, to_transformers(model), resolve_device(settings.device))
 
 
@@ -212,47 +242,76 @@ class Evaluations:
     sentences: pd.DataFrame
     """What tells the N sentences apart, a row each; with YY."""
     valid: ValidYears = "greater"
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    tables: dict[str, tuple[pd.DataFrame, dict[str, torch.Tensor]]] = field(default_factory=dict)
+    """By evaluation: its sentences, and the columns (N,) measured of them, NaN where nothing was."""
 
     @property
     def seed(self) -> int:
         """The seed of the intervals."""
         return int(self.run.provenance["settings"]["seed"])
 
-    def add(self, evaluation: str, column: str, values: torch.Tensor) -> None:
-        """Keep a per-sentence quantity (N,) for the table."""
-        table = self.tables.get(evaluation, self.sentences)
-        self.tables[evaluation] = table.assign(**{column: values.double().cpu().numpy()})
+    def column(self, evaluation: str, column: str) -> torch.Tensor:
+        """What was measured of each sentence, (N,) float64."""
+        return self.tables[evaluation][1][column]
+
+    def add(self, evaluation: str, column: str, values: torch.Tensor, rows: torch.Tensor | None = None) -> None:
+        """Keep a per-sentence quantity (N,) for the table, or that of some `rows` (n,), (n,)."""
+        _, columns = self.tables.setdefault(evaluation, (self.sentences, {}))
+        values = values.double().cpu()
+        if rows is None:
+            columns[column] = values
+        else:
+            columns.setdefault(column, torch.full((len(self.sentences),), torch.nan, dtype=torch.float64))[rows] = (
+                values
+            )
 
     def note_mean(self, evaluation: str, column: str, values: torch.Tensor, words: str) -> None:
         """Keep a per-sentence quantity (N,), and record its mean with its interval."""
         self.add(evaluation, column, values)
         self.run.note(f"{evaluation}/{column}", mean(values, self.seed), words)
 
-    def measure(self, evaluation: str, probabilities: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Both metrics of year probabilities (N, 100), (N,) each, by column; kept for the table."""
-        yy = torch.tensor(self.sentences["YY"].tolist())
-        measured = {column: metric(probabilities, yy, self.valid) for column, metric in METRICS.items()}
+    def measure(
+        self, evaluation: str, probabilities: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Both metrics of year probabilities (N, 100), (N,) each, by column; kept for the table.
+
+        With `rows` (n,), those of some of the sentences.
+        """
+        yy = torch.as_tensor(self.sentences["YY"].to_numpy(copy=True))
+        of_rows = yy if rows is None else yy[rows]
+        measured = {column: metric(probabilities, of_rows, self.valid) for column, metric in METRICS.items()}
         for column, values in measured.items():
-            self.add(evaluation, column, values)
+            self.add(evaluation, column, values, rows)
         return measured
 
     def note(
         self, evaluation: str, probabilities: torch.Tensor, words: str, clean: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
         """`measure`, and record both means; with the `clean` probability differences (N,) the share of theirs too."""
-        measured = self.measure(evaluation, probabilities)
-        for column, values in measured.items():
-            self.run.note(f"{evaluation}/{column}", mean(values, self.seed), f"{words}: {column.replace('_', ' ')}")
+        self.measure(evaluation, probabilities)
+        measured = self.note_measured(evaluation, words)
         if clean is not None:
             part = share(measured["probability_difference"], clean, self.seed)
             self.run.note(f"{evaluation}/probability_difference/share_of_clean", part, f"{words}: share of clean")
         return measured
 
+    def note_measured(self, evaluation: str, words: str) -> dict[str, torch.Tensor]:
+        """Record the means of both metrics of an evaluation that was measured. Returns them by column, (N,) each."""
+        measured = {column: self.column(evaluation, column) for column in METRICS}
+        for column, values in measured.items():
+            self.run.note(f"{evaluation}/{column}", mean(values, self.seed), f"{words}: {column.replace('_', ' ')}")
+        return measured
+
     def save(self) -> None:
         """Stage the table: a row for each evaluation and sentence, empty where a column was not measured."""
-        table = pd.concat(self.tables, names=["evaluation"]).reset_index("evaluation")
-        self.run.save_table(f"{self.run.script}_sentences.csv", table, kind="sentences_evaluated")
+        every = [("evaluation", *sentences, *measured) for sentences, measured in self.tables.values()]
+        header = list(dict.fromkeys(name for names in every for name in names))
+        parts = (
+            sentences.assign(evaluation=evaluation, **{name: values.numpy() for name, values in measured.items()})
+            for evaluation, (sentences, measured) in self.tables.items()
+        )
+        whole = (part.reindex(columns=header) for part in parts)
+        self.run.save_table(f"{self.run.script}_sentences.csv", whole, kind="sentences_evaluated")
 
 
 def draw_sentences(settings: Settings, balanced: bool) -> YearDataset:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Generic, Literal
@@ -35,6 +35,8 @@ from path_patching.unembedding import Unembedding
 
 Data = Literal["clean", "corrupted"]
 BYTES = 4  # of a float32
+PROBABILITY_BYTES = 8  # of a float64
+LEAST_GB, MOST_GB = 1e-9, 1e6  # of memory: the least holds no sentence, so that each is a batch of its own
 
 Batch = TypeVar("Batch", bound=Sized, default=Any)  # an engine's activations; who only uses engines need not say
 
@@ -129,6 +131,8 @@ class Engine(ABC, Generic[Batch]):
             raise UserError(f"device {device}: this PyTorch finds no CUDA device; choose cpu")
         if torch.get_float32_matmul_precision() != "highest":
             raise UserError("matrix products are rounded below float32: torch.set_float32_matmul_precision('highest')")
+        if not LEAST_GB <= memory_gb <= MOST_GB:  # NaN fails too
+            raise UserError(f"{memory_gb} gigabytes of memory for batches: give a number, as 4.0")
         self.model = model
         self.device = device
         self.memory_gb = memory_gb
@@ -167,12 +171,24 @@ class Engine(ABC, Generic[Batch]):
 
         Raises `PathSetError` if there are none, or for paths that the model or its sentences do not have.
         """
+        found = torch.empty(len(requests), len(self.sentences), len(self.sentences.answers), dtype=torch.float64)
+        for rows, probabilities in self.evaluate_in_parts(requests):
+            found[:, rows] = probabilities
+        return found
+
+    def evaluate_in_parts(self, requests: Sequence[Request]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """`evaluate` for more sentences than their probabilities fit in memory: some of them at a time.
+
+        Yields their rows (n,) and their probabilities (requests, n, A), every sentence once, in any order. Raises
+        `PathSetError` like `evaluate`.
+        """
         if not requests:
             raise PathSetError("no probabilities are asked for")
         for request in requests:
             self._check(request.paths)
-        return self._over_batches(
-            lambda batch: torch.stack([self._evaluate(batch, each.paths, each.inside) for each in requests])
+        yield from self._in_parts(
+            lambda batch: torch.stack([self._evaluate(batch, each.paths, each.inside) for each in requests]),
+            bytes_each=PROBABILITY_BYTES * len(requests) * len(self.sentences.answers),
         )
 
     def sweep(self, receivers: PathSet, senders: Sequence[Node], via: AnyVia = "all") -> torch.Tensor:
@@ -267,20 +283,35 @@ class Engine(ABC, Generic[Batch]):
         found = direct_effects(self._residual(batch, logits, "clean"), list(changes.values()), self._unembedding)
         return dict(zip(changes, found, strict=True))
 
-    @torch.no_grad()
     def _over_batches(self, compute: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
-        """`compute` gives (any, B, ...) for a batch's activations; joined, a row a sentence, (any, N, ...).
+        """`compute` gives (any, B, ...) for a batch's activations; joined, a row a sentence, (any, N, ...)."""
+        rows, found = zip(*self._in_parts(compute), strict=True)
+        return torch.cat(found, 1)[:, torch.cat(rows).argsort()]
 
-        The activations of a batch take half the memory. The result is on the CPU.
+    @torch.no_grad()
+    def _in_parts(
+        self, compute: Callable[[Batch], torch.Tensor], bytes_each: int = 0
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """`compute` gives (any, B, ...) for a batch's activations; its sentences' rows (n,), and theirs (any, n, ...).
+
+        The activations of a batch, with the `bytes_each` that are found of a pair, take half the memory, and what is
+        handed on at a time an eighth. All is on the CPU.
         """
-        n_batches = min(len(self._pairs), math.ceil(self._batch_bytes(self._pairs) / (self.memory_gb * 1e9 / 2)))
-        batches = progress(self._pairs.tensor_split(n_batches), f"{n_batches} batches of sentences")
-        computed = [compute(self._batch(pairs, keep=n_batches == 1)).cpu() for pairs in batches]
-        return torch.cat(computed, 1)[:, self._pair_of_sentence]
+        in_bytes = self.memory_gb * 1e9
+        needed = self._batch_bytes(self._pairs) + bytes_each * len(self._pairs)
+        n_batches = min(len(self._pairs), math.ceil(needed / (in_bytes / 2)))
+        at_once = max(1, int(in_bytes / 8 / bytes_each)) if bytes_each else len(self.sentences)
+        first = 0
+        for pairs in progress(self._pairs.tensor_split(n_batches), f"{n_batches} batches of sentences"):
+            found = compute(self._batch(pairs, keep=n_batches == 1)).cpu()
+            of_batch = (self._pair_of_sentence >= first) & (self._pair_of_sentence < first + len(pairs))
+            for rows in of_batch.nonzero()[:, 0].split(at_once):
+                yield rows, found[:, self._pair_of_sentence[rows] - first]
+            first += len(pairs)
 
     def _batch(self, pairs: torch.Tensor, keep: bool) -> Batch:
         """Activations of pairs (B, 2, T)."""
-        if self._kept is not None:
+        if self._kept is not None and len(pairs) == len(self._pairs):
             return self._kept
         batch = self._activations(*pairs.unbind(1))
         if keep:

@@ -13,7 +13,7 @@ import json
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +45,8 @@ class Publication:
     staging: Path
     lock: FileLock
 
-    def stage(self, name: str, content: bytes) -> None:
-        """Put a file aside; `name` may begin with subfolders.
+    def stage(self, name: str, content: bytes | Iterable[bytes]) -> None:
+        """Put a file aside, its content whole or in pieces; `name` may begin with subfolders.
 
         Raises `UserError` if it cannot be written, or if all was published already or given up for a later run.
         """
@@ -54,7 +54,8 @@ class Publication:
         with writing_to(self.staging):
             path = self.staging / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            with path.open("wb") as file:
+                file.writelines([content] if isinstance(content, bytes) else content)
 
     def publish(self, record: Mapping[str, object]) -> Path:
         """Move everything into the folder, each file whole, the record last; then remove what an earlier run had more.

@@ -12,7 +12,7 @@ import io
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +40,8 @@ Number = float | str | list[Any] | dict[str, Any] | Estimate
 
 # What is written in full is read in full: pandas 3 does so by itself, and deprecates being told to.
 EXACT_FLOATS = {} if int(pd.__version__.partition(".")[0]) >= 3 else {"float_precision": "round_trip"}
+
+ROWS_AT_ONCE = 100_000  # of a table, as text
 
 PARTS = {"script": str, "command": str, "model": dict, "read": dict}  # of every record, by type
 PARTS_OF_EXPERIMENT = {**PARTS, "settings": dict, "numbers": dict, "index": dict}
@@ -83,11 +85,14 @@ class Run:
         """Stage an artifact of plain values as JSON; its name ends in `.json`."""
         self._stage(name, (json.dumps(value, indent=2) + "\n").encode(), kind, about)
 
-    def save_table(self, name: str, table: pd.DataFrame, *, kind: str, **about: object) -> None:
-        """Stage a table as CSV, floats in full, without its index; its name ends in `.csv`."""
-        self._stage(name, table.to_csv(index=False, lineterminator="\n").encode(), kind, about)
+    def save_table(self, name: str, parts: Iterable[pd.DataFrame], *, kind: str, **about: object) -> None:
+        """Stage a table as CSV, floats in full, without its index; its name ends in `.csv`.
 
-    def _stage(self, name: str, content: bytes, kind: str, about: Mapping[str, object]) -> None:
+        It is given in parts of the same columns, of which one at a time is in memory.
+        """
+        self._stage(name, _csv(parts), kind, about)
+
+    def _stage(self, name: str, content: bytes | Iterable[bytes], kind: str, about: Mapping[str, object]) -> None:
         self.publication.stage(name, content)
         self.index[name] = {"kind": kind, **about}
 
@@ -114,6 +119,14 @@ class Run:
         path = self.publication.publish({**self.provenance, "read": self.read, **spent, **found})
         print(f"the artifacts and {path.name} are in {self.folder}")
         return path
+
+
+def _csv(parts: Iterable[pd.DataFrame]) -> Iterator[bytes]:
+    """The lines of a table, some at a time."""
+    for number, part in enumerate(parts):
+        for first in range(0, len(part), ROWS_AT_ONCE):
+            rows = part.iloc[first : first + ROWS_AT_ONCE]
+            yield rows.to_csv(index=False, lineterminator="\n", header=number + first == 0).encode()
 
 
 def _shortened(value: Number) -> str:

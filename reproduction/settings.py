@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -17,6 +16,14 @@ from path_patching.gpt2.model import Model
 BUILT_IN = {"gpt2": None, "standin": "standin"}  # models by name, and the folder that each has
 ENGINES = ("auto", "rust_circuit", "torch")
 CIRCUIT_FLAG = "circuit"
+
+MOST_SENTENCES, MOST_CIRCUITS = 10_000_000, 100_000
+LEAST_GB, MOST_GB = 0.001, 1_000_000
+FLOAT64 = 8  # bytes
+ANSWERS_BYTES = 100 * FLOAT64  # the year tokens' probabilities
+SENTENCE_BYTES = 1000  # a sentence and its twin, as text and tokens, and what is measured of it
+LENS = 200  # neurons whose logit lens is kept
+EDITS = 50  # of an activation, with their controls
 
 
 def flag(default: Any, help_text: str, parse: type = str, choices: tuple[str, ...] | None = None) -> Any:
@@ -38,7 +45,7 @@ class Settings:
     seed: int = flag(0, "seed of every random draw", int)
     as_published: bool = flag(False, "the published choices: erf GELU and all 768 years")
     out: Path | None = flag(None, "folder for the artifacts; paper-cache, or paper-cache/<model>, by default", Path)
-    memory_gb: float = flag(4.0, "what an engine may use for its batches, beside the model", float)
+    memory_gb: float = flag(4.0, "for batches of sentences, beside the model; and as much for results", float)
     circuit: str | None = flag(
         None, "paper, auto or a circuit's JSON file; paper for gpt2, auto for others, by default"
     )
@@ -46,13 +53,29 @@ class Settings:
     def __post_init__(self) -> None:
         if self.n < 1:
             raise UserError(f"--n {self.n}: a data set needs at least one sentence; give --n 1 or more")
+        if self.n > MOST_SENTENCES:
+            raise UserError(f"--n: at most {MOST_SENTENCES:,} sentences can be drawn; give fewer")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed {self.seed}: give a number from 0 to 2**63 - 1")
-        if not 0 < self.memory_gb < math.inf:
-            raise UserError(f"--memory-gb {self.memory_gb}: give a positive number of gigabytes")
+        if not LEAST_GB <= self.memory_gb <= MOST_GB:  # NaN fails too
+            raise UserError(f"--memory-gb {self.memory_gb}: give a number of gigabytes, {LEAST_GB:g} to {MOST_GB:,}")
 
     def check_fits(self, model: Model) -> None:
-        """Raise `UserError` if a setting does not go with the model, before anything is computed."""
+        """Raise `UserError` if a setting does not go with the model, before anything is computed.
+
+        Or if what the script keeps of so many sentences does not fit in the memory that it may use.
+        """
+        each = self.bytes_a_sentence(model)
+        if self.n * each > self.memory_gb * 1e9:
+            fitting, needed = int(self.memory_gb * 1e9 / each), self.n * each / 1e9
+            raise UserError(
+                f"--n {self.n}: what is kept of so many sentences takes {needed:.2g} GB, and --memory-gb is "
+                f"{self.memory_gb:g}; give --n {fitting} or fewer, or more memory"
+            )
+
+    def bytes_a_sentence(self, model: Model) -> int:
+        """How much memory the script takes for each sentence, beside that for batches."""
+        return SENTENCE_BYTES
 
     def artifact_folder(self) -> Path:
         """Where this run's artifacts go: `paper-cache` itself is for GPT-2 small alone."""
@@ -80,6 +103,11 @@ class DiscoverySettings(Settings):
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise UserError(f"--threshold {self.threshold}: give a share between 0 and 1")
 
+    def bytes_a_sentence(self, model: Model) -> int:
+        """With the answers of a sweep of all heads and MLPs, and while they are joined."""
+        sizes = model.architecture
+        return SENTENCE_BYTES + 3 * ANSWERS_BYTES * sizes.n_layers * (sizes.n_heads + 1)
+
 
 @dataclass(frozen=True)
 class NeuronSettings(Settings):
@@ -92,8 +120,14 @@ class NeuronSettings(Settings):
         return layer_folder(super().artifact_folder(), self.layer)
 
     def check_fits(self, model: Model) -> None:
-        """Raise `UserError` for a layer that the model does not have."""
+        """Raise `UserError` for a layer that the model does not have as well."""
+        super().check_fits(model)
         chosen_layer(model, self.layer)
+
+    def bytes_a_sentence(self, model: Model) -> int:
+        """With every neuron's effect, and the logit lens of the strongest in two precisions."""
+        d_mlp = model.architecture.d_mlp
+        return SENTENCE_BYTES + FLOAT64 * d_mlp + 3 * ANSWERS_BYTES * min(LENS, d_mlp)
 
 
 @dataclass(frozen=True)
@@ -101,6 +135,10 @@ class PcaSettings(Settings):
     """Of pca_experiments.py: with whose activations to look at."""
 
     nodes: str | None = flag(None, "MLPs (their input) and heads (their output) at END, as m8,a7.h10; by circuit")
+
+    def bytes_a_sentence(self, model: Model) -> int:
+        """With what each edit changes, and the answers after it."""
+        return SENTENCE_BYTES + EDITS * (FLOAT64 * model.architecture.d_model + ANSWERS_BYTES)
 
 
 @dataclass(frozen=True)
@@ -113,6 +151,21 @@ class RandomCircuitSettings(Settings):
         super().__post_init__()
         if self.circuits < 1:
             raise UserError(f"--circuits {self.circuits}: give at least one random circuit")
+        if self.circuits > MOST_CIRCUITS:
+            raise UserError(f"--circuits: at most {MOST_CIRCUITS:,} random circuits can be drawn; give fewer")
+
+    def bytes_a_sentence(self, model: Model) -> int:
+        """With both metrics of every circuit, and while they are joined."""
+        return SENTENCE_BYTES + 4 * FLOAT64 * self.circuits
+
+
+@dataclass(frozen=True)
+class NextTokenSettings(Settings):
+    """Of random_years.py and topk_years.py, which keep what is predicted after each sentence."""
+
+    def bytes_a_sentence(self, model: Model) -> int:
+        """With the probabilities of the answers and of the likeliest tokens, and what is made of them."""
+        return SENTENCE_BYTES + 8 * ANSWERS_BYTES
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from dataset import COLLATED_YY
 from path_patching.errors import UserError
 from path_patching.unembedding import answer_probabilities
-from utils import collate, cutoff_sharpness, prob_diff
+from utils import Collated, collate, cutoff_sharpness, has_every_yy, prob_diff
 
 
 def random_probs(n: int, seed: int = 0) -> torch.Tensor:
@@ -94,6 +94,22 @@ def test_collate_names_the_year_without_a_sentence():
         collate(torch.zeros(96), years_yy)
     with pytest.raises(ValueError, match="one YY a sentence"):
         collate(torch.zeros(96), years_yy[:-1])
+
+
+def test_what_is_collated_in_parts_is_collated():
+    values, years_yy = torch.rand(300, 4, dtype=torch.float64), torch.arange(300) % 97 + 2
+    collated = Collated()
+    for rows in torch.randperm(300).split(70):
+        collated.add(values[rows], years_yy[rows])
+    torch.testing.assert_close(collated.means(), collate(values, years_yy))
+    with pytest.raises(UserError, match="no sentence has YY = 02"):
+        Collated().means()
+
+
+@pytest.mark.parametrize(("n", "said"), [(97, ""), (96, "of 96 sentences none has YY = 98")])
+def test_one_line_says_that_a_yy_has_no_sentence(n, said, capsys):
+    assert has_every_yy(torch.arange(n) + 2) == (not said)
+    assert said in capsys.readouterr().out
 
 
 def test_year_probabilities_are_of_the_whole_vocabulary():

@@ -37,6 +37,7 @@ def test_sentences_come_in_pairs(clean, corrupted):
 
 
 BYTES_A_PAIR = 1000
+BYTES_A_RESULT = 8 * len(ANSWERS)
 
 
 class Recording(Engine):
@@ -144,7 +145,7 @@ def test_distinct_pairs_are_computed_once_in_batches_that_fit(pairs_in_half_the_
     """Rows 0 and 3 are one pair; row 4 shares its clean sentence with another and is a pair of its own."""
     clean = torch.cat([TOKENS.flip(0), TOKENS[2:], TOKENS[:1]])
     corrupted = clean + torch.tensor([1, 1, 1, 1, 2])[:, None]
-    memory_gb = 2 * pairs_in_half_the_memory * BYTES_A_PAIR / 1e9
+    memory_gb = 2 * pairs_in_half_the_memory * (BYTES_A_PAIR + BYTES_A_RESULT) / 1e9
     engine = Recording(MODEL, Sentences(clean, corrupted, ANSWERS), memory_gb=memory_gb)
     sums = clean.sum(1).double()
     assert engine.clean()[:, 0].tolist() == sums.tolist()
@@ -162,6 +163,31 @@ def test_several_requests_share_a_pass(engine):
     both = engine_of_two.evaluate([Request.corrupted(), Request.patch(HEAD)])
     assert (both[:, :, 0] - SUMS).tolist() == [[0.5] * 3, [100] * 3]
     assert len(engine_of_two.batches) == 3
+
+
+def test_parts_are_the_whole_and_no_larger_than_the_memory(engine):
+    few = Recording(MODEL, Sentences(*(TOKENS[:2].repeat(50, 1),) * 2, ANSWERS), memory_gb=1e-6)
+    requests = [Request.corrupted(), Request.patch(HEAD)]
+    parts = [*few.evaluate_in_parts(requests)]
+    assert sorted(torch.cat([rows for rows, _ in parts]).tolist()) == [*range(100)]
+    assert max(found.numel() * found.element_size() for _, found in parts) <= 1000 / 8
+    whole = few.evaluate(requests)
+    assert all(torch.equal(whole[:, rows], found) for rows, found in parts)
+
+
+def test_activations_are_kept_for_what_needs_them_whole_alone():
+    """Results of many requests take several batches where the activations alone fit in one."""
+    few = Recording(MODEL, Sentences(TOKENS, TOKENS, ANSWERS), memory_gb=2 * (3 * BYTES_A_PAIR + 100) / 1e9)
+    clean = few.clean()
+    assert torch.equal(few.evaluate([Request.clean()] * 20), clean.expand(20, -1, -1))
+    assert torch.equal(few.clean(), clean)
+    assert len(few.batches) == 3
+
+
+@pytest.mark.parametrize("memory_gb", [0.0, -1.0, 1e-320, 1e308, float("nan"), float("inf")])
+def test_a_memory_that_is_none_is_refused(memory_gb):
+    with pytest.raises(UserError, match="gigabytes of memory"):
+        Recording(MODEL, Sentences(TOKENS, TOKENS, ANSWERS), memory_gb=memory_gb)
 
 
 def test_sentences_are_checked_against_the_model():

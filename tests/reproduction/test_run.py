@@ -96,7 +96,7 @@ def test_a_table_is_read_back_in_full(tmp_path):
         {"noun": ["war", "plan"], "YY": [2, 98], "share": [1 / 3, 0.1 + 0.2], "other": [math.nan, 1e-300]}
     )
     run = new_run(tmp_path)
-    run.save_table("sentences.csv", table, kind="sentences_evaluated")
+    run.save_table("sentences.csv", [table], kind="sentences_evaluated")
     run.publish()
     pd.testing.assert_frame_equal(read_artifacts(tmp_path, run.script).load("sentences.csv"), table, check_exact=True)
 

@@ -6,12 +6,25 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from path_patching.errors import UserError
 from path_patching.files import ROOT
-from reproduction.settings import PlotSettings, Settings, flag, in_interactive_window, read_settings
+from path_patching.gpt2.model import Architecture
+from reproduction.settings import (
+    DiscoverySettings,
+    NeuronSettings,
+    NextTokenSettings,
+    PcaSettings,
+    PlotSettings,
+    RandomCircuitSettings,
+    Settings,
+    flag,
+    in_interactive_window,
+    read_settings,
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,9 @@ def test_only_scripts_that_evaluate_a_circuit_take_one(capsys):
         (["--memory-gb", "-1"], "--memory-gb -1"),
         (["--memory-gb", "inf"], "--memory-gb inf"),
         (["--memory-gb", "nan"], "--memory-gb nan"),
+        (["--memory-gb", "1e-320"], "--memory-gb 1e-320: give a number of gigabytes"),
+        (["--memory-gb", "1e308"], "--memory-gb 1e"),
+        (["--n", "9" * 30], "at most 10,000,000 sentences"),
         (["--seed", "-1"], "--seed -1"),
         (["--seed", str(2**63)], "--seed 9223372036854775808"),
     ],
@@ -52,6 +68,30 @@ def test_only_scripts_that_evaluate_a_circuit_take_one(capsys):
 def test_impossible_values_are_one_line(given, message):
     with pytest.raises(UserError, match=message):
         read_settings("doc", Settings(), given)
+
+
+def test_no_more_random_circuits_than_can_be_drawn():
+    with pytest.raises(UserError, match="at most 100,000 random circuits"):
+        RandomCircuitSettings(circuits=10**9)
+
+
+SIZES = Architecture(n_layers=12, n_heads=12, d_model=768, d_head=64, d_mlp=3072, n_positions=1024, vocab_size=50257)
+GPT2_SMALL = SimpleNamespace(name="gpt2", architecture=SIZES)
+
+
+@pytest.mark.parametrize(
+    "settings", [Settings, DiscoverySettings, NeuronSettings, PcaSettings, RandomCircuitSettings, NextTokenSettings]
+)
+def test_what_is_kept_of_the_sentences_fits_in_the_memory_or_one_line_says_how_many_would(settings):
+    each = settings().bytes_a_sentence(GPT2_SMALL)
+    settings(n=10**9 // each, memory_gb=1.0).check_fits(GPT2_SMALL)
+    with pytest.raises(UserError, match=rf"--memory-gb is 1; give --n {10**9 // each} or fewer"):
+        settings(n=10**9 // each + 1, memory_gb=1.0).check_fits(GPT2_SMALL)
+
+
+def test_the_default_memory_holds_what_the_paper_asks_for():
+    for settings in (Settings(n=10_000), DiscoverySettings(), NeuronSettings(), PcaSettings(n=970)):
+        settings.check_fits(GPT2_SMALL)
 
 
 def test_an_interactive_window_keeps_the_defaults(monkeypatch):

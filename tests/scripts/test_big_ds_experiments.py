@@ -51,7 +51,7 @@ def checkpoint(tmp_path_factory):
 def test_every_evaluation_is_that_of_the_definition(checkpoint, tmp_path, monkeypatch):
     n = 12
     printed = output(run_experiment(SCRIPT, tmp_path, checkpoint, n, "--circuit", str(checkpoint / "circuit.json")))
-    assert f"left out: the heatmaps; of {n} sentences none has YY = " in printed
+    assert f"left out: what is made for each YY; of {n} sentences none has YY = " in printed
     artifacts = read_artifacts(tmp_path / "out", SCRIPT)
     assert set(artifacts.record["artifacts"]) == {TABLE}
     assert artifacts.number("circuit/name") == CIRCUIT["name"]
@@ -171,20 +171,21 @@ def test_the_paper_s_circuit_in_a_smaller_model_is_one_line(checkpoint, tmp_path
 
 @pytest.mark.slow
 @each_engine
-def test_memory_does_not_grow_with_the_sentences(tmp_path, engine_name):
-    """Beside the probabilities asked for, 11 kB a sentence."""
+def test_memory_does_not_grow_with_the_sentences(checkpoint, tmp_path, engine_name):
+    """But for what is kept of each, a kilobyte; the probabilities of all requests would be ten."""
     skip_without(engine_name)
     watched = (
         "import resource, runpy, sys\n"
         "runpy.run_path(sys.argv[0])\n"
         "print('peak kB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
+    circuit = str(checkpoint / "circuit.json")
 
     def peak(n: int) -> float:
         code = f"import sys; sys.argv[0] = {str(ROOT / (SCRIPT + '.py'))!r}\n{watched}"
-        flags = ["--model", "standin", "--engine", engine_name, "--circuit", "paper", "--memory-gb", "0.3"]
+        flags = ["--model", str(checkpoint), "--engine", engine_name, "--circuit", circuit, "--memory-gb", "0.1"]
         run = run_python("-c", code, *flags, "--n", str(n), "--out", str(tmp_path / "out"))
         return float(output(run).split("peak kB")[1]) / 1e6
 
-    few, many = peak(1500), peak(6000)
-    assert many - few < 0.2, f"{few} GB for 1,500 sentences, {many} GB for 6,000"
+    few, many = peak(2_000), peak(12_000)
+    assert many - few < 0.06, f"{few} GB for 2,000 sentences, {many} GB for 12,000"

@@ -7,10 +7,11 @@ import pytest
 
 from path_patching.circuits.circuit_file import as_json, read_circuit
 from path_patching.circuits.search import NAME
+from path_patching.files import ROOT
 from reproduction.paper import PAPER
 from reproduction.run import read_artifacts
 from tests.helpers.experiments import random_gpt2, run_experiment
-from tests.helpers.scripts import output
+from tests.helpers.scripts import output, run_script
 
 SCRIPT = "circuit_discovery"
 OF_EVERY_CIRCUIT = {
@@ -95,6 +96,19 @@ def test_a_circuit_from_a_file_is_followed(checkpoint, tmp_path):
     assert set(artifacts.record["artifacts"]) == OF_EVERY_CIRCUIT | made
     assert "attn_q.pt is not made" in printed
     assert artifacts.number("circuit/name") == "mine"
+
+
+def test_with_few_sentences_what_needs_every_yy_is_left_out_of_the_run_and_of_its_figures(checkpoint, tmp_path):
+    printed = output(run_experiment(SCRIPT, tmp_path, checkpoint, 12, "--engine", "torch"))
+    assert printed.count("left out: what is made for each YY; of 12 sentences none has YY = 14") == 1
+    made = read_artifacts(tmp_path / "out", SCRIPT)
+    assert made.find(kind="sweep")
+    assert not any(made.find(kind=kind) for kind in ("probabilities", "logit_lens", "attention_by_yy"))
+    flags = ["--artifacts", str(tmp_path / "out"), "--out", str(tmp_path / "plots")]
+    drawn = output(run_script(ROOT / "circuit_discovery_plotting.py", *flags, images=False))
+    assert "left out: the probability heatmap, for which circuit_discovery.py had too few sentences" in drawn
+    assert (tmp_path / "plots" / "logits-ipp.html").is_file()
+    assert not (tmp_path / "plots" / "probability-heatmap.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import runpy
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from reproduction.plots import Plots
 from reproduction.run import read_artifacts, start_run
 from reproduction.settings import Settings
 from tests.helpers.checkpoints import save_checkpoint
-from tests.helpers.scripts import output, run_python
+from tests.helpers.scripts import output, run_script
 
 N = 97
 FIGURES = {
@@ -27,22 +26,15 @@ FIGURES = {
 }  # fmt: skip
 
 
-def run_script(script: str, folder: Path, *more: str):
-    """Without kaleido, since PDF and PNG take longer than all else and have tests of their own."""
-    package = folder / "hiding" / "kaleido"
-    package.mkdir(parents=True, exist_ok=True)
-    (package / "__init__.py").write_text("raise ImportError('hidden')\n")
-    settings = {"TENSORS_CACHE_DIR": str(folder / "tensors"), "PYTHONPATH": f"{package.parent}{os.pathsep}{ROOT}"}
-    return run_python(str(ROOT / f"{script}.py"), *more, settings=settings, cwd=folder)
-
-
 def investigate(folder: Path, model: str | Path, *more: str):
     flags = ("--model", str(model), "--n", str(N), "--engine", "torch", "--out", str(folder / "out"))
-    return run_script("neuron_investigations", folder, *flags, *more)
+    settings = {"TENSORS_CACHE_DIR": str(folder / "tensors")}
+    return run_script(ROOT / "neuron_investigations.py", *flags, *more, settings=settings)
 
 
 def plot(folder: Path, *more: str):
-    return run_script("neuron_plots", folder, "--artifacts", str(folder / "out"), "--out", str(folder / "plots"), *more)
+    flags = ("--artifacts", str(folder / "out"), "--out", str(folder / "plots"), *more)
+    return run_script(ROOT / "neuron_plots.py", *flags, images=False)
 
 
 def drawn(folder: Path) -> set[str]:
@@ -123,6 +115,17 @@ def test_a_small_model_uses_its_last_layer_but_one_and_sums_no_more_neurons_than
     lines = output(plot(two_layers)).splitlines()
     assert lines[1:] == [f"left out: the sum of the top {count} neurons; m0 has 32" for count in (100, 200)]
     assert drawn(two_layers) == FIGURES - {"top100-neurons"}
+
+
+def test_with_few_sentences_the_ranking_alone_is_drawn(two_layers, tmp_path):
+    settings = {"TENSORS_CACHE_DIR": str(two_layers / "tensors")}
+    flags = ("--model", str(two_layers / "model"), "--n", "5", "--engine", "torch", "--out", str(tmp_path / "out"))
+    output(run_script(ROOT / "neuron_investigations.py", *flags, settings=settings))
+    flags = ("--artifacts", str(tmp_path / "out"), "--out", str(tmp_path / "plots"))
+    drawn = output(run_script(ROOT / "neuron_plots.py", *flags, images=False)).splitlines()
+    assert drawn[0].startswith("left out: what is made for each YY; of 5 sentences")
+    assert len(drawn) == 2, "and that only HTML is written"
+    assert [path.stem for path in (tmp_path / "plots").rglob("*.html")] == ["neuron-ranking"]
 
 
 def test_a_layer_that_the_model_lacks_is_one_line(two_layers):
