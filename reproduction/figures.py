@@ -11,6 +11,7 @@ from __future__ import annotations
 import html
 import math
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ SHADES = tuple(colors.sequential.Viridis[:-1])  # of dots, which the last yellow
 MARGIN = {"l": 75, "r": 115, "t": 72, "b": 65}  # above the title there is room for the page's buttons
 PANEL_TITLE = 28  # above each panel
 SUBTITLE = 28
-BAR_GAP, BAR_WIDTH = 10, 15
+BAR_GAP, BAR_WIDTH, BAR_ROOM = 10, 15, 95
+LETTER, LINE = 7.5, 18  # of a bar's title
 LABEL_PLACES = {"top center": (0, 10), "middle right": (12, 0), "bottom center": (0, -10), "middle left": (-12, 0)}
 PLOTLY_JS = "plotly.min.js"
 PLOTLY_DATA = "plotly"  # folder of what `plotly.io.read_json` reads
@@ -135,7 +137,8 @@ def facets(
 ) -> go.Figure:
     """Heatmaps in rows of `columns`, each titled by its key in `panels` and (len(y), len(x)), first row at the top.
 
-    They share one colour range and bar, or with `one_range=False` have one each. `size` is a panel's, in pixels.
+    They share one colour range and bar, or with `one_range=False` have one each; what several bars show is said once,
+    below the title. `size` is a panel's, in pixels.
     Raises `ValueError` for values that do not fit the axes.
     """
     arrays = [_fitting(values, x, y) for values in panels.values()]
@@ -143,7 +146,7 @@ def facets(
     ranges = [np.stack(arrays)] if one_range else arrays
     scales = [colours(values) for values in ranges]
     slant = {"tickangle": -45 if max(map(len, x.ticks.values())) > 3 else 0}
-    figure = _panels(list(panels), columns, size, gap=30 if one_range else MARGIN["r"])
+    figure = _panels(list(panels), columns, size, gap=30 if one_range else BAR_ROOM)
     for index, array in enumerate(arrays):
         bar = 0 if one_range else index
         at = {"row": index // columns + 1, "col": index % columns + 1}
@@ -153,6 +156,10 @@ def facets(
     for index, (values, scale) in enumerate(zip(ranges, scales, strict=True)):
         labels = _bar_labels(scale, exceeded=bool((values > scale.high).any()))
         _add_colour_bar(figure, index, scale, labels, _area(figure, None if one_range else index))
+    if len(ranges) == 1:
+        _title_colour_bar(figure, scales[0].title, _area(figure, None))
+    else:
+        subtitle = f"{subtitle}; colours: {scales[0].title}" if subtitle else f"colours: {scales[0].title}"
     figure.update_xaxes(matches="x").update_yaxes(matches="y").update_layout(plot_bgcolor=MISSING)
     return dressed(figure, title, subtitle)
 
@@ -226,6 +233,7 @@ def scatter(
     if of is not None:
         scale = ColourScale(of.title, SHADES, of.values[0], of.values[-1])
         _add_colour_bar(figure, 0, scale, of.ticks, _area(figure, None))
+        _title_colour_bar(figure, scale.title, _area(figure, None))
     return dressed(figure, title, subtitle)
 
 
@@ -415,12 +423,22 @@ def _add_colour_bar(
     bar |= {"tickvals": list(labels), "ticktext": list(labels.values())}
     ends = {"colorscale": list(scale.colours), "cmin": scale.low, "cmax": scale.high}
     figure.layout[_numbered("coloraxis", index)] = ends | {"colorbar": bar | place}
+
+
+def _title_colour_bar(figure: go.Figure, title: str, area: tuple[float, float, float]) -> None:
+    """Say what the only bar shows, beyond its labels, in as many lines as its height asks for."""
+    right, bottom, top = area
+    margin, bar = figure.layout.margin, figure.layout.coloraxis.colorbar
+    pixels = (top - bottom) * (figure.layout.height - margin.t - margin.b)
     # Not the bar's own title, which plotly sets at a fixed distance, over the labels where they are long.
-    beyond_labels = BAR_GAP + BAR_WIDTH + 12 + 6 * max(map(len, labels.values()))
+    beyond_labels = BAR_GAP + BAR_WIDTH + 12 + 6 * max(map(len, bar.ticktext))
+    wrapped = textwrap.wrap(title, max(1, int(pixels / LETTER)))
     figure.add_annotation(
-        text=scale.title, textangle=-90, font_size=14, showarrow=False, xref="paper", yref="paper",
+        text="<br>".join(wrapped), textangle=-90, font_size=14, showarrow=False, xref="paper", yref="paper",
         x=right, xanchor="left", xshift=beyond_labels, y=(bottom + top) / 2, yanchor="middle",
     )  # fmt: skip
+    more = LINE * (len(wrapped) - 1)
+    figure.update_layout(margin_r=margin.r + more, width=figure.layout.width + more)
 
 
 BARS, TICKS = 40, 10  # at most

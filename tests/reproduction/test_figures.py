@@ -134,8 +134,20 @@ def test_panels_with_ranges_of_their_own_have_bars_that_lie_between_them(n_panel
     if n_panels > 1:
         plot_width = figure.layout.width - figure.layout.margin.l - figure.layout.margin.r
         gap = (max(lefts) - figure.layout.xaxis.domain[1]) * plot_width
-        titles = [note for note in figure.layout.annotations if note.textangle == -90]
-        assert gap > max(note.xshift + note.font.size for note in titles)
+        labels = max(len(label) for name in names for label in bar_labels(figure, name))
+        assert gap > figures.BAR_GAP + figures.BAR_WIDTH + 6 * labels
+        assert not [note for note in figure.layout.annotations if note.textangle == -90]
+        assert figure.layout.title.subtitle.text == "colours: logit"
+
+
+@pytest.mark.parametrize("height", [120, 200, 320, 900])
+def test_the_title_of_a_bar_is_no_longer_than_the_bar_and_lies_within_the_figure(height):
+    figure = facets({"": torch.ones(2, 3)}, "title", *TWO_BY_THREE, figures.change, size=(300, height))
+    (title,) = [note for note in figure.layout.annotations if note.textangle == -90]
+    lines_of = title.text.split("<br>")
+    assert " ".join(lines_of) == figures.change(torch.ones(1).numpy()).title
+    assert max(map(len, lines_of)) * figures.LETTER <= height
+    assert title.xshift + figures.LINE * len(lines_of) <= figure.layout.margin.r
 
 
 def test_only_outer_panels_carry_axis_titles_and_labels():
