@@ -50,7 +50,7 @@ COLLATED_YY = tuple(range(FIRST_YY, LAST_YY + 1))
 NOUNS_FILE = CACHE / "potential_nouns.txt"
 PROMPT = (EOS, "The", "NOUN", "lasted", "from", "the", "year", "XX1", "YY", "to", "the", "year", "XX2")
 CORRUPTED_YY = 1
-TOKENIZED_AT_ONCE = 10_000  # sentences, of which the tokenizer keeps more than their tokens
+TOKENIZED_AT_ONCE = 1_000  # sentences, of which the tokenizer keeps more than their tokens
 TRAPPED_CENTURY = 10  # " 1001" is [" 100", "1"]
 
 

@@ -14,17 +14,18 @@ from reproduction.run import Artifacts, read_artifacts
 from tests.helpers.checkpoints import edit_tensors, save_checkpoint
 from tests.helpers.scripts import output, run_script
 
-DIFFERENT_TOKENS = 701
 
-
-def random_gpt2(folder: Path, n_layer: int = 2, strength: float = 4.0, **config: object) -> Path:
+def random_gpt2(
+    folder: Path, n_layer: int = 2, strength: float = 4.0, different_tokens: int = 701, **config: object
+) -> Path:
     """A checkpoint with random weights, two heads and GPT-2's vocabulary, in which single paths matter.
 
-    `strength` is that of attention; where it is large, float32 rounds off some 1e-5 of a probability.
+    `strength` is that of attention; where it is large, float32 rounds off some 1e-5 of a probability. Of all tokens,
+    many are alike, which makes evaluations quick.
     """
     sizes = {"n_layer": n_layer, "n_head": 2, "n_embd": 8, "n_positions": 20, "vocab_size": 50257}
     save_checkpoint(folder, **(sizes | config))
-    edit_tensors(folder, partial(_strengthened, strength=strength))
+    edit_tensors(folder, partial(_strengthened, strength=strength, different_tokens=different_tokens))
     return folder
 
 
@@ -42,11 +43,11 @@ def made_by(script: str, folder: Path, model: str | Path, n: int, *more: str) ->
     return read_artifacts(folder / "out", script)
 
 
-def _strengthened(tensors: dict[str, torch.Tensor], strength: float) -> dict[str, torch.Tensor]:
-    """Heads that write more, and year tokens that stand out among 50,257, of which most are alike: that is quick."""
+def _strengthened(tensors: dict[str, torch.Tensor], strength: float, different_tokens: int) -> dict[str, torch.Tensor]:
+    """Heads that write more, and year tokens that stand out among 50,257, of which many are alike."""
     factors = {name: strength if "attn.c" in name else 1.0 for name in tensors}
     stronger = {name: tensor * factors[name] for name, tensor in tensors.items()}
     rows = stronger["transformer.wte.weight"]
     years = 15 * rows[year_indices()]
-    alike = rows[torch.arange(len(rows)) % DIFFERENT_TOKENS]
+    alike = rows[torch.arange(len(rows)) % different_tokens]
     return stronger | {"transformer.wte.weight": alike.index_put((year_indices(),), years)}

@@ -43,7 +43,7 @@ def drawn(n: int) -> YearDataset:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A random model of two layers of two heads, with a circuit of it beside."""
-    folder = random_gpt2(tmp_path_factory.mktemp("two layers"))
+    folder = random_gpt2(tmp_path_factory.mktemp("two layers"), different_tokens=50257)
     (folder / "circuit.json").write_text(json.dumps(CIRCUIT))
     return folder
 
@@ -93,7 +93,7 @@ def test_every_evaluation_is_that_of_the_definition(checkpoint, tmp_path, monkey
 
 def test_an_mlp_s_direct_and_indirect_effects_are_those_of_the_definition(tmp_path, monkeypatch):
     """Three layers, so that a chain of two later MLPs is among the paths; they are written out one by one here."""
-    checkpoint, n = random_gpt2(tmp_path / "three layers", n_layer=3, seed=2), 12
+    checkpoint, n = random_gpt2(tmp_path / "three layers", n_layer=3, seed=2, different_tokens=50257), 12
     described = CIRCUIT | {"mlps": ["m0", "m1", "m2"], "heads_feed": ["logits", "m1", "m2"]}
     (tmp_path / "circuit.json").write_text(json.dumps(described))
     output(run_experiment(SCRIPT, tmp_path, checkpoint, n, "--circuit", str(tmp_path / "circuit.json")))
@@ -171,7 +171,7 @@ def test_the_paper_s_circuit_in_a_smaller_model_is_one_line(checkpoint, tmp_path
 
 @pytest.mark.slow
 @each_engine
-def test_memory_does_not_grow_with_the_sentences(checkpoint, tmp_path, engine_name):
+def test_memory_does_not_grow_with_the_sentences(tmp_path, engine_name):
     """But for what is kept of each, a kilobyte; the probabilities of all requests would be ten."""
     skip_without(engine_name)
     watched = (
@@ -179,11 +179,13 @@ def test_memory_does_not_grow_with_the_sentences(checkpoint, tmp_path, engine_na
         "runpy.run_path(sys.argv[0])\n"
         "print('peak kB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    circuit = str(checkpoint / "circuit.json")
+    model = random_gpt2(tmp_path / "mine")
+    circuit = tmp_path / "circuit.json"
+    circuit.write_text(json.dumps(CIRCUIT))
 
     def peak(n: int) -> float:
         code = f"import sys; sys.argv[0] = {str(ROOT / (SCRIPT + '.py'))!r}\n{watched}"
-        flags = ["--model", str(checkpoint), "--engine", engine_name, "--circuit", circuit, "--memory-gb", "0.1"]
+        flags = ["--model", str(model), "--engine", engine_name, "--circuit", str(circuit), "--memory-gb", "0.03"]
         run = run_python("-c", code, *flags, "--n", str(n), "--out", str(tmp_path / "out"))
         return float(output(run).split("peak kB")[1]) / 1e6
 
