@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reproduction.terminal import in_interactive_window
+
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
@@ -23,7 +25,7 @@ from reproduction.publication import (
     writing_to,
 )
 from reproduction.run import Artifacts, check_same_model, model_of
-from reproduction.settings import PlotSettings, in_interactive_window, model_folder
+from reproduction.settings import PlotSettings, model_folder
 
 
 @dataclass(frozen=True)

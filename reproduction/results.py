@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from reproduction.command_line import read_settings
+
 import pandas as pd
 
 from path_patching.bootstrap import Estimate
@@ -17,7 +19,7 @@ from reproduction.claims import Claim, is_of_paper, read_claims
 from reproduction.plots import start_plots
 from reproduction.publication import invocation
 from reproduction.run import Artifacts, Number
-from reproduction.settings import PlotSettings, flag, read_settings
+from reproduction.settings import PlotSettings, flag
 from reproduction.steps import EXPERIMENTS, read_experiments
 
 DESCRIPTION = """Every number of the paper beside the measured one.
