@@ -23,7 +23,7 @@ import sys
 import time
 from pathlib import Path
 
-from reproduction.terminal import prepare
+from reproduction.command_line import prepare
 
 from path_patching.circuits.circuit_file import as_json, read_circuit, table
 from path_patching.errors import UserError
@@ -64,7 +64,10 @@ def choose_model(asked: str | None, as_published: bool = False) -> tuple[str, Mo
 
 
 def run_step(step: Step) -> None:
-    """Run a step as a user would. Raises `UserError` if it fails; it has said why, and if it is interrupted, too."""
+    """Run a step as a user would. Raises `UserError` if it fails; it has said why.
+
+    One that was interrupted has said that, too, and ends this program.
+    """
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen([sys.executable, *step.program, *step.arguments], env=environment) as running:
         try:
@@ -80,11 +83,11 @@ def run_step(step: Step) -> None:
 
 
 def _end_of_interrupted(running: subprocess.Popen[bytes]) -> int:
-    """The exit status of a step that a terminal's Ctrl-C has interrupted as well; it may have to tidy up first."""
+    """The exit status of a step, which a terminal's Ctrl-C has interrupted as well, but which may tidy up first."""
     try:
         return running.wait(SECONDS_TO_TIDY_UP)
     except subprocess.TimeoutExpired:
-        running.kill()
+        running.terminate()
         return running.wait()
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 # This file's folder, where Python looks first, would hide the package `path_patching` behind this file.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from reproduction.terminal import prepare
+from reproduction.command_line import prepare
 
 import torch
 

@@ -10,7 +10,7 @@ import random
 import tempfile
 from pathlib import Path
 
-from reproduction.terminal import prepare
+from reproduction.command_line import prepare
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from reproduction.terminal import prepare
+from reproduction.command_line import prepare
 
 import safetensors.torch
 import torch

@@ -1,6 +1,6 @@
 """A script's flags: the same on every script, and their defaults in an editor's interactive window.
 
-Scripts import it first, so it imports nothing that takes long or may be missing.
+Scripts import it before all that takes long or may be missing: from then on, what goes wrong is one line.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ import sys
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from reproduction.terminal import arguments_of, prepare
+from reproduction.terminal import arguments_of, begin
+from reproduction.terminal import prepare as prepare  # for scripts with flags of their own
 
 if TYPE_CHECKING:
     from reproduction.settings import PlotSettings, Settings
+
+begin()
 
 CIRCUIT_FLAG = "circuit"
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reproduction.terminal import in_interactive_window
-
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
@@ -26,6 +24,7 @@ from reproduction.publication import (
 )
 from reproduction.run import Artifacts, check_same_model, model_of
 from reproduction.settings import PlotSettings, model_folder
+from reproduction.terminal import in_interactive_window
 
 
 @dataclass(frozen=True)

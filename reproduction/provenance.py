@@ -10,12 +10,11 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from reproduction.terminal import arguments_of
-
 import torch
 
 from path_patching.files import ROOT
 from reproduction.publication import WORDS, invocation
+from reproduction.terminal import arguments_of
 
 LIBRARIES = ("rust_circuit", "transformers", "numpy", "pandas", "concept-erasure", "plotly", "kaleido", "jinja2")
 NO_INPUT = ("README.md",)  # in `cache/`: it is about the data

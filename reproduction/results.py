@@ -105,16 +105,16 @@ class ResultsSettings(PlotSettings):
 
 
 def main(arguments: list[str]) -> None:
-    """Print and publish the table; with --check, exit with status 1 where a verdict fails."""
+    """Publish and print the table; with --check, exit with status 1 where a verdict fails."""
     settings = read_settings(DESCRIPTION, ResultsSettings(), arguments, program="reproduce.py results")
     claims, made = read_claims(), read_experiments(settings.artifact_folder())
     summary = start_plots("results", settings, *made.values(), might_read=tuple(EXPERIMENTS))
     table = results_table(claims, made)
     text = markdown(table, summary.titled("The paper's numbers and the measured ones"))
-    print(text)
     summary.publication.stage("results.md", text.encode())
     summary.publication.stage("results.csv", table.to_csv(index=False, lineterminator="\n").encode())
     summary.publish(table=table.to_dict("records"))
+    print(text)  # published before, since who reads this may have enough of it
     if settings.check and not _everything_agrees(table):
         sys.exit(1)
 

@@ -1,6 +1,6 @@
 """How a script behaves in a terminal: what goes wrong is one line, and no character of what it prints stops it.
 
-It begins before anything that takes long, or may be missing, is imported, so this module imports nothing of that.
+This module imports nothing that takes long or may be missing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import atexit
 import errno
 import io
 import os
+import re
 import signal
 import sys
 from contextlib import suppress
@@ -20,13 +21,15 @@ SCRIPTS = (ROOT, ROOT / "examples", ROOT / "benchmarks")  # the folders of ours
 OURS = ("path_patching", "reproduction", "dataset", "utils", "color_utils", "colour_model", "benchmarks")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+REQUIREMENTS = ROOT / "requirements.txt"
+INSTALL = f"use the .venv of make figures, or {sys.executable} -m pip install -r {REQUIREMENTS}"
 INTERRUPTED = "interrupted: what was published before is as it was"
 
 
 def begin() -> None:
-    """`prepare`, if the program is a script of ours; Ctrl-C ends it at once until its imports are over.
+    """`prepare` a script of ours whose imports begin; until it does so itself, Ctrl-C ends it at once.
 
-    An interrupt that libraries meet while they are imported may be swallowed, or become another error.
+    Libraries that are interrupted while they are imported may swallow that, or make another error of it.
     """
     program = getattr(sys.modules["__main__"], "__file__", None)
     if program is None or Path(program).resolve().parent not in SCRIPTS or in_interactive_window():
@@ -37,7 +40,7 @@ def begin() -> None:
 
 
 def prepare() -> None:
-    """From here on an error that the user can mend ends the script with one line; all imports are over."""
+    """From here on an error that the user can mend ends the script with one line. Its imports are over."""
     if in_interactive_window():
         return
     if signal.getsignal(signal.SIGINT) is _end_at_once:
@@ -68,12 +71,13 @@ def exit_on_user_error(kind: type[BaseException], error: BaseException, tracebac
     """An excepthook: a `UserError`, a missing package, a full disk or Ctrl-C is one line instead of a traceback."""
     if isinstance(error, KeyboardInterrupt):
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one does not wait
-    if isinstance(error, OSError) and error.filename is None:
+    if isinstance(error, OSError) and error.filename is None and error.errno in (errno.EPIPE, *FULL):
         _print_no_more()
     line = _in_one_line(error)
     if line is None:
         sys.__excepthook__(kind, error, traceback)
-    elif line:
+        line = _other_versions()
+    if line:
         print(line, file=sys.stderr)
 
 
@@ -86,12 +90,24 @@ def _in_one_line(error: BaseException) -> str | None:
     if hasattr(error, "_render_traceback_"):  # a `UserError`, whose module may not have been imported
         return "".join(error._render_traceback_())
     if isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in OURS:
-        install = f"{sys.executable} -m pip install -r {ROOT / 'requirements.txt'}"
-        return f"error: {''.join(str(error).splitlines()[:1])}; use the .venv of make figures, or {install}"
+        return f"error: {''.join(str(error).splitlines()[:1])}; {INSTALL}"
     if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
         place = "" if error.filename is None else f"{error.filename}: "
         return f"error: {place}{error.strerror}{_way_out(error)}"
     return None
+
+
+def _other_versions() -> str:
+    """What is said if packages are installed that are not those of requirements.txt; else nothing."""
+    from importlib import metadata  # here, since it takes long
+
+    required = re.findall(r"^([\w-]+)==([\w.]+)", REQUIREMENTS.read_text(encoding="utf-8"), re.MULTILINE)
+    others = []
+    for name in dict.fromkeys(name for name, _ in required):
+        with suppress(metadata.PackageNotFoundError):
+            version = metadata.version(name)
+            others += [f"{name} {version}"] if (name, version.partition("+")[0]) not in required else []
+    return f"note: {', '.join(others)}: not the versions that are needed; {INSTALL}" if others else ""
 
 
 def _way_out(error: OSError) -> str:

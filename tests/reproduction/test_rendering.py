@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,6 @@ import plotly.io
 import pytest
 
 from path_patching.errors import UserError
-from path_patching.files import ROOT
 from reproduction import rendering
 from reproduction.figures import figure_files
 from reproduction.rendering import n_pages, render, renderer_starts
@@ -107,11 +105,23 @@ def test_a_program_whose_renderer_hangs_ends(tmp_path):
     assert run.stderr == ""
 
 
-def test_kaleido_runs_in_a_folder_with_a_space(tmp_path):
-    kaleido = pytest.importorskip("kaleido", reason="kaleido 0.2.1 is not installed")
+@pytest.fixture
+def scope():
+    """Plotly's handle of kaleido, as it was before at the end."""
+    pytest.importorskip("kaleido", reason="kaleido 0.2.1 is not installed")
+    scope = plotly.io.kaleido.scope
+    script = scope.plotlyjs
+    yield scope
+    vars(scope).pop("executable_path", None)
+    plotly.io.defaults.plotlyjs = script
+
+
+def test_kaleido_runs_in_a_folder_with_a_space(tmp_path, scope):
     place = tmp_path / "My Drive"
     place.mkdir()
-    for name in ("kaleido", "plotly"):
-        (place / name).symlink_to(Path(kaleido.__file__).parents[1] / name)
-    code = "import reproduction.rendering as r, plotly; print('My Drive' in plotly.__file__, r.renderer_starts())"
-    assert output(run_python("-c", code, settings={"PYTHONPATH": f"{place}{os.pathsep}{ROOT}"})) == "True True\n"
+    program, script = Path(scope.executable_path()), Path(scope.plotlyjs)
+    (place / "kaleido").symlink_to(program.parent)
+    (place / "plotly").symlink_to(script.parent)
+    scope.executable_path = lambda: str(place / "kaleido" / program.name)
+    plotly.io.defaults.plotlyjs = str(place / "plotly" / script.name)
+    assert renderer_starts()
