@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import threading
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,14 @@ def renderer_starts() -> bool:
     # The default is a script on a CDN, which a machine without a network would wait for, and no figure needs.
     plotly.io.defaults.mathjax = None
     is_kaleido_0 = hasattr(plotly.io.kaleido.scope, "executable_path")
-    try:
-        if is_kaleido_0 and os.name == "posix":
+    if is_kaleido_0 and os.name == "posix":
+        with suppress(OSError, ValueError):  # rendering will say what is wrong
             _avoid_spaces()
+    try:
         render(go.Figure(), "png")
     except UserError as error:
-        reason = error if is_kaleido_0 else "PDF and PNG need pip install kaleido==0.2.1"
+        why, _, _ = str(error).partition(";")
+        reason = why if is_kaleido_0 else "PDF and PNG need pip install kaleido==0.2.1"
         print(f"only HTML is written: {reason} (those there may be of earlier runs)")
         return False
     return True
@@ -90,19 +93,9 @@ def _image(figure: go.Figure, **options: Any) -> bytes:
     try:
         return answer.result(SECONDS_TO_ANSWER)
     except concurrent.futures.TimeoutError:
-        _give_up()
-        raise UserError(f"kaleido, which renders PDF and PNG, gives no answer in {SECONDS_TO_ANSWER:.0f} s") from None
+        reason = f"no answer in {SECONDS_TO_ANSWER:.0f} s"
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         # The renderer's own words stand last, below a heading.
         reason = lines[-1] if lines[0].endswith(":") else lines[0]
-        raise UserError(f"kaleido, which renders PDF and PNG, fails here ({reason})") from error
-
-
-def _give_up() -> None:
-    """Let go of a renderer that does not answer: Python would wait for it at its end."""
-    scope = plotly.io.kaleido.scope
-    process = getattr(scope, "_proc", None)
-    if process is not None:
-        scope._proc = None
-        process.kill()
+    raise UserError(f"kaleido renders no PDF and PNG ({reason}); run again, or uninstall it to have HTML alone")
