@@ -79,6 +79,7 @@ def run_step(step: Step) -> None:
     if code == -signal.SIGINT:
         sys.exit(INTERRUPTED)
     if code != 0:
+        print(flush=True)  # if nobody reads this any more, that ended the step, and now ends this
         raise UserError(f"{step.script} failed (exit {code}); what earlier steps made is in place")
 
 

@@ -107,6 +107,15 @@ def run_as_step(code: str, folder: Path, monkeypatch) -> None:
     reproduce.run_step(Step("neuron_plots", (), folder, folder))
 
 
+def test_a_step_that_nobody_reads_any_more_ends_all_in_silence(tmp_path, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(writing, "w"))
+    with pytest.raises(BrokenPipeError):
+        run_as_step("sys.exit(1)", tmp_path, monkeypatch)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), writing)  # what was not written can be given up
+
+
 def test_a_step_that_is_interrupted_ends_all_and_has_said_so_itself(tmp_path, monkeypatch, interruptible, capfd):
     with pytest.raises(SystemExit, match="130"):
         run_as_step("signal.signal(signal.SIGINT, signal.SIG_DFL); os.kill(me, signal.SIGINT)", tmp_path, monkeypatch)
