@@ -6,6 +6,8 @@ not made is left out, and one line says so.
 """
 
 # %% Whose artifacts? In an interactive window, change the settings below.
+from reproduction.command_line import read_settings
+
 import plotly.graph_objects as go
 import torch
 
@@ -14,7 +16,7 @@ from reproduction import figures
 from reproduction.figures import PREDICTED_YEAR, YY, facets, probability_heatmap, share_histogram, sweeps
 from reproduction.plots import start_plots
 from reproduction.run import read_if_run
-from reproduction.settings import PlotSettings, read_settings
+from reproduction.settings import PlotSettings
 
 settings = read_settings(__doc__, PlotSettings())
 

@@ -4,11 +4,13 @@ python big_ds_experiments.py [--model gpt2|standin|PATH] [--circuit paper|auto|F
 """
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
+from reproduction.command_line import read_settings
+
 from path_patching.bootstrap import share
 from path_patching.circuits.circuit import full_circuit, in_order, indirect_into_mlp, late_half
 from path_patching.engine import Request
 from path_patching.paths import Node, PathSet
-from reproduction.settings import Settings, read_settings
+from reproduction.settings import Settings
 from utils import Collated, Evaluations, choose_circuit, has_every_yy, open_run, start_experiment
 
 settings = read_settings(__doc__, Settings(n=10_000), evaluates_circuit=True)

@@ -4,6 +4,8 @@ python circuit_discovery.py [--model gpt2|standin|PATH] [--circuit paper|auto|FI
 """
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
+from reproduction.command_line import read_settings
+
 import torch
 
 from path_patching.circuits.circuit import full_circuit, in_model, in_order, into_mlp, late_half, nodes
@@ -15,7 +17,7 @@ from path_patching.paths import AnyVia, Node, PathSet
 from path_patching.sweeps import remembered_effects
 from path_patching.unembedding import logit_lens
 from reproduction.paper import PAPER
-from reproduction.settings import DiscoverySettings, read_settings
+from reproduction.settings import DiscoverySettings
 from utils import (
     Evaluations,
     choose_circuit,

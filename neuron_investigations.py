@@ -7,13 +7,15 @@ The files of another layer than m10 (or, in a model of fewer layers, the last bu
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
 
+from reproduction.command_line import read_settings
+
 import torch
 
 from path_patching.bootstrap import share
 from path_patching.neurons import neuron_effects, read_neurons
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import changes
-from reproduction.settings import LENS, NeuronSettings, chosen_layer, read_settings
+from reproduction.settings import LENS, NeuronSettings, chosen_layer
 from utils import Evaluations, greater_than, open_run, start_experiment
 
 STRONGEST = 10  # neurons that are patched together

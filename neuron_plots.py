@@ -8,6 +8,8 @@ subfolder appendix, those of another one all to appendix, with the layer in thei
 from functools import partial
 from pathlib import Path
 
+from reproduction.command_line import read_settings
+
 import plotly.graph_objects as go
 import torch
 
@@ -16,7 +18,7 @@ from reproduction import figures
 from reproduction.figures import PREDICTED_YEAR, YY, Axis, facets
 from reproduction.plots import start_plots
 from reproduction.run import read_artifacts
-from reproduction.settings import PAPER_LAYER, NeuronPlotSettings, read_settings
+from reproduction.settings import PAPER_LAYER, NeuronPlotSettings
 from utils import collate, has_every_yy
 
 settings = read_settings(__doc__, NeuronPlotSettings())

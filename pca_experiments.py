@@ -8,6 +8,8 @@ is fitted on every other sentence and its effect measured on the rest. pca_plots
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
 
+from reproduction.command_line import read_settings
+
 import torch
 
 from dataset import NOUNS_FILE, YearDataset, get_valid_years, year_indices
@@ -19,7 +21,7 @@ from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node
 from path_patching.subspaces import Edit, ablations, as_classes, as_number, erasures, principal_components
 from reproduction.paper import PAPER
-from reproduction.settings import PcaSettings, read_settings
+from reproduction.settings import PcaSettings
 from utils import Evaluations, choose_circuit, collate, open_run, prob_diff, start_experiment
 
 IN_THE_PAPER = ("m8", "a7.h10", "a7.h8")

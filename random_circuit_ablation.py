@@ -6,13 +6,15 @@ python random_circuit_ablation.py [--model gpt2|standin|PATH] [--circuit paper|a
 # %% What is asked, of which model? In an interactive window, change the settings here.
 import random
 
+from reproduction.command_line import read_settings
+
 import torch
 
 from path_patching.bootstrap import share
 from path_patching.circuits.circuit import in_order, late_half
 from path_patching.circuits.random_circuits import random_circuit
 from path_patching.engine import Request
-from reproduction.settings import RandomCircuitSettings, read_settings
+from reproduction.settings import RandomCircuitSettings
 from utils import Evaluations, choose_circuit, open_run, start_experiment
 
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}

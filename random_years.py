@@ -10,13 +10,15 @@ The years are drawn at random, so that nothing but the last, YY5, could be conti
 import random
 from collections import Counter
 
+from reproduction.command_line import read_settings
+
 import pandas as pd
 import torch
 
 from dataset import get_valid_years, year_indices
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import EOS, load_tokenizer, token_texts
-from reproduction.settings import NextTokenSettings, read_settings
+from reproduction.settings import NextTokenSettings
 from utils import Evaluations, open_run, predict_next, start_transformers_experiment
 
 LISTED, LIKELIEST = 5, 5

@@ -17,13 +17,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from reproduction.command_line import prepare
+
 from path_patching.circuits.circuit_file import as_json, read_circuit, table
-from path_patching.errors import UserError, exit_on_user_error
+from path_patching.errors import UserError
 from path_patching.gpt2.hub import ModelUnavailable
 from path_patching.gpt2.model import Model
 from path_patching.gpt2.tensor_cache import (
@@ -38,6 +41,8 @@ from reproduction.publication import lock_folder, wait_for, writing_to
 from reproduction.settings import ENGINES, PlotSettings, Settings
 from reproduction.steps import STEPS, Step, is_done, steps_of
 
+SECONDS_TO_TIDY_UP = 10.0
+INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells give
 BANNER = """
 {line}
   NOT GPT-2. This run uses the stand-in, a small model that comes with the repository.
@@ -59,12 +64,32 @@ def choose_model(asked: str | None, as_published: bool = False) -> tuple[str, Mo
 
 
 def run_step(step: Step) -> None:
-    """Run a step as a user would. Raises `UserError` if it fails; it has said why."""
-    code = subprocess.run(
-        [sys.executable, *step.program, *step.arguments], env=os.environ | {"PYTHONUNBUFFERED": "1"}, check=False
-    ).returncode
+    """Run a step as a user would. Raises `UserError` if it fails; it has said why.
+
+    One that was interrupted has said that, too, and ends this program.
+    """
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen([sys.executable, *step.program, *step.arguments], env=environment) as running:
+        try:
+            code = running.wait()
+        except KeyboardInterrupt:
+            code = _end_of_interrupted(running)
+            if code != -signal.SIGINT:
+                raise
+    if code == -signal.SIGINT:
+        sys.exit(INTERRUPTED)
     if code != 0:
+        print(flush=True)  # if nobody reads this any more, that ended the step, and now ends this
         raise UserError(f"{step.script} failed (exit {code}); what earlier steps made is in place")
+
+
+def _end_of_interrupted(running: subprocess.Popen[bytes]) -> int:
+    """The exit status of a step, which a terminal's Ctrl-C has interrupted as well, but which may tidy up first."""
+    try:
+        return running.wait(SECONDS_TO_TIDY_UP)
+    except subprocess.TimeoutExpired:
+        running.terminate()
+        return running.wait()
 
 
 def run_all(steps: list[Step], fingerprint: str, force: bool) -> None:
@@ -149,7 +174,7 @@ def _read_options(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one of `COMMANDS`, or without its name everything."""
-    sys.excepthook = exit_on_user_error
+    prepare()
     given = sys.argv[1:] if arguments is None else arguments
     command = COMMANDS.get(given[0]) if given else None
     if command is None:

@@ -9,6 +9,8 @@ A task has one sentence for every YY from 02 to 98, whatever --n is: that is the
 # %% What is asked, of which model? In an interactive window, change the settings here.
 from dataclasses import replace
 
+from reproduction.command_line import read_settings
+
 from dataset import TASKS, TaskDataset, build, year_indices
 from path_patching.circuits.circuit import Circuit, in_order, into_mlp, late_half
 from path_patching.engine import Engine, Sentences
@@ -16,7 +18,7 @@ from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import effects_on
 from reproduction.paper import PAPER
-from reproduction.settings import Settings, read_settings
+from reproduction.settings import Settings
 from utils import Evaluations, choose_circuit, greater_than, open_run, save_sweep, start_experiment
 
 settings = read_settings(__doc__, Settings(n=490), evaluates_circuit=True)

@@ -6,11 +6,13 @@ The model runs in `transformers`; --engine changes nothing here.
 """
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
+from reproduction.command_line import read_settings
+
 import torch
 
 from dataset import year_indices
 from path_patching.gpt2.tokenizer import load_tokenizer
-from reproduction.settings import NextTokenSettings, read_settings
+from reproduction.settings import NextTokenSettings
 from utils import Evaluations, draw_sentences, open_run, predict_next, start_transformers_experiment
 
 CENTURIES = range(10, 100)  # each one token with its leading space

@@ -21,12 +21,14 @@ from pathlib import Path
 # This file's folder, where Python looks first, would hide the module `neurons` behind this file.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from reproduction.command_line import prepare
+
 import torch
 
 from benchmarks.measuring import Cost, in_own_process, machine, peak_gb, scaled_up, timed
 from benchmarks.subjects import SHAPES, subject
 from benchmarks.tables import gigabytes, ratio, seconds, table
-from path_patching.errors import UserError, exit_on_user_error
+from path_patching.errors import UserError
 from path_patching.make_engine import make_engine, resolve_device
 from path_patching.neurons import NEURONS_AT_ONCE, Neurons, neuron_effects, read_neurons
 from path_patching.sweeps import Metric
@@ -116,7 +118,7 @@ def _core_time_of_exponential(device: str) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print one table."""
-    sys.excepthook = exit_on_user_error
+    prepare()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

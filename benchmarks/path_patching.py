@@ -16,6 +16,8 @@ from pathlib import Path
 # This file's folder, where Python looks first, would hide the package `path_patching` behind this file.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from reproduction.command_line import prepare
+
 import torch
 
 from benchmarks.growth import Growth, print_growth
@@ -34,7 +36,7 @@ from benchmarks.phases import (
 )
 from benchmarks.subjects import SHAPES
 from benchmarks.tables import gigabytes, ratio, seconds, table
-from path_patching.errors import UserError, exit_on_user_error
+from path_patching.errors import UserError
 from path_patching.make_engine import resolve_device
 
 ENGINES = ("rust_circuit", "torch")
@@ -44,7 +46,7 @@ TOLERANCE_OF_EFFECT = 1e-2  # of the largest effect of a node, so that agreement
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure what the flags ask for, and print it."""
-    sys.excepthook = exit_on_user_error
+    prepare()
     options = _options(arguments)
     work = Work(
         shape=options.model_shape,

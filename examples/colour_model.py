@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
 import tempfile
 from pathlib import Path
+
+from reproduction.command_line import prepare
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from path_patching.errors import exit_on_user_error
 from path_patching.gpt2.tokenizer import EOS, load_tokenizer
 from path_patching.progress import progress
 
@@ -53,7 +53,7 @@ def train(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.excepthook = exit_on_user_error
+    prepare()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the checkpoint goes; it must not be there yet")
     train(parser.parse_args().folder)

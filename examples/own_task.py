@@ -9,6 +9,8 @@ import itertools
 import random
 from dataclasses import replace
 
+from reproduction.command_line import read_settings
+
 import torch
 
 from colour_model import COLOURS, THINGS, sentence, train
@@ -25,7 +27,7 @@ from path_patching import (
 from path_patching.circuits.circuit_file import table
 from path_patching.files import ROOT, written_whole
 from reproduction.circuit_drawing import Measure, circuit_figure
-from reproduction.settings import Settings, read_settings
+from reproduction.settings import Settings
 
 TRAINED = "colour-model"
 settings = read_settings(__doc__, Settings(model=TRAINED, n=98))

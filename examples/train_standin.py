@@ -15,11 +15,12 @@ import json
 import math
 import platform
 import random
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+
+from reproduction.command_line import prepare
 
 import safetensors.torch
 import torch
@@ -29,7 +30,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
 from dataset import ITEMS, YearDataset, get_valid_years, load_nouns, year_indices
-from path_patching.errors import UserError, exit_on_user_error
+from path_patching.errors import UserError
 from path_patching.files import written_whole
 from path_patching.gpt2.tensor_cache import STANDIN_FOLDER
 from path_patching.gpt2.tokenizer import EOS, load_tokenizer
@@ -333,5 +334,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.excepthook = exit_on_user_error
+    prepare()
     main()

@@ -10,24 +10,22 @@ from __future__ import annotations
 
 import html
 import math
-import re
 import textwrap
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-import plotly.io
 import torch
 from plotly import colors
 from plotly.subplots import make_subplots
 
 from color_utils import BLUES, MISSING, ColourScale, diverging, sequential
+from reproduction.rendering import render, renderer_starts
 
 Values = torch.Tensor | np.ndarray
 Colours = Callable[[np.ndarray], ColourScale]  # chooses the range from the values that will be drawn
@@ -43,7 +41,6 @@ LETTER, LINE = 7.5, 18  # of a bar's title
 LABEL_PLACES = {"top center": (0, 10), "middle right": (12, 0), "bottom center": (0, -10), "middle left": (-12, 0)}
 PLOTLY_JS = "plotly.min.js"
 PLOTLY_DATA = "plotly"  # folder of what `plotly.io.read_json` reads
-PNG_SCALE = 2
 
 
 @dataclass(frozen=True)
@@ -257,45 +254,9 @@ def figure_files(figure: go.Figure, name: str) -> dict[str, bytes]:
     script = "../" * (len(Path(name).parts) - 1) + PLOTLY_JS
     page = figure.to_html(include_plotlyjs=script, div_id=Path(name).name)
     files = {f"{name}.html": page.encode(), f"{PLOTLY_DATA}/{name}.json": figure.to_json().encode()}
-    if static_renderer_starts():
+    if renderer_starts():
         files |= {f"{name}.{kind}": render(figure, kind) for kind in ("pdf", "png")}
     return files
-
-
-@cache
-def static_renderer_starts() -> bool:
-    """Whether PDF and PNG can be rendered here; says so once, in one line, if not."""
-    # The default is a script on a CDN, which a machine without a network would wait for, and no figure needs.
-    plotly.io.defaults.mathjax = None
-    try:
-        render(go.Figure(), "png")
-    except Exception:
-        # What is raised depends on what is missing: the package, its binary, a shared library, a browser.
-        print("only HTML is written: PDF and PNG need pip install kaleido==0.2.1 (those there may be of earlier runs)")
-        return False
-    return True
-
-
-def render(figure: go.Figure, kind: str) -> bytes:
-    """The figure as "pdf" or "png" bytes."""
-    with warnings.catch_warnings():
-        # plotly 6 says of every figure that kaleido 0 is deprecated; 1 would need a browser on the machine.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        if kind != "pdf":
-            png: bytes = figure.to_image(format=kind, scale=PNG_SCALE)
-            return png
-        # At many sizes kaleido rounds the page too small and an empty one follows; at multiples of 4 pixels, at few.
-        width, height = (math.ceil(side / 4) * 4 for side in (figure.layout.width, figure.layout.height))
-        for more in range(0, 40, 4):
-            pdf: bytes = figure.to_image(format=kind, width=width, height=height + more)
-            if n_pages(pdf) == 1:
-                break
-        return pdf
-
-
-def n_pages(pdf: bytes) -> int:
-    """The number of pages of a PDF whose page objects are not compressed, like Chromium's."""
-    return len(re.findall(rb"/Type\s*/Page\b", pdf))
 
 
 def _finite(values: Values) -> np.ndarray:

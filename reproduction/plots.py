@@ -23,7 +23,8 @@ from reproduction.publication import (
     writing_to,
 )
 from reproduction.run import Artifacts, check_same_model, model_of
-from reproduction.settings import PlotSettings, in_interactive_window, model_folder
+from reproduction.settings import PlotSettings, model_folder
+from reproduction.terminal import in_interactive_window
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import ast
 import hashlib
 import platform
 import subprocess
-import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 
 from path_patching.files import ROOT
 from reproduction.publication import WORDS, invocation
-from reproduction.settings import in_interactive_window
+from reproduction.terminal import arguments_of
 
 LIBRARIES = ("rust_circuit", "transformers", "numpy", "pandas", "concept-erasure", "plotly", "kaleido", "jinja2")
 NO_INPUT = ("README.md",)  # in `cache/`: it is about the data
@@ -54,8 +53,8 @@ def made_by(script: str) -> dict[str, object]:
 
 def command(script: str) -> str:
     """How this run of a script was called; in an interactive window, where there is no call, by its name alone."""
-    given = sys.argv[2:] if script in WORDS else sys.argv[1:]
-    return invocation(script, [] if in_interactive_window() else given)
+    given = arguments_of("reproduce.py" if script in WORDS else f"{script}.py") or []
+    return invocation(script, given[1:] if script in WORDS else given)
 
 
 @cache

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from reproduction.command_line import read_settings
+
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
@@ -17,7 +19,7 @@ from reproduction.provenance import command, library_versions
 from reproduction.publication import record_path
 from reproduction.results import sections as table_sections
 from reproduction.run import Artifacts, read_artifacts
-from reproduction.settings import PlotSettings, read_settings
+from reproduction.settings import PlotSettings
 from reproduction.steps import EXPERIMENTS, read_experiments
 
 DESCRIPTION = """Everything on one page.

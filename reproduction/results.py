@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from reproduction.command_line import read_settings
+
 import pandas as pd
 
 from path_patching.bootstrap import Estimate
@@ -17,7 +19,7 @@ from reproduction.claims import Claim, is_of_paper, read_claims
 from reproduction.plots import start_plots
 from reproduction.publication import invocation
 from reproduction.run import Artifacts, Number
-from reproduction.settings import PlotSettings, flag, read_settings
+from reproduction.settings import PlotSettings, flag
 from reproduction.steps import EXPERIMENTS, read_experiments
 
 DESCRIPTION = """Every number of the paper beside the measured one.
@@ -103,16 +105,16 @@ class ResultsSettings(PlotSettings):
 
 
 def main(arguments: list[str]) -> None:
-    """Print and publish the table; with --check, exit with status 1 where a verdict fails."""
+    """Publish and print the table; with --check, exit with status 1 where a verdict fails."""
     settings = read_settings(DESCRIPTION, ResultsSettings(), arguments, program="reproduce.py results")
     claims, made = read_claims(), read_experiments(settings.artifact_folder())
     summary = start_plots("results", settings, *made.values(), might_read=tuple(EXPERIMENTS))
     table = results_table(claims, made)
     text = markdown(table, summary.titled("The paper's numbers and the measured ones"))
-    print(text)
     summary.publication.stage("results.md", text.encode())
     summary.publication.stage("results.csv", table.to_csv(index=False, lineterminator="\n").encode())
     summary.publish(table=table.to_dict("records"))
+    print(text)  # published before, since who reads this may have enough of it
     if settings.check and not _everything_agrees(table):
         sys.exit(1)
 

@@ -1,21 +1,18 @@
-"""The settings of a run: the same flags on every script, and their defaults in an editor's interactive window."""
+"""The settings of a run: each field is a flag of the scripts."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from path_patching.circuits.search import THRESHOLDS
-from path_patching.errors import UserError, exit_on_user_error
+from path_patching.errors import UserError
 from path_patching.files import ROOT, checkpoint_folder, told_apart
 from path_patching.gpt2.model import Model
 
 BUILT_IN = {"gpt2": None, "standin": "standin"}  # models by name, and the folder that each has
 ENGINES = ("auto", "rust_circuit", "torch")
-CIRCUIT_FLAG = "circuit"
 
 MOST_SENTENCES, MOST_CIRCUITS = 10_000_000, 100_000
 LEAST_GB, MOST_GB = 0.001, 1_000_000
@@ -196,52 +193,6 @@ class NeuronPlotSettings(PlotSettings):
     def artifact_folder(self) -> Path:
         """Each layer but the default one has a folder of its own."""
         return layer_folder(super().artifact_folder(), self.layer)
-
-
-AnySettings = TypeVar("AnySettings", bound=Settings | PlotSettings)
-
-
-def read_settings(
-    description: str,
-    defaults: AnySettings,
-    arguments: list[str] | None = None,
-    evaluates_circuit: bool = False,
-    program: str | None = None,
-) -> AnySettings:
-    """Settings of a script: a flag for every field, or `defaults` as they stand in an interactive window.
-
-    `description` is the script's docstring; `--circuit` is a flag only if the script evaluates one. From here on, an
-    error that the user can mend ends the script with one line.
-    """
-    if arguments is None and in_interactive_window():
-        return defaults
-    sys.excepthook = exit_on_user_error
-    parser = argparse.ArgumentParser(
-        prog=program,
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
-    for option in fields(defaults):
-        if option.name != CIRCUIT_FLAG or evaluates_circuit:
-            _add_flag(parser, option.name, getattr(defaults, option.name), dict(option.metadata))
-    return replace(defaults, **vars(parser.parse_args(arguments)))
-
-
-def in_interactive_window() -> bool:
-    """True in a notebook or an editor's interactive window, where `sys.argv` belongs to the kernel."""
-    kernel = sys.modules.get("ipykernel.kernelapp")  # which something else may have imported
-    return hasattr(sys, "ps1") or (kernel is not None and kernel.IPKernelApp.initialized())
-
-
-def _add_flag(parser: argparse.ArgumentParser, name: str, default: Any, flag_of: dict[str, Any]) -> None:
-    option = f"--{name.replace('_', '-')}"
-    if isinstance(default, bool):
-        parser.add_argument(option, action=argparse.BooleanOptionalAction, default=default, help=flag_of["help"])
-    else:
-        parser.add_argument(
-            option, type=flag_of["parse"], default=default, choices=flag_of["choices"], help=flag_of["help"]
-        )
 
 
 def model_folder(model: str) -> str | None:

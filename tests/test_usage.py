@@ -25,6 +25,7 @@ WITHOUT = (
     "path_patching.files",
     "path_patching.gpt2",
     "path_patching.gpt2.hub",  # asks the network; `load_model` says when
+    "path_patching.interrupts",
     "path_patching.progress",
 )
 INSIDES = ("path_patching.rust_engine", "path_patching.torch_engine")  # of the engines

@@ -194,13 +194,18 @@ def _fingerprint(hashes: Mapping[str, str], activation: str) -> str:
 
 
 def cache_folder() -> Path:
-    """rust_circuit's tensor cache: TENSORS_CACHE_DIR, else ~/tensors_by_hash_cache."""
-    return Path(os.environ.get("TENSORS_CACHE_DIR") or Path.home() / "tensors_by_hash_cache")
+    """rust_circuit's tensor cache: TENSORS_CACHE_DIR, else ~/tensors_by_hash_cache. Raises `UserError` without ~."""
+    try:
+        return Path(os.environ.get("TENSORS_CACHE_DIR") or Path.home() / "tensors_by_hash_cache")
+    except RuntimeError as error:
+        raise UserError(
+            "there is no home directory for the tensor cache; name a folder with TENSORS_CACHE_DIR"
+        ) from error
 
 
 def download_folder() -> Path:
     """Where rust_circuit looks next, and where the paper's README puts its download: RR_RRFS_DIR, else ~/rrfs."""
-    return Path(os.environ.get("RR_RRFS_DIR") or Path.home() / "rrfs") / "tensor_db"
+    return Path(os.environ.get("RR_RRFS_DIR") or os.path.expanduser("~/rrfs")) / "tensor_db"
 
 
 def hash_tensor(tensor: torch.Tensor) -> str:

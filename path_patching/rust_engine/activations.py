@@ -12,6 +12,7 @@ import rust_circuit as rc
 import torch
 
 from path_patching.engine import Data
+from path_patching.interrupts import interrupts_held
 from path_patching.paths import Node
 from path_patching.prefixes import distinct_prefixes
 from path_patching.progress import progress
@@ -27,10 +28,11 @@ def evaluate(circuits: Sequence[rc.Circuit], bound: Mapping[str, torch.Tensor]) 
     """Evaluate circuits with their symbols bound, by name, to tensors that may have batch axes in front."""
     arrays = {name: rc.Array(value.contiguous(), name) for name, value in bound.items()}
     expander = rc.Expander(*((name, lambda symbol: arrays[symbol.name]) for name in arrays))
-    evaluated: list[torch.Tensor] = rc.optimize_and_evaluate_many(
-        [expander(circuit) for circuit in circuits], AS_IT_COMES
-    )
-    rc.clear_module_circuit_caches()  # they would keep every tensor that was ever bound
+    with interrupts_held():  # rust_circuit makes a panic of one, with hundreds of lines
+        evaluated: list[torch.Tensor] = rc.optimize_and_evaluate_many(
+            [expander(circuit) for circuit in circuits], AS_IT_COMES
+        )
+        rc.clear_module_circuit_caches()  # they would keep every tensor that was ever bound
     return evaluated
 
 

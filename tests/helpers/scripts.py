@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from path_patching.errors import UserError
 from path_patching.files import ROOT
-from reproduction import figures
+from reproduction import rendering
 
 
 def run_python(
@@ -59,18 +60,18 @@ def run_script(
         for name, value in (settings or {}).items():
             patched.setenv(name, value)
         if not images:
-            patched.setattr(figures, "render", _no_renderer)
-        figures.static_renderer_starts.cache_clear()
+            patched.setattr(rendering, "render", _no_renderer)
+        rendering.renderer_starts.cache_clear()
         with redirect_stdout(printed), redirect_stderr(complained):
             status = _run_as_main(script)
             for call in reversed(at_exit):
                 call()
-    figures.static_renderer_starts.cache_clear()
+    rendering.renderer_starts.cache_clear()
     return subprocess.CompletedProcess([str(script), *arguments], status, printed.getvalue(), complained.getvalue())
 
 
 def _no_renderer(*_: object) -> bytes:
-    raise ImportError("hidden")
+    raise UserError("no renderer is wanted; ask for images")
 
 
 def _run_as_main(script: Path) -> int:

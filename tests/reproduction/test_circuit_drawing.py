@@ -150,7 +150,7 @@ def test_the_legend_explains_inputs_and_widths():
 
 
 def test_the_drawing_is_written_like_every_figure(monkeypatch):
-    monkeypatch.setattr("reproduction.figures.static_renderer_starts", lambda: False)
+    monkeypatch.setattr("reproduction.figures.renderer_starts", lambda: False)
     text = figure_files(circuit_figure(some_effects(PAPER), "The paper's circuit"), "circuit")["circuit.html"].decode()
     assert "a9.h1" in text
     assert "http" not in text

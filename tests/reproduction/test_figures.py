@@ -34,13 +34,6 @@ def bar_labels(figure: go.Figure, coloraxis: str = "coloraxis") -> tuple[str, ..
     return figure.layout[coloraxis].colorbar.ticktext
 
 
-@pytest.fixture
-def forgotten_renderer():
-    figures.static_renderer_starts.cache_clear()
-    yield
-    figures.static_renderer_starts.cache_clear()
-
-
 @pytest.mark.parametrize(
     ("value", "bound"), [(0.0, 1.0), (0.1, 0.1), (0.137, 0.15), (0.81, 1.0), (9.01, 10.0), (11.2, 12.0), (3e-7, 3e-7)]
 )
@@ -220,7 +213,7 @@ def test_a_long_title_is_set_smaller():
 
 
 def test_pages_draw_without_a_network(monkeypatch):
-    monkeypatch.setattr(figures, "static_renderer_starts", lambda: False)
+    monkeypatch.setattr(figures, "renderer_starts", lambda: False)
     for name, script in (("small", "plotly.min.js"), ("appendix/small", "../plotly.min.js")):
         files = figure_files(two_by_three(torch.rand(2, 3)), name)
         assert set(files) == {f"{name}.html", f"plotly/{name}.json"}
@@ -233,24 +226,3 @@ def test_the_data_of_a_figure_is_plotly_s():
     figure = two_by_three(torch.rand(2, 3))
     read = plotly.io.from_json(figure_files(figure, "small")["plotly/small.json"].decode())
     assert read == figure
-
-
-def test_without_a_renderer_one_line_says_so(monkeypatch, capsys, forgotten_renderer):
-    def broken(figure, kind):
-        raise ValueError("no kaleido")
-
-    monkeypatch.setattr(figures, "render", broken)
-    files = [*figure_files(two_by_three(torch.rand(2, 3)), "one"), *figure_files(two_by_three(torch.rand(2, 3)), "two")]
-    assert capsys.readouterr().out.count("only HTML is written") == 1
-    assert files == ["one.html", "plotly/one.json", "two.html", "plotly/two.json"]
-
-
-def test_pdf_and_png_hold_one_figure(forgotten_renderer):
-    pytest.importorskip("kaleido", reason="kaleido 0.2.1 is not installed")
-    # At 1025 by 798 pixels kaleido on its own adds an empty second page.
-    figure = two_by_three(torch.rand(2, 3)).update_layout(width=1025, height=798)
-    files = figure_files(figure, "figure")
-    assert files["figure.png"].startswith(b"\x89PNG")
-    pdf = files["figure.pdf"]
-    assert pdf.startswith(b"%PDF")
-    assert figures.n_pages(pdf) == 1

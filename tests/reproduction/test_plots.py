@@ -24,7 +24,7 @@ MODEL = random_model(Architecture(1, 1, 4, 4, 8, 16, 10))
 
 @pytest.fixture(autouse=True)
 def _html_alone(monkeypatch):
-    monkeypatch.setattr(figures, "static_renderer_starts", lambda: False)
+    monkeypatch.setattr(figures, "renderer_starts", lambda: False)
 
 
 def published(folder, script="circuit_discovery", model=MODEL, name="standin"):
@@ -71,7 +71,7 @@ def test_a_figure_that_cannot_be_rendered_leaves_the_earlier_ones(tmp_path, monk
     earlier = start_plots("pca_plots", PlotSettings(out=tmp_path / "plots"), source)
     earlier.write(a_figure("earlier"), "one")
     earlier.publish()
-    monkeypatch.setattr(figures, "static_renderer_starts", lambda: True)
+    monkeypatch.setattr(figures, "renderer_starts", lambda: True)
     monkeypatch.setattr(figures, "render", broken)
     plots = start_plots("pca_plots", PlotSettings(out=tmp_path / "plots"), source)
     with pytest.raises(ValueError, match="died"):

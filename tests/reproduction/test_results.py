@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -13,7 +15,7 @@ from path_patching.errors import UserError
 from path_patching.files import ROOT
 from reproduction import run as artifacts
 from reproduction.claims import Claim, read_claims
-from reproduction.results import NOT_MEASURED, markdown, results_table, sections
+from reproduction.results import NOT_MEASURED, main, markdown, results_table, sections
 from reproduction.run import read_artifacts
 from reproduction.steps import EXPERIMENTS
 from tests.helpers.made import MODEL, publish_experiments
@@ -54,6 +56,19 @@ def test_the_paper_s_numbers_agree_with_themselves(tmp_path, as_gpt2):
     read = pd.read_csv(tmp_path / "plots" / "results.csv", keep_default_na=False)
     assert read["key"].tolist() == [each.key for each in CLAIMS]
     assert set(read["verdict"]) == {"agrees", ""}
+
+
+def test_who_has_read_enough_of_the_table_finds_it_published(tmp_path, monkeypatch):
+    publish_experiments(tmp_path)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the command replaces it
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=raise_broken_pipe))
+    with pytest.raises(BrokenPipeError):
+        main(["--artifacts", str(tmp_path), "--out", str(tmp_path / "plots")])
+    assert (tmp_path / "plots" / "results.json").is_file()
+
+
+def raise_broken_pipe(text: str) -> None:
+    raise BrokenPipeError
 
 
 def test_each_section_says_once_what_measured_it(tmp_path):

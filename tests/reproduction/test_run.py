@@ -234,7 +234,7 @@ def test_an_interrupted_run_publishes_nothing_and_says_so(tmp_path):
         "import os, signal, sys, time\n"
         "from tests.reproduction.test_run import new_run, MODEL\n"
         "from pathlib import Path\n"
-        "from path_patching.errors import exit_on_user_error\n"
+        "from reproduction.terminal import exit_on_user_error\n"
         "import torch\n"
         "sys.excepthook = exit_on_user_error\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background

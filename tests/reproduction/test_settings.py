@@ -1,10 +1,8 @@
-"""Every field is a flag; folders keep models apart; interactive windows keep the defaults."""
+"""Folders keep models apart; settings are recorded."""
 
 from __future__ import annotations
 
 import re
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,53 +19,7 @@ from reproduction.settings import (
     PlotSettings,
     RandomCircuitSettings,
     Settings,
-    flag,
-    in_interactive_window,
-    read_settings,
 )
-
-
-@dataclass(frozen=True)
-class MoreSettings(Settings):
-    layer: int = flag(10, "an MLP's layer", int)
-
-
-@pytest.fixture(autouse=True)
-def _keep_excepthook(monkeypatch):
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-
-
-def test_every_field_is_a_flag():
-    given = "--model standin --engine torch --device cpu --n 97 --seed 5 --as-published --out here --memory-gb 1.5"
-    settings = read_settings("doc", Settings(), given.split())
-    assert settings == Settings("standin", "torch", "cpu", 97, 5, True, Path("here"), 1.5)
-    assert read_settings("doc", MoreSettings(n=3), ["--layer", "9"]) == MoreSettings(n=3, layer=9)
-
-
-def test_only_scripts_that_evaluate_a_circuit_take_one(capsys):
-    assert read_settings("doc", Settings(), ["--circuit", "auto"], evaluates_circuit=True).circuit == "auto"
-    with pytest.raises(SystemExit):
-        read_settings("doc", Settings(), ["--circuit", "auto"])
-    assert "--circuit" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (["--n", "0"], "--n 0"),
-        (["--memory-gb", "-1"], "--memory-gb -1"),
-        (["--memory-gb", "inf"], "--memory-gb inf"),
-        (["--memory-gb", "nan"], "--memory-gb nan"),
-        (["--memory-gb", "1e-320"], "--memory-gb 1e-320: give a number of gigabytes"),
-        (["--memory-gb", "1e308"], "--memory-gb 1e"),
-        (["--n", "9" * 30], "at most 10,000,000 sentences"),
-        (["--seed", "-1"], "--seed -1"),
-        (["--seed", str(2**63)], "--seed 9223372036854775808"),
-    ],
-)
-def test_impossible_values_are_one_line(given, message):
-    with pytest.raises(UserError, match=message):
-        read_settings("doc", Settings(), given)
 
 
 def test_no_more_random_circuits_than_can_be_drawn():
@@ -92,21 +44,6 @@ def test_what_is_kept_of_the_sentences_fits_in_the_memory_or_one_line_says_how_m
 def test_the_default_memory_holds_what_the_paper_asks_for():
     for settings in (Settings(n=10_000), DiscoverySettings(), NeuronSettings(), PcaSettings(n=970)):
         settings.check_fits(GPT2_SMALL)
-
-
-def test_an_interactive_window_keeps_the_defaults(monkeypatch):
-    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-    monkeypatch.setattr(sys, "argv", ["kernel", "--nonsense"])
-    assert read_settings("doc", Settings(n=7)) == Settings(n=7)
-
-
-def test_a_program_that_starts_kernels_is_no_interactive_window(monkeypatch):
-    monkeypatch.delattr(sys, "ps1", raising=False)
-    import ipykernel.kernelapp
-
-    assert not in_interactive_window()
-    monkeypatch.setattr(ipykernel.kernelapp.IPKernelApp, "initialized", lambda: True)
-    assert in_interactive_window()
 
 
 def test_only_gpt2_writes_to_the_top_folders():

@@ -143,7 +143,7 @@ def test_what_a_user_can_mend_is_a_user_error(in_process, tmp_path, arguments, c
 
 
 def test_figures_of_one_activation_and_of_many(tmp_path, monkeypatch):
-    monkeypatch.setattr("reproduction.figures.static_renderer_starts", lambda: False)
+    monkeypatch.setattr("reproduction.figures.renderer_starts", lambda: False)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the script sets it
     for count in (1, 2, 5):
         folder, plots = tmp_path / str(count), tmp_path / f"plots-{count}"

@@ -90,6 +90,53 @@ def test_a_failing_step_ends_the_run(monkeypatch, tmp_path):
         reproduce.run_step(Step("neuron_plots", (), tmp_path, tmp_path))
 
 
+@pytest.fixture
+def interruptible():
+    """Also where the tests run in the background, and Ctrl-C is ignored."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
+
+
+def run_as_step(code: str, folder: Path, monkeypatch) -> None:
+    """Run this code as a step."""
+    (folder / "neuron_plots.py").write_text(
+        f"import os, signal, sys, time\nme, starter = os.getpid(), os.getppid()\n{code}"
+    )
+    monkeypatch.setattr("reproduction.steps.ROOT", folder)
+    reproduce.run_step(Step("neuron_plots", (), folder, folder))
+
+
+def test_a_step_that_nobody_reads_any_more_ends_all_in_silence(tmp_path, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(writing, "w"))
+    with pytest.raises(BrokenPipeError):
+        run_as_step("sys.exit(1)", tmp_path, monkeypatch)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), writing)  # what was not written can be given up
+
+
+def test_a_step_that_is_interrupted_ends_all_and_has_said_so_itself(tmp_path, monkeypatch, interruptible, capfd):
+    with pytest.raises(SystemExit, match="130"):
+        run_as_step("signal.signal(signal.SIGINT, signal.SIG_DFL); os.kill(me, signal.SIGINT)", tmp_path, monkeypatch)
+    assert capfd.readouterr().err == ""
+
+
+def test_ctrl_c_leaves_a_step_the_time_to_tidy_up(tmp_path, monkeypatch, interruptible):
+    code = "os.kill(starter, signal.SIGINT); time.sleep(0.6); open(sys.argv[0] + '.tidy', 'w')"
+    with pytest.raises(KeyboardInterrupt):
+        run_as_step(code, tmp_path, monkeypatch)
+    assert (tmp_path / "neuron_plots.py.tidy").is_file()
+
+
+def test_a_step_that_does_not_end_after_ctrl_c_is_ended(tmp_path, monkeypatch, interruptible):
+    monkeypatch.setattr(reproduce, "SECONDS_TO_TIDY_UP", 0.1)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_as_step("os.kill(starter, signal.SIGINT); time.sleep(30)", tmp_path, monkeypatch)
+    assert time.monotonic() - started < 15
+
+
 # Two experiments, their figures and results, on a random model small enough to run many times.
 SCRIPTS = ("circuit_discovery", "random_circuit_ablation", "appendix_plots", "results")
 

@@ -494,6 +494,20 @@ def test_no_space_left_is_one_line(checkpoint: Path, cache: Path):
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
+def test_without_a_home_one_line_names_the_setting_that_a_cache_needs(monkeypatch):
+    monkeypatch.delenv("TENSORS_CACHE_DIR")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", dict[int, object]().__getitem__)
+    with pytest.raises(UserError, match="no home directory for the tensor cache; name a folder with TENSORS_CACHE_DIR"):
+        load_model("standin")
+
+
+def test_with_a_cache_no_home_is_needed(checkpoint, monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", dict[int, object]().__getitem__)
+    assert load_model(str(checkpoint)).tensors
+
+
 def test_cache_that_cannot_be_a_folder_is_one_line(checkpoint: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("TENSORS_CACHE_DIR", str(checkpoint / "config.json" / "tensors"))
     with pytest.raises(UserError, match="cannot write to the tensor cache"):

@@ -1,0 +1,62 @@
+"""A script's flags: the same on every script, and their defaults in an editor's interactive window.
+
+Scripts import it before all that takes long or may be missing: from then on, what goes wrong is one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from reproduction.terminal import arguments_of, begin
+from reproduction.terminal import prepare as prepare  # for scripts with flags of their own
+
+if TYPE_CHECKING:
+    from reproduction.settings import PlotSettings, Settings
+
+begin()
+
+CIRCUIT_FLAG = "circuit"
+
+AnySettings = TypeVar("AnySettings", bound="Settings | PlotSettings")
+
+
+def read_settings(
+    description: str,
+    defaults: AnySettings,
+    arguments: list[str] | None = None,
+    evaluates_circuit: bool = False,
+    program: str | None = None,
+) -> AnySettings:
+    """Settings of a script: a flag for every field, or `defaults` as they stand in an interactive window.
+
+    `description` is the script's docstring; `--circuit` is a flag only if the script evaluates one. From here on, an
+    error that the user can mend ends the script with one line.
+    """
+    script = sys._getframe(1).f_globals.get("__file__", "")  # which calls this; a cell has no file
+    given = arguments_of(script) if arguments is None else arguments
+    if given is None:
+        return defaults
+    prepare()
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    for option in fields(defaults):
+        if option.name != CIRCUIT_FLAG or evaluates_circuit:
+            _add_flag(parser, option.name, getattr(defaults, option.name), dict(option.metadata))
+    return replace(defaults, **vars(parser.parse_args(given)))
+
+
+def _add_flag(parser: argparse.ArgumentParser, name: str, default: Any, flag_of: dict[str, Any]) -> None:
+    option = f"--{name.replace('_', '-')}"
+    if isinstance(default, bool):
+        parser.add_argument(option, action=argparse.BooleanOptionalAction, default=default, help=flag_of["help"])
+    else:
+        parser.add_argument(
+            option, type=flag_of["parse"], default=default, choices=flag_of["choices"], help=flag_of["help"]
+        )

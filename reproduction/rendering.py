@@ -1,0 +1,101 @@
+"""PDF and PNG of a figure, by kaleido 0.2.1, which brings its own renderer: a process that is asked for each."""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import math
+import os
+import re
+import shutil
+import tempfile
+import threading
+import warnings
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import plotly.io
+
+from path_patching.errors import UserError
+
+PNG_SCALE = 2
+SECONDS_TO_ANSWER = 120.0  # a figure takes a few
+
+
+@cache
+def renderer_starts() -> bool:
+    """Whether PDF and PNG can be rendered here; says why not, once, in one line."""
+    # The default is a script on a CDN, which a machine without a network would wait for, and no figure needs.
+    plotly.io.defaults.mathjax = None
+    is_kaleido_0 = hasattr(plotly.io.kaleido.scope, "executable_path")
+    if is_kaleido_0 and os.name == "posix":
+        with suppress(OSError, ValueError):  # rendering will say what is wrong
+            _avoid_spaces()
+    try:
+        render(go.Figure(), "png")
+    except UserError as error:
+        why, _, _ = str(error).partition(";")
+        reason = why if is_kaleido_0 else "PDF and PNG need pip install kaleido==0.2.1"
+        print(f"only HTML is written: {reason} (those there may be of earlier runs)")
+        return False
+    return True
+
+
+def render(figure: go.Figure, kind: str) -> bytes:
+    """The figure as "pdf" or "png" bytes. Raises `UserError` if the renderer fails or does not answer."""
+    with warnings.catch_warnings():
+        # plotly 6 says of every figure that kaleido 0 is deprecated; 1 would need a browser on the machine.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        if kind != "pdf":
+            return _image(figure, format=kind, scale=PNG_SCALE)
+        # At many sizes kaleido rounds the page too small and an empty one follows; at multiples of 4 pixels, at few.
+        width, height = (math.ceil(side / 4) * 4 for side in (figure.layout.width, figure.layout.height))
+        for more in range(0, 40, 4):
+            pdf = _image(figure, format=kind, width=width, height=height + more)
+            if n_pages(pdf) == 1:
+                break
+        return pdf
+
+
+def n_pages(pdf: bytes) -> int:
+    """The number of pages of a PDF whose page objects are not compressed, like Chromium's."""
+    return len(re.findall(rb"/Type\s*/Page\b", pdf))
+
+
+def _avoid_spaces() -> None:
+    """Give kaleido links without a space to where it lies: it is started by a shell script that splits paths there."""
+    scope = plotly.io.kaleido.scope
+    program, script = Path(scope.executable_path()), Path(scope.plotlyjs)
+    if " " not in f"{program}{script}":
+        return
+    links = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, links, ignore_errors=True)
+    (links / "kaleido").symlink_to(program.parent)
+    (links / "plotly").symlink_to(script.parent)
+    scope.executable_path = lambda: str(links / "kaleido" / program.name)
+    plotly.io.defaults.plotlyjs = str(links / "plotly" / script.name)
+
+
+def _image(figure: go.Figure, **options: Any) -> bytes:
+    """What kaleido makes of a figure, asked for in a thread, which is left behind if there is no answer."""
+    answer: concurrent.futures.Future[bytes] = concurrent.futures.Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(figure.to_image(**options))
+        except Exception as error:  # which, depends on what is missing: its program, a shared library, a browser
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answer.result(SECONDS_TO_ANSWER)
+    except concurrent.futures.TimeoutError:
+        reason = f"no answer in {SECONDS_TO_ANSWER:.0f} s"
+    except Exception as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        # The renderer's own words stand last, below a heading.
+        reason = lines[-1] if lines[0].endswith(":") else lines[0]
+    raise UserError(f"kaleido renders no PDF and PNG ({reason}); run again, or uninstall it to have HTML alone")

@@ -1,0 +1,137 @@
+"""How a script behaves in a terminal: what goes wrong is one line, and no character of what it prints stops it.
+
+This module imports nothing that takes long or may be missing.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import io
+import os
+import re
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType, TracebackType
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = (ROOT, ROOT / "examples", ROOT / "benchmarks")  # the folders of ours
+OURS = ("path_patching", "reproduction", "dataset", "utils", "color_utils", "colour_model", "benchmarks")
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+REQUIREMENTS = ROOT / "requirements.txt"
+INSTALL = f"use the .venv of make figures, or {sys.executable} -m pip install -r {REQUIREMENTS}"
+INTERRUPTED = "interrupted: what was published before is as it was"
+
+
+def begin() -> None:
+    """`prepare` a script of ours whose imports begin; until it does so itself, Ctrl-C ends it at once.
+
+    Libraries that are interrupted while they are imported may swallow that, or make another error of it.
+    """
+    program = getattr(sys.modules["__main__"], "__file__", None)
+    if program is None or Path(program).resolve().parent not in SCRIPTS or in_interactive_window():
+        return
+    prepare()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end_at_once)
+
+
+def prepare() -> None:
+    """From here on an error that the user can mend ends the script with one line. Its imports are over."""
+    if in_interactive_window():
+        return
+    if signal.getsignal(signal.SIGINT) is _end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if sys.excepthook is exit_on_user_error:
+        return
+    sys.excepthook = exit_on_user_error
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+        atexit.register(_flush)
+
+
+def in_interactive_window() -> bool:
+    """True in a notebook or an editor's interactive window."""
+    kernel = sys.modules.get("ipykernel.kernelapp")  # which something else may have imported
+    return hasattr(sys, "ps1") or (kernel is not None and kernel.IPKernelApp.initialized())
+
+
+def arguments_of(script: str) -> list[str] | None:
+    """The arguments that the script of this file was given; None where `sys.argv` belongs to a kernel.
+
+    In an interactive window they are the script's after `%run`, or if the editor runs a whole file.
+    """
+    return None if in_interactive_window() and Path(sys.argv[0]).name != Path(script).name else sys.argv[1:]
+
+
+def exit_on_user_error(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """An excepthook: a `UserError`, a missing package, a full disk or Ctrl-C is one line instead of a traceback."""
+    if isinstance(error, KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one does not wait
+    if isinstance(error, OSError) and error.filename is None and error.errno in (errno.EPIPE, *FULL):
+        _print_no_more()
+    line = _in_one_line(error)
+    if line is None:
+        sys.__excepthook__(kind, error, traceback)
+        line = _other_versions()
+    if line:
+        print(line, file=sys.stderr)
+
+
+def _in_one_line(error: BaseException) -> str | None:
+    """What the user is told of an error, if anything; None for what may be a fault of ours."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        return ""  # who reads what is printed, such as `head`, has had enough
+    if hasattr(error, "_render_traceback_"):  # a `UserError`, whose module may not have been imported
+        return "".join(error._render_traceback_())
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in OURS:
+        return f"error: {''.join(str(error).splitlines()[:1])}; {INSTALL}"
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
+        place = "" if error.filename is None else f"{error.filename}: "
+        return f"error: {place}{error.strerror}{_way_out(error)}"
+    return None
+
+
+def _other_versions() -> str:
+    """What is said if packages are installed that are not those of requirements.txt; else nothing."""
+    from importlib import metadata  # here, since it takes long
+
+    required = re.findall(r"^([\w-]+)==([\w.]+)", REQUIREMENTS.read_text(encoding="utf-8"), re.MULTILINE)
+    others = []
+    for name in dict.fromkeys(name for name, _ in required):
+        with suppress(metadata.PackageNotFoundError):
+            version = metadata.version(name)
+            others += [f"{name} {version}"] if (name, version.partition("+")[0]) not in required else []
+    return f"note: {', '.join(others)}: not the versions that are needed; {INSTALL}" if others else ""
+
+
+def _way_out(error: OSError) -> str:
+    if error.errno in FULL:
+        return "; free space or choose another folder"
+    return "; mend its permissions or choose another" if error.errno in NOT_ALLOWED else ""
+
+
+def _end_at_once(signal_number: int, frame: FrameType | None) -> None:
+    print(INTERRUPTED, file=sys.stderr)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGINT)
+
+
+def _flush() -> None:
+    """Print what is left at the end, before Python does, which has words and a status of its own for what fails."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        exit_on_user_error(type(error), error, None)
+        os._exit(1)
+
+
+def _print_no_more() -> None:
+    """Send what is still to be printed nowhere, or Python would try again at its end, and say so in its own words."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
