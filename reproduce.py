@@ -1,6 +1,6 @@
 """Everything in one command: the model, every experiment, every figure, the results table and the report.
 
-python reproduce.py [--model gpt2|standin|PATH] [--only STEP ...] [--skip STEP ...] [--force] [--help]
+python reproduce.py [--model gpt2|standin|PATH] [--circuit paper|auto|FILE] [--only STEP ...] [--force] [--help]
 python reproduce.py results [--check]         every number of the paper beside the measured one
 python reproduce.py report                    all of it on one page
 python reproduce.py compare FOLDER FOLDER     are two runs the same?
@@ -117,13 +117,22 @@ def run_everything(arguments: list[str]) -> None:
     plots = out / "paper-plots" if out else PlotSettings(model=name).plot_folder(name)
     with writing_to(artifacts):
         lock = lock_folder("reproduce", artifacts)
-    steps = steps_of(name, flags, artifacts, plots, out)
+    steps = steps_of(name, flags, artifacts, plots, out, _circuit_asked_for(options.circuit))
     asked = [step for step in steps if step.script in options.only and step.script not in options.skip]
     run_all(asked, model.fingerprint, options.force)
     lock.release()
     page = plots / "report.html"
     if page.is_file():
         print(f"\nThe report: {page}")
+
+
+def _circuit_asked_for(circuit: str | None) -> str | None:
+    """What steps are given, which run in any folder. Raises `UserError` for a file that is no circuit's, before all."""
+    if circuit in (None, "paper", "auto"):
+        return circuit
+    path = Path(circuit).expanduser().resolve()
+    read_circuit(path)
+    return str(path)
 
 
 def show_weights(arguments: list[str]) -> None:
@@ -164,6 +173,7 @@ def _read_options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
     parser.add_argument("--n", type=int, help="sentences of each experiment, instead of its own number")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
+    parser.add_argument("--circuit", help="paper, auto or a circuit's JSON file, for what evaluates one")
     parser.add_argument("--as-published", action="store_true", help="the published erf GELU and 768 years")
     parser.add_argument("--out", type=Path, help="folder for paper-cache and paper-plots; the repository by default")
     parser.add_argument("--only", nargs="+", choices=STEPS, default=STEPS, metavar="STEP", help=", ".join(STEPS))

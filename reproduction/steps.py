@@ -26,6 +26,13 @@ EXPERIMENTS = (
     "random_years",
     "topk_years",
 )
+EVALUATE_A_CIRCUIT = (  # and take --circuit
+    "circuit_discovery",
+    "big_ds_experiments",
+    "sequence_generalization",
+    "pca_experiments",
+    "random_circuit_ablation",
+)
 PLOTS = ("circuit_discovery_plotting", "neuron_plots", "appendix_plots", "pca_plots")
 STEPS = (*EXPERIMENTS, *PLOTS, *WORDS)
 
@@ -50,15 +57,21 @@ class Step:
         return (str(ROOT / "reproduce.py"), self.script) if self.script in WORDS else (str(ROOT / f"{self.script}.py"),)
 
 
-def steps_of(model: str, options: Sequence[str], artifacts: Path, plots: Path, out: Path | None) -> tuple[Step, ...]:
-    """Every step for a model, in order. `options` are those of the experiments.
+def steps_of(
+    model: str, options: Sequence[str], artifacts: Path, plots: Path, out: Path | None, circuit: str | None = None
+) -> tuple[Step, ...]:
+    """Every step for a model, in order. `options` are those of all experiments, `circuit` goes to some.
 
     Folders are where scripts put artifacts and figures by themselves, or, with `out`, its subfolders.
     """
     named = ("--model", model)
     to_artifacts = ("--out", str(artifacts)) if out else ()
     to_plots = ("--artifacts", str(artifacts), "--out", str(plots)) if out else ()
-    experiments = [Step(name, (*named, *options, *to_artifacts), artifacts, artifacts) for name in EXPERIMENTS]
+    of_circuit = dict.fromkeys(EVALUATE_A_CIRCUIT, ("--circuit", circuit) if circuit else ())
+    experiments = [
+        Step(name, (*named, *options, *of_circuit.get(name, ()), *to_artifacts), artifacts, artifacts)
+        for name in EXPERIMENTS
+    ]
     others = [Step(name, (*named, *to_plots), plots, artifacts) for name in (*PLOTS, *WORDS)]
     return (*experiments, *others)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +16,11 @@ import pytest
 import torch
 
 import reproduce
+from path_patching.circuits.circuit_file import as_json
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from path_patching.gpt2.tensor_cache import ModelUnavailable
+from reproduction.paper import PAPER
 from reproduction.publication import record_path
 from reproduction.run import read_artifacts
 from reproduction.steps import EXPERIMENTS, Step
@@ -81,6 +85,28 @@ def test_steps_get_the_flags_that_are_theirs(loaded, monkeypatch, tmp_path):
     assert "97" in experiment.arguments
     assert plot.script == "circuit_discovery_plotting"
     assert "97" not in plot.arguments
+
+
+@pytest.mark.parametrize("asked", ["paper", "auto", "a file"])
+def test_a_circuit_is_given_to_what_evaluates_one(loaded, monkeypatch, tmp_path, asked):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(as_json(PAPER)))
+    given = str(path) if asked == "a file" else asked
+    runs = []
+    monkeypatch.setattr(reproduce, "run_step", runs.append)
+    monkeypatch.setattr(reproduce.sys, "excepthook", reproduce.sys.excepthook)
+    monkeypatch.chdir(tmp_path)
+    asked_for = "mine.json" if asked == "a file" else asked
+    reproduce.main(["--model", "standin", "--out", str(tmp_path), "--circuit", asked_for])
+    with_it = {step.script for step in runs if ("--circuit", given) in pairwise(step.arguments)}
+    takes_one = {path.stem for path in ROOT.glob("*.py") if "evaluates_circuit=True" in path.read_text()}
+    assert with_it == takes_one != set()
+    assert sum("--circuit" in step.arguments for step in runs) == len(with_it)
+
+
+def test_a_file_that_is_no_circuit_s_ends_all_before_it_begins(loaded, tmp_path):
+    with pytest.raises(UserError, match=r"none\.json"):
+        reproduce.main(["--model", "standin", "--out", str(tmp_path), "--circuit", str(tmp_path / "none.json")])
 
 
 def test_a_failing_step_ends_the_run(monkeypatch, tmp_path):
