@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import sys
+from textwrap import shorten
 from types import TracebackType
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+LONGEST_REASON = 200  # of another library's words within a message of ours
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -35,3 +37,8 @@ def _way_out(error: OSError) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, to be quoted within a one-line message of ours."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def in_one_line(error: BaseException) -> str:
+    """All of an error's message, shortened, where its first line says too little."""
+    return shorten(str(error), LONGEST_REASON) or type(error).__name__
