@@ -29,6 +29,7 @@ from path_patching.direct_effects import Change, direct_effects, is_cheaper
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Model
 from path_patching.paths import AnyVia, Node, PathSet, PathSetError
+from path_patching.precision import full_precision
 from path_patching.prefixes import distinct_prefixes
 from path_patching.progress import progress
 from path_patching.unembedding import Unembedding
@@ -113,22 +114,23 @@ class Engine(ABC, Generic[Batch]):
     """Evaluates path sets on a model. All results are on the CPU; `name` says which engine made them.
 
     Each distinct pair of a clean and a corrupted sentence is worked on once, in batches whose activations fit in the
-    memory; with a single batch they are kept from call to call. An engine says what a batch's activations are and
-    computes on one batch (B pairs); this class does the rest.
+    memory; with a single batch they are kept from call to call. Float32 is full precision whatever PyTorch is told
+    (autocast, TF32). An engine says what a batch's activations are and computes on one batch (B pairs); this class does
+    the rest.
     """
 
     name: str
+    heads_checked: int | None = None
+    """About how many heads are recomputed at most when the engine is checked; None for all of them."""
 
     def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
         """`device` is "cpu", "cuda" or "cuda:i".
 
-        Raises `UserError` if the sentences are too long for the model or use tokens it has not, if there is no such
-        device, or if PyTorch is told to round matrix products below float32.
+        Raises `UserError` if the sentences are too long for the model or use tokens it has not, or if there is no such
+        device.
         """
         if torch.device(device).type == "cuda" and not torch.cuda.is_available():
             raise UserError(f"device {device}: this PyTorch finds no CUDA device; choose cpu")
-        if torch.get_float32_matmul_precision() != "highest":
-            raise UserError("matrix products are rounded below float32: torch.set_float32_matmul_precision('highest')")
         self.model = model
         self.device = device
         self.memory_gb = memory_gb
@@ -267,6 +269,7 @@ class Engine(ABC, Generic[Batch]):
         found = direct_effects(self._residual(batch, logits, "clean"), list(changes.values()), self._unembedding)
         return dict(zip(changes, found, strict=True))
 
+    @full_precision()
     @torch.no_grad()
     def _over_batches(self, compute: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
         """`compute` gives (any, B, ...) for a batch's activations; joined, a row a sentence, (any, N, ...).
