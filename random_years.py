@@ -17,7 +17,7 @@ from dataset import get_valid_years, year_indices
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import EOS, load_tokenizer
 from reproduction.settings import Settings, read_settings
-from utils import Evaluations, open_run, predict_next, start_transformers_experiment
+from utils import Evaluations, check_tokens, open_run, predict_next, start_transformers_experiment
 
 LISTED, LIKELIEST = 5, 5
 settings = read_settings(__doc__, Settings(n=200))
@@ -34,6 +34,7 @@ for last in rng.choices(years, k=settings.n):
     lists.append([*rng.sample(others, LISTED - 1), last])
 sentences = [f"{EOS} {', '.join(map(str, listed))}, {listed[-1] // 100}" for listed in lists]
 rows = tokenizer(sentences)["input_ids"]
+check_tokens(settings, sentences, rows)
 
 # %% Does the tokenizer see what we do? Every year two tokens, a comma after each, and the century alone at END.
 year_ids, comma = year_indices().tolist(), tokenizer.convert_tokens_to_ids(",")

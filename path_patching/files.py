@@ -34,7 +34,7 @@ def checkpoint_folder(model: str) -> Path:
 
 
 def told_apart(folder: Path, digits: int) -> str:
-    """A folder's name, cut if it is long, with some hex digits of its path's hash, since others may be called like it."""
+    """A folder's name, cut if long, with some hex digits of its path's hash, since others may be called like it."""
     name = folder.name.encode()[:NAME_BYTES].decode(errors="ignore")
     return f"{name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:digits]}"
 

@@ -17,6 +17,7 @@ from path_patching.gpt2.model import Model
 BUILT_IN = {"gpt2": None, "standin": "standin"}  # models by name, and the folder that each has
 ENGINES = ("auto", "rust_circuit", "torch")
 CIRCUIT_FLAG = "circuit"
+MOST_SENTENCES = 10**6
 
 
 def flag(default: Any, help_text: str, parse: type = str, choices: tuple[str, ...] | None = None) -> Any:
@@ -44,8 +45,8 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise UserError(f"--n {self.n}: a data set needs at least one sentence; give --n 1 or more")
+        if not 1 <= self.n <= MOST_SENTENCES:
+            raise UserError(f"--n {self.n}: give 1 to {MOST_SENTENCES} sentences")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed {self.seed}: give a number from 0 to 2**63 - 1")
         if not 0 < self.memory_gb < math.inf:

@@ -78,7 +78,7 @@ class Model:
 
     `name` stands in titles and artifacts ("GPT-2 small", "stand-in", a folder's name); `tensors` are float32 on the
     CPU under the names of `Architecture.tensor_shapes`; `fingerprint` is a hash over all of them and the activation.
-    `config` is what a checkpoint's `config.json` says, which `transformers` reads for itself; None without a checkpoint.
+    `config` is what a checkpoint's `config.json` says, which `transformers` reads for itself; None if there was none.
     """
 
     name: str
