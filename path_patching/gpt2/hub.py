@@ -7,6 +7,7 @@ much to store. It may take as long as it moves; silence has a deadline.
 from __future__ import annotations
 
 import threading
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def _downloaded_checkpoint(folder: Path) -> Path:
 
 
 def _download(file: str, path: Path, most: int) -> None:
-    """Download a file; where a connection breaks, go on from there with another, as long as each brings something."""
+    """Download a file; where a connection breaks, go on from there with another, as long as each brings more."""
     from huggingface_hub import hf_hub_url
 
     url = hf_hub_url(REPOSITORY, file)
@@ -107,21 +108,22 @@ def _ask(url: str, start: int) -> Any:
 
 
 def _receive(answer: Any, partial: Path, most: int, words: str) -> bool:
-    """Put the bytes of an answer into a file. True once all are there, False if the connection broke after some."""
-    start = partial.stat().st_size if answer.status_code == PARTIAL_CONTENT else 0
+    """Put the bytes of an answer into a file. True once all are there, False if the connection broke after new ones."""
+    before = partial.stat().st_size
+    start = before if answer.status_code == PARTIAL_CONTENT else 0
     size = start + int(answer.headers.get("Content-Length", 0))
     with partial.open("r+b") as file, tqdm(total=size, initial=start, desc=words, **BAR) as bar:
         file.truncate(start)
         file.seek(start)
         try:
-            for piece in answer.iter_bytes():
+            for piece in chain([b""], answer.iter_bytes()):  # a size that is too large is refused before any byte
                 if max(size, file.tell() + len(piece)) > most:
                     raise ModelUnavailable(f"{answer.url} sends more than the {most} bytes that are taken")
                 bar.update(file.write(piece))
         except (ModelUnavailable, OSError):
             raise
         except Exception:  # of the transport
-            if file.tell() == start:
+            if file.tell() <= before:
                 raise
             return False
         finally:
