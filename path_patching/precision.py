@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 # What may round a float32 matrix product, on a GPU and on a CPU.
-PRODUCTS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+PRODUCTS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]  # it has one
 FULL = ("ieee", "none")  # by name, and by not having been told otherwise
 
 

@@ -85,7 +85,7 @@ def _ask(url: str, start: int) -> Any:
     It is asked in a thread: not even a name server that hangs can hold us longer than the deadline.
     """
     from huggingface_hub import get_session
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented as being there
 
     answers: list[Any] = []
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -136,7 +136,7 @@ def _transformers_config(model: Model) -> GPT2Config:
     from transformers import GPT2Config
 
     architecture = model.architecture
-    given: Mapping[str, object] = {
+    given: Mapping[str, Any] = {
         "n_layer": architecture.n_layers,
         "n_head": architecture.n_heads,
         "n_embd": architecture.d_model,
@@ -149,7 +149,12 @@ def _transformers_config(model: Model) -> GPT2Config:
     if model.config is not None:  # of which what is not GPT-2's own does not tell how to compute
         own = {*GPT2Config.__annotations__, *GPT2Config.attribute_map}
         given = {field: value for field, value in model.config.items() if field in own}
-    alone = {"tie_word_embeddings": False, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    alone: Mapping[str, Any] = {
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
     return GPT2Config(**{**given, **alone})
 
 
