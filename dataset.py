@@ -17,11 +17,11 @@ every data set is checked to differ at YY alone, unless `as_published` asks for 
 
 from __future__ import annotations
 
-import pickle
 import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -29,17 +29,19 @@ import pandas as pd
 import torch
 
 from path_patching.errors import UserError, first_line
-from path_patching.gpt2.tokenizer import CACHE, EOS, token_texts
+from path_patching.files import reading, regular
+from path_patching.gpt2.tokenizer import CACHE, EOS, load_vocabulary, token_texts
 
 if TYPE_CHECKING:
     from transformers import GPT2Tokenizer
 
 YEAR_TOKEN_IDS_FILE = CACHE / "logit_indices.pt"
+YEARS = tuple(f"{yy:02d}" for yy in range(100))
 
 
 def find_year_token_ids(tokenizer: GPT2Tokenizer) -> torch.Tensor:
     """Token ids of "00" ... "99" without a leading space, int64 (100,)."""
-    return torch.tensor([tokenizer.convert_tokens_to_ids(f"{yy:02d}") for yy in range(100)])
+    return torch.tensor([tokenizer.convert_tokens_to_ids(year) for year in YEARS])
 
 
 ValidYears = Literal["greater", "less"]
@@ -105,7 +107,8 @@ class YearDataset:
 
         Raises:
             UserError: N < 1, no years, no or unknown or multi-token nouns, a YY without a year while balanced, or
-                sentences whose tokens do not fit the prompt or differ elsewhere than at YY.
+                sentences whose tokens do not fit the prompt, or differ from their twins nowhere or elsewhere than at
+                YY.
         """
         if n < 1:
             raise UserError(f"a data set needs at least one sentence, not N = {n}")
@@ -191,7 +194,7 @@ def get_valid_years(
 def load_nouns(path: Path = NOUNS_FILE) -> tuple[str, ...]:
     """The nouns of a file, one a line. Raises UserError if the file is missing or holds none."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = regular(Path(path)).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read nouns from {path} ({first_line(error)}); give a text file, one a line") from None
     nouns = tuple(line.strip() for line in lines if line.strip())
@@ -201,17 +204,30 @@ def load_nouns(path: Path = NOUNS_FILE) -> tuple[str, ...]:
 
 
 def year_indices(path: Path = YEAR_TOKEN_IDS_FILE) -> torch.Tensor:
-    """Token ids of "00" ... "99", int64 (100,), from `cache/logit_indices.pt`; UserError if missing or damaged."""
+    """Token ids of "00" ... "99", int64 (100,), from `cache/logit_indices.pt`.
+
+    Raises UserError if the file is missing, damaged, or says otherwise than the tokenizer's vocabulary.
+    """
     mend = "restore it with `git checkout -- cache/logit_indices.pt`"
-    try:
-        ids = torch.load(path, weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; {mend}") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is damaged ({first_line(error)}); {mend}") from None
+    with reading(path, mend):
+        try:
+            ids = torch.load(path, weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # a damaged file can break any part of the reader
+            raise UserError(f"{path} is damaged ({first_line(error)}); {mend}") from None
     if not isinstance(ids, torch.Tensor) or ids.shape != (100,) or ids.dtype != torch.int64:
         raise UserError(f"{path} does not hold 100 int64 token ids; {mend}")
+    for year, found, expected in zip(YEARS, ids.tolist(), _year_ids(), strict=True):
+        if found != expected:
+            raise UserError(f"{path} has {found} as the token of {year!r}, which is {expected}; {mend}")
     return ids
+
+
+@cache
+def _year_ids() -> tuple[int, ...]:
+    vocabulary = load_vocabulary()
+    return tuple(vocabulary[year] for year in YEARS)
 
 
 def _splits_into_xx_and_yy(year: int, tokenizer: GPT2Tokenizer) -> bool:
@@ -284,6 +300,11 @@ def _check_twins(
     """UserError unless each clean sentence has its YY at YY, and its twin differs from it by "01" there alone."""
     yy, xx1 = prompt.index("YY"), prompt.index("XX1")
     year_ids = year_indices()
+    if (same := years % 100 == CORRUPTED_YY).any():
+        raise UserError(
+            f"the sentences of {int(years[same][0])} are their own twins, since YY is {CORRUPTED_YY:02d} in both; "
+            "leave such years out, as dataset.get_valid_years does"
+        )
     allowed = torch.zeros_like(good_toks, dtype=torch.bool)
     allowed[:, yy] = True
     excused = (years // 100 == TRAPPED_CENTURY) & as_published

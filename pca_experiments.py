@@ -12,10 +12,9 @@ from reproduction.command_line import read_settings
 
 import torch
 
-from dataset import NOUNS_FILE, YearDataset, get_valid_years, year_indices
+from dataset import NOUNS_FILE, YearDataset, get_valid_years
 from path_patching.circuits.circuit import Circuit, in_model, in_order, nodes
 from path_patching.edits import EditedRuns, activation
-from path_patching.engine import Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node
@@ -50,8 +49,7 @@ dataset = YearDataset(
     get_valid_years(tokenizer, 1700, 1800, settings.as_published), settings.n, NOUNS_FILE, tokenizer, seed=settings.seed
 )
 yy, END = dataset.years_YY, dataset.end
-sentences = Sentences(dataset.good_toks, dataset.bad_toks, year_indices())
-engine = experiment.engine.like(sentences)
+engine = experiment.engine_for(dataset)
 what = {"mlp": "input of {} at END", "head": "output of {} at END"}
 if unfit := [each.name for each in nodes(names, END) if each.kind not in what]:
     raise UserError(f"--nodes {unfit[0]}: give MLPs and heads, as m8,a7.h10; the embedding of YY is always looked at")
@@ -99,7 +97,7 @@ held_out = yy[~fitted]
 clean = prob_diff(engine.clean()[~fitted], held_out)  # (n,)
 evaluations = Evaluations(run, dataset.as_table()[(~fitted).numpy()])
 evaluations.note_mean("clean", "probability_difference", clean, "clean probability difference")
-runs = EditedRuns(model, dataset.good_toks[~fitted], sentences.answers, engine.device)
+runs = EditedRuns(model, dataset.good_toks[~fitted], engine.sentences.answers, engine.device)
 
 
 def measured(place: Node, clean_activation: torch.Tensor) -> dict[str, list[torch.Tensor]]:

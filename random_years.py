@@ -19,7 +19,7 @@ from dataset import get_valid_years, year_indices
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import EOS, load_tokenizer, token_texts
 from reproduction.settings import NextTokenSettings
-from utils import Evaluations, open_run, predict_next, start_transformers_experiment
+from utils import Evaluations, check_tokens, open_run, predict_next, start_transformers_experiment
 
 LISTED, LIKELIEST = 5, 5
 settings = read_settings(__doc__, NextTokenSettings(n=200))
@@ -44,6 +44,7 @@ for sentence, row, listed in zip(sentences, rows, lists, strict=True):
     expected = [token for year in listed for token in (century, year_ids[year % 100], comma)]
     if row[1:] != [*expected, century]:
         raise UserError(f"{sentence!r} is not read as years and commas; use years from dataset.get_valid_years")
+check_tokens(settings, sentences, torch.tensor(rows))
 print(repr(sentences[0]))
 
 # %% Which end years does the model predict? YY5 + 1, any later one, or others?

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from reproduction.command_line import read_settings
 
-from dataset import TASKS, TaskDataset, build, year_indices
+from dataset import TASKS, TaskDataset, build
 from path_patching.circuits.circuit import Circuit, in_order, into_mlp, late_half
-from path_patching.engine import Engine, Sentences
+from path_patching.engine import Engine
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import effects_on
@@ -36,11 +36,6 @@ datasets = [build(task, tokenizer, settings.seed) for task in TASKS]
 evaluations = Evaluations(run, datasets[0].as_table())
 
 
-def engine_for(dataset: TaskDataset) -> Engine:
-    """An engine for a task's sentences, like that of the year-span sentences, which was checked."""
-    return experiment.engine.like(Sentences(dataset.good_toks, dataset.bad_toks, year_indices()))
-
-
 def evaluations_of(dataset: TaskDataset) -> Evaluations:
     """Those of all tasks, for the sentences of one."""
     return replace(evaluations, sentences=dataset.as_table(), valid=dataset.task.valid)
@@ -57,7 +52,7 @@ def sweep_task(receiver: str, artifact: str, dataset: TaskDataset, engine: Engin
 # %% Does the model do each task? And which nodes act on the logits directly?
 clean_differences = []
 for dataset in datasets:
-    task, engine = dataset.task, engine_for(dataset)
+    task, engine = dataset.task, experiment.engine_for(dataset)
     number, key, clean = task.number, f"task_{task.number}", engine.clean()
     about = {"kind": "probabilities", "task": number, "evaluation": "clean"}
     run.save(f"generalization/probs_{number}.pt", dataset.rows(clean), **about)
@@ -82,7 +77,7 @@ def evaluate_late_half(
 
 
 for dataset in (datasets[number] for number in (0, 2, 8, 9)):
-    engine = engine_for(dataset)
+    engine = experiment.engine_for(dataset)
     for first in in_order(circuit.mlps)[:1]:
         sweep_task(first, first, dataset, engine, into_mlp(circuit, first, dataset.end))
     evaluate_late_half("late_half", "late half", "late_half_probs", dataset, engine, circuit)
@@ -90,7 +85,7 @@ for dataset in (datasets[number] for number in (0, 2, 8, 9)):
 # %% The paper's circuit falls short in the list of years. What reaches m7, and do m7 and two heads make up for it?
 if circuit == PAPER:
     dataset = datasets[2]
-    engine = engine_for(dataset)
+    engine = experiment.engine_for(dataset)
     larger = replace(
         PAPER,
         name="the paper's circuit with m7, a6.h1 and a7.h11",

@@ -13,7 +13,7 @@ import torch
 from dataset import year_indices
 from path_patching.gpt2.tokenizer import load_tokenizer
 from reproduction.settings import NextTokenSettings
-from utils import Evaluations, draw_sentences, open_run, predict_next, start_transformers_experiment
+from utils import Evaluations, check_tokens, draw_sentences, open_run, predict_next, start_transformers_experiment
 
 CENTURIES = range(10, 100)  # each one token with its leading space
 LIKELIEST_CENTURIES, LIKELIEST_YEARS = 100, 5
@@ -23,6 +23,7 @@ hf_model, device, run = experiment.hf_model, experiment.device, open_run("topk_y
 
 # %% Which sentences? N years drawn uniformly.
 dataset = draw_sentences(settings, balanced=False)
+check_tokens(settings, dataset.good_sentences, dataset.good_toks)
 print(repr(dataset.good_sentences[0]))
 evaluations = Evaluations(run, dataset.as_table())
 note_mean = evaluations.note_mean

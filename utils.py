@@ -16,7 +16,7 @@ dtype given; give float64, since a float32 softmax over 50,257 entries is not ac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,16 +25,28 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from dataset import COLLATED_YY, FIRST_YY, LAST_YY, NOUNS_FILE, ValidYears, YearDataset, get_valid_years, year_indices
+from dataset import (
+    COLLATED_YY,
+    FIRST_YY,
+    LAST_YY,
+    NOUNS_FILE,
+    YEARS,
+    TaskDataset,
+    ValidYears,
+    YearDataset,
+    get_valid_years,
+    year_indices,
+)
 from path_patching.bootstrap import Estimate, mean, share
 from path_patching.circuits.circuit import Circuit, check_fits
 from path_patching.circuits.circuit_file import from_json, read_circuit
 from path_patching.circuits.search import find_circuit
 from path_patching.engine import Engine, Sentences
 from path_patching.errors import UserError
+from path_patching.files import checkpoint_folder
 from path_patching.gpt2.model import Model, end_logits, to_transformers
 from path_patching.gpt2.tensor_cache import is_gpt2_small, load_model
-from path_patching.gpt2.tokenizer import load_tokenizer
+from path_patching.gpt2.tokenizer import check_reads_alike, load_tokenizer
 from path_patching.make_engine import make_engine, resolve_device
 from path_patching.paths import PathSet
 from path_patching.progress import progress
@@ -43,7 +55,7 @@ from path_patching.unembedding import logit_lens as logit_lens  # where the publ
 from reproduction.paper import PAPER
 from reproduction.publication import record_path
 from reproduction.run import Artifacts, Run, read_artifacts, start_run
-from reproduction.settings import Settings
+from reproduction.settings import BUILT_IN, Settings
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -151,6 +163,8 @@ class YearExperiment:
     model: Model
     dataset: YearDataset
     engine: Engine
+    warnings: tuple[str, ...] = ()
+    """What has to be said beside every result, in a line each."""
 
     @property
     def END(self) -> int:  # noqa: N802
@@ -171,6 +185,13 @@ class YearExperiment:
         """What patching a path set adds to the mean probability difference, with its interval."""
         return effect(self.engine, paths, self.metric, self.settings.seed)
 
+    def engine_for(self, dataset: YearDataset | TaskDataset) -> Engine:
+        """An engine like that of the experiment, which was checked, for other sentences.
+
+        Raises `UserError` if a checkpoint's own tokenizer reads them otherwise.
+        """
+        return self.engine.like(_sentences(self.settings, dataset))
+
 
 @dataclass(frozen=True, eq=False)
 class TransformersExperiment:
@@ -180,6 +201,7 @@ class TransformersExperiment:
     model: Model
     hf_model: GPT2LMHeadModel
     device: str
+    warnings: tuple[str, ...] = ()
 
 
 def start_experiment(settings: Settings | None = None, balanced: bool = True, **changed: Any) -> YearExperiment:
@@ -194,16 +216,50 @@ def start_experiment(settings: Settings | None = None, balanced: bool = True, **
     model = load_model(settings.model, settings.as_published)
     settings.check_fits(model)
     dataset = draw_sentences(settings, balanced)
-    sentences = Sentences(dataset.good_toks, dataset.bad_toks, year_indices())
+    sentences = _sentences(settings, dataset)
     engine = make_engine(settings.engine, settings.device, model, sentences, settings.memory_gb)
-    return YearExperiment(settings, model, dataset, engine)
+    some = engine.like(sentences.rows(slice(SENTENCES_LOOKED_AT)))
+    return YearExperiment(settings, model, dataset, engine, warnings_of(model, some.clean()))
 
 
 def start_transformers_experiment(settings: Settings) -> TransformersExperiment:
     """Load the model and choose the device. Raises `UserError` like `start_experiment`."""
     model = load_model(settings.model, settings.as_published)
     settings.check_fits(model)
-    return TransformersExperiment(settings, model, to_transformers(model), resolve_device(settings.device))
+    hf_model, device = to_transformers(model), resolve_device(settings.device)
+    some = _sentences(settings, draw_sentences(replace(settings, n=SENTENCES_LOOKED_AT), balanced=True))
+    said = predict_next(hf_model, some.clean, some.answers, 1, device)
+    return TransformersExperiment(settings, model, hf_model, device, warnings_of(model, said.answers))
+
+
+def check_tokens(settings: Settings, texts: Sequence[str], tokens: torch.Tensor) -> None:
+    """Raise `UserError` if a checkpoint's own tokenizer reads these texts, tokens (N, T), or the years as other ids."""
+    if settings.model not in BUILT_IN:
+        row_of = {text: row for row, text in enumerate(texts)}  # of many sentences, many are the same
+        years = dict(zip(YEARS, year_indices().tolist(), strict=True))
+        rows = tokens[list(row_of.values())].tolist()
+        check_reads_alike(checkpoint_folder(settings.model), list(row_of), rows, years)
+
+
+def _sentences(settings: Settings, dataset: YearDataset | TaskDataset) -> Sentences:
+    """A data set as engines take it; its tokens are checked."""
+    texts, tokens = (*dataset.good_sentences, *dataset.bad_sentences), torch.cat([dataset.good_toks, dataset.bad_toks])
+    check_tokens(settings, texts, tokens)
+    return Sentences(dataset.good_toks, dataset.bad_toks, year_indices())
+
+
+SENTENCES_LOOKED_AT = 20
+LEAST_ON_YEARS = 0.05  # of the probability: a metric of the years can then be no larger
+
+
+def warnings_of(model: Model, year_probs: torch.Tensor) -> tuple[str, ...]:
+    """A warning, which is printed too, if year probabilities (N, 100) say that a model does not answer with years."""
+    on_years = year_probs.sum(1).mean().item()
+    if on_years >= LEAST_ON_YEARS:
+        return ()
+    warning = f"{model.name} puts {on_years:.2%} of its probability on the 100 years: it does not continue year spans"
+    print(f"warning: {warning}")
+    return (warning,)
 
 
 def open_run(script: str, experiment: YearExperiment | TransformersExperiment) -> Run:
@@ -212,7 +268,7 @@ def open_run(script: str, experiment: YearExperiment | TransformersExperiment) -
         engine, device = experiment.engine.name, experiment.engine.device
     else:
         engine, device = "transformers", experiment.device
-    return start_run(script, experiment.settings, experiment.model, engine, device)
+    return start_run(script, experiment.settings, experiment.model, engine, device, experiment.warnings)
 
 
 def save_sweep(run: Run, artifact: str, key: str, effects: torch.Tensor, **about: object) -> None:

@@ -26,6 +26,7 @@ from path_patching.engine import Data, Engine
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Model, to_transformers
 from path_patching.paths import Node
+from path_patching.precision import full_precision
 from path_patching.progress import progress
 from path_patching.unembedding import Unembedding
 
@@ -49,6 +50,7 @@ class EditedRuns:
         self._transformer = hf_model.transformer
         self._unembedding = Unembedding(model, answers, device)
 
+    @full_precision()
     @torch.no_grad()
     def probabilities(self, node: Node, changes: torch.Tensor) -> torch.Tensor:
         """Answer probabilities at END for each of S changes (S, N, D) of a node's activation: (S, N, A) float64.

@@ -29,6 +29,7 @@ from path_patching.direct_effects import Change, direct_effects, is_cheaper
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Model
 from path_patching.paths import AnyVia, Node, PathSet, PathSetError
+from path_patching.precision import full_precision
 from path_patching.prefixes import distinct_prefixes
 from path_patching.progress import progress
 from path_patching.unembedding import Unembedding
@@ -115,22 +116,23 @@ class Engine(ABC, Generic[Batch]):
     """Evaluates path sets on a model. All results are on the CPU; `name` says which engine made them.
 
     Each distinct pair of a clean and a corrupted sentence is worked on once, in batches whose activations fit in the
-    memory; with a single batch they are kept from call to call. An engine says what a batch's activations are and
-    computes on one batch (B pairs); this class does the rest.
+    memory; with a single batch they are kept from call to call. Float32 is full precision whatever PyTorch is told
+    (autocast, TF32). An engine says what a batch's activations are and computes on one batch (B pairs); this class does
+    the rest.
     """
 
     name: str
+    heads_checked: int | None = None
+    """About how many heads are recomputed at most when the engine is checked; None for all of them."""
 
     def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
         """`device` is "cpu", "cuda" or "cuda:i".
 
-        Raises `UserError` if the sentences are too long for the model or use tokens it has not, if there is no such
-        device, or if PyTorch is told to round matrix products below float32.
+        Raises `UserError` if the sentences are too long for the model or use tokens it has not, or if there is no such
+        device.
         """
         if torch.device(device).type == "cuda" and not torch.cuda.is_available():
             raise UserError(f"device {device}: this PyTorch finds no CUDA device; choose cpu")
-        if torch.get_float32_matmul_precision() != "highest":
-            raise UserError("matrix products are rounded below float32: torch.set_float32_matmul_precision('highest')")
         if not LEAST_GB <= memory_gb <= MOST_GB:  # NaN fails too
             raise UserError(f"{memory_gb} gigabytes of memory for batches: give a number, as 4.0")
         self.model = model
@@ -288,7 +290,6 @@ class Engine(ABC, Generic[Batch]):
         rows, found = zip(*self._in_parts(compute), strict=True)
         return torch.cat(found, 1)[:, torch.cat(rows).argsort()]
 
-    @torch.no_grad()
     def _in_parts(
         self, compute: Callable[[Batch], torch.Tensor], bytes_each: int = 0
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -303,7 +304,8 @@ class Engine(ABC, Generic[Batch]):
         at_once = max(1, int(in_bytes / 8 / bytes_each)) if bytes_each else len(self.sentences)
         first = 0
         for pairs in progress(self._pairs.tensor_split(n_batches), f"{n_batches} batches of sentences"):
-            found = compute(self._batch(pairs, keep=n_batches == 1)).cpu()
+            with full_precision(), torch.no_grad():
+                found = compute(self._batch(pairs, keep=n_batches == 1)).cpu()
             of_batch = (self._pair_of_sentence >= first) & (self._pair_of_sentence < first + len(pairs))
             for rows in of_batch.nonzero()[:, 0].split(at_once):
                 yield rows, found[:, self._pair_of_sentence[rows] - first]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
+
+LONGEST_REASON = 200  # of another library's words within a message of ours
+
 
 class UserError(Exception):
     """Something the user can mend. Its message is one line: what is wrong and what to do."""
@@ -14,3 +18,8 @@ class UserError(Exception):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, to be quoted within a one-line message of ours."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def in_one_line(error: BaseException) -> str:
+    """All of an error's message, shortened, where its first line says too little."""
+    return shorten(str(error), LONGEST_REASON) or type(error).__name__

@@ -1,25 +1,79 @@
-"""Files written whole or not at all, and folders told apart."""
+"""Files read if they are files, written whole or not at all, and folders told apart."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISREG
+from typing import Any
+
+from path_patching.errors import UserError, first_line
 
 ROOT = Path(__file__).resolve().parents[1]  # of the repository
+NAME_BYTES = 150  # of a folder's name that goes into others: a name has at most 255, and more is put around it
+DEEPEST = 100  # lists and objects within one another in JSON; Python's own limit depends on who asks
 
 
 def checkpoint_folder(model: str) -> Path:
-    """The whole path of a checkpoint's folder, from wherever it was named."""
-    return Path(model).expanduser().resolve()
+    """The whole path of a checkpoint's folder, from wherever it was named.
+
+    Raises `UserError` if nothing can be called so: a loop of links, the home of nobody, bytes that are no text.
+    """
+    try:
+        folder = Path(model).expanduser().resolve()
+        str(folder).encode()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{model!a} is not a folder ({first_line(error)}); give a checkpoint's folder") from error
+    return folder
 
 
 def told_apart(folder: Path, digits: int) -> str:
-    """A folder's name with some hex digits of its path's hash, since others may be called like it."""
-    return f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:digits]}"
+    """A folder's name, cut if long, with some hex digits of its path's hash, since others may be called like it."""
+    name = folder.name.encode()[:NAME_BYTES].decode(errors="ignore")
+    return f"{name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:digits]}"
+
+
+def regular(path: Path) -> Path:
+    """`path`, if a file is there. Raises `OSError` if not: a pipe or a device would be waited for for ever."""
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:  # a name that no file can have
+        raise OSError(errno.EINVAL, first_line(error), str(path)) from error
+    if not S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
+    return path
+
+
+@contextmanager
+def reading(path: Path, mend: str) -> Iterator[Path]:
+    """Give `path`, to be read within. Raises `UserError` with `mend` if it is missing or cannot be read."""
+    try:
+        yield regular(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; {mend}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or first_line(error)}); {mend}") from error
+
+
+def parsed_json(text: str | bytes) -> Any:
+    """What JSON says. Raises `ValueError` if it is none, or is nested deeper than anything that is read here."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level = [value]
+    for _ in range(DEEPEST):
+        outer = [each for each in level if isinstance(each, dict | list)]
+        level = [inner for each in outer for inner in (each.values() if isinstance(each, dict) else each)]
+    if level:
+        raise ValueError("it is nested too deeply")
+    return value
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Choosing an engine and a device, and refusing to go on with an engine that fails its self-checks.
 
 An engine is checked on a few sentences against `transformers`: patching nothing has to give the clean run, patching
-everything the corrupted run, and the other way round.
+everything the corrupted run, and the other way round; also where nodes on the way are recomputed.
 
     >>> engine = make_engine("torch", "cpu", model, sentences)  # "auto", "auto": what this machine has
     torch engine on cpu, random (seed 0), 97 sentences
@@ -13,13 +13,14 @@ everything the corrupted run, and the other way round.
 from __future__ import annotations
 
 import importlib.util
+import re
 
 import torch
 
 from path_patching.engine import Engine, Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Model, end_logits, to_transformers
-from path_patching.paths import Node, PathSet, layer_nodes
+from path_patching.paths import INPUTS, Branch, Node, PathSet, layer_nodes
 from path_patching.unembedding import answer_probabilities
 
 SENTENCES_CHECKED = 4
@@ -46,10 +47,10 @@ def resolve_device(device: str) -> str:
     """`device` with "auto" decided. Raises `UserError` if it is unknown or not on this machine."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
+    match = re.fullmatch(r"cpu|cuda(?::([0-9]{1,3}))?", device)
+    if match is None:
         raise UserError(f"--device {device}: give auto, cpu, cuda or cuda:i")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+    if device != "cpu" and int(match[1] or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {device}: PyTorch sees {torch.cuda.device_count()} CUDA devices; try --device cpu")
     return device
 
@@ -57,7 +58,8 @@ def resolve_device(device: str) -> str:
 def check_engine(engine: Engine) -> None:
     """Compare an engine with `transformers` on its sentences: nothing patched, everything patched, both ways round.
 
-    "Everything" is the paths to each writer at END, so that the residual stream has to be the sum of its parts.
+    "Everything" is the paths to each writer at END, so that the residual stream has to be the sum of its parts; and
+    then all paths, so that each writer at END has to be what it makes of the others.
     Raises `UserError` naming the first check that fails.
     """
     sentences, architecture = engine.sentences, engine.model.architecture
@@ -75,6 +77,7 @@ def check_engine(engine: Engine) -> None:
     checks = {
         "nothing patched is not the clean run": (engine.clean(), "clean"),
         "everything patched is not the corrupted run": (engine.patch(everything), "corrupted"),
+        "everything recomputed is not the corrupted run": (engine.patch(all_paths(engine)), "corrupted"),
         "nothing restored is not the corrupted run": (engine.corrupted(), "corrupted"),
         "everything restored is not the clean run": (engine.isolate(everything), "clean"),
     }
@@ -85,6 +88,29 @@ def check_engine(engine: Engine) -> None:
                 f"the {engine.name} engine fails its self-check on {engine.model.name}: {complaint} of transformers "
                 f"(largest difference in probability {difference:.1e}); do not use its results, and report this"
             )
+
+
+def all_paths(engine: Engine) -> PathSet:
+    """All paths from the logits at END to the embeddings there and to the whole inputs at other positions.
+
+    Every MLP at END is recomputed, and `heads_checked` of the heads; at the other heads the paths end.
+    """
+    architecture, end = engine.model.architecture, engine.sentences.end
+    n_heads = architecture.n_layers * architecture.n_heads
+    step = n_heads // engine.heads_checked + 1 if engine.heads_checked else 1
+    elsewhere = [PathSet.at(Node.residual(position)) for position in range(end)]
+    written = [PathSet.at(Node.embeds(end))]  # at END, by all nodes so far
+
+    def recomputed(node: Node) -> PathSet:
+        read = {via: [*written, *elsewhere] if via in ("k", "v") else written for via in INPUTS[node.kind]}
+        return PathSet(node, False, tuple(Branch(via, paths) for via, senders in read.items() for paths in senders))
+
+    for layer in range(architecture.n_layers):
+        *heads, mlp = layer_nodes(layer, architecture.n_heads, end)
+        first = layer * architecture.n_heads
+        written += [PathSet.at(head) if (first + head.index) % step else recomputed(head) for head in heads]
+        written.append(recomputed(mlp))
+    return recomputed(Node.logits(end))
 
 
 def _engine_class(name: str) -> type[Engine]:

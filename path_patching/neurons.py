@@ -38,6 +38,7 @@ import torch
 from path_patching.engine import Data, Engine
 from path_patching.gpt2.model import LAYER_NORM_EPSILON
 from path_patching.paths import Node
+from path_patching.precision import full_precision
 from path_patching.progress import progress
 from path_patching.sweeps import Metric
 from path_patching.torch_engine.forward import Transformer
@@ -90,6 +91,7 @@ class Neurons:
         return self.unembedding.rows[self.unembedding.answers].double()
 
 
+@full_precision()
 def read_neurons(engine: Engine, layer: int) -> Neurons:
     """The neurons of a layer's MLP at END, on the engine's sentences and device."""
     needed = (f"m{layer}.", "final.")
@@ -112,6 +114,7 @@ def read_neurons(engine: Engine, layer: int) -> Neurons:
     )
 
 
+@full_precision()
 def neuron_effects(neurons: Neurons, metric_of: Callable[[torch.Tensor], Metric]) -> torch.Tensor:
     """What patching each neuron's path to the logits adds to a metric: (M, N) float64 on the CPU.
 

@@ -66,6 +66,9 @@ class Plots:
         return {
             **made_by(script_of(self.publication.name)),
             "model": self.sources[0].record["model"],
+            "warnings": list(
+                dict.fromkeys(each for source in self.sources for each in source.record.get("warnings", ()))
+            ),
             "read": absent | {path.name: sha256(path) for path in paths},
             "figures": self.titles,
         }

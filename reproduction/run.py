@@ -12,7 +12,7 @@ import io
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -138,14 +138,20 @@ def _shortened(value: Number) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def start_run(script: str, settings: Settings, model: Model, engine: str, device: str) -> Run:
-    """Open a run of `script`. Raises `UserError` if its folder is busy or cannot be written to."""
+def start_run(
+    script: str, settings: Settings, model: Model, engine: str, device: str, warnings: Sequence[str] = ()
+) -> Run:
+    """Open a run of `script`, whose record will hold the `warnings`, as that of all figures drawn of it.
+
+    Raises `UserError` if its folder is busy or cannot be written to.
+    """
     provenance = {
         **made_by(script),
         "model": {"name": model.name, "fingerprint": model.fingerprint, "is_gpt2_small": is_gpt2_small(model)},
         "settings": settings.as_json(),
         "engine": engine,
         "device": device,
+        "warnings": list(warnings),
     }
     return Run(open_publication(script, settings.artifact_folder()), provenance)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dataset import NOUNS_FILE, YearDataset, get_valid_years, load_nouns, year_indices
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import load_tokenizer
-from tests.helpers.refusals import unless_refused
+from tests.helpers.refusals import put_there, unless_refused
 
 TOKENIZER = load_tokenizer()
 YEARS = get_valid_years(TOKENIZER)
@@ -200,6 +200,46 @@ def test_year_token_ids_and_what_can_be_wrong_with_their_file(tmp_path):
         year_indices(tmp_path / "short.pt")
 
 
+@pytest.mark.parametrize(("changed", "year"), [({5: 6, 6: 5}, "05"), ({99: 0}, "99"), ({0: 1, 1: 2, 2: 0}, "00")])
+def test_year_token_ids_that_are_not_the_tokenizers_are_refused(tmp_path, changed, year):
+    ids = year_indices()
+    wrong = ids.clone()
+    wrong[list(changed)] = ids[list(changed.values())]
+    torch.save(wrong, tmp_path / "wrong.pt")
+    place = int(year)
+    with pytest.raises(
+        UserError, match=f"has {wrong[place]} as the token of '{year}', which is {ids[place]}; restore it"
+    ):
+        year_indices(tmp_path / "wrong.pt")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "not readable"])
+@pytest.mark.parametrize("read", [year_indices, load_nouns])
+def test_what_is_no_file_or_may_not_be_read_is_said_to_be_so_at_once(tmp_path, read, kind, monkeypatch):
+    path = tmp_path / "file"
+    path.touch()
+    put_there(path, kind, monkeypatch)
+    with pytest.raises(UserError, match=r"cannot (be )?read .*(it is not a file|Permission denied)"):
+        read(path)
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("as_published", [True, False])
+def test_no_sentence_is_its_own_twin(balanced, as_published):
+    """Also of the years that are handed out, in the published way too."""
+    years = get_valid_years(TOKENIZER, as_published=as_published)
+    data = dataset(500, years=years, balanced=balanced, as_published=as_published)
+    assert (data.good_toks != data.bad_toks).any(1).all()
+
+
+def test_years_whose_sentences_would_be_their_own_twins_are_refused():
+    with pytest.raises(
+        UserError, match="sentences of 1701 are their own twins, since YY is 01 in both; leave such years"
+    ):
+        dataset(30, "war", [1701, 1732, 1745], balanced=False)
+    assert 1 not in dataset(97, "war", [*YEARS.tolist(), 1701, 1801]).years_YY  # which only walks through 02 … 98
+
+
 @tried(max_examples=60, deadline=None)
 @given(
     n=st.integers(-1, 250),
@@ -218,6 +258,7 @@ def test_a_dataset_is_as_asked_for_or_refused_in_one_line(n, seed, eos, balanced
     assert set(data.years.tolist()) <= set(years)
     differing = data.good_toks != data.bad_toks
     assert (differing.nonzero()[:, 1] == data.yy).all()
+    assert differing.any(1).all()
     ids = year_indices()
     assert torch.equal(data.good_toks[:, data.yy], ids[data.years_YY])
     assert (data.bad_toks[:, data.yy] == ids[1]).all()

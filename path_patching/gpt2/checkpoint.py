@@ -10,15 +10,18 @@ by an error that names what is not supported.
 
 from __future__ import annotations
 
-import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from reprlib import repr as shown  # shortened: a config may say anything
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from path_patching.errors import UserError, first_line
+from path_patching.files import parsed_json, reading
 from path_patching.gpt2.model import LAYER_NORM_EPSILON, Activation, Architecture
 
 CONFIG = "config.json"
@@ -31,6 +34,14 @@ ACTIVATIONS: Mapping[str, Activation] = {"gelu_new": "gelu_new", "gelu_pytorch_t
 # GPT-2's own values, which stand where a config leaves a field out. (`reorder_and_upcast_attn` only asks for the
 # attention scores in float32, as here, and may have either value.)
 SIZES = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50257}
+ALIASES = {  # names that `transformers` takes for the same fields
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+}
+# Far more than any GPT-2 has; so few layers that the names of all their tensors can be written down.
+MOST = {**dict.fromkeys((*SIZES, "n_inner"), 10**7), "n_layer": 1000}
 FIXED = {
     "layer_norm_epsilon": LAYER_NORM_EPSILON,
     "scale_attn_weights": True,
@@ -41,6 +52,9 @@ FIXED = {
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # float32 holds each of these exactly
 BUFFERS = (".attn.bias", ".attn.masked_bias")  # causal masks, which old checkpoints carry along
 NAMES_IN_A_MESSAGE = 10
+PART = re.compile(r"[\w.-]{1,200}\.safetensors", re.ASCII)  # a file beside the index that names it
+A_CHECKPOINT = f"a checkpoint is a folder with {CONFIG} and {WEIGHTS}"
+GET_AGAIN = "mend that, or get it again"
 
 
 def read_checkpoint(folder: Path) -> tuple[Architecture, dict[str, torch.Tensor]]:
@@ -50,7 +64,7 @@ def read_checkpoint(folder: Path) -> tuple[Architecture, dict[str, torch.Tensor]
     Raises `UserError` if a file is missing or damaged, or if this is not a GPT-2; it names what is unsupported.
     """
     config_file, *weight_files = source_files(folder)
-    config = _read_json(config_file)
+    config = read_config(folder)
     architecture = _architecture(config, config_file)
     state = _state_dict(weight_files)
     if config.get("tie_word_embeddings", True) and "wte.weight" in state:
@@ -61,13 +75,18 @@ def read_checkpoint(folder: Path) -> tuple[Architecture, dict[str, torch.Tensor]
 
 def source_files(folder: Path) -> list[Path]:
     """The files that a checkpoint consists of, `config.json` first. Raises `UserError` if one is missing."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # pathlib's own raises for names that are too long
         raise UserError(f"{folder} is not a folder; give gpt2, standin or a folder with {CONFIG} and {WEIGHTS}")
     files = [folder / CONFIG, *_weight_files(folder)]
     for path in files:
-        if not path.is_file():
-            raise UserError(f"{path} is missing; a checkpoint is a folder with {CONFIG} and {WEIGHTS}")
+        with reading(path, A_CHECKPOINT):
+            pass
     return files
+
+
+def read_config(folder: Path) -> dict[str, object]:
+    """What a checkpoint's `config.json` says. Raises `UserError` if it cannot be read or is damaged."""
+    return _read_json(folder / CONFIG)
 
 
 def named_tensors(state: Mapping[str, torch.Tensor], architecture: Architecture) -> dict[str, torch.Tensor]:
@@ -122,15 +141,18 @@ def _stored_alone(tensor: torch.Tensor) -> torch.Tensor:
 
 def _architecture(config: Mapping[str, object], path: Path) -> Architecture:
     if config.get("model_type") != "gpt2":
-        raise UserError(f"{path}: model_type {config.get('model_type')!r} is not supported, only 'gpt2' is")
+        raise UserError(f"{path}: model_type {shown(config.get('model_type'))} is not supported, only 'gpt2' is")
     for field, value in FIXED.items():
         if config.get(field, value) != value:
-            raise UserError(f"{path}: {field} {config[field]!r} is not supported, only {value!r} is")
+            raise UserError(f"{path}: {field} {shown(config[field])} is not supported, only {value!r} is")
     activation = config.get("activation_function", "gelu_new")
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise UserError(
-            f"{path}: activation_function {activation!r} is not supported, only {', '.join(ACTIVATIONS)} are"
+            f"{path}: activation_function {shown(activation)} is not supported, only {', '.join(ACTIVATIONS)} are"
         )
+    if not isinstance(tied := config.get("tie_word_embeddings", True), bool):
+        raise UserError(f"{path}: tie_word_embeddings {shown(tied)} is not true or false")
+    config = _in_own_names(config, path)
     sizes = {field: _size(field, config.get(field, default), path) for field, default in SIZES.items()}
     if config.get("n_inner") is not None:
         sizes["n_inner"] = _size("n_inner", config["n_inner"], path)
@@ -148,30 +170,57 @@ def _architecture(config: Mapping[str, object], path: Path) -> Architecture:
     )
 
 
+def _in_own_names(config: Mapping[str, object], path: Path) -> Mapping[str, object]:
+    """The config with its sizes under GPT-2's own names. Raises `UserError` where two names say different things."""
+    given = {field: config[alias] for alias, field in ALIASES.items() if alias in config}
+    for alias, field in ALIASES.items():
+        if alias in config and config.get(field, config[alias]) != config[alias]:
+            said = f"{field} {shown(config[field])} and {alias} {shown(config[alias])}"
+            raise UserError(f"{path}: {said} are two names of one size; leave one of them out")
+    return {**config, **given}
+
+
 def _size(field: str, size: object, path: Path) -> int:
     if type(size) is not int or size < 1:
-        raise UserError(f"{path}: {field} {size!r} is not a positive whole number")
+        raise UserError(f"{path}: {field} {shown(size)} is not a positive whole number")
+    if size > MOST[field]:
+        raise UserError(f"{path}: {field} {shown(size)} is not supported, only up to {MOST[field]}")
     return size
 
 
 def _state_dict(files: list[Path]) -> dict[str, torch.Tensor]:
-    """All tensors of the checkpoint's weight files, `transformer.` taken off their names, without the causal masks."""
+    """All tensors of the checkpoint's weight files, `transformer.` taken off their names, without the causal masks.
+
+    Raises `UserError` if a file cannot be read, or a tensor is there twice.
+    """
     state: dict[str, torch.Tensor] = {}
     for path in files:
+        for name, tensor in _tensors_in(path).items():
+            own = name.removeprefix("transformer.")
+            if own in state:
+                raise UserError(f"{path}: {own} is there twice, under two names or in two files; leave one of them out")
+            state[own] = tensor
+    return {name: tensor for name, tensor in state.items() if not name.endswith(BUFFERS)}
+
+
+def _tensors_in(path: Path) -> dict[str, torch.Tensor]:
+    with reading(path, GET_AGAIN):
         try:
-            state |= load_file(path)
-        except (SafetensorError, OSError) as error:
+            return load_file(path)
+        except SafetensorError as error:
             raise UserError(f"{path} is damaged ({first_line(error)}); get it again") from error
-    return {name.removeprefix("transformer."): t for name, t in state.items() if not name.endswith(BUFFERS)}
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
+    if os.path.lexists(folder / INDEX) and not os.path.lexists(folder / WEIGHTS):
         weight_map = _read_json(folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise UserError(f"{folder / INDEX} has no weight_map; get it again")
-        return [folder / name for name in sorted({str(name) for name in weight_map.values()})]
-    if any(folder.glob("pytorch_model*.bin")) and not (folder / WEIGHTS).is_file():
+        for name in weight_map.values():
+            if not isinstance(name, str) or not PART.fullmatch(name):
+                raise UserError(f"{folder / INDEX}: {shown(name)} is not a part's name; only files beside it are read")
+        return [folder / name for name in sorted(set(weight_map.values()))]
+    if any(folder.glob("pytorch_model*.bin")) and not os.path.lexists(folder / WEIGHTS):
         raise UserError(
             f"{folder} has its weights in pytorch_model.bin, which is not supported, since it can run code when read; "
             f"load it with transformers and save_pretrained() it as {WEIGHTS}"
@@ -188,10 +237,16 @@ def _check_tensors(state: Mapping[str, torch.Tensor], architecture: Architecture
         "not part of a GPT-2": state.keys() - expected.keys(),
         "not of the shape that the config says": {n for n in common if tuple(state[n].shape) != expected[n]},
         "not float32, float16 or bfloat16": {n for n in common if state[n].dtype not in FLOATS},
+        "not finite": {n for n in common if state[n].dtype in FLOATS and not _is_finite(state[n])},
     }
     found = [f"{some_of(names)} {complaint}" for complaint, names in complaints.items() if names]
     if found:
         raise UserError(f"{folder} cannot be read as a GPT-2: {'; '.join(found)}")
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no number is NaN or infinite: then so is their sum, which costs less to look at, but may overflow."""
+    return bool(tensor.sum(dtype=torch.float32).isfinite() or tensor.isfinite().all())
 
 
 def _state_dict_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
@@ -224,9 +279,11 @@ def some_of(names: set[str]) -> str:
 
 
 def _read_json(path: Path) -> dict[str, object]:
+    with reading(path, A_CHECKPOINT):
+        text = path.read_bytes()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = parsed_json(text)
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({first_line(error)}); get it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (not a JSON object); get it again")

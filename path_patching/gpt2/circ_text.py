@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import get_args
 from uuid import UUID
 
+from path_patching.files import parsed_json
 from path_patching.gpt2.model import Activation, Architecture
 
 HASH_DIGITS = 24
@@ -60,6 +61,12 @@ class Description:
     hashes: Mapping[str, str]
     source: Mapping[str, object] | None = None
 
+    @property
+    def config(self) -> Mapping[str, object] | None:
+        """What the checkpoint's `config.json` said; None if there was no checkpoint."""
+        config = self.source.get("config") if isinstance(self.source, dict) else None
+        return config if isinstance(config, dict) else None
+
 
 def to_text(description: Description) -> str:
     """The description as `.circ` text."""
@@ -82,7 +89,7 @@ def from_text(text: str) -> Description:
     found = {match["name"]: match for match in ARRAY.finditer(arrays)}
     shapes = {name: tuple(int(size) for size in match["shape"].split(",")) for name, match in found.items()}
     try:
-        info = json.loads(first.removeprefix(INFO))
+        info = parsed_json(first.removeprefix(INFO))
         n_heads, d_head, d_model = shapes["a0.w.q_arr"]
         architecture = Architecture(
             n_layers=info["params"]["num_layers"],
@@ -95,9 +102,12 @@ def from_text(text: str) -> Description:
             activation=info["params"]["block_params"]["mlp_act_type"],
         )
         source = info["extra"]
+        # Counted before they are named: a description of very many layers would be one of very many names.
+        fits = len(shapes) == 5 + len(BLOCK_WEIGHTS) * architecture.n_layers
+        fits = fits and shapes == architecture.tensor_shapes()
     except (KeyError, TypeError) as error:
         raise ValueError(f"{error} is not where a GPT-2's description has it") from error
-    if shapes != architecture.tensor_shapes() or architecture.activation not in get_args(Activation):
+    if not fits or architecture.activation not in get_args(Activation):
         raise ValueError("its tensors are not those of a GPT-2")
     return Description(architecture, {name: match["hash"] for name, match in found.items()}, source)
 

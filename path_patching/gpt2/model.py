@@ -15,12 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from path_patching.errors import UserError, in_one_line
+from path_patching.precision import full_precision
+
 if TYPE_CHECKING:
-    from transformers import GPT2LMHeadModel
+    from transformers import GPT2Config, GPT2LMHeadModel
 
 Activation = Literal["gelu_new", "gelu"]
 
@@ -75,17 +78,23 @@ class Model:
 
     `name` stands in titles and artifacts ("GPT-2 small", "stand-in", a folder's name); `tensors` are float32 on the
     CPU under the names of `Architecture.tensor_shapes`; `fingerprint` is a hash over all of them and the activation.
+    `config` is what a checkpoint's `config.json` says, which `transformers` reads for itself; None if there was none.
     """
 
     name: str
     architecture: Architecture
     tensors: Mapping[str, torch.Tensor]
     fingerprint: str
+    config: Mapping[str, object] | None = None
 
     def with_activation(self, activation: Activation) -> Model:
         """The same weights read with another activation (the published circuit description names the erf GELU)."""
-        fingerprint = f"{self.fingerprint.split('+')[0]}+{activation}"
-        return replace(self, architecture=replace(self.architecture, activation=activation), fingerprint=fingerprint)
+        return replace(
+            self,
+            architecture=replace(self.architecture, activation=activation),
+            fingerprint=f"{self.fingerprint.split('+')[0]}+{activation}",
+            config=self.config and {**self.config, "activation_function": activation},
+        )
 
 
 def random_model(architecture: Architecture, std: float = 0.2, seed: int = 0) -> Model:
@@ -103,30 +112,53 @@ def random_model(architecture: Architecture, std: float = 0.2, seed: int = 0) ->
 
 
 def to_transformers(model: Model) -> GPT2LMHeadModel:
-    """A `GPT2LMHeadModel` in evaluation mode with the model's tensors, activation and sizes, float32 on the CPU."""
-    from transformers import GPT2Config, GPT2LMHeadModel  # here, since they take longer to import than all of PyTorch
+    """A `GPT2LMHeadModel` in evaluation mode with the model's tensors, float32 on the CPU.
 
-    architecture = model.architecture
-    config = GPT2Config(
-        n_layer=architecture.n_layers,
-        n_head=architecture.n_heads,
-        n_embd=architecture.d_model,
-        n_inner=architecture.d_mlp,
-        n_positions=architecture.n_positions,
-        vocab_size=architecture.vocab_size,
-        activation_function=architecture.activation,
-        layer_norm_epsilon=LAYER_NORM_EPSILON,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    with torch.device("meta"):
-        hf_model = GPT2LMHeadModel(config)
-    hf_model.load_state_dict(_state_dict(model), strict=True, assign=True)
+    It is built as the checkpoint's own config says, where there is one: so a config that is read here otherwise than by
+    `transformers` shows when an engine is compared with this. Raises `UserError` if `transformers` refuses it.
+    """
+    from transformers import GPT2LMHeadModel  # here, since they take longer to import than all of PyTorch
+
+    try:
+        with torch.device("meta"):
+            hf_model = GPT2LMHeadModel(_transformers_config(model))
+        hf_model.load_state_dict(_state_dict(model), strict=True, assign=True)
+    except Exception as error:  # it has many ways to refuse a config
+        if model.config is None:
+            raise
+        raise UserError(f"transformers cannot build {model.name} ({in_one_line(error)}); mend its config") from error
     hf_model.eval()
     return hf_model
 
 
+def _transformers_config(model: Model) -> GPT2Config:
+    """Sizes and activation as the checkpoint's config gives them, else as the architecture does."""
+    from transformers import GPT2Config
+
+    architecture = model.architecture
+    given: Mapping[str, Any] = {
+        "n_layer": architecture.n_layers,
+        "n_head": architecture.n_heads,
+        "n_embd": architecture.d_model,
+        "n_inner": architecture.d_mlp,
+        "n_positions": architecture.n_positions,
+        "vocab_size": architecture.vocab_size,
+        "activation_function": architecture.activation,
+        "layer_norm_epsilon": LAYER_NORM_EPSILON,
+    }
+    if model.config is not None:  # of which what is not GPT-2's own does not tell how to compute
+        own = {*GPT2Config.__annotations__, *GPT2Config.attribute_map}
+        given = {field: value for field, value in model.config.items() if field in own}
+    alone: Mapping[str, Any] = {
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+    return GPT2Config(**{**given, **alone})
+
+
+@full_precision()
 def end_logits(hf_model: GPT2LMHeadModel, tokens: torch.Tensor) -> torch.Tensor:
     """Logits (N, V) float32 at the last position of tokens (N, T)."""
     with torch.inference_mode():

@@ -28,10 +28,10 @@ import torch
 from blake3 import blake3
 
 from path_patching.errors import UserError, first_line
-from path_patching.files import ROOT, checkpoint_folder, told_apart, write_text, written_whole
-from path_patching.gpt2.checkpoint import read_checkpoint, some_of, source_files
+from path_patching.files import ROOT, checkpoint_folder, reading, regular, told_apart, write_text, written_whole
+from path_patching.gpt2.checkpoint import GET_AGAIN, read_checkpoint, read_config, some_of, source_files
 from path_patching.gpt2.circ_text import HASH_DIGITS, Description, from_text, to_text
-from path_patching.gpt2.hub import ModelUnavailable, gpt2_checkpoint
+from path_patching.gpt2.hub import ModelUnavailable, gpt2_checkpoint, to_be_deleted
 from path_patching.gpt2.model import GPT2_SMALL, Model
 from path_patching.progress import progress
 
@@ -109,32 +109,45 @@ def _load_gpt2() -> Model:
 
 
 def _convert_gpt2(published: Description, problem: CacheError) -> None:
-    """Bring the published tensors into the cache; nothing else is ever written under GPT-2's name."""
+    """Bring the published tensors into the cache; nothing else is ever written under GPT-2's name.
+
+    Raises `ModelUnavailable` if they cannot be had, naming what to delete if what is there instead is damaged.
+    """
     try:
-        folder = gpt2_checkpoint()
+        folder = gpt2_checkpoint(cache_folder() / "downloads")
     except ModelUnavailable as reason:
         raise ModelUnavailable(
             f"{GPT2_NAME} is not in the tensor cache ({problem}) and cannot be downloaded ({reason}); connect to the "
             "Hugging Face hub, or bring its files with `hf download openai-community/gpt2` and HF_HOME, or use a "
             "local copy with --model PATH, or try the stand-in with --model standin"
         ) from reason
+    try:
+        tensors, hashes = _published_tensors(folder, published)
+    except UserError as reason:
+        raise ModelUnavailable(
+            f"{reason}; nothing of it is used: delete {to_be_deleted(folder)} and try again"
+        ) from reason
+    _write_tensors(GPT2_NAME, tensors, hashes)
+
+
+def _published_tensors(folder: Path, published: Description) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """A checkpoint's tensors and their hashes. Raises `UserError` unless they are the published ones."""
     architecture, tensors = read_checkpoint(folder)
     if architecture != published.architecture:
-        raise UserError(f"{folder} is not {GPT2_NAME}: its config.json says {architecture}; nothing of it is used")
+        raise UserError(f"{folder} is not {GPT2_NAME}: its config.json says {architecture}")
     hashes = {name: hash_tensor(tensor) for name, tensor in tensors.items()}
     wrong = {name for name, hash_ in hashes.items() if not hash_.startswith(published.hashes[name])}
     if wrong:
         raise UserError(
-            f"{folder} is not the paper's {GPT2_NAME}: the hashes of {some_of(wrong)} differ from the published ones; "
-            "nothing of it is used"
+            f"{folder} is not the paper's {GPT2_NAME}: the hashes of {some_of(wrong)} differ from the published ones"
         )
-    _write_tensors(GPT2_NAME, tensors, hashes)
+    return tensors, hashes
 
 
 def _load_folder(folder: Path, name: str, path: Path) -> Model:
     """The model of a checkpoint folder; one that was converted before is no longer needed, but must not differ."""
     description = _read_description(path)
-    if description is not None and not folder.exists():
+    if description is not None and not os.path.exists(folder):  # pathlib's own raises for names that are too long
         try:
             return read_model(name, description)
         except CacheError as problem:
@@ -160,10 +173,19 @@ def _converted(folder: Path, name: str, source: Mapping[str, object]) -> Descrip
 
 
 def _source_of(folder: Path) -> dict[str, object]:
-    """What ties a description to its checkpoint: the folder, and each file's size and time of change (ns)."""
-    stats = {path.name: path.stat() for path in source_files(folder)}
-    files = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
-    return {"folder": str(folder), "files": files}
+    """What ties a description to its checkpoint: the folder, what its config says and a hash of each weight file.
+
+    Of content alone: archives and `cp -p` bring other files of the same size and time. Hashing the 548 MB of GPT-2
+    small takes about as long as reading them.
+    """
+    _, *weight_files = source_files(folder)
+    hashes = {path.name: _hash_file(path) for path in weight_files}
+    return {"folder": str(folder), "config": read_config(folder), "files": hashes}
+
+
+def _hash_file(path: Path) -> str:
+    with reading(path, GET_AGAIN):
+        return blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
 
 
 # Tensors and descriptions in the cache
@@ -184,7 +206,8 @@ def read_model(name: str, description: Description) -> Model:
             raise CacheError(f"tensor {tensor_name}: {short} is not of the shape {shape}")
     hashes = {tensor_name: read[description.hashes[tensor_name]][0] for tensor_name in shapes}
     tensors = {tensor_name: read[description.hashes[tensor_name]][1] for tensor_name in shapes}
-    return Model(name, description.architecture, tensors, _fingerprint(hashes, description.architecture.activation))
+    fingerprint = _fingerprint(hashes, description.architecture.activation)
+    return Model(name, description.architecture, tensors, fingerprint, description.config)
 
 
 def _fingerprint(hashes: Mapping[str, str], activation: str) -> str:
@@ -238,8 +261,10 @@ def _read_tensor(name: str, short: str) -> tuple[str, torch.Tensor]:
 def _tensor_in(file: Path, name: str, short: str) -> tuple[str, torch.Tensor]:
     """The tensor of a file, and its hash, which has to begin with `short`. Raises `CacheError`."""
     try:
-        tensor = torch.load(file, map_location="cpu", weights_only=True).detach()
+        tensor = torch.load(regular(file), map_location="cpu", weights_only=True).detach()
         hash_ = hash_tensor(tensor)
+    except OSError as error:
+        raise CacheError(f"tensor {name}: {file} cannot be read ({error.strerror or first_line(error)})") from error
     except Exception as error:  # a damaged file can break any part of the reader
         raise CacheError(f"tensor {name}: {file} is damaged ({first_line(error)})") from error
     if not hash_.startswith(short):
@@ -261,7 +286,7 @@ def _write_tensors(name: str, tensors: Mapping[str, torch.Tensor], hashes: Mappi
 def _read_description(path: Path) -> Description | None:
     """A description that was written before; None if there is none that can be read."""
     try:
-        return from_text(path.read_text(encoding="utf-8"))
+        return from_text(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -14,21 +14,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from path_patching.errors import UserError
-from path_patching.files import ROOT
+from path_patching.errors import UserError, in_one_line
+from path_patching.files import ROOT, reading
 
 if TYPE_CHECKING:
-    from transformers import GPT2Tokenizer
+    from transformers import GPT2Tokenizer, PreTrainedTokenizerBase
 
 CACHE = ROOT / "cache"
 TOKENIZER_FOLDER = CACHE / "tokenizer"
 EOS = "<|endoftext|>"
+NAME = "gpt2"
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")  # of any tokenizer
 SHA256 = {
     "vocab.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     "merges.txt": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
@@ -42,11 +46,50 @@ def load_tokenizer(folder: Path = TOKENIZER_FOLDER) -> GPT2Tokenizer:
     """
     from transformers import GPT2Tokenizer  # here, since a reader of probabilities alone need not wait for it
 
-    vocab = json.loads(_verified(folder / "vocab.json"))
     lines = _verified(folder / "merges.txt").decode("utf-8").splitlines()
     merges = [tuple(line.split()) for line in lines[1:] if line]  # the first line is a version comment
     # transformers 5 ignores `vocab_file=` and `merges_file=` silently and makes an empty tokenizer of them.
-    return GPT2Tokenizer(vocab=vocab, merges=merges)  # type: ignore[arg-type]  # pairs are right, its hint is not
+    # Other libraries, TransformerLens among them, ask a tokenizer for its name.
+    return GPT2Tokenizer(vocab=load_vocabulary(folder), merges=merges, name_or_path=NAME)  # type: ignore[arg-type]
+
+
+def load_vocabulary(folder: Path = TOKENIZER_FOLDER) -> dict[str, int]:
+    """GPT-2's tokens with their ids, without waiting for a tokenizer. Raises `UserError` like `load_tokenizer`."""
+    vocabulary: dict[str, int] = json.loads(_verified(folder / "vocab.json"))
+    return vocabulary
+
+
+def check_reads_alike(
+    folder: Path, texts: Sequence[str], tokens: Sequence[Sequence[int]], answers: Mapping[str, int]
+) -> None:
+    """Raise `UserError` if a checkpoint's folder brings a tokenizer that has other ids for these texts or answers."""
+    brought = [folder / name for name in VOCABULARIES if os.path.lexists(folder / name)]
+    if not brought:
+        return
+    own = _own_tokenizer(folder, brought[0])
+    read = own(list(texts), add_special_tokens=False)["input_ids"]
+    found = {**dict(zip(texts, read, strict=True)), **{token: [own.convert_tokens_to_ids(token)] for token in answers}}
+    expected = {**dict(zip(texts, tokens, strict=True)), **{token: [id_] for token, id_ in answers.items()}}
+    for text in expected:
+        for one, other in zip_longest(found[text], expected[text]):
+            if one != other:
+                raise UserError(
+                    f"{brought[0]} reads {text!r} with token {one} where GPT-2's tokenizer has {other}; give a model "
+                    "with GPT-2's vocabulary"
+                )
+
+
+def _own_tokenizer(folder: Path, vocabulary: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    mend = "mend it, or take it away if the model's tokens are GPT-2's"
+    for path in (path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model")):
+        with reading(path, mend):  # a pipe among them would be waited for for ever
+            pass
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # a damaged or unknown tokenizer can break any part of the reader
+        raise UserError(f"{vocabulary} is not a tokenizer that can be read ({in_one_line(error)}); {mend}") from error
 
 
 def token_texts(tokenizer: GPT2Tokenizer, tokens: Sequence[int] | torch.Tensor) -> list[str]:
@@ -56,8 +99,9 @@ def token_texts(tokenizer: GPT2Tokenizer, tokens: Sequence[int] | torch.Tensor) 
 
 def _verified(path: Path) -> bytes:
     """The bytes of a tokenizer file, if they are OpenAI's."""
-    content = path.read_bytes() if path.is_file() else b""
+    mend = "restore it with `git checkout -- cache/tokenizer`"
+    with reading(path, mend):
+        content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != SHA256[path.name]:
-        state = "is damaged" if content else "is missing or empty"
-        raise UserError(f"{path} {state}; restore it with `git checkout -- cache/tokenizer`")
+        raise UserError(f"{path} is damaged; {mend}")
     return content

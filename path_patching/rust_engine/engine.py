@@ -117,6 +117,7 @@ class RustCircuitEngine(Engine[Activations]):
     """Path patching with rust_circuit."""
 
     name = "rust_circuit"
+    heads_checked = 6  # each has to be built, some half a second
 
     def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
         super().__init__(model, sentences, device, memory_gb)

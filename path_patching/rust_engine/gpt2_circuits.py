@@ -19,8 +19,6 @@ from rust_circuit.module_library import get_pointwise_mlp, layernorm
 from path_patching.gpt2.model import Model
 from path_patching.paths import INPUTS, Node, Via
 
-MASKED = -1e4
-
 
 def einsum(formula: str, *operands: rc.Circuit, name: str) -> rc.Circuit:
     """A named Einsum from its usual formula."""
@@ -163,7 +161,7 @@ class Gpt2Circuit:
         normed = self._layer_norm(read, name, f"{name}.normed")
         q, k, v = (self._all_heads(normed, name, via, n_positions) for via in INPUTS["head"])
         raw_scores = einsum("hqc,hkc,->hqk", q, k, self._score_scale(), name=f"{name}.raw_scores")
-        later = torch.ones(n_positions, n_positions, device=self.device).triu(1) * MASKED
+        later = torch.full((n_positions, n_positions), -torch.inf, device=self.device).triu(1)
         scores = rc.Add(raw_scores, rc.Array(later, "causal_mask"), name=f"{name}.scores")
         pattern = rc.softmax(scores, name=f"{name}.pattern")
         z = einsum("hqk,hkc->hqc", pattern, v, name=f"{name}.z")

@@ -1,12 +1,14 @@
-"""Files are written whole or not at all."""
+"""Files are read if they are files, and written whole or not at all; errors are one line."""
 
 from __future__ import annotations
 
 import pytest
 
-from path_patching.errors import first_line
-from path_patching.files import write_text, written_whole
+from path_patching.errors import UserError, first_line, in_one_line
+from path_patching.files import checkpoint_folder, parsed_json, reading, regular, told_apart, write_text, written_whole
+from path_patching.gpt2.checkpoint import source_files
 from path_patching.progress import progress
+from tests.helpers.refusals import put_there
 
 
 def test_a_file_is_replaced_only_when_it_is_whole(tmp_path):
@@ -30,3 +32,72 @@ def test_progress_gives_every_item_and_first_line_the_first():
     assert list(progress(range(3), "counting")) == [0, 1, 2]
     assert first_line(ValueError("one\ntwo")) == "one"
     assert first_line(ValueError()) == "ValueError"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_only_a_file_is_read(tmp_path, kind, monkeypatch):
+    path = tmp_path / "file"
+    path.touch()
+    assert regular(path) == path
+    put_there(path, kind, monkeypatch)
+    with pytest.raises(OSError, match="it is not a file"):
+        regular(path)
+    with (
+        pytest.raises(UserError, match=r"file cannot be read \(it is not a file\); give another"),
+        reading(path, "give another"),
+    ):
+        raise AssertionError("it was given")
+
+
+def test_what_is_missing_is_missing_and_what_may_not_be_read_cannot_be(tmp_path):
+    with (
+        pytest.raises(UserError, match="nowhere is missing; give another"),
+        reading(tmp_path / "nowhere", "give another"),
+    ):
+        pass
+    with (
+        pytest.raises(UserError, match=r"cannot be read \(File name too long\)"),
+        reading(tmp_path / ("a" * 300), "no"),
+    ):
+        pass
+    with pytest.raises(UserError, match=r"cannot be read \(embedded null byte\)"), reading(tmp_path / "a\0", "no"):
+        pass
+    (tmp_path / "file").touch()
+    refused = PermissionError(13, "Permission denied")
+    with (
+        pytest.raises(UserError, match=r"file cannot be read \(Permission denied\); no"),
+        reading(tmp_path / "file", "no"),
+    ):
+        raise refused
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/x", "loop", "loop/model", "\udcff", "a\0b"])
+def test_a_name_that_no_folder_can_have_is_one_line(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match=r" is not a folder.*; give ") as raised:
+        source_files(checkpoint_folder(name))  # from Python 3.13 on, a loop of links is found when it is looked into
+    assert str(raised.value).isascii()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "é" * 127, "short"])
+def test_names_made_of_a_folders_are_short_enough_and_differ(tmp_path, name):
+    one, other = (told_apart(tmp_path / parent / name, 12) for parent in "ab")
+    assert one != other
+    assert one.startswith(name[:70])
+    write_text(tmp_path / f"{one}.circ", "")
+
+
+def test_json_is_read_unless_it_is_nested_too_deeply():
+    assert parsed_json('{"a": [1, {"b": null}]}') == {"a": [1, {"b": None}]}
+    assert parsed_json("[" * 99 + "]" * 99)
+    for text in ("[" * 101 + "]" * 101, '{"a":' * 100_000, "[" * 100_000, "{", b"\xff"):
+        with pytest.raises(ValueError, match=r"."):
+            parsed_json(text)
+
+
+def test_a_long_message_of_others_is_one_short_line():
+    assert in_one_line(ValueError("one\n  two")) == "one two"
+    assert len(in_one_line(ValueError("word " * 1000))) <= 200
+    assert in_one_line(ValueError()) == "ValueError"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from importlib import import_module
 
@@ -11,6 +12,8 @@ import torch
 from path_patching.engine import Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, end_logits, random_model, to_transformers
+from path_patching.paths import PathSet
+from path_patching.torch_engine.patching import Patching
 from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.plain_gpt2 import logits
 
@@ -45,6 +48,77 @@ def test_an_engine_with_another_activation_is_refused(engine_name, monkeypatch):
         module.check_engine(engine)
 
 
+@each_engine
+@pytest.mark.parametrize(("heads_checked", "recomputed"), [(1, 1), (2, 2), (None, 6)])
+def test_all_paths_recompute_nodes_at_end_and_give_the_corrupted_run(engine_name, heads_checked, recomputed):
+    engine = make_engine(engine_name, MODEL, sentences())
+    engine.heads_checked = heads_checked
+    paths = module.all_paths(engine)
+    inner = [node.kind for node in paths.nodes() - paths.ends()]
+    assert (inner.count("head"), inner.count("mlp")) == (recomputed, 2)
+    assert (engine.patch(paths) - engine.corrupted()).abs().max() < 2e-6
+    assert (engine.isolate(paths) - engine.clean()).abs().max() < 2e-6
+    assert (engine.clean() - engine.corrupted()).abs().max() > 1e-3
+
+
+def halve_in_torch(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    name = {"scores": "_scores", "an MLP's write": "_written_by_mlp", "a head's write": "_written_by_head"}[what]
+    right = getattr(Patching, name)
+    monkeypatch.setattr(Patching, name, lambda self, *of: right(self, *of) / 2)
+
+
+def halve_in_rust_circuit(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    import rust_circuit as rc
+
+    from path_patching.rust_engine.engine import PathCircuitBuilder
+
+    right = PathCircuitBuilder._recompute
+
+    def halved(self: PathCircuitBuilder, paths: PathSet) -> rc.Circuit:
+        node, circuit = paths.node, right(self, paths)
+        if what == "scores":
+            return circuit.update(f"{node.name}.scores@{node.position}", lambda scores: scores.mul_scalar(0.5))
+        return (
+            circuit.mul_scalar(0.5)
+            if node.kind == {"an MLP's write": "mlp", "a head's write": "head"}[what]
+            else circuit
+        )
+
+    monkeypatch.setattr(PathCircuitBuilder, "_recompute", halved)
+
+
+@each_engine
+@pytest.mark.parametrize("what", ["scores", "an MLP's write", "a head's write"])
+def test_an_engine_that_recomputes_wrongly_what_it_patches_is_refused(engine_name, what, monkeypatch):
+    """While its forward pass, from which all that is not recomputed comes, is right."""
+    engine = make_engine(engine_name, MODEL, sentences())
+    module.check_engine(engine)
+    {"torch": halve_in_torch, "rust_circuit": halve_in_rust_circuit}[engine_name](monkeypatch, what)
+    with pytest.raises(UserError, match="everything recomputed is not the corrupted run") as raised:
+        module.check_engine(engine)
+    difference = float(re.search(r"probability (\S+)\)", str(raised.value))[1])
+    assert difference > 10 * module.TOLERANCE
+
+
+@each_engine
+def test_a_config_that_is_read_otherwise_than_by_transformers_is_refused(engine_name):
+    """The model that an engine is compared with is built as the checkpoint's own config says."""
+    config = {"n_layer": 2, "n_head": 3, "n_embd": 12, "n_inner": 20, "n_positions": 9, "vocab_size": 120}
+    module.check_engine(make_engine(engine_name, replace(MODEL, config=config), sentences()))
+    with pytest.raises(UserError, match="self-check"):
+        module.check_engine(make_engine(engine_name, replace(MODEL, config={**config, "n_head": 2}), sentences()))
+
+
+@each_engine
+@pytest.mark.parametrize("scale", [700.0, 1e6])
+def test_attention_to_what_comes_later_is_nothing_however_large_the_scores(engine_name, scale):
+    tensors = {name: t * (scale if ".w.q" in name else 1.0) for name, t in MODEL.tensors.items()}
+    engine = make_engine(engine_name, replace(MODEL, tensors=tensors), sentences())
+    patterns = engine.attention([(layer, head) for layer in range(2) for head in range(3)])
+    assert patterns.triu(1).count_nonzero() == 0
+    torch.testing.assert_close(patterns.sum(-1), torch.ones_like(patterns.sum(-1)), rtol=0, atol=1e-5)
+
+
 def test_auto_is_an_engine_that_is_installed():
     assert module.make_engine("auto", "auto", MODEL, sentences()).name in ("rust_circuit", "torch")
 
@@ -74,7 +148,7 @@ def test_rust_circuit_asked_for_where_it_is_missing_is_one_line(monkeypatch):
         module.make_engine("rust_circuit", "cpu", MODEL, sentences())
 
 
-@pytest.mark.parametrize("device", ["tpu", "cpu:1", "cuda:x", "cuda:99"])
+@pytest.mark.parametrize("device", ["tpu", "cpu:1", "cuda:x", "cuda:99", "cuda:", "cuda:²", f"cuda:{'9' * 5000}"])
 def test_a_device_that_is_not_there_is_one_line(device):
     with pytest.raises(UserError, match=f"--device {device}"):
         module.resolve_device(device)

@@ -192,14 +192,11 @@ def test_results_are_ordinary_tensors():
         assert not result.requires_grad
 
 
-def test_a_missing_gpu_and_rounded_matrix_products_are_errors(monkeypatch):
+def test_a_missing_gpu_is_an_error(monkeypatch):
     setup = SETUPS["with eos"]()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="no CUDA device"):
         TorchEngine(setup.model, setup.sentences, device="cuda:0")
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
-    with pytest.raises(UserError, match="set_float32_matmul_precision"):
-        TorchEngine(setup.model, setup.sentences)
 
 
 def test_an_engine_like_another_is_of_its_kind_and_for_other_sentences():

@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from path_patching.errors import UserError
 from path_patching.files import ROOT
-from path_patching.gpt2.checkpoint import layer_tensors, read_checkpoint, source_files
+from path_patching.gpt2.checkpoint import ALIASES, layer_tensors, read_checkpoint, source_files
 from path_patching.gpt2.model import GPT2_SMALL, Model
 from path_patching.gpt2.tensor_cache import hash_tensor, published_description
 from tests.helpers.checkpoints import SMALL, edit_config, edit_tensors, save_checkpoint, transformers_logits
 from tests.helpers.plain_gpt2 import logits
+from tests.helpers.refusals import put_there
 
 PARTIAL = ROOT.parent / "shared" / "gpt2-small-partial" / "model.safetensors"
 
@@ -134,6 +135,20 @@ def test_tensors_do_not_share_a_storage(tmp_path: Path):
     assert all(t.untyped_storage().nbytes() == 4 * t.numel() and t.is_contiguous() for t in model.tensors.values())
 
 
+@pytest.mark.parametrize("alias", ALIASES)
+def test_a_size_may_have_the_name_that_transformers_also_takes(tmp_path: Path, alias: str):
+    folder = save_checkpoint(tmp_path / "model", n_head=2)
+    config = json.loads((folder / "config.json").read_text())
+    edit_config(folder, **{alias: config[ALIASES[alias]]})
+    check_logits(folder)  # with both names
+    (folder / "config.json").write_text(json.dumps(renamed(config, ALIASES[alias], alias)))
+    check_logits(folder)
+
+
+def renamed(fields: dict[str, object], old: str, new: str) -> dict[str, object]:
+    return {new if name == old else name: value for name, value in fields.items()}
+
+
 # What is refused
 
 
@@ -157,6 +172,18 @@ def test_tensors_do_not_share_a_storage(tmp_path: Path):
         ({"n_layer": 3}, r"h\.2\.attn\.c_attn\.bias.* and 2 more missing"),
         ({"n_layer": 1}, r"h\.1\.attn\.c_attn\.bias.* and 2 more not part of a GPT-2"),
         ({"tie_word_embeddings": False}, r"lm_head\.weight missing"),
+        ({"tie_word_embeddings": "no"}, r"tie_word_embeddings 'no' is not true or false"),
+        ({"n_layer": 100_000_000}, "n_layer 100000000 is not supported, only up to 1000"),
+        ({"n_embd": 10**30}, r"n_embd 1000.*000 is not supported, only up to 10000000"),
+        ({"n_inner": 10**400}, r"n_inner 1000.*000 is not supported"),
+        ({"model_type": ["gpt2"]}, r"model_type \['gpt2'\] is not supported"),
+        ({"activation_function": ["gelu"]}, r"activation_function \['gelu'\] is not supported"),
+        ({"n_head": [3]}, r"n_head \[3\] is not a positive whole number"),
+        ({"num_attention_heads": "3"}, "n_head 3 and num_attention_heads '3' are two names of one size"),
+        ({"num_attention_heads": 2}, "n_head 3 and num_attention_heads 2 are two names of one size"),
+        ({"num_hidden_layers": 3}, "n_layer 2 and num_hidden_layers 3 are two names of one size"),
+        ({"hidden_size": 24}, "n_embd 12 and hidden_size 24 are two names of one size"),
+        ({"max_position_embeddings": 8}, "n_positions 9 and max_position_embeddings 8 are two names of one size"),
     ],
 )
 def test_unsupported_config_is_named(tmp_path: Path, fields: dict[str, object], message: str):
@@ -168,6 +195,14 @@ def test_unsupported_config_is_named(tmp_path: Path, fields: dict[str, object], 
     assert str(folder) in str(raised.value)
 
 
+ODD = (float("nan"), float("inf"), float("-inf"))
+
+
+def one(number: float) -> torch.Tensor:
+    """Embeddings in which one number is this."""
+    return torch.zeros(20, 12).index_put((torch.tensor(0), torch.tensor(5)), torch.tensor(number))
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -176,12 +211,74 @@ def test_unsupported_config_is_named(tmp_path: Path, fields: dict[str, object], 
         (lambda s: s | {"score.weight": torch.zeros(2, 12)}, r"score\.weight not part of a GPT-2"),
         (lambda s: s | {"transformer.ln_f.bias": torch.zeros(12).double()}, r"ln_f\.bias not float32"),
         (lambda s: s | {"transformer.ln_f.bias": torch.zeros(12).to(torch.int8)}, r"ln_f\.bias not float32"),
+        (lambda s: s | {"ln_f.weight": torch.ones(12)}, r"ln_f\.weight is there twice"),
+        (lambda s: {f"transformer.{n}": t for n, t in s.items()}, r"transformer\.h\.0.* not part of a GPT-2"),
+        *((lambda s, odd=odd: s | {"transformer.wte.weight": one(odd)}, r"wte\.weight not finite") for odd in ODD),
+        *((lambda s, odd=odd: s | {"transformer.ln_f.bias": one(odd)[0].half()}, r"ln_f\.bias not") for odd in ODD),
     ],
 )
 def test_wrong_tensors_are_named(tmp_path: Path, edit: Callable[[dict], dict], message: str):
     folder = save_checkpoint(tmp_path / "model")
     edit_tensors(folder, edit)
     with pytest.raises(UserError, match=message):
+        read_checkpoint(folder)
+
+
+def test_large_weights_are_finite_though_their_sum_is_not(tmp_path: Path):
+    folder = save_checkpoint(tmp_path / "model")
+    edit_tensors(folder, lambda state: state | {"transformer.ln_f.bias": torch.full((12,), 3e38)})
+    assert read_model(folder).tensors["final.ln.w.bias_arr"].isfinite().all()
+
+
+def test_a_tensor_in_two_files_is_refused(tmp_path: Path):
+    folder = save_checkpoint(tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "one.safetensors")
+    save_file({"transformer.ln_f.weight": torch.ones(12)}, folder / "two.safetensors")
+    write_index(folder, {"transformer.wte.weight": "one.safetensors", "transformer.ln_f.weight": "two.safetensors"})
+    with pytest.raises(
+        UserError, match=r"two\.safetensors: ln_f\.weight is there twice, under two names or in two files"
+    ):
+        read_checkpoint(folder)
+
+
+def write_index(folder: Path, weight_map: object) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+@pytest.mark.parametrize("name", [["a"], {"a": 1}, None, "", "../x.safetensors", "/x.safetensors", "a\0.safetensors"])
+def test_an_index_names_files_beside_it(tmp_path: Path, name: object):
+    folder = save_checkpoint(tmp_path / "model")
+    (folder / "model.safetensors").rename(tmp_path / "x.safetensors")
+    write_index(folder, {"transformer.wte.weight": name})
+    with pytest.raises(
+        UserError, match=r"index\.json: .* is not a part's name; only files beside it are read"
+    ) as raised:
+        read_checkpoint(folder)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 1500 + "0" + "}" * 1500, "[" * 200 + "]" * 200], ids=len)
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors.index.json"])
+def test_json_that_is_nested_too_deeply_is_refused(tmp_path: Path, file: str, text: str):
+    folder = save_checkpoint(tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    write_index(folder, {"transformer.wte.weight": "part.safetensors"})
+    (folder / file).write_text(text)
+    with pytest.raises(UserError, match=rf"{file} is damaged \(.*\); get it again"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "file", ["config.json", "model.safetensors", "model.safetensors.index.json", "part.safetensors"]
+)
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "not readable"])
+def test_what_is_no_file_or_may_not_be_read_is_said_to_be_so_at_once(tmp_path: Path, file: str, kind: str, monkeypatch):
+    folder = save_checkpoint(tmp_path / "model")
+    if file.startswith(("model.safetensors.index", "part")):
+        (folder / "model.safetensors").rename(folder / "part.safetensors")
+        write_index(folder, {"transformer.wte.weight": "part.safetensors"})
+    put_there(folder / file, kind, monkeypatch)
+    with pytest.raises(UserError, match=rf"{file} cannot be read \((it is not a file|Permission denied)\)"):
         read_checkpoint(folder)
 
 

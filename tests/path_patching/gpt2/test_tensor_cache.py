@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,9 +14,10 @@ import torch
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from path_patching.gpt2 import tensor_cache
+from path_patching.gpt2.checkpoint import read_config
 from path_patching.gpt2.circ_text import Description, from_text, to_text
 from path_patching.gpt2.hub import ModelUnavailable
-from path_patching.gpt2.model import GPT2_SMALL, Model, random_model
+from path_patching.gpt2.model import GPT2_SMALL, Model, random_model, to_transformers
 from path_patching.gpt2.tensor_cache import (
     CacheError,
     description_path,
@@ -27,6 +29,7 @@ from path_patching.gpt2.tensor_cache import (
 from reproduce import show_weights
 from tests.helpers.checkpoints import edit_config, edit_tensors, save_checkpoint, transformers_logits
 from tests.helpers.plain_gpt2 import logits
+from tests.helpers.refusals import put_there
 from tests.helpers.scripts import error_line, output, run_python
 
 NEEDS_RUST_CIRCUIT = pytest.mark.skipif(find_spec("rust_circuit") is None, reason="rust_circuit is not installed")
@@ -231,6 +234,67 @@ def test_edited_checkpoint_is_converted_anew(checkpoint: Path):
         load_model(str(checkpoint))
 
 
+@pytest.mark.parametrize("edit", ["tensors", "config"])
+def test_a_checkpoint_is_known_by_its_content_not_by_size_and_time(checkpoint: Path, edit: str):
+    """Archives and `cp -p` bring other files of the same size and time."""
+    first = load_model(str(checkpoint))
+    path = checkpoint / {"tensors": "model.safetensors", "config": "config.json"}[edit]
+    before = path.stat()
+    if edit == "tensors":
+        edit_tensors(checkpoint, lambda state: state | {"transformer.ln_f.bias": torch.ones(12)})
+    else:
+        path.write_text(path.read_text().replace('"n_head": 3', '"n_head": 2'))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    second = load_model(str(checkpoint))
+    assert second.fingerprint != first.fingerprint
+    assert second.architecture.n_heads == (3 if edit == "tensors" else 2)
+
+
+def test_the_checkpoints_own_config_goes_with_the_model(checkpoint: Path):
+    """So that `transformers` reads it for itself, also from the cache: what is misread here then shows."""
+    for _ in range(2):
+        assert load_model(str(checkpoint)).config == read_config(checkpoint)
+    checkpoint.rename(checkpoint.parent / "elsewhere")
+    model = load_model(str(checkpoint))
+    assert to_transformers(model).config.n_head == 3
+    misread = replace(model, architecture=replace(model.architecture, n_heads=2))
+    assert to_transformers(misread).config.n_head == 3
+    assert to_transformers(model.with_activation("gelu")).config.activation_function == "gelu"
+
+
+def test_a_config_that_transformers_refuses_is_one_line(checkpoint: Path):
+    edit_config(checkpoint, resid_pdrop="a lot")
+    with pytest.raises(
+        UserError, match=r"transformers cannot build little-gpt2 \(.*resid_pdrop.*\); mend its config"
+    ) as raised:
+        to_transformers(load_model(str(checkpoint)))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_description_of_very_many_layers_is_none(checkpoint: Path):
+    load_model(str(checkpoint))
+    text = description_path(str(checkpoint)).read_text()
+    for wrong in ("100000000", "[2]", "1e400", '"2"', "null"):
+        with pytest.raises(ValueError, match=r"."):
+            from_text(text.replace('"num_layers": 2', f'"num_layers": {wrong}'))
+
+
+def test_a_folder_with_a_long_name_is_loaded(tmp_path: Path):
+    folder = save_checkpoint(tmp_path / ("g" * 240))
+    assert load_model(str(folder)).name == folder.name
+
+
+def test_a_pipe_in_the_place_of_a_tensor_or_a_description_is_passed_by(checkpoint: Path, cache: Path, monkeypatch):
+    model = load_model(str(checkpoint))
+    file = tensor_file(cache, model.tensors["m1.w.proj_in_arr"])
+    put_there(file, "pipe", monkeypatch)
+    with pytest.raises(CacheError, match=r"tensor m1\.w\.proj_in_arr: .* cannot be read \(it is not a file\)"):
+        read_model("little-gpt2", description_of(model))
+    put_there(description_path(str(checkpoint)), "pipe", monkeypatch)
+    assert load_model(str(checkpoint)).fingerprint == model.fingerprint
+
+
 def test_folders_of_one_name_are_told_apart(tmp_path: Path):
     folders = [save_checkpoint(tmp_path / parent / "model", seed=seed) for seed, parent in enumerate("ab")]
     first, second = (load_model(str(folder)).fingerprint for folder in folders)
@@ -381,11 +445,11 @@ def gpt2(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> M
     monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
     description = description_of(model)
     monkeypatch.setattr(tensor_cache, "published_description", lambda: description)
-    monkeypatch.setattr(tensor_cache, "gpt2_checkpoint", lambda: checkpoint)
+    monkeypatch.setattr(tensor_cache, "gpt2_checkpoint", lambda downloads: checkpoint)
     return model
 
 
-def no_hub() -> Path:
+def no_hub(downloads: Path) -> Path:
     raise ModelUnavailable("the hub is far away")
 
 
@@ -447,6 +511,22 @@ def test_gpt2_with_other_hashes_is_not_used(gpt2: Model, checkpoint: Path, cache
     with pytest.raises(UserError, match=r"final\.ln\.w\.bias_arr, m1\.w\.out_bias_arr differ from the published"):
         load_model("gpt2")
     assert not cache.exists()
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, Path.unlink], ids=["truncated", "empty", "missing"])
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_damaged_gpt2_in_the_hubs_cache_is_named_with_what_to_delete(
+    gpt2, checkpoint: Path, monkeypatch, file, damage
+):
+    """As a state of affairs from which `reproduce.py` goes on with the stand-in."""
+    snapshot = checkpoint.parent / "models--gpt2" / "snapshots" / "1234"
+    snapshot.parent.mkdir(parents=True)
+    checkpoint.rename(snapshot)
+    monkeypatch.setattr(tensor_cache, "gpt2_checkpoint", lambda downloads: snapshot)
+    damage(snapshot / file)
+    with pytest.raises(ModelUnavailable, match=rf"{file} is .*: delete {snapshot.parents[1]} and try again$") as raised:
+        load_model("gpt2")
+    assert "\n" not in str(raised.value)
 
 
 def test_gpt2_of_another_architecture_is_not_used(gpt2: Model, checkpoint: Path, cache: Path):

@@ -1,0 +1,108 @@
+"""Starting an experiment on a checkpoint: its own tokenizer has to read alike, and it has to answer with years."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from dataset import TASKS, build, year_indices
+from path_patching.errors import UserError
+from path_patching.gpt2.tokenizer import load_tokenizer
+from reproduction.plots import start_plots
+from reproduction.run import read_artifacts
+from reproduction.settings import PlotSettings, Settings
+from tests.helpers.checkpoints import edit_tensors
+from tests.helpers.experiments import random_gpt2
+from utils import YearExperiment, check_tokens, open_run, start_experiment, start_transformers_experiment
+
+TOKENIZER = load_tokenizer()
+STARTS = {"patching": start_experiment, "next tokens": start_transformers_experiment}
+each_start = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
+
+
+def settings_for(folder: Path, n: int = 4) -> Settings:
+    return Settings(model=str(folder), engine="torch", device="cpu", n=n, out=folder.parent / "out")
+
+
+def bring_tokenizer(folder: Path, *swapped: str) -> None:
+    """Put GPT-2's tokenizer beside a checkpoint, two of its tokens swapped."""
+    TOKENIZER.save_pretrained(folder)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary |= dict(zip(swapped, [vocabulary[token] for token in reversed(swapped)], strict=True))
+    path.write_text(json.dumps(content))
+
+
+# The tokenizer
+
+
+@each_start
+def test_a_checkpoint_with_gpt2s_tokenizer_or_none_starts(tmp_path: Path, start):
+    folder = random_gpt2(tmp_path / "model")
+    start(settings_for(folder))
+    bring_tokenizer(folder, "Ġcat", "Ġdog")
+    start(settings_for(folder))
+
+
+@each_start
+@pytest.mark.parametrize("swapped", [("Ġyear", "Ġcat"), ("45", "Ġcat"), ("Ġ17", "Ġcat")])
+def test_a_checkpoint_whose_own_tokens_are_others_is_refused(tmp_path: Path, start, swapped: tuple[str, str]):
+    folder = random_gpt2(tmp_path / "model")
+    bring_tokenizer(folder, *swapped)
+    with pytest.raises(
+        UserError, match=r"tokenizer\.json reads .* where GPT-2's tokenizer has .*; give a model"
+    ) as raised:
+        start(settings_for(folder, n=97))
+    assert "\n" not in str(raised.value)
+
+
+def test_other_sentences_are_checked_as_well(tmp_path: Path):
+    folder = random_gpt2(tmp_path / "model")
+    bring_tokenizer(folder, "Ġsmaller", "Ġcat")
+    experiment = start_experiment(settings_for(folder))
+    assert len(experiment.engine_for(build(TASKS[2], TOKENIZER)).sentences) == 97
+    with pytest.raises(UserError, match=r"17\d\d is smaller than 17"):
+        experiment.engine_for(build(TASKS[5], TOKENIZER))
+    with pytest.raises(UserError, match="' a cat'"):
+        check_tokens(experiment.settings, [" a cat"], [TOKENIZER(" a cat").input_ids])
+
+
+# The warning
+
+
+def without_years(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors with which a year is no likelier than any other of 50,257 tokens."""
+    state["transformer.wte.weight"][year_indices()] = 0
+    return state
+
+
+@each_start
+def test_a_model_that_does_not_answer_with_years_gets_a_warning(tmp_path: Path, start, capsys):
+    folder = random_gpt2(tmp_path / "model")
+    edit_tensors(folder, without_years)
+    experiment = start(settings_for(folder))
+    [warning] = experiment.warnings
+    assert re.fullmatch(r"model puts 0\.\d\d% of its probability on the 100 years: it does not continue .*", warning)
+    assert f"warning: {warning}\n" in capsys.readouterr().out
+    run = open_run("circuit_discovery" if isinstance(experiment, YearExperiment) else "topk_years", experiment)
+    run.publish()
+    made = read_artifacts(run.folder, run.script)
+    assert made.record["warnings"] == [warning]
+    plots = start_plots("appendix_plots", PlotSettings(out=tmp_path / "plots"), made)
+    plots.publish()
+    assert read_artifacts(tmp_path / "plots", "appendix_plots").record["warnings"] == [warning]
+
+
+@each_start
+def test_a_model_that_answers_with_years_gets_none(tmp_path: Path, start):
+    assert start(settings_for(random_gpt2(tmp_path / "model"))).warnings == ()
