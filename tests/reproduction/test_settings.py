@@ -12,6 +12,7 @@ import pytest
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from reproduction.settings import PlotSettings, Settings, flag, in_interactive_window, read_settings
+from utils import start_experiment
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,60 @@ def test_only_scripts_that_evaluate_a_circuit_take_one(capsys):
 def test_impossible_values_are_one_line(given, message):
     with pytest.raises(UserError, match=message):
         read_settings("doc", Settings(), given)
+
+
+def test_a_folder_in_the_user_s_home_may_be_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    out = read_settings("doc", Settings(), ["--out=~/deep/x"])
+    assert out.artifact_folder() == Settings(out=Path("~/deep/x")).artifact_folder() == tmp_path / "deep" / "x"
+    plots = read_settings("doc", PlotSettings(), ["--out=~/x", "--artifacts=~/y"])
+    assert (plots.plot_folder("gpt2"), plots.artifact_folder()) == (tmp_path / "x", tmp_path / "y")
+    assert PlotSettings(artifacts=Path("~/y")).artifact_folder() == tmp_path / "y"
+
+
+@pytest.mark.parametrize("option", ["--out", "--artifacts"])
+@pytest.mark.parametrize("name", ["", "~nobody-of-that-name/x"])
+def test_a_folder_without_a_name_is_one_line(option, name):
+    with pytest.raises(UserError, match=r"an empty name is no file and no folder|nobody is known whose home"):
+        read_settings("doc", PlotSettings(), [option, name])
+
+
+@pytest.mark.parametrize("out", ["", "~nobody-of-that-name"])
+def test_in_a_notebook_as_well(out):
+    with pytest.raises(UserError, match=r"an empty name is no file and no folder|nobody is known whose home"):
+        Settings(out=out).artifact_folder()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("n", "97", "a whole number"),
+        ("n", 9.5, "a whole number"),
+        ("n", True, "a whole number"),
+        ("n", None, "a whole number"),
+        ("seed", "0", "a whole number"),
+        ("memory_gb", "4", "a number"),
+        ("as_published", "no", "True or False"),
+        ("as_published", 1, "True or False"),
+        ("model", 3, "a text"),
+        ("model", ["a" * 1000], "a text"),
+        ("out", 3, "a folder"),
+        ("circuit", ["m8"], "a text"),
+    ],
+)
+def test_a_setting_of_another_type_is_one_line(field, value, wanted):
+    with pytest.raises(UserError, match=rf"^{field} is .*; give {wanted}$") as error:
+        Settings(**{field: value})
+    assert len(str(error.value)) < 150
+    if field == "n" and value == "97":
+        with pytest.raises(UserError, match="n is '97'; give a whole number"):
+            start_experiment(n="97")
+
+
+def test_settings_may_be_paths_and_whole_numbers_of_gigabytes():
+    assert Settings(model=Path("x"), circuit=Path("y"), memory_gb=4, out="z").artifact_folder() == Path("z")
+    with pytest.raises(UserError, match=r"are no Settings; name what you give, as start_experiment"):
+        start_experiment("standin")
 
 
 def test_an_interactive_window_keeps_the_defaults(monkeypatch):
