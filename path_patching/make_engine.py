@@ -7,7 +7,7 @@ everything the corrupted run, and the other way round.
     torch engine on cpu, random (seed 0), 97 sentences
     >>> make_engine("torch", "cuda:99", model, sentences)
     Traceback (most recent call last):
-    path_patching.errors.UserError: --device cuda:99: PyTorch sees ... CUDA devices; try --device cpu
+    path_patching.errors.UserError: device cuda:99: PyTorch sees ... CUDA devices; try cpu
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def resolve_device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdigit())):
-        raise UserError(f"--device {device}: give auto, cpu, cuda or cuda:i")
+        raise UserError(f"device {device}: give auto, cpu, cuda or cuda:i")
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {device}: PyTorch sees {torch.cuda.device_count()} CUDA devices; try --device cpu")
+        raise UserError(f"device {device}: PyTorch sees {torch.cuda.device_count()} CUDA devices; try cpu")
     return device
 
 
@@ -101,6 +101,6 @@ def _engine_class(name: str) -> type[Engine]:
     except ImportError as error:
         raise UserError(
             f"rust_circuit cannot be imported ({error}); it has wheels for Linux and Python up to 3.11 alone: "
-            "use one of those, or --engine torch"
+            "use one of those, or the engine torch"
         ) from error
     return RustCircuitEngine
