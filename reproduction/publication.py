@@ -46,8 +46,8 @@ def inside(folder: Path, name: str) -> Path:
     path = folder / name
     if not PLAIN.fullmatch(name) or not Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(folder)):
         raise UserError(
-            f"{shortened(name)!r} is no name of a file in {folder}: it leads elsewhere, or has other signs than letters, "
-            "digits, spaces and . _ -"
+            f"{shortened(name)!r} is no name of a file in {folder}: it leads elsewhere, or has other signs than "
+            "letters, digits, spaces and . _ -"
         )
     return path
 
