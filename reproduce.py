@@ -33,7 +33,7 @@ from path_patching.gpt2.tensor_cache import (
     load_model,
 )
 from reproduction import compare, report, results
-from reproduction.paper import PAPER, truly_named
+from reproduction.paper import PAPER, named_as_read
 from reproduction.publication import lock_folder, wait_for, writing_to
 from reproduction.settings import ENGINES, PlotSettings, Settings
 from reproduction.steps import STEPS, Step, is_done, steps_of
@@ -119,7 +119,7 @@ def show_circuit(arguments: list[str]) -> None:
     parser.add_argument("file", nargs="?", type=named_path, help="a circuit's JSON file")
     parser.add_argument("--json", action="store_true", help="as JSON, to be edited and given to --circuit")
     options = parser.parse_args(arguments)
-    circuit = truly_named(read_circuit(options.file)) if options.file else PAPER
+    circuit = named_as_read(read_circuit(options.file)) if options.file else PAPER
     print(json.dumps(as_json(circuit), indent=2) if options.json else f"{circuit.name}\n\n{table(circuit)}")
 
 

@@ -41,7 +41,7 @@ from path_patching.paths import PathSet
 from path_patching.progress import progress
 from path_patching.sweeps import Metric, effect, strongest
 from path_patching.unembedding import logit_lens as logit_lens  # where the published code had it
-from reproduction.paper import PAPER, truly_named
+from reproduction.paper import PAPER, named_as_read
 from reproduction.publication import record_path
 from reproduction.run import Artifacts, Run, check_finite, read_artifacts, start_run
 from reproduction.settings import Settings
@@ -301,7 +301,7 @@ def choose_circuit(experiment: YearExperiment, run: Run | None = None) -> Circui
             run.note_read(CIRCUIT_FILE, before.record["artifacts"][CIRCUIT_FILE] if before else None)
         circuit = from_json(before.load(CIRCUIT_FILE)) if before else _found_now(experiment)
     else:
-        circuit = PAPER if asked == "paper" else truly_named(read_circuit(named_path(asked)))
+        circuit = PAPER if asked == "paper" else named_as_read(read_circuit(named_path(asked)))
         check_fits(circuit, experiment.model)
     if run is not None:
         run.note_circuit(circuit)

@@ -17,7 +17,7 @@ PAPER = Circuit(
     further_below=("m0", "m1", "m2", "m3", "a0.h1"),
     studied=("a7.h10", "a8.h11", "a9.h1"),
 )
-OF_A_FILE = "the circuit of a file"
+GIVEN = "a given circuit"
 
 
 @cache
@@ -27,7 +27,13 @@ def is_the_papers(circuit: Circuit) -> bool:
 
 
 def truly_named(circuit: Circuit) -> Circuit:
-    """A circuit that was read from a file, which may have been edited, without a name that belongs to another."""
+    """A circuit with the paper's name if it is the paper's, and without that if it is not, as one that was edited."""
     if is_the_papers(circuit):
         return replace(circuit, name=PAPER.name)
-    return replace(circuit, name=OF_A_FILE) if circuit.name in (PAPER.name, NAME) else circuit
+    return replace(circuit, name=GIVEN) if circuit.name == PAPER.name else circuit
+
+
+def named_as_read(circuit: Circuit) -> Circuit:
+    """A circuit of a file, which anyone may have edited: it is not known to be the one found automatically either."""
+    named = truly_named(circuit)
+    return replace(named, name=GIVEN) if named.name == NAME else named

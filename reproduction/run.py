@@ -30,6 +30,7 @@ from path_patching.errors import UserError, first_line
 from path_patching.files import parse_json
 from path_patching.gpt2.model import Model
 from path_patching.gpt2.tensor_cache import is_gpt2_small
+from reproduction.paper import truly_named
 from reproduction.provenance import made_by
 from reproduction.publication import (
     Publication,
@@ -144,9 +145,10 @@ class Run:
         self.numbers[key] = {"words": words, **number} | ({"kind": kind} if kind else {})
 
     def note_circuit(self, circuit: Circuit) -> None:
-        """Keep the circuit that the run evaluates, whole, and print its name."""
-        self.note("circuit/name", circuit.name, "circuit")
-        self.circuit.update(as_json(circuit))
+        """Keep the circuit that the run evaluates, whole, and print its name: the paper's for the paper's alone."""
+        named = truly_named(circuit)
+        self.note("circuit/name", named.name, "circuit")
+        self.circuit.update(as_json(named))
 
     def note_read(self, name: str, hash_: str | None) -> None:
         """Keep that an artifact of another script, or its absence (`None`), went into this run."""

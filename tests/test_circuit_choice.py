@@ -18,7 +18,7 @@ from path_patching.gpt2.model import Architecture, Model, random_model
 from path_patching.gpt2.tensor_cache import hash_tensor, is_gpt2_small
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.torch_engine.engine import TorchEngine
-from reproduction.paper import OF_A_FILE, PAPER
+from reproduction.paper import GIVEN, PAPER
 from reproduction.publication import sha256
 from reproduction.run import Run, read_artifacts, start_run
 from reproduction.settings import Settings
@@ -99,12 +99,12 @@ def test_an_edited_circuit_loses_the_paper_s_name_and_stands_whole_in_the_record
     path.write_text(json.dumps(as_json(edited)))
     of_file = asking(experiment, tmp_path / "run", circuit=str(path))
     run = open_run("big_ds_experiments", of_file)
-    assert choose_circuit(of_file, run) == replace(edited, name=OF_A_FILE)
+    assert choose_circuit(of_file, run) == replace(edited, name=GIVEN)
     run.publish()
     made = read_artifacts(tmp_path / "run", run.script)
-    assert made.number("circuit/name") == OF_A_FILE
-    assert made.record["circuit"] == as_json(replace(edited, name=OF_A_FILE))
-    assert made.circuit == replace(edited, name=OF_A_FILE)
+    assert made.number("circuit/name") == GIVEN
+    assert made.record["circuit"] == as_json(replace(edited, name=GIVEN))
+    assert made.circuit == replace(edited, name=GIVEN)
 
 
 def test_a_circuit_s_file_may_lie_in_the_user_s_home(experiment, tmp_path, monkeypatch):

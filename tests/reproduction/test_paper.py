@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from path_patching.circuits.search import NAME
-from reproduction.paper import OF_A_FILE, PAPER, is_the_papers, truly_named
+from reproduction.paper import GIVEN, PAPER, is_the_papers, named_as_read, truly_named
 
 OTHERS = {
     "a head less": {"heads": PAPER.heads[1:]},
@@ -24,7 +24,7 @@ OTHERS = {
 def test_the_paper_s_circuit_is_known_whatever_it_is_called_and_in_any_order(name, changed):
     same = replace(PAPER, name=name, **changed)
     assert is_the_papers(same)
-    assert truly_named(same) == replace(same, name=PAPER.name)
+    assert truly_named(same) == named_as_read(same) == replace(same, name=PAPER.name)
 
 
 @pytest.mark.parametrize("name", [PAPER.name, NAME, "mine"])
@@ -32,5 +32,6 @@ def test_the_paper_s_circuit_is_known_whatever_it_is_called_and_in_any_order(nam
 def test_one_that_was_edited_has_neither_its_name_nor_that_of_one_found(name, other):
     edited = replace(PAPER, name=name, **OTHERS[other])
     assert not is_the_papers(edited)
-    assert truly_named(edited).name == ("mine" if name == "mine" else OF_A_FILE)
-    assert replace(truly_named(edited), name=name) == edited
+    assert truly_named(edited).name == (GIVEN if name == PAPER.name else name)
+    assert named_as_read(edited).name == ("mine" if name == "mine" else GIVEN)
+    assert replace(named_as_read(edited), name=name) == edited

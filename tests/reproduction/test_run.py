@@ -21,7 +21,7 @@ from path_patching.circuits.circuit import Circuit
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, random_model
 from reproduction.figures import titled
-from reproduction.paper import PAPER
+from reproduction.paper import GIVEN, PAPER
 from reproduction.publication import RECORD_VERSION, intact, read_record, signed
 from reproduction.run import Artifacts, Run, check_alike, model_of, read_artifacts, start_run
 from reproduction.settings import Settings
@@ -146,6 +146,7 @@ def test_runs_of_two_circuits_are_refused_naming_both(tmp_path):
     none = of_circuit(tmp_path, "neuron_investigations", None)
     same = of_circuit(tmp_path, "pca_experiments", replace(PAPER, name="the same", heads=PAPER.heads[::-1], studied=()))
     check_alike([none, paper, same])
+    assert same.circuit.name == PAPER.name, "whatever it was called"
     assert same.circuit.heads == PAPER.heads[::-1]
     assert none.circuit is None
     edited = of_circuit(tmp_path, "circuit_discovery", replace(PAPER, heads=(*PAPER.heads, "a6.h1")))
@@ -153,6 +154,7 @@ def test_runs_of_two_circuits_are_refused_naming_both(tmp_path):
         UserError, match=r"^big_ds_experiments\.json .* another circuit.* they differ in a6\.h1; run one"
     ):
         check_alike([none, paper, edited])
+    assert edited.circuit.name == edited.number("circuit/name") == GIVEN
     relinked = of_circuit(tmp_path, "circuit_discovery", replace(PAPER, heads_feed=("m8", "m9")))
     with pytest.raises(UserError, match=r"they differ in links; run one"):
         check_alike([relinked, none, same])
