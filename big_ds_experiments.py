@@ -19,7 +19,6 @@ settings = read_settings(__doc__, Settings(n=10_000), evaluates_circuit=True)
 experiment = start_experiment(settings, balanced=False)
 run = open_run("big_ds_experiments", experiment)
 circuit, dataset = choose_circuit(experiment, run), experiment.dataset
-run.note("circuit/name", circuit.name, "circuit")
 yy, YY, END = dataset.years_YY, dataset.yy, dataset.end
 
 # %% What is asked? What the paths achieve alone (isolate), and what breaks without them (patch).

@@ -71,7 +71,7 @@ circuit = given
 if circuit is None:
     found = find_circuit(engine, metric, YY, END, settings.threshold, effects)
     circuit = found.circuit
-run.note("circuit/name", circuit.name, "circuit")
+    run.note_circuit(circuit)
 n_nodes = model.architecture.n_layers * (model.architecture.n_heads + 1)
 at_end, at_yy = len(circuit.heads + circuit.mlps), len(circuit.lower)
 size = f"{at_end} of {n_nodes} at END, {at_yy} of {n_nodes} at YY"

@@ -19,7 +19,7 @@ from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node
 from path_patching.subspaces import Edit, ablations, as_classes, as_number, erasures, principal_components
-from reproduction.paper import PAPER
+from reproduction.paper import is_the_papers
 from reproduction.settings import PcaSettings
 from utils import Evaluations, choose_circuit, collate, open_run, prob_diff, start_experiment
 
@@ -36,11 +36,13 @@ model, run = experiment.model, open_run("pca_experiments", experiment)
 
 def looked_at(circuit: Circuit) -> tuple[str, ...]:
     """The paper's nodes, as far as the model has them, and another circuit's first MLP and two most telling heads."""
-    own = () if circuit == PAPER else (*in_order(circuit.mlps)[:1], *circuit.studied[:2])
+    own = () if is_the_papers(circuit) else (*in_order(circuit.mlps)[:1], *circuit.studied[:2])
     return tuple(dict.fromkeys((*own, *in_model(IN_THE_PAPER, model.architecture))))
 
 
 names = settings.nodes.split(",") if settings.nodes else looked_at(choose_circuit(experiment, run))
+if len({*names}) < len(names):
+    raise UserError(f"--nodes {settings.nodes}: name each node once")
 run.note("looked_at/nodes", list(names), "inputs of MLPs and outputs of heads looked at")
 
 # %% Which sentences? YY runs from 02 to 98 and again, within one century, with a noun drawn for each sentence.

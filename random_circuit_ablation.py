@@ -47,7 +47,6 @@ run.note("clean/probability_difference", means[0].item(), "clean probability dif
 run.note("corrupted/probability_difference/share_of_clean", nothing.item(), "share of clean with all on 01 data")
 
 # %% Where does the circuit fall among them?
-run.note("circuit/name", circuit.name, "circuit")
 run.note("circuit/nodes_at_end", [*in_order((*circuit.mlps, *circuit.heads))], "circuit's nodes at END")
 own_share = share(differences[2], clean, settings.seed)
 run.note("late_half/probability_difference/share_of_clean", own_share, "circuit's share of clean")

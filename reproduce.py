@@ -21,12 +21,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from reproduction.command_line import prepare
 
 from path_patching.circuits.circuit_file import as_json, read_circuit, table
 from path_patching.errors import UserError
+from path_patching.files import named_path
 from path_patching.gpt2.hub import ModelUnavailable
 from path_patching.gpt2.model import Model
 from path_patching.gpt2.tensor_cache import (
@@ -36,7 +36,7 @@ from path_patching.gpt2.tensor_cache import (
     load_model,
 )
 from reproduction import compare, report, results
-from reproduction.paper import PAPER
+from reproduction.paper import PAPER, named_as_read
 from reproduction.publication import lock_folder, wait_for, writing_to
 from reproduction.settings import ENGINES, PlotSettings, Settings
 from reproduction.steps import STEPS, Step, is_done, steps_of
@@ -130,7 +130,7 @@ def _circuit_asked_for(circuit: str | None) -> str | None:
     """What steps are given, which run in any folder. Raises `UserError` for a file that is no circuit's, before all."""
     if circuit in (None, "paper", "auto"):
         return circuit
-    path = Path(circuit).expanduser().resolve()
+    path = named_path(circuit).resolve()
     read_circuit(path)
     return str(path)
 
@@ -150,10 +150,10 @@ def show_weights(arguments: list[str]) -> None:
 def show_circuit(arguments: list[str]) -> None:
     """Print a circuit: the paper's, or the one of a JSON file."""
     parser = argparse.ArgumentParser(prog="reproduce.py circuit", description=show_circuit.__doc__)
-    parser.add_argument("file", nargs="?", type=Path, help="a circuit's JSON file")
+    parser.add_argument("file", nargs="?", type=named_path, help="a circuit's JSON file")
     parser.add_argument("--json", action="store_true", help="as JSON, to be edited and given to --circuit")
     options = parser.parse_args(arguments)
-    circuit = read_circuit(options.file) if options.file else PAPER
+    circuit = named_as_read(read_circuit(options.file)) if options.file else PAPER
     print(json.dumps(as_json(circuit), indent=2) if options.json else f"{circuit.name}\n\n{table(circuit)}")
 
 
@@ -175,7 +175,9 @@ def _read_options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
     parser.add_argument("--circuit", help="paper, auto or a circuit's JSON file, for what evaluates one")
     parser.add_argument("--as-published", action="store_true", help="the published erf GELU and 768 years")
-    parser.add_argument("--out", type=Path, help="folder for paper-cache and paper-plots; the repository by default")
+    parser.add_argument(
+        "--out", type=named_path, help="folder for paper-cache and paper-plots; the repository by default"
+    )
     parser.add_argument("--only", nargs="+", choices=STEPS, default=STEPS, metavar="STEP", help=", ".join(STEPS))
     parser.add_argument("--skip", nargs="+", choices=STEPS, default=(), metavar="STEP", help="steps to leave out")
     parser.add_argument("--force", action="store_true", help="run also the steps that are done already")

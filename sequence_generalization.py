@@ -17,7 +17,7 @@ from path_patching.engine import Engine
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import effects_on
-from reproduction.paper import PAPER
+from reproduction.paper import PAPER, is_the_papers
 from reproduction.settings import Settings
 from utils import Evaluations, choose_circuit, greater_than, open_run, save_sweep, start_experiment
 
@@ -27,7 +27,6 @@ settings = read_settings(__doc__, Settings(n=490), evaluates_circuit=True)
 experiment = start_experiment(settings)
 run = open_run("sequence_generalization", experiment)
 circuit = choose_circuit(experiment, run)
-run.note("circuit/name", circuit.name, "circuit")
 run.note("circuit/nodes_at_end", [*in_order((*circuit.mlps, *circuit.heads))], "circuit's nodes at END")
 
 # %% Which prompts? Each sentence has a twin that differs from it at YY alone.
@@ -55,7 +54,8 @@ for dataset in datasets:
     task, engine = dataset.task, experiment.engine_for(dataset)
     number, key, clean = task.number, f"task_{task.number}", engine.clean()
     about = {"kind": "probabilities", "task": number, "evaluation": "clean"}
-    run.save(f"generalization/probs_{number}.pt", dataset.rows(clean), **about)
+    nan = "the row of a YY that the task leaves out" if task.left_out else None
+    run.save(f"generalization/probs_{number}.pt", dataset.rows(clean), nan=nan, **about)
     run.note(f"{key}/prompt", task.prompt, f"task {number}: prompt")
     run.note(f"{key}/valid_end_years", task.valid, f"task {number}: valid end years")
     measured = evaluations_of(dataset).note(key, clean, f"task {number}")
@@ -83,7 +83,7 @@ for dataset in (datasets[number] for number in (0, 2, 8, 9)):
     evaluate_late_half("late_half", "late half", "late_half_probs", dataset, engine, circuit)
 
 # %% The paper's circuit falls short in the list of years. What reaches m7, and do m7 and two heads make up for it?
-if circuit == PAPER:
+if is_the_papers(circuit):
     dataset = datasets[2]
     engine = experiment.engine_for(dataset)
     larger = replace(

@@ -43,7 +43,7 @@ from path_patching.circuits.circuit_file import from_json, read_circuit
 from path_patching.circuits.search import find_circuit
 from path_patching.engine import Engine, Sentences
 from path_patching.errors import UserError
-from path_patching.files import checkpoint_folder
+from path_patching.files import checkpoint_folder, named_path
 from path_patching.gpt2.model import Model, end_logits, to_transformers
 from path_patching.gpt2.tensor_cache import is_gpt2_small, load_model
 from path_patching.gpt2.tokenizer import check_reads_alike, load_tokenizer
@@ -52,9 +52,9 @@ from path_patching.paths import PathSet
 from path_patching.progress import progress
 from path_patching.sweeps import Metric, effect, strongest
 from path_patching.unembedding import logit_lens as logit_lens  # where the published code had it
-from reproduction.paper import PAPER
+from reproduction.paper import PAPER, named_as_read
 from reproduction.publication import record_path
-from reproduction.run import Artifacts, Run, read_artifacts, start_run
+from reproduction.run import Artifacts, Run, check_finite, read_artifacts, start_run
 from reproduction.settings import BUILT_IN, Settings
 
 if TYPE_CHECKING:
@@ -212,7 +212,10 @@ def start_experiment(settings: Settings | None = None, balanced: bool = True, **
 
     `changed` are fields of `Settings`. Raises `UserError` for whatever of these cannot be had.
     """
-    settings = replace(settings or Settings(), **changed)
+    settings = Settings() if settings is None else settings
+    if not isinstance(settings, Settings):
+        raise UserError(f'{settings!r} are no Settings; name what you give, as start_experiment(model="standin")')
+    settings = replace(settings, **changed)
     model = load_model(settings.model, settings.as_published)
     settings.check_fits(model)
     dataset = draw_sentences(settings, balanced)
@@ -311,15 +314,18 @@ class Evaluations:
         return self.tables[evaluation][1][column]
 
     def add(self, evaluation: str, column: str, values: torch.Tensor, rows: torch.Tensor | None = None) -> None:
-        """Keep a per-sentence quantity (N,) for the table, or that of some `rows` (n,), (n,)."""
+        """Keep a per-sentence quantity (N,) for the table, or that of some `rows` (n,), (n,).
+
+        Raises `UserError` if it is not finite.
+        """
+        check_finite(f"{column} of {evaluation}", values)
         _, columns = self.tables.setdefault(evaluation, (self.sentences, {}))
         values = values.double().cpu()
         if rows is None:
             columns[column] = values
-        else:
-            columns.setdefault(column, torch.full((len(self.sentences),), torch.nan, dtype=torch.float64))[rows] = (
-                values
-            )
+            return
+        unmeasured = torch.full((len(self.sentences),), torch.nan, dtype=torch.float64)
+        columns.setdefault(column, unmeasured)[rows] = values
 
     def note_mean(self, evaluation: str, column: str, values: torch.Tensor, words: str) -> None:
         """Keep a per-sentence quantity (N,), and record its mean with its interval."""
@@ -367,7 +373,8 @@ class Evaluations:
             for evaluation, (sentences, measured) in self.tables.items()
         )
         whole = (part.reindex(columns=header) for part in parts)
-        self.run.save_table(f"{self.run.script}_sentences.csv", whole, kind="sentences_evaluated")
+        name, nan = f"{self.run.script}_sentences.csv", "a column that an evaluation does not measure"
+        self.run.save_table(name, whole, kind="sentences_evaluated", nan=nan)
 
 
 def draw_sentences(settings: Settings, balanced: bool) -> YearDataset:
@@ -397,7 +404,7 @@ def circuit_asked_for(settings: Settings, model: Model) -> str:
 
 
 def choose_circuit(experiment: YearExperiment, run: Run | None = None) -> Circuit:
-    """The circuit that the experiment's settings ask for; what was read for it is kept in the run's record.
+    """The circuit that the experiment's settings ask for; the run's record keeps it whole, and what was read for it.
 
     `auto` is the one that circuit_discovery.py found for this very model, where the script's artifacts go; without
     that it is searched for here. Raises `UserError` if the model lacks a node of the circuit, or for a file that is no
@@ -408,9 +415,12 @@ def choose_circuit(experiment: YearExperiment, run: Run | None = None) -> Circui
         before = _found_before(experiment.settings.artifact_folder(), experiment.model)
         if run is not None:
             run.note_read(CIRCUIT_FILE, before.record["artifacts"][CIRCUIT_FILE] if before else None)
-        return from_json(before.load(CIRCUIT_FILE)) if before else _found_now(experiment)
-    circuit = PAPER if asked == "paper" else read_circuit(Path(asked))
-    check_fits(circuit, experiment.model)
+        circuit = from_json(before.load(CIRCUIT_FILE)) if before else _found_now(experiment)
+    else:
+        circuit = PAPER if asked == "paper" else named_as_read(read_circuit(named_path(asked)))
+        check_fits(circuit, experiment.model)
+    if run is not None:
+        run.note_circuit(circuit)
     return circuit
 
 

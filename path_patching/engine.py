@@ -28,7 +28,7 @@ from typing_extensions import Self, TypeVar
 from path_patching.direct_effects import Change, direct_effects, is_cheaper
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Model
-from path_patching.paths import AnyVia, Node, PathSet, PathSetError
+from path_patching.paths import AnyVia, Node, PathSet, PathSetError, check_nodes, check_path_set
 from path_patching.precision import full_precision
 from path_patching.prefixes import distinct_prefixes
 from path_patching.progress import progress
@@ -54,6 +54,10 @@ class Request:
     paths: PathSet | None
     inside: Data
 
+    def __post_init__(self) -> None:
+        if self.paths is not None:
+            check_path_set(self.paths)
+
     @classmethod
     def clean(cls) -> Request:
         """Everything on clean data."""
@@ -67,12 +71,12 @@ class Request:
     @classmethod
     def patch(cls, paths: PathSet) -> Request:
         """`paths` on corrupted data, everything else on clean: what breaks if they do (necessity)."""
-        return cls(paths, "corrupted")
+        return cls(check_path_set(paths), "corrupted")
 
     @classmethod
     def isolate(cls, paths: PathSet) -> Request:
         """`paths` on clean data, everything else on corrupted: what they achieve alone (sufficiency)."""
-        return cls(paths, "clean")
+        return cls(check_path_set(paths), "clean")
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +190,8 @@ class Engine(ABC, Generic[Batch]):
         """
         if not requests:
             raise PathSetError("no probabilities are asked for")
+        if not isinstance(requests, Sequence) or not all(isinstance(each, Request) for each in requests):
+            raise PathSetError("several requests are asked for as a list, as [Request.clean(), Request.patch(paths)]")
         for request in requests:
             self._check(request.paths)
         yield from self._in_parts(
@@ -199,7 +205,7 @@ class Engine(ABC, Generic[Batch]):
         A sender that no receiver can read changes nothing and gets the clean probabilities.
         Raises `PathSetError` if that holds for all of them.
         """
-        self._check_places(senders)
+        senders, receivers = self._check_places(senders), check_path_set(receivers)
         reachable = [sender for sender in dict.fromkeys(senders) if receivers.reachable(sender, via)]
         self._check(receivers.extend(reachable or senders, via))  # says so if none can be reached
         # A whole stream differs from reader to reader, so such a sender cannot be one of a stack.
@@ -220,22 +226,25 @@ class Engine(ABC, Generic[Batch]):
         A head's write is without the layer's shared output bias. Raises `PathSetError` for `residual@p` and the
         logits, which write nothing; see `residual`.
         """
+        nodes = self._check_places(nodes)
         if unfit := [str(node) for node in nodes if node.kind in ("residual", "logits")]:
             raise PathSetError(f"{', '.join(unfit)} writes nothing; ask for heads, MLPs, neurons or embeddings")
-        self._check_places(nodes)
         _check_data(data)
         return self._over_batches(lambda batch: self._writes(batch, nodes, data))
 
     def residual(self, reader: Node, data: Data = "clean") -> torch.Tensor:
         """What `reader` (a head, an MLP or the logits) finds in the residual stream of its position: (N, D) float32."""
+        self._check_places([reader])
         if reader.kind not in ("head", "mlp", "logits"):
             raise PathSetError(f"{reader} reads no residual stream; ask for a head, an MLP or the logits")
-        self._check_places([reader])
         _check_data(data)
         return self._over_batches(lambda batch: self._residual(batch, reader, data)[None])[0]
 
     def attention(self, heads: Sequence[tuple[int, int]], data: Data = "clean") -> torch.Tensor:
         """Attention patterns of heads (layer, head): (len(heads), N, T, T) float32, (query, key)."""
+        pairs = isinstance(heads, Sequence) and all(isinstance(each, Sequence) and len(each) == 2 for each in heads)
+        if not pairs:
+            raise PathSetError("heads are given by layer and number, as [(9, 1), (7, 10)]")
         self._check_places([Node.head(*head, self.sentences.end) for head in heads])
         _check_data(data)
         return self._over_batches(lambda batch: self._attention(batch, heads, data))
@@ -262,12 +271,15 @@ class Engine(ABC, Generic[Batch]):
         if paths.node != end:
             raise PathSetError(f"a path set for these sentences starts at the logits, {end}, not at {paths.node}")
 
-    def _check_places(self, nodes: Sequence[Node]) -> None:
+    def _check_places(self, given: Sequence[Node]) -> list[Node]:
+        """The nodes, as they were given. Raises `PathSetError` for what is none, or none of the model's."""
+        nodes = check_nodes(given)
         if not nodes:
             raise PathSetError("no node is asked for; name at least one")
         architecture = self.model.architecture
         for node in nodes:
             node.check_fits(architecture.n_layers, architecture.n_heads, architecture.d_mlp, self.sentences.end + 1)
+        return nodes
 
     def _sweep_batch(self, batch: Batch, receivers: PathSet, senders: list[Node], via: AnyVia) -> torch.Tensor:
         """`sweep` of one batch for senders that can all be reached, (S, B, A)."""

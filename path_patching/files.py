@@ -1,23 +1,71 @@
-"""Files read if they are files, written whole or not at all, and folders told apart."""
+"""Files read if they are files, JSON read strictly, files written whole or not at all, and folders told apart."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any
+from typing import Any, NoReturn
 
 from path_patching.errors import UserError, first_line
 
 ROOT = Path(__file__).resolve().parents[1]  # of the repository
 NAME_BYTES = 150  # of a folder's name that goes into others: a name has at most 255, and more is put around it
 DEEPEST = 100  # lists and objects within one another in JSON; Python's own limit depends on who asks
+
+
+def named_path(text: str | Path) -> Path:
+    """The path that a user names, with `~` filled in. Raises `UserError` if it is empty, or nobody has that home."""
+    if not str(text):
+        raise UserError("an empty name is no file and no folder; give one, or leave it out")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{text}: nobody is known whose home that is; write the whole path") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The values of a JSON text. Raises `ValueError` for everything else.
+
+    What Python's reader lets through is refused as well: NaN and numbers too large for a float, which no other reader
+    takes, an object that has a key twice, and what is nested deeper than anything that is read here.
+    """
+    try:
+        value = json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_repeats
+        )
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    level = [value]
+    for _ in range(DEEPEST):
+        outer = [each for each in level if isinstance(each, dict | list)]
+        level = [inner for each in outer for inner in (each.values() if isinstance(each, dict) else each)]
+    if level:
+        raise ValueError("it is nested too deeply")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(number := float(digits)):
+        raise ValueError("a number is too large")
+    return number
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("an object has a key twice")
+    return found
 
 
 def checkpoint_folder(model: str) -> Path:
@@ -59,21 +107,6 @@ def reading(path: Path, mend: str) -> Iterator[Path]:
         raise UserError(f"{path} is missing; {mend}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or first_line(error)}); {mend}") from error
-
-
-def parsed_json(text: str | bytes) -> Any:
-    """What JSON says. Raises `ValueError` if it is none, or is nested deeper than anything that is read here."""
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    level = [value]
-    for _ in range(DEEPEST):
-        outer = [each for each in level if isinstance(each, dict | list)]
-        level = [inner for each in outer for inner in (each.values() if isinstance(each, dict) else each)]
-    if level:
-        raise ValueError("it is nested too deeply")
-    return value
 
 
 @contextmanager

@@ -7,7 +7,7 @@ everything the corrupted run, and the other way round; also where nodes on the w
     torch engine on cpu, random (seed 0), 97 sentences
     >>> make_engine("torch", "cuda:99", model, sentences)
     Traceback (most recent call last):
-    path_patching.errors.UserError: --device cuda:99: PyTorch sees ... CUDA devices; try --device cpu
+    path_patching.errors.UserError: device cuda:99: PyTorch sees ... CUDA devices; try cpu
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def resolve_device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     match = re.fullmatch(r"cpu|cuda(?::([0-9]{1,3}))?", device)
     if match is None:
-        raise UserError(f"--device {device}: give auto, cpu, cuda or cuda:i")
+        raise UserError(f"device {device}: give auto, cpu, cuda or cuda:i")
     if device != "cpu" and int(match[1] or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {device}: PyTorch sees {torch.cuda.device_count()} CUDA devices; try --device cpu")
+        raise UserError(f"device {device}: PyTorch sees {torch.cuda.device_count()} CUDA devices; try cpu")
     return device
 
 
@@ -127,6 +127,6 @@ def _engine_class(name: str) -> type[Engine]:
     except ImportError as error:
         raise UserError(
             f"rust_circuit cannot be imported ({error}); it has wheels for Linux and Python up to 3.11 alone: "
-            "use one of those, or --engine torch"
+            "use one of those, or the engine torch"
         ) from error
     return RustCircuitEngine

@@ -27,9 +27,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, reduce
+from numbers import Integral
 from typing import Literal
 
-from path_patching.errors import UserError
+from path_patching.errors import UserError, shortened
 
 Kind = Literal["embeds", "head", "mlp", "neuron", "residual", "logits"]
 Via = Literal["q", "k", "v", "in"]
@@ -44,7 +45,7 @@ INPUTS: dict[Kind, tuple[Via, ...]] = {
     "logits": ("in",),
 }
 VIAS: tuple[Via, ...] = ("q", "k", "v", "in")
-NUMBER = r"(0|[1-9]\d{0,5})"  # one spelling for each: m8 and never m08
+NUMBER = r"(0|[1-9][0-9]{0,5})"  # one spelling for each: m8 and never m08
 NAMES: dict[Kind, str] = {
     "mlp": f"m{NUMBER}",
     "head": rf"a{NUMBER}\.h{NUMBER}",
@@ -75,6 +76,13 @@ class Node:
     kind: Kind
     index: int
     position: int
+
+    def __post_init__(self) -> None:
+        for each in (self.layer, self.index, self.position):
+            if not isinstance(each, Integral):
+                raise PathSetError(
+                    f"a node's layer, number and position are whole numbers, not {shortened(repr(each))}"
+                )
 
     @classmethod
     def head(cls, layer: int, head: int, position: int) -> Node:
@@ -117,7 +125,9 @@ class Node:
                 layer, index = (*map(int, match.groups()), 0, 0)[:2]
                 whole = {"embeds": cls.embeds, "residual": cls.residual, "logits": cls.logits}.get(kind)
                 return whole(position) if whole else cls(layer, kind, index, position)
-        raise PathSetError(f"{name!r} is not a node; nodes are called m10, a9.h1, m10.n5, embeds, residual or logits")
+        raise PathSetError(
+            f"{shortened(name)!r} is not a node; nodes are called m10, a9.h1, m10.n5, embeds, residual or logits"
+        )
 
     @property
     def name(self) -> str:
@@ -186,6 +196,7 @@ class PathSet:
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_nodes([self.node])
         if not self.ends_here and not self.branches:
             raise PathSetError(f"no path ends at or above {self.node}: the path set is empty")
         for branch in self.branches:
@@ -233,6 +244,8 @@ class PathSet:
         A position is a number, `END` or `YY`, which `end` and `yy` say; a node without one stands at END. Raises
         `PathSetError` for what is no path, and for a text that `print` has cut short.
         """
+        if not isinstance(text, str):
+            raise PathSetError(f"{text!r} is no text; write one like a9.h1 → m10 → logits")
         lines = [line.strip() for line in re.split(r"[;\n]", text) if line.strip()]
         if not lines:
             raise PathSetError("the text holds no path; write one like a9.h1 → m10 → logits")
@@ -259,9 +272,7 @@ class PathSet:
         the logits through every chain of heads and MLPs at all positions, instead of along single paths. The set is
         large: the torch engine evaluates it in seconds, rust_circuit in minutes.
         """
-        wanted = sorted(set(nodes))
-        if not wanted:
-            raise PathSetError("nothing lies downstream of no node; name at least one")
+        wanted, logits = _some(nodes), cls.at(Node.logits(end))
         first = min(node.position for node in wanted)
         between = [
             node
@@ -269,7 +280,7 @@ class PathSet:
             for layer in range(n_layers)
             for node in layer_nodes(layer, n_heads, position)
         ]
-        return cls.at(Node.logits(end)).through_chains(between).extend(wanted)
+        return logits.through_chains(between).extend(wanted)
 
     def through(self, *chain: Node) -> PathSet:
         """Every path of the set, extended through exactly these nodes, one below the other.
@@ -287,14 +298,12 @@ class PathSet:
         """
         if via not in (*VIAS, "all"):
             raise PathSetError(f"there is no input {via!r}; inputs are {', '.join(VIAS)}, or all of them")
-        wanted = sorted(set(senders))
+        wanted = _some(senders)
 
         def step(end: Node) -> PathSet | None:
             branches = [Branch(way, PathSet.at(node)) for way, node in _steps(end, wanted, via)]
             return PathSet(end, ends_here=False, branches=tuple(branches)) if branches else None
 
-        if not wanted:
-            raise PathSetError("no node is given to extend the paths to; name at least one")
         extended = self._replace_ends(step)
         if extended is None:
             ends = sorted(self.ends())
@@ -308,7 +317,7 @@ class PathSet:
 
         A chain never repeats a node, since each step goes upstream. For a chain that is given, see `through`.
         """
-        wanted = sorted(set(nodes))
+        wanted = sorted(set(check_nodes(nodes)))
 
         @cache
         def chains(end: Node) -> PathSet:
@@ -321,7 +330,7 @@ class PathSet:
 
     def ending_at(self, nodes: Iterable[Node]) -> PathSet:
         """Only the paths that end at one of `nodes`. Raises `PathSetError` if none does."""
-        wanted = set(nodes)
+        wanted = set(check_nodes(nodes))
         kept = self._replace_ends(lambda end: PathSet.at(end) if end in wanted else None)
         if kept is None:
             raise PathSetError(f"no path of the set ends at {', '.join(map(str, sorted(wanted))) or 'no node'}")
@@ -347,6 +356,7 @@ class PathSet:
 
     def reachable(self, sender: Node, via: AnyVia = "all") -> bool:
         """Whether `extend([sender], via)` adds anything."""
+        check_nodes([sender])
         return any(next(_steps(end, [sender], via), None) for end in self.ends())
 
     def ends(self) -> frozenset[Node]:
@@ -417,15 +427,40 @@ class PathSet:
 
 def union(path_sets: Iterable[PathSet]) -> PathSet:
     """The union of one or more path sets. Raises `PathSetError` if there is none."""
-    path_sets = list(path_sets)
+    path_sets = [check_path_set(each) for each in path_sets]
     if not path_sets:
         raise PathSetError("the union of no path sets is empty")
     return reduce(PathSet.__or__, path_sets)
 
 
+def check_path_set(given: object) -> PathSet:
+    """A path set, as it was given. Raises `PathSetError` for anything else, such as the text of a path."""
+    if not isinstance(given, PathSet):
+        raise PathSetError(f"{shortened(repr(given))} is no path set; PathSet.parse makes one of a text")
+    return given
+
+
+def check_nodes(given: object) -> list[Node]:
+    """Several nodes, as they were given. Raises `PathSetError` for anything else, such as a name, or a single node."""
+    if isinstance(given, Node | str) or not isinstance(given, Iterable):
+        raise PathSetError(f"{shortened(repr(given))} is no list of nodes; write one like [Node.head(9, 1, END)]")
+    nodes = [*given]
+    for each in nodes:
+        if not isinstance(each, Node):
+            raise PathSetError(f"{shortened(repr(each))} is no node; write one like Node.head(9, 1, END)")
+    return nodes
+
+
 def layer_nodes(layer: int, n_heads: int, position: int) -> list[Node]:
     """The nodes of one layer at a position, heads first, then the MLP: a row of a sweep."""
     return [*(Node.head(layer, head, position) for head in range(n_heads)), Node.mlp(layer, position)]
+
+
+def _some(given: object) -> list[Node]:
+    """The nodes given, each once and in order. Raises `PathSetError` if there is none."""
+    if not (nodes := sorted(set(check_nodes(given)))):
+        raise PathSetError("no node is given to extend the paths to; name at least one")
+    return nodes
 
 
 def _listed(nodes: Sequence[Node]) -> str:

@@ -31,7 +31,7 @@ import pandas as pd
 from path_patching.bootstrap import Estimate
 from path_patching.errors import UserError, first_line
 from path_patching.paths import Node, PathSetError
-from reproduction.paper import PAPER
+from reproduction.paper import is_the_papers
 from reproduction.run import KEY, Artifacts
 from reproduction.steps import EXPERIMENTS
 
@@ -219,7 +219,7 @@ def is_of_paper(claim: Claim, made: Artifacts) -> bool:
     """Whether the paper speaks of what was measured: GPT-2 small and, where that matters, its own circuit."""
     if not made.record["model"]["is_gpt2_small"]:
         return False
-    return not claim.of_circuit or made.number("circuit/name") == PAPER.name
+    return not claim.of_circuit or (made.circuit is not None and is_the_papers(made.circuit))
 
 
 def with_unit(value: float, unit: str) -> str:

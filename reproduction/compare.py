@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +18,14 @@ import torch
 
 from path_patching.bootstrap import Estimate
 from path_patching.errors import UserError
+from path_patching.files import named_path
 from reproduction.publication import record_path
-from reproduction.run import Artifacts, check_same_model, read_artifacts
+from reproduction.run import Artifacts, check_alike, read_artifacts
 from reproduction.steps import EXPERIMENTS
 
 ARTIFACT, NUMBER = "artifact", "number"
-FREE_SETTINGS = {"engine", "device", "out", "memory_gb", "model"}
+FREE_SETTINGS = {"engine", "device", "out", "memory_gb", "model", "circuit"}  # models and circuits are compared whole
+LAYER = re.compile(r"m\d+")
 
 
 def largest_difference(one: object, other: object) -> float:
@@ -54,11 +57,14 @@ def _columns(table: pd.DataFrame) -> dict[str, object]:
 
 
 def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
-    if one.shape != other.shape or not torch.equal(one.isnan(), other.isnan()):
+    if one.shape != other.shape:
         return math.inf
-    if one.numel() == 0:
+    finite = one.isfinite() & other.isfinite()
+    if not (finite | (one == other) | (one.isnan() & other.isnan())).all():
+        return math.inf
+    if not finite.any():
         return 0.0
-    apart, size = (one - other).abs().nan_to_num(0).max(), one.abs().nan_to_num(0).max()
+    apart, size = (one - other)[finite].abs().max(), one[finite].abs().max()
     return (apart / size.clamp(min=1)).item()
 
 
@@ -67,7 +73,7 @@ def compare(one: Artifacts, other: Artifacts) -> pd.DataFrame:
 
     A row each: `kind` (artifact or number), `name`, `difference`. Raises `UserError` if the runs are not comparable.
     """
-    check_same_model(one, other)
+    check_alike([one, other])
     settings = [made.record["settings"] for made in (one, other)]
     for name in sorted((set(settings[0]) | set(settings[1])) - FREE_SETTINGS):
         values = [of.get(name) for of in settings]
@@ -115,15 +121,25 @@ def _number(made: Artifacts, key: str) -> object:
     return number.as_json() if isinstance(number, Estimate) else number
 
 
-def _run_into_both(one: Path, other: Path) -> list[str]:
-    """The experiments that were run into both folders. Raises `UserError` if there are none, or one lacks in one."""
-    run_into = [{name for name in EXPERIMENTS if record_path(folder, name).is_file()} for folder in (one, other)]
-    if not run_into[0] & run_into[1]:
+def _run_into_both(one: Path, other: Path) -> list[tuple[str, str]]:
+    """The experiments that were run into both folders, each with the subfolder of a layer that it was run into, if any.
+
+    Raises `UserError` if there are none, or one lacks in one.
+    """
+    run_into = [_run_into(folder) for folder in (one, other)]
+    if not {*run_into[0]} & {*run_into[1]}:
         raise UserError("no experiment was run into both folders; give two folders of artifacts")
-    for script in sorted(run_into[0] ^ run_into[1]):
-        had, lacks = (one, other) if script in run_into[0] else (other, one)
-        raise UserError(f"{script}.py was run into {had} and not into {lacks}; run it there as well")
-    return [name for name in EXPERIMENTS if name in run_into[0]]
+    for script, below in sorted({*run_into[0]} ^ {*run_into[1]}):
+        had, lacks = (one, other) if (script, below) in run_into[0] else (other, one)
+        raise UserError(f"{script}.py was run into {had / below} and not into {lacks / below}; run it there as well")
+    return run_into[0]
+
+
+def _run_into(folder: Path) -> list[tuple[str, str]]:
+    """The experiments that were run into a folder or into one of its layers' subfolders, in order."""
+    layers = sorted(path.name for path in folder.glob("m*") if LAYER.fullmatch(path.name))
+    places = [(name, below) for below in ("", *layers) for name in EXPERIMENTS]
+    return [(name, below) for name, below in places if record_path(folder / below, name).is_file()]
 
 
 def main(arguments: list[str]) -> None:
@@ -131,16 +147,16 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="reproduce.py compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folders", nargs=2, type=Path, metavar="FOLDER")
+    parser.add_argument("folders", nargs=2, type=named_path, metavar="FOLDER")
     parser.add_argument("--within", type=float, help="exit with status 1 if something differs by more")
     options = parser.parse_args(arguments)
     if options.within is not None and not options.within >= 0:
         raise UserError(f"--within {options.within}: give a difference of zero or more")
     scripts = _run_into_both(*options.folders)
     worst = 0.0
-    for script in scripts:
-        runs = [read_artifacts(folder, script) for folder in options.folders]
-        print(f"{script}: {' and '.join(str(run.record['engine']) for run in runs)}")
+    for script, below in scripts:
+        runs = [read_artifacts(folder / below, script) for folder in options.folders]
+        print(f"{Path(below) / script}: {' and '.join(str(run.record['engine']) for run in runs)}")
         differences = compare(*runs)
         for row in differences[differences["kind"] == ARTIFACT].itertuples():
             print(f"  {row.difference:.1e}  {row.name}")

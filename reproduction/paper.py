@@ -1,8 +1,12 @@
-"""The circuit that the paper describes for GPT-2 small (section 3)."""
+"""The circuit that the paper describes for GPT-2 small (section 3), which is known by its paths and not by its name."""
 
 from __future__ import annotations
 
-from path_patching.circuits.circuit import LOGITS, Circuit
+from dataclasses import replace
+from functools import cache
+
+from path_patching.circuits.circuit import LOGITS, Circuit, is_same
+from path_patching.circuits.search import NAME
 
 PAPER = Circuit(
     name="the paper's circuit",
@@ -13,3 +17,23 @@ PAPER = Circuit(
     further_below=("m0", "m1", "m2", "m3", "a0.h1"),
     studied=("a7.h10", "a8.h11", "a9.h1"),
 )
+GIVEN = "a given circuit"
+
+
+@cache
+def is_the_papers(circuit: Circuit) -> bool:
+    """Whether a circuit has the paths of the paper's, whatever it is called."""
+    return is_same(circuit, PAPER)
+
+
+def truly_named(circuit: Circuit) -> Circuit:
+    """A circuit with the paper's name if it is the paper's, and without that if it is not, as one that was edited."""
+    if is_the_papers(circuit):
+        return replace(circuit, name=PAPER.name)
+    return replace(circuit, name=GIVEN) if circuit.name == PAPER.name else circuit
+
+
+def named_as_read(circuit: Circuit) -> Circuit:
+    """A circuit of a file, which anyone may have edited: it is not known to be the one found automatically either."""
+    named = truly_named(circuit)
+    return replace(named, name=GIVEN) if named.name == NAME else named

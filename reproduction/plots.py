@@ -22,7 +22,7 @@ from reproduction.publication import (
     sha256,
     writing_to,
 )
-from reproduction.run import Artifacts, check_same_model, model_of
+from reproduction.run import Artifacts, check_alike, model_of
 from reproduction.settings import PlotSettings, model_folder
 from reproduction.terminal import in_interactive_window
 
@@ -78,12 +78,11 @@ def start_plots(name: str, settings: PlotSettings, *sources: Artifacts, might_re
     """Open what a script draws of the artifacts of one or more others; for `name` see `publication.Publication`.
 
     `might_read` are scripts whose artifacts it would have taken as well, had they been there.
-    Raises `UserError` if they are of different models, or of another one than was asked for, naming both; and if the
-    folder for the figures is busy or cannot be written to.
+    Raises `UserError` if they are of different models or circuits, or of another model than was asked for, naming both;
+    and if the folder for the figures is busy or cannot be written to.
     """
     first = sources[0]
-    for other in sources[1:]:
-        check_same_model(first, other)
+    check_alike(sources)
     if settings.model is not None and model_folder(settings.model) != first.model_folder:
         raise UserError(
             f"--model {settings.model} was asked for, but {record_path(first.folder, first.script)} is of "

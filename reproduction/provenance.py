@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import platform
 import subprocess
 from functools import cache
@@ -30,15 +31,19 @@ def library_versions() -> dict[str, str | None]:
 
 
 def code_version() -> str | None:
-    """The repository's commit, with `+changes` where files differ from it; None outside a git checkout."""
+    """The repository's commit, with `+changes` where files differ from it or are new; None outside a git checkout."""
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        commit = _git("rev-parse", "--verify", "HEAD")
+        return f"{commit}+changes" if _git("status", "--porcelain", "--untracked-files=normal") else commit
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip()
+
+
+def _git(*words: str) -> str:
+    """What git says of this repository, never of one that it lies in or that the environment names."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "--no-optional-locks", f"--git-dir={ROOT / '.git'}", f"--work-tree={ROOT}", *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def made_by(script: str) -> dict[str, object]:

@@ -1,8 +1,10 @@
 """Files that are published together, once all of them are made, with a JSON record that names each with its SHA-256.
 
 They are staged in a hidden folder beside their destination, so that a run which fails half way leaves the earlier files
-as they were. While a script stages files in a folder, another run of it there is refused. A run that is killed while
-it moves its files leaves an earlier record beside some of them; `intact` and readers see that by the hashes.
+as they were. Publishing moves the earlier files aside and the staged ones in, the record last: all of it or, if a move
+fails, nothing. What a killed process had moved aside comes back when the script is run there again; until then readers
+see by the hashes that files and record do not belong together. While a script stages files in a folder, another run of
+it there is refused.
 """
 
 from __future__ import annotations
@@ -10,9 +12,13 @@ from __future__ import annotations
 import atexit
 import hashlib
 import json
+import os
+import re
 import shlex
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,16 +27,29 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from path_patching.errors import UserError, first_line
-from path_patching.files import write_text
+from path_patching.errors import UserError, first_line, shortened
+from path_patching.files import parse_json, write_text
 
-RECORD_VERSION = 3
+RECORD_VERSION = 4
 WORDS = ("results", "report")  # of reproduce.py; every other run is a script's
+PLAIN = re.compile(r"(?=.{1,200}\Z)\w[\w .-]*(/\w[\w .-]*)*", re.ASCII)
+NEW_RECORD, EARLIER = "record", "earlier"  # in the folder of what is moved aside: the one to come, and the files
 
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file of a name in a folder. Raises `UserError` if the name leads elsewhere, by itself or through a link."""
+    path = folder / name
+    if not PLAIN.fullmatch(name) or not Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(folder)):
+        raise UserError(
+            f"{shortened(name)!r} is no name of a file in {folder}: it leads elsewhere, or has other signs than "
+            "letters, digits, spaces and . _ -"
+        )
+    return path
 
 
 @dataclass(frozen=True)
@@ -48,38 +67,49 @@ class Publication:
     def stage(self, name: str, content: bytes | Iterable[bytes]) -> None:
         """Put a file aside, its content whole or in pieces; `name` may begin with subfolders.
 
-        Raises `UserError` if it cannot be written, or if all was published already or given up for a later run.
+        Raises `UserError` if it cannot be written, if its name leads out of the folder or is the record's, or if all
+        was published already or given up for a later run.
         """
         self._check_open()
+        path = inside(self.staging, name)
+        if self.folder / name == record_path(self.folder, self.name):
+            raise UserError(f"{name} is the record itself; give the file another name")
         with writing_to(self.staging):
-            path = self.staging / name
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as file:
                 file.writelines([content] if isinstance(content, bytes) else content)
 
     def publish(self, record: Mapping[str, object]) -> Path:
-        """Move everything into the folder, each file whole, the record last; then remove what an earlier run had more.
+        """Put everything into the folder in the place of what an earlier run left, all of it or nothing.
 
-        Returns the record's path. Raises `UserError` if the folder cannot be written to, or like `stage`.
+        Ctrl-C is held off meanwhile. Returns the record's path. Raises `UserError` if the folder cannot be written to,
+        or like `stage`; what is staged can be published again then.
         """
         self._check_open()
-        staged = sorted(path for path in self.staging.rglob("*") if path.is_file())
-        files = {path.relative_to(self.staging).as_posix(): path for path in staged}
-        hashes = {name: sha256(path) for name, path in files.items()}
+        head = {"record_version": RECORD_VERSION, "script": script_of(self.name)}
+        with writing_to(self.folder), _interrupts_held():
+            staged = sorted(path for path in self.staging.rglob("*") if path.is_file())
+            files = {path.relative_to(self.staging).as_posix(): path for path in staged}
+            hashes = {name: sha256(path) for name, path in files.items()}
+            text = json.dumps(signed({**head, **record, "artifacts": hashes}), indent=2, allow_nan=False) + "\n"
+            self._exchange(files, text)
+            self.lock.release(force=True)
+        return record_path(self.folder, self.name)
+
+    def _exchange(self, files: Mapping[str, Path], record: str) -> None:
+        """Move the earlier run's files aside, and the staged ones and their record in."""
         path = record_path(self.folder, self.name)
-        with writing_to(self.folder):
-            earlier = _files_of(path)
-            for name, file in files.items():
-                destination = self.folder / name
-                destination.parent.mkdir(parents=True, exist_ok=True)
-                file.replace(destination)
-            head = {"record_version": RECORD_VERSION, "script": script_of(self.name)}
-            write_text(path, json.dumps({**head, **record, "artifacts": hashes}, indent=2) + "\n")
-            for name in earlier - set(files):
-                (self.folder / name).unlink(missing_ok=True)
-        shutil.rmtree(self.staging)
-        self.lock.release(force=True)
-        return path
+        places = {name: inside(self.folder, name) for name in sorted({*files, *_files_of(path)})} | {path.name: path}
+        for place in places.values():
+            _check_no_folder(place, self.name)
+        aside = Path(tempfile.mkdtemp(dir=self.folder, prefix=f".{self.name}.", suffix=".aside"))
+        try:
+            write_text(aside / NEW_RECORD, record)
+            moves = [(place, aside / EARLIER / name) for name, place in places.items() if os.path.lexists(place)]
+            moves += [(file, places[name]) for name, file in files.items()]
+            _move_all([*moves, (self.staging, aside / self.staging.name), (aside / NEW_RECORD, path)])
+        finally:
+            _put_back(aside, self.folder)
 
     def _check_open(self) -> None:
         # What is published is published: a second time, with the few files staged since, would take the others away.
@@ -89,6 +119,54 @@ class Publication:
             )
 
 
+def _move_all(moves: Sequence[tuple[Path, Path]]) -> None:
+    """Move files one after the other, each to a place that is free by then; all of them or, if one fails, none."""
+    begun: list[tuple[Path, Path]] = []
+    try:
+        for source, destination in moves:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            begun.append((source, destination))
+            source.replace(destination)
+    except BaseException:
+        for source, destination in reversed(begun):
+            if not os.path.lexists(source):  # else it was the move that failed
+                destination.replace(source)
+        raise
+
+
+def _put_back(aside: Path, folder: Path) -> None:
+    """Bring back what is still aside, as of a killed process, unless all was moved; the new record is moved last."""
+    earlier = aside / EARLIER
+    if (aside / NEW_RECORD).exists():
+        for file in [path for path in earlier.rglob("*") if not path.is_dir()]:
+            file.replace(folder / file.relative_to(earlier))
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check_no_folder(place: Path, name: str) -> None:
+    if place.is_dir():
+        raise UserError(f"{place} is a folder, where {script_of(name)}.py has a file; move it away")
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Within it, Ctrl-C and a request to end wait until all is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # which alone gets them
+        return
+    came: list[int] = []
+    earlier = {held: signal.getsignal(held) for held in (signal.SIGINT, signal.SIGTERM)}
+    for held in earlier:
+        signal.signal(held, lambda which, _: came.append(which))
+    try:
+        yield
+    finally:
+        for held, handler in earlier.items():
+            signal.signal(held, handler)
+        for which in came:
+            signal.raise_signal(which)
+
+
 def open_publication(name: str, folder: Path) -> Publication:
     """Lock a folder for a script's run and make room there for what it will publish.
 
@@ -96,10 +174,13 @@ def open_publication(name: str, folder: Path) -> Publication:
     Raises `UserError` if another run of the script is busy there, or if the folder cannot be written to: now, before
     hours of work, not at the end.
     """
+    _check_no_folder(record_path(folder, name), name)
     with writing_to(folder):
         lock = lock_folder(name, folder)
         for left in folder.glob(f".{name}.*.staged"):  # killed, or of this process; another would hold the lock
             shutil.rmtree(left, ignore_errors=True)
+        for left in folder.glob(f".{name}.*.aside"):
+            _put_back(left, folder)
         staging = Path(tempfile.mkdtemp(dir=folder, prefix=f".{name}.", suffix=".staged"))
     atexit.register(shutil.rmtree, staging, ignore_errors=True)  # of a run that fails; a published one has no more
     return Publication(name, folder, staging, lock)
@@ -152,18 +233,30 @@ def invocation(script: str, arguments: Sequence[str] = ()) -> str:
     return shlex.join(["python", *words, *arguments])
 
 
+def signed(record: Mapping[str, object]) -> dict[str, object]:
+    """A record with the SHA-256 of all the rest of it, by which one that was edited is known."""
+    rest = {name: value for name, value in record.items() if name != "sha256"}
+    return {**rest, "sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
+
+
 def read_record(path: Path) -> dict[str, Any]:
-    """A record. Raises `UserError` if it is damaged, no record, or of another version."""
+    """A record. Raises `UserError` if it is damaged, no record, edited or of another version."""
     again = f"run {invocation(script_of(path.stem))} again"
     try:
-        record: dict[str, Any] = json.loads(path.read_bytes())
-        version, _ = record["record_version"], {**record["artifacts"]}
+        record: dict[str, Any] = parse_json(path.read_bytes())
+        version = record["record_version"]
+        names = {**record["artifacts"], **record.get("read", {}), **record.get("beside", {})}
+        is_own = record == signed(record)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); {again}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not a run's record ({first_line(error)}); {again}") from error
     if version != RECORD_VERSION:
-        raise UserError(f"{path} has record version {version}, this code reads {RECORD_VERSION}; {again}")
+        raise UserError(f"{path} has record version {shortened(version)}, this code reads {RECORD_VERSION}; {again}")
+    for name in names:
+        inside(path.parent, name)
+    if not is_own:
+        raise UserError(f"{path} was changed after the run that left it; {again}")
     return record
 
 
@@ -187,8 +280,10 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 
 def _files_of(path: Path) -> set[str]:
-    """The files that a record names; none if there is no record that can be read."""
+    """The files that a record names; none if there is no record, or one that cannot be trusted."""
     try:
-        return set(read_record(path)["artifacts"])
-    except UserError:
+        return set(read_record(path)["artifacts"]) if path.is_file() else set()
+    except UserError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
         return set()

@@ -15,6 +15,7 @@ from reproduction.command_line import read_settings
 import pandas as pd
 
 from path_patching.bootstrap import Estimate
+from path_patching.errors import one_line
 from reproduction.claims import Claim, is_of_paper, read_claims
 from reproduction.plots import start_plots
 from reproduction.publication import invocation
@@ -84,7 +85,7 @@ def markdown(table: pd.DataFrame, title: str) -> str:
     """A table for each section as Markdown, under its heading the commands that measured it."""
     parts = [f"# {title}\n"]
     for section, lines in sections(table):
-        commands = ", ".join(f"`{command}`" for command in dict.fromkeys(lines["command"]))
+        commands = ", ".join(f"`{one_line(command)}`" for command in dict.fromkeys(lines["command"]))
         parts += [f"## {section}\n", f"Measured by {commands}.\n", _markdown_rows(lines)]
     return "\n".join(parts)
 

@@ -2,18 +2,21 @@
 
 The record's numbers have keys, paths such as `late_half/probability_difference/share_of_clean`, and beside them the
 words that they are shown in. Its index says what each artifact is, so that whoever looks for one asks for what it is
-and not for its file's name. Reading checks every artifact's SHA-256 against the record, so that a folder in which two
-runs were mixed is refused.
+and not for its file's name. The circuit that a run evaluates stands there whole, so that runs of two circuits are told
+apart. Reading checks every artifact's SHA-256 against the record, so that a folder in which two runs were mixed is
+refused.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +24,17 @@ import pandas as pd
 import torch
 
 from path_patching.bootstrap import Estimate
+from path_patching.circuits.circuit import Circuit, in_order, is_same
+from path_patching.circuits.circuit_file import as_json, from_json
 from path_patching.errors import UserError, first_line
+from path_patching.files import parse_json
 from path_patching.gpt2.model import Model
 from path_patching.gpt2.tensor_cache import is_gpt2_small
+from reproduction.paper import truly_named
 from reproduction.provenance import made_by
 from reproduction.publication import (
     Publication,
+    inside,
     invocation,
     open_publication,
     read_record,
@@ -43,11 +51,38 @@ EXACT_FLOATS = {} if int(pd.__version__.partition(".")[0]) >= 3 else {"float_pre
 
 ROWS_AT_ONCE = 100_000  # of a table, as text
 
-PARTS = {"script": str, "command": str, "model": dict, "read": dict}  # of every record, by type
-PARTS_OF_EXPERIMENT = {**PARTS, "settings": dict, "numbers": dict, "index": dict}
+MODEL = {"model/name": str, "model/fingerprint": str, "model/is_gpt2_small": bool}
+PARTS = {"script": str, "command": str, **MODEL, "read": dict}  # of every record, by type
+SETTINGS = {"settings/model": str, "settings/as_published": bool}
+PARTS_OF_EXPERIMENT = {**PARTS, **SETTINGS, "numbers": dict, "index": dict}
 
 PART = r"[a-z0-9]+(?:[._][a-z0-9]+)*"  # late_half, a9.h1
 KEY = re.compile(f"{PART}(?:/{PART})*")
+
+
+def check_finite(name: str, value: object, nan: str | None = None) -> None:
+    """Raise `UserError` if a result (tensors, tables, numbers, dicts and lists of them) holds what is not finite.
+
+    `nan` says what a NaN means in it; without that, there may be none either.
+    """
+    if not _is_finite(value, nan is not None):
+        raise UserError(
+            f"{name} is not finite, so nothing is published; look for what is damaged in the model's weights"
+        )
+
+
+def _is_finite(value: object, or_nan: bool) -> bool:
+    if isinstance(value, torch.Tensor):
+        return not value.is_floating_point() or bool((value.isfinite() | (value.isnan() & or_nan)).all())
+    if isinstance(value, pd.DataFrame):
+        return _is_finite(torch.tensor(value.select_dtypes("float").to_numpy()), or_nan)
+    if isinstance(value, Mapping):
+        return all(_is_finite(each, or_nan) for each in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_finite(each, or_nan) for each in value)
+    if isinstance(value, float):
+        return math.isfinite(value) or (or_nan and math.isnan(value))
+    return True
 
 
 @dataclass(frozen=True)
@@ -60,6 +95,7 @@ class Run:
     numbers: dict[str, dict[str, object]] = field(default_factory=dict)
     index: dict[str, dict[str, object]] = field(default_factory=dict)
     read: dict[str, str | None] = field(default_factory=dict)
+    circuit: dict[str, object] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -71,42 +107,54 @@ class Run:
         """The script that runs."""
         return script_of(self.publication.name)
 
-    def save(self, name: str, value: torch.Tensor | Mapping[str, object], *, kind: str, **about: object) -> None:
+    def save(self, name: str, value: torch.Tensor | Mapping[str, object], *, kind: str, **about: Any) -> None:
         """Stage an artifact: a tensor, or a dict of tensors and lists. Tensors are stored on the CPU.
 
-        `kind` and `about` say what it is, in plain values: `kind="sweep", receiver="m10", position="END"`.
+        `kind` and `about` say what it is, in plain values: `kind="sweep", receiver="m10", position="END"`, and where
+        it may hold NaNs `nan`, what they mean. Raises `UserError` if it holds others, or what is infinite.
         """
         stored = value.detach().cpu().clone() if isinstance(value, torch.Tensor) else dict(value)
         content = io.BytesIO()  # torch.save reports a full disk as something else when it writes by itself
         torch.save(stored, content)
+        check_finite(name, stored, about.get("nan"))
         self._stage(name, content.getvalue(), kind, about)
 
-    def save_json(self, name: str, value: Mapping[str, object], *, kind: str, **about: object) -> None:
+    def save_json(self, name: str, value: Mapping[str, object], *, kind: str, **about: Any) -> None:
         """Stage an artifact of plain values as JSON; its name ends in `.json`."""
+        check_finite(name, value, about.get("nan"))
         self._stage(name, (json.dumps(value, indent=2) + "\n").encode(), kind, about)
 
-    def save_table(self, name: str, parts: Iterable[pd.DataFrame], *, kind: str, **about: object) -> None:
+    def save_table(self, name: str, parts: Iterable[pd.DataFrame], *, kind: str, **about: Any) -> None:
         """Stage a table as CSV, floats in full, without its index; its name ends in `.csv`.
 
         It is given in parts of the same columns, of which one at a time is in memory.
         """
-        self._stage(name, _csv(parts), kind, about)
+        self._stage(name, _csv(name, parts, about.get("nan")), kind, about)
 
-    def _stage(self, name: str, content: bytes | Iterable[bytes], kind: str, about: Mapping[str, object]) -> None:
+    def _stage(self, name: str, content: bytes | Iterable[bytes], kind: str, about: Mapping[str, Any]) -> None:
+        said = {key: each for key, each in about.items() if each is not None}
         self.publication.stage(name, content)
-        self.index[name] = {"kind": kind, **about}
+        self.index[name] = {"kind": kind, **said}
 
     def note(self, key: str, value: Number, words: str, kind: Literal["ranking"] | None = None) -> None:
         """Print a number with its words, and keep it in full for the record: an estimate with its interval and its N.
 
         In a `ranking`, a dict from the strongest to the weakest, nearly equal values may have swapped their places in
-        another run. Raises ValueError for a key that is no path of lower-case parts.
+        another run. Raises ValueError for a key that is no path of lower-case parts, `UserError` for a number that is
+        not finite.
         """
         if not KEY.fullmatch(key):
             raise ValueError(f"{key!r} is no key; write a path of lower-case parts, as late_half/cutoff_sharpness")
         print(f"{words}: {_shortened(value)}")
         number: dict[str, Any] = dict(value.as_json()) if isinstance(value, Estimate) else {"value": value}
+        check_finite(key, number)
         self.numbers[key] = {"words": words, **number} | ({"kind": kind} if kind else {})
+
+    def note_circuit(self, circuit: Circuit) -> None:
+        """Keep the circuit that the run evaluates, whole, and print its name: the paper's for the paper's alone."""
+        named = truly_named(circuit)
+        self.note("circuit/name", named.name, "circuit")
+        self.circuit.update(as_json(named))
 
     def note_read(self, name: str, hash_: str | None) -> None:
         """Keep that an artifact of another script, or its absence (`None`), went into this run."""
@@ -115,15 +163,16 @@ class Run:
     def publish(self) -> Path:
         """Publish everything together. Returns the record's path. Raises `UserError` if it cannot be written."""
         spent = {"seconds": round(time.monotonic() - self.started, 1)}
-        found = {"numbers": self.numbers, "index": self.index}
+        found = {"numbers": self.numbers, "index": self.index} | ({"circuit": self.circuit} if self.circuit else {})
         path = self.publication.publish({**self.provenance, "read": self.read, **spent, **found})
         print(f"the artifacts and {path.name} are in {self.folder}")
         return path
 
 
-def _csv(parts: Iterable[pd.DataFrame]) -> Iterator[bytes]:
-    """The lines of a table, some at a time."""
+def _csv(name: str, parts: Iterable[pd.DataFrame], nan: str | None) -> Iterator[bytes]:
+    """The lines of a table, some at a time. Raises `UserError` like `check_finite`."""
     for number, part in enumerate(parts):
+        check_finite(name, part, nan)
         for first in range(0, len(part), ROWS_AT_ONCE):
             rows = part.iloc[first : first + ROWS_AT_ONCE]
             yield rows.to_csv(index=False, lineterminator="\n", header=number + first == 0).encode()
@@ -169,6 +218,11 @@ class Artifacts:
         script: str = self.record["script"]
         return script
 
+    @cached_property
+    def circuit(self) -> Circuit | None:
+        """The circuit that the run evaluated; None if it evaluated none."""
+        return from_json(self.record["circuit"]) if "circuit" in self.record else None
+
     @property
     def model_folder(self) -> str | None:
         """The name that folders of the model have that made them; None for GPT-2 small, which needs none."""
@@ -201,7 +255,17 @@ class Artifacts:
 
         Raises `UserError` if it is missing, damaged or of another run.
         """
-        path = self.folder / name
+        path = self.check(name)
+        try:
+            return _read(path)
+        except Exception as error:  # what a pickle that holds more than tensors makes the reader raise depends on it
+            raise UserError(
+                f"{path} cannot be read ({first_line(error)}); run {invocation(self.script)} again"
+            ) from error
+
+    def check(self, name: str) -> Path:
+        """The path of an artifact. Raises `UserError` if it is missing, damaged or of another run."""
+        path = inside(self.folder, name)
         expected = self.record["artifacts"].get(name)
         if expected is None or not path.is_file():
             raise UserError(f"{path} is not among what {self.script} made; run {invocation(self.script)} again")
@@ -209,12 +273,12 @@ class Artifacts:
             raise UserError(
                 f"{path} is damaged or of another run than {self.script}.json; run {invocation(self.script)} again"
             )
-        try:
-            return _read(path)
-        except Exception as error:  # what a pickle that holds more than tensors makes the reader raise depends on it
-            raise UserError(
-                f"{path} cannot be read ({first_line(error)}); run {invocation(self.script)} again"
-            ) from error
+        return path
+
+    def check_all(self) -> None:
+        """Raise `UserError` if an artifact is missing, damaged or of another run."""
+        for name in self.record["artifacts"]:
+            self.check(name)
 
     def load_all(self) -> dict[str, Any]:
         """All artifacts by file name. Raises `UserError` like `load`."""
@@ -224,7 +288,7 @@ class Artifacts:
 def _read(path: Path) -> Any:
     """An artifact, by what its file is."""
     if path.suffix == ".json":
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     if path.suffix == ".csv":
         return pd.read_csv(path, **EXACT_FLOATS)
     return torch.load(path, weights_only=True)
@@ -236,12 +300,27 @@ def read_artifacts(folder: Path, script: str) -> Artifacts:
     if not path.is_file():
         raise UserError(f"no {path}; run {invocation(script)} first, or name its folder with --artifacts")
     record = read_record(path)
-    parts = PARTS if "figures" in record else PARTS_OF_EXPERIMENT
-    if lacking := [part for part, kind in parts.items() if not isinstance(record.get(part), kind)]:
-        raise UserError(f"{path} is not a run's record ({lacking[0]} is missing); run {invocation(script)} again")
+    if lacking := _lacking(record):
+        raise UserError(f"{path} is not a run's record ({lacking} is missing); run {invocation(script)} again")
     if record["script"] != script_of(script):
         raise UserError(f"{path} is a record of {record['script']}; run {invocation(script)} again")
     return Artifacts(folder, record)
+
+
+def _lacking(record: Mapping[str, Any]) -> str | None:
+    """A part that a record of its kind has, and this one has not, or not as it should be; None if it has all."""
+    parts = PARTS if "figures" in record else PARTS_OF_EXPERIMENT
+    lacking = [part for part, kind in parts.items() if not isinstance(_part(record, part), kind)]
+    numbers, index = _part(record, "numbers") or {}, _part(record, "index") or {}
+    if not lacking:
+        lacking = [key for key, each in numbers.items() if not isinstance(each, dict) or "value" not in each]
+        lacking += [name for name, about in index.items() if not isinstance(about, dict)]
+    return lacking[0] if lacking else None
+
+
+def _part(record: object, path: str) -> Any:
+    """A part of a record, or a part of that: `model/name`; None if it is not there."""
+    return reduce(lambda whole, key: whole.get(key) if isinstance(whole, dict) else None, path.split("/"), record)
 
 
 def read_if_run(folder: Path, script: str) -> Artifacts | None:
@@ -252,12 +331,30 @@ def read_if_run(folder: Path, script: str) -> Artifacts | None:
     return None
 
 
-def check_same_model(one: Artifacts, other: Artifacts) -> None:
-    """Raise `UserError`, naming both, if two scripts' artifacts are not of the same model, read the same way."""
+def check_alike(sources: Sequence[Artifacts]) -> None:
+    """Raise `UserError`, naming both, if two scripts' artifacts are of two models, or were made with two circuits."""
+    for other in sources[1:]:
+        _check_same_model(sources[0], other)
+    with_circuit = [(made, made.circuit) for made in sources if made.circuit is not None]
+    for of_other in with_circuit[1:]:
+        _check_same_circuit(*with_circuit[0], *of_other)
+
+
+def _check_same_model(one: Artifacts, other: Artifacts) -> None:
     if one.record["model"]["fingerprint"] != other.record["model"]["fingerprint"]:
         raise UserError(
             f"{one.script}.json in {one.folder} is of {model_of(one)}, but {other.script}.json of {model_of(other)}; "
             "run one of the two again"
+        )
+
+
+def _check_same_circuit(one: Artifacts, circuit: Circuit, other: Artifacts, circuit_of_other: Circuit) -> None:
+    if not is_same(circuit, circuit_of_other):
+        nodes = [{*each.mlps, *each.heads, *each.lower} for each in (circuit, circuit_of_other)]
+        raise UserError(
+            f"{one.script}.json in {one.folder} was made with {circuit.name}, but {other.script}.json with another "
+            f"circuit, {circuit_of_other.name}: they differ in {', '.join(in_order(nodes[0] ^ nodes[1])) or 'links'}; "
+            "run one of the two again with the circuit of the other"
         )
 
 

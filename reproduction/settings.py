@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from path_patching.circuits.search import THRESHOLDS
-from path_patching.errors import UserError
-from path_patching.files import ROOT, checkpoint_folder, told_apart
+from path_patching.errors import UserError, shortened
+from path_patching.files import ROOT, checkpoint_folder, named_path, told_apart
 from path_patching.gpt2.model import Model
 
 BUILT_IN = {"gpt2": None, "standin": "standin"}  # models by name, and the folder that each has
+KINDS: Mapping[object, tuple[str, tuple[type, ...]]] = {  # of settings, by what reads them from a command line
+    bool: ("True or False", (bool,)),
+    int: ("a whole number", (int,)),
+    float: ("a number", (int, float)),
+    str: ("a text", (str, Path)),
+    named_path: ("a folder", (str, Path)),
+}
 ENGINES = ("auto", "rust_circuit", "torch")
 
 MOST_SENTENCES, MOST_CIRCUITS = 10_000_000, 100_000
@@ -23,9 +31,22 @@ LENS = 200  # neurons whose logit lens is kept
 EDITS = 50  # of an activation, with their controls
 
 
-def flag(default: Any, help_text: str, parse: type = str, choices: tuple[str, ...] | None = None) -> Any:
+def flag(
+    default: Any, help_text: str, parse: Callable[[str], Any] = str, choices: tuple[str, ...] | None = None
+) -> Any:
     """A settings field that is a command-line flag as well; a boolean default makes it a switch."""
     return field(default=default, metadata={"help": help_text, "parse": parse, "choices": choices})
+
+
+def _check_types(settings: Settings | PlotSettings) -> None:
+    """Raise `UserError` for a field of another type, as `n="97"` in a notebook; None is for defaults alone."""
+    for each in fields(settings):
+        value, is_switch = getattr(settings, each.name), isinstance(each.default, bool)
+        words, kinds = KINDS[bool if is_switch else each.metadata["parse"]]
+        if value is None and each.default is None:
+            continue
+        if not isinstance(value, kinds) or isinstance(value, bool) != is_switch:
+            raise UserError(f"{each.name} is {shortened(repr(value))}; give {words}")
 
 
 @dataclass(frozen=True)
@@ -41,13 +62,16 @@ class Settings:
     n: int = flag(490, "number of sentences", int)
     seed: int = flag(0, "seed of every random draw", int)
     as_published: bool = flag(False, "the published choices: erf GELU and all 768 years")
-    out: Path | None = flag(None, "folder for the artifacts; paper-cache, or paper-cache/<model>, by default", Path)
+    out: Path | None = flag(
+        None, "folder for the artifacts; paper-cache, or paper-cache/<model>, by default", named_path
+    )
     memory_gb: float = flag(4.0, "for batches of sentences, beside the model; and as much for results", float)
     circuit: str | None = flag(
         None, "paper, auto or a circuit's JSON file; paper for gpt2, auto for others, by default"
     )
 
     def __post_init__(self) -> None:
+        _check_types(self)
         if self.n < 1:
             raise UserError(f"--n {self.n}: a data set needs at least one sentence; give --n 1 or more")
         if self.n > MOST_SENTENCES:
@@ -76,7 +100,7 @@ class Settings:
 
     def artifact_folder(self) -> Path:
         """Where this run's artifacts go: `paper-cache` itself is for GPT-2 small alone."""
-        return self.out or _for_model(ROOT / "paper-cache", self.model)
+        return _for_model(ROOT / "paper-cache", self.model) if self.out is None else named_path(self.out)
 
     def as_json(self) -> dict[str, object]:
         """The settings as plain values, for the run's record; a model's folder as its whole path."""
@@ -172,16 +196,21 @@ class PlotSettings:
     model: str | None = flag(
         None, "whose artifacts: gpt2, standin, or the folder that the run was given; gpt2, or what lies in --artifacts"
     )
-    artifacts: Path | None = flag(None, "folder with the artifacts; where experiments put them, by default", Path)
-    out: Path | None = flag(None, "folder for the figures; paper-plots, or paper-plots/<model>, by default", Path)
+    artifacts: Path | None = flag(None, "folder with the artifacts; where experiments put them, by default", named_path)
+    out: Path | None = flag(None, "folder for the figures; paper-plots, or paper-plots/<model>, by default", named_path)
+
+    def __post_init__(self) -> None:
+        _check_types(self)
 
     def artifact_folder(self) -> Path:
         """The folder that the artifacts are read from."""
-        return self.artifacts or _for_model(ROOT / "paper-cache", self.model or "gpt2")
+        if self.artifacts is not None:
+            return named_path(self.artifacts)
+        return _for_model(ROOT / "paper-cache", self.model or "gpt2")
 
     def plot_folder(self, model: str) -> Path:
         """The folder that figures of a model go to, as its name was given to the run that made the artifacts."""
-        return self.out or _for_model(ROOT / "paper-plots", model)
+        return _for_model(ROOT / "paper-plots", model) if self.out is None else named_path(self.out)
 
 
 @dataclass(frozen=True)

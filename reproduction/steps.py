@@ -13,7 +13,7 @@ from pathlib import Path
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from reproduction.provenance import code_sha256, library_versions
-from reproduction.publication import WORDS, intact, invocation, read_record, record_path, sha256
+from reproduction.publication import WORDS, intact, invocation, record_path, sha256
 from reproduction.run import Artifacts, read_artifacts
 
 EXPERIMENTS = (
@@ -78,10 +78,12 @@ def steps_of(
 
 def is_done(step: Step, fingerprint: str) -> bool:
     """Whether the step was done with the same inputs, for the model of this fingerprint, and its results are there."""
-    path = record_path(step.published, step.script)
-    if not intact(path):
+    if not intact(record_path(step.published, step.script)):
         return False
-    record = read_record(path)
+    try:
+        record = read_artifacts(step.published, step.script).record
+    except UserError:
+        return False
     expected = {
         "command": step.command,
         "code_sha256": code_sha256(step.script),
@@ -95,10 +97,15 @@ def is_done(step: Step, fingerprint: str) -> bool:
 
 
 def read_experiments(folder: Path) -> dict[str, Artifacts]:
-    """What the experiments made that were run into a folder, by script. Raises `UserError` if there is none."""
+    """What the experiments made that were run into a folder, by script, all of it as they left it.
+
+    Raises `UserError` if there is none, or an artifact is missing, damaged or of another run.
+    """
     made = {name: read_artifacts(folder, name) for name in EXPERIMENTS if record_path(folder, name).is_file()}
     if not made:
         raise UserError(f"no experiment has artifacts in {folder}; run python reproduce.py, or give --artifacts")
+    for artifacts in made.values():
+        artifacts.check_all()
     return made
 
 

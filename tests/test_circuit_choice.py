@@ -18,9 +18,9 @@ from path_patching.gpt2.model import Architecture, Model, random_model
 from path_patching.gpt2.tensor_cache import hash_tensor, is_gpt2_small
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.torch_engine.engine import TorchEngine
-from reproduction.paper import PAPER
+from reproduction.paper import GIVEN, PAPER
 from reproduction.publication import sha256
-from reproduction.run import Run, start_run
+from reproduction.run import Run, read_artifacts, start_run
 from reproduction.settings import Settings
 from utils import YearExperiment, choose_circuit, circuit_asked_for, open_run
 
@@ -78,7 +78,7 @@ def test_gpt2_small_is_known_by_its_weights_whatever_its_folder_is_called(model,
 
 
 def test_the_papers_circuit_does_not_fit_a_small_model(experiment, tmp_path):
-    with pytest.raises(UserError, match=r"the paper's circuit has m8, but .* --circuit auto"):
+    with pytest.raises(UserError, match=r"the paper's circuit has m8, but .* take its own circuit"):
         choose_circuit(asking(experiment, tmp_path, circuit="paper"))
 
 
@@ -94,11 +94,33 @@ def test_a_file_is_read_and_checked_against_the_model(experiment, tmp_path):
         choose_circuit(asking(experiment, tmp_path, circuit=str(tmp_path / "none.json")))
 
 
+def test_an_edited_circuit_loses_the_paper_s_name_and_stands_whole_in_the_record(experiment, tmp_path):
+    edited, path = replace(MINE, name=PAPER.name), tmp_path / "mine.json"
+    path.write_text(json.dumps(as_json(edited)))
+    of_file = asking(experiment, tmp_path / "run", circuit=str(path))
+    run = open_run("big_ds_experiments", of_file)
+    assert choose_circuit(of_file, run) == replace(edited, name=GIVEN)
+    run.publish()
+    made = read_artifacts(tmp_path / "run", run.script)
+    assert made.number("circuit/name") == GIVEN
+    assert made.record["circuit"] == as_json(replace(edited, name=GIVEN))
+    assert made.circuit == replace(edited, name=GIVEN)
+
+
+def test_a_circuit_s_file_may_lie_in_the_user_s_home(experiment, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.json").write_text(json.dumps(as_json(MINE)))
+    assert choose_circuit(asking(experiment, tmp_path, circuit="~/mine.json")) == MINE
+    with pytest.raises(UserError, match="an empty name is no file"):
+        choose_circuit(asking(experiment, tmp_path, circuit=""))
+
+
 def test_what_circuit_discovery_found_for_this_model_is_taken(experiment, run, tmp_path, capsys):
     publish(tmp_path, experiment.model, search={})
     assert choose_circuit(asking(experiment, tmp_path), run) == MINE
     assert str(tmp_path / "circuit.json") in capsys.readouterr().out
     assert run.read == {"circuit.json": sha256(tmp_path / "circuit.json")}
+    assert run.circuit == as_json(MINE)
 
 
 @pytest.mark.parametrize("case", ["nothing there", "another model's", "not found but given"])

@@ -3,7 +3,7 @@
 From the logits down: any chain of the MLPs `mlps` at END (none to all), then a head of `heads` at END. With the heads'
 inputs taken whole this is the *late half*. The *full circuit* follows some inputs of the heads to YY, through
 `first_below`, then any chain of `further_below`, down to the embeddings, and takes others whole. An input that is
-neither followed nor whole is no part of it.
+neither followed nor whole is no part of it. Every node of a circuit is on one of these paths.
 
     >>> circuit = Circuit(
     ...     "mine", mlps=("m1", "m2"), heads=("a1.h0",), heads_feed=("m1", "m2"), first_below=("m0",), further_below=()
@@ -19,22 +19,25 @@ neither followed nor whole is no part of it.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cache
 
-from path_patching.errors import UserError
+from path_patching.errors import UserError, shortened
 from path_patching.gpt2.model import Architecture, Model
 from path_patching.paths import Node, PathSet, Via, union
 
 LOGITS, EMBEDS = "logits", "embeds"
+LONGEST_NAME = 100  # letters, of a circuit's name, which stands in titles
 
 
 @dataclass(frozen=True)
 class Circuit:
     """A circuit of the paper's shape; nodes by name (`m10`, `a9.h1`), without positions.
 
-    Raises `UserError` if the description contradicts itself.
+    Raises `UserError` if the description contradicts itself, or has a node that is on no path.
     """
 
     name: str
@@ -49,12 +52,19 @@ class Circuit:
 
     def __post_init__(self) -> None:
         for complaint in _complaints(self):
-            raise UserError(f"{self.name} cannot be a circuit: {complaint}")
+            raise UserError(f"{shortened(self.name)} cannot be a circuit: {complaint}")
 
     @property
     def lower(self) -> tuple[str, ...]:
         """The heads and MLPs at YY, in the order of layers."""
         return in_order({*self.first_below, *self.further_below} - {EMBEDS})
+
+
+def is_same(one: Circuit, other: Circuit) -> bool:
+    """Whether two circuits have the same paths, so the same nodes and links, whatever they are called."""
+    if one == other:  # which costs nothing
+        return True
+    return late_half(one, 1) == late_half(other, 1) and full_circuit(one, 0, 1) == full_circuit(other, 0, 1)
 
 
 def nodes(names: Iterable[str], position: int) -> list[Node]:
@@ -64,17 +74,24 @@ def nodes(names: Iterable[str], position: int) -> list[Node]:
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """Names of nodes in the order in which a forward pass computes them."""
-    return tuple(sorted(names, key=lambda name: (Node.named(name, 0).depth, Node.named(name, 0).index)))
+    return tuple(sorted(names, key=lambda name: (_depth(name), Node.named(name, 0).index)))
 
 
 def _complaints(circuit: Circuit) -> Iterator[str]:
     """What is wrong with a circuit's description, one sentence each."""
+    name = circuit.name
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name.strip()) <= len(name) <= LONGEST_NAME:
+        yield f"its name has to be a text of 1 to {LONGEST_NAME} letters, all of them printable"
+    for field in (each.name for each in fields(circuit) if each.name != "name"):
+        names = getattr(circuit, field)
+        if not isinstance(names, tuple) or not all(isinstance(each, str) for each in names):
+            yield f"{field} has to be a tuple of names"
+        yield from (f"{shortened(each)} is twice in {field}" for each, times in Counter(names).items() if times > 1)
     kinds = {"mlps": {"mlp"}, "heads": {"head"}, "heads_feed": {"mlp", "logits"}}
     kinds |= {"first_below": {"head", "mlp", "embeds"}, "further_below": {"head", "mlp"}, "studied": {"head"}}
     for field, allowed in kinds.items():
         names = getattr(circuit, field)
         yield from (f"{name} cannot be in {field}" for name in names if Node.named(name, 0).kind not in allowed)
-        yield from (f"{name} is twice in {field}" for name, times in Counter(names).items() if times > 1)
     yield from (
         f"its heads feed {name}, which is not in mlps" for name in {*circuit.heads_feed} - {*circuit.mlps, LOGITS}
     )
@@ -87,6 +104,24 @@ def _complaints(circuit: Circuit) -> Iterator[str]:
         yield "an input of the heads is followed or whole, not both, and at least one must be either"
     if bool(circuit.followed) != bool(circuit.first_below):
         yield "what is followed leads to first_below: both are empty or neither is"
+    yield from (f"{name} is on no path of it; link it, or leave it out" for name in _unlinked(circuit))
+
+
+def _unlinked(circuit: Circuit) -> Iterator[str]:
+    """The nodes that are on no path, since all that would read them, or be read by them, lies on their wrong side."""
+    heads, readers = [_depth(head) for head in circuit.heads], [_depth(reader) for reader in circuit.heads_feed]
+    first_fed = min((reader for reader in readers if reader > min(heads)), default=math.inf)
+    last_below = max(map(_depth, circuit.first_below), default=0)
+    yield from (name for name in circuit.heads if _depth(name) >= max(readers))
+    yield from (name for name in circuit.mlps if _depth(name) < first_fed)
+    yield from (name for name in circuit.first_below if _depth(name) >= max(heads))
+    further = [name for name in circuit.further_below if name not in circuit.first_below]
+    yield from (name for name in further if _depth(name) >= last_below)
+
+
+@cache
+def _depth(name: str) -> int:
+    return Node.named(name, 0).depth
 
 
 def mlp_chains(circuit: Circuit, end: int) -> PathSet:
@@ -161,5 +196,5 @@ def check_fits(circuit: Circuit, model: Model) -> None:
     for lacking in (name for name in names if name not in had):
         raise UserError(
             f"{circuit.name} has {lacking}, but {model.name} has {sizes.n_layers} layers of {sizes.n_heads} heads: "
-            "find its own circuit with --circuit auto"
+            "take its own circuit, found automatically"
         )

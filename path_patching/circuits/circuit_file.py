@@ -1,7 +1,7 @@
 """A circuit as a JSON file and as a table; `python reproduce.py circuit [FILE]` prints either.
 
 A file holds the fields of `Circuit`. What a run of circuit_discovery.py leaves as circuit.json is such a file:
-it can be edited, and given to `--circuit`.
+it can be edited, and given to the scripts' `--circuit`, or to `read_circuit`.
 
     >>> print(table(circuit))
     | nodes | at | read |
@@ -10,6 +10,7 @@ it can be edited, and given to `--circuit`.
     | m1, m2 | END | the MLPs at END before it and the heads at END |
     | a1.h0 | END | queries: everything; keys and values: m0 at YY |
     | m0 | YY | embeds |
+    >>> import json
     >>> text = json.dumps(as_json(circuit))  # written to a file, `read_circuit` reads it
     >>> from_json(json.loads(text)) == circuit
     True
@@ -17,7 +18,6 @@ it can be edited, and given to `--circuit`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
@@ -25,7 +25,8 @@ from typing import TypedDict
 
 from path_patching.circuits.circuit import EMBEDS, LOGITS, Circuit
 from path_patching.circuits.links import Link
-from path_patching.errors import UserError, first_line
+from path_patching.errors import UserError, first_line, shortened
+from path_patching.files import parse_json
 from path_patching.paths import Via
 
 BESIDE_A_CIRCUIT = ("links", "search")  # what a run's circuit.json holds beside the circuit
@@ -51,12 +52,10 @@ def from_json(described: object) -> Circuit:
         raise UserError("a circuit is a JSON object")
     known = {each.name: each for each in fields(Circuit)}
     if unknown := sorted(set(described) - {*known, *BESIDE_A_CIRCUIT}):
-        raise UserError(f"a circuit has no {unknown[0]!r}; it has {', '.join(known)}")
+        raise UserError(f"a circuit has no {shortened(unknown[0])!r}; it has {', '.join(known)}")
     if missing := [name for name, each in known.items() if each.default is MISSING and name not in described]:
         raise UserError(f"{missing[0]!r} is missing")
     given = {name: value for name, value in described.items() if name in known}
-    if not isinstance(given["name"], str):
-        raise UserError("'name' must be a text")
     lists = {name: value for name, value in given.items() if name != "name"}
     if wrong := [name for name, value in lists.items() if not _is_list_of_names(value)]:
         raise UserError(f"{wrong[0]!r} must be a list of names")
@@ -79,7 +78,7 @@ def links_from_json(described: Sequence[LinkRecord]) -> dict[Link, float]:
 def read_circuit(path: Path) -> Circuit:
     """The circuit that a JSON file describes. Raises `UserError` if it cannot be read or describes none."""
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        described = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"no circuit can be read from {path} ({error.strerror}); give paper, auto or a file") from error
     except ValueError as error:

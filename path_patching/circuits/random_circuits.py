@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from path_patching.circuits.circuit import Circuit, in_order, nodes
@@ -26,33 +27,39 @@ def random_circuit(circuit: Circuit, architecture: Architecture, rng: random.Ran
     """A circuit of the same shape, its nodes drawn at random from all that a model has.
 
     It has as many heads and MLPs at END and at YY, none twice, linked alike: each takes the place of one of its kind,
-    in the order of layers. Nodes at YY are drawn from those that its last head can read. Raises `UserError` if the
-    model has too few nodes.
+    in the order of layers. Heads are drawn from those that come before the last of their readers, nodes at YY from
+    those that its last head can read. Raises `UserError` if the model has too few nodes.
     """
     n_layers, n_heads = architecture.n_layers, architecture.n_heads
     everything = [each for layer in range(n_layers) for each in layer_nodes(layer, n_heads, 0)]
-    late = {*circuit.mlps, *circuit.heads}
     for _ in range(DRAWS):
-        at_end = _drawn(late, everything, rng)
-        feeding = nodes(_renamed(circuit.heads_feed, at_end), 0)
-        heads = nodes(_renamed(circuit.heads, at_end), 0)
-        linked = [head.depth for head in heads if any(head.depth < reader.depth for reader in feeding)]
-        at_yy = _drawn(circuit.lower, [each for each in everything if each.depth < max(linked, default=0)], rng)
-        if linked and len(at_end) == len(late) and len(at_yy) == len(circuit.lower):
+        mlps = _drawn(circuit.mlps, everything, rng)
+        fed = _renamed(circuit.heads_feed, mlps)
+        heads = _drawn(circuit.heads, _before(fed, everything), rng)
+        lower = _drawn(circuit.lower, _before(heads.values(), everything), rng)
+        if (len(mlps), len(heads), len(lower)) != (len(circuit.mlps), len(circuit.heads), len(circuit.lower)):
+            continue
+        with suppress(UserError):  # a node is on no path
             return replace(
                 circuit,
-                name=f"a random circuit of the shape of {circuit.name}",
-                mlps=_renamed(circuit.mlps, at_end),
-                heads=_renamed(circuit.heads, at_end),
-                heads_feed=_renamed(circuit.heads_feed, at_end),
-                first_below=_renamed(circuit.first_below, at_yy),
-                further_below=_renamed(circuit.further_below, at_yy),
+                name="a random circuit",
+                mlps=_renamed(circuit.mlps, mlps),
+                heads=_renamed(circuit.heads, heads),
+                heads_feed=fed,
+                first_below=_renamed(circuit.first_below, lower),
+                further_below=_renamed(circuit.further_below, lower),
                 studied=(),
             )
     raise UserError(
         f"{n_layers} layers of {n_heads} heads have no circuit of the shape of {circuit.name}: "
         f"{len(circuit.heads)} heads and {len(circuit.mlps)} MLPs at END, {len(circuit.lower)} nodes at YY below them"
     )
+
+
+def _before(readers: Iterable[str], candidates: Sequence[Node]) -> list[Node]:
+    """The candidates that come before the last of some readers; none if there are no readers."""
+    last = max((reader.depth for reader in nodes(readers, 0)), default=0)
+    return [each for each in candidates if each.depth < last]
 
 
 def _drawn(names: Iterable[str], candidates: Sequence[Node], rng: random.Random) -> dict[str, str]:

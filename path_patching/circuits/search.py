@@ -152,7 +152,7 @@ def find_circuit(
         raise UserError(
             f"no head of {engine.model.name} at END changes the metric by as much as "
             f"{THRESHOLDS[-1] if threshold is None else threshold:.2%} of the clean {clean:.4f}; "
-            "give a lower --threshold, or a circuit with --circuit FILE"
+            "give a lower threshold, or a circuit of your own"
         )
     found = attempts[-1].full or _followed(attempts[-1].search, attempts[-1].late)
     return replace(found, tried={attempt.share: attempt.recovered for attempt in attempts})
@@ -254,13 +254,11 @@ def _late_half(search: Search, kept: tuple[str, ...], swept: Mapping[str, Questi
         together = [search.effect(receivers.extend(upstream))] if upstream else []
         effects[reader] = max([*together, *(step.effects[head.name] for head in upstream)], key=abs, default=0.0)
     fed = ranked("the kept heads → each of their readers", effects)
-    mlps = tuple(name for name in kept if not _is_head(name))
     fed_by_heads = in_order(search.kept(fed))
-    late = Circuit(
-        NAME, mlps, heads, fed_by_heads, first_below=(), further_below=(), followed=(), whole=("q", "k", "v")
-    )
-    linked = {each.name for each in late_half(late, search.end).nodes()}
-    return replace(late, mlps=tuple(mlp for mlp in mlps if mlp in linked)), fed
+    first_fed = Node.named(fed_by_heads[0], search.end).depth
+    mlps = tuple(name for name in kept if not _is_head(name) and Node.named(name, search.end).depth >= first_fed)
+    whole = INPUTS["head"]
+    return Circuit(NAME, mlps, heads, fed_by_heads, first_below=(), further_below=(), followed=(), whole=whole), fed
 
 
 def _inputs(search: Search, late: Circuit) -> Question:

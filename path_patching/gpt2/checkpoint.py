@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from path_patching.errors import UserError, first_line
-from path_patching.files import parsed_json, reading
+from path_patching.files import parse_json, reading
 from path_patching.gpt2.model import LAYER_NORM_EPSILON, Activation, Architecture
 
 CONFIG = "config.json"
@@ -282,7 +282,7 @@ def _read_json(path: Path) -> dict[str, object]:
     with reading(path, A_CHECKPOINT):
         text = path.read_bytes()
     try:
-        content = parsed_json(text)
+        content = parse_json(text)
     except ValueError as error:
         raise UserError(f"{path} is damaged ({first_line(error)}); get it again") from error
     if not isinstance(content, dict):

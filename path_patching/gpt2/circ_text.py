@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from typing import get_args
 from uuid import UUID
 
-from path_patching.files import parsed_json
+from path_patching.files import parse_json
 from path_patching.gpt2.model import Activation, Architecture
 
 HASH_DIGITS = 24
 INFO = "# info:"
 EMBEDDINGS = ("t.w.tok_embeds", "t.w.pos_embeds")
-ARRAY = re.compile(r"^ *'(?P<name>[\w.]+)' \[(?P<shape>[\d,]+)\] Array (?P<hash>[0-9a-f]{24})\b", re.MULTILINE)
+ARRAY = re.compile(r"^ *'(?P<name>[\w.]+)' \[(?P<shape>[0-9,]+)\] Array (?P<hash>[0-9a-f]{24})\b", re.MULTILINE)
 
 # A block's weights, in the order in which rust_circuit numbers them, and the shapes of the symbols that stand for them
 # in a block of any size: 0s is the width, 4s heads, 5s the MLP's width, 7s a query's and key's, 8s a value's.
@@ -86,13 +86,14 @@ def to_text(description: Description) -> str:
 def from_text(text: str) -> Description:
     """Read `.circ` text back. Raises `ValueError` if it does not describe a GPT-2."""
     first, _, arrays = text.partition("\n")
-    found = {match["name"]: match for match in ARRAY.finditer(arrays)}
+    matches = [*ARRAY.finditer(arrays)]
+    found = {match["name"]: match for match in matches}
     shapes = {name: tuple(int(size) for size in match["shape"].split(",")) for name, match in found.items()}
     try:
-        info = parsed_json(first.removeprefix(INFO))
+        info = parse_json(first.removeprefix(INFO))
         n_heads, d_head, d_model = shapes["a0.w.q_arr"]
         architecture = Architecture(
-            n_layers=info["params"]["num_layers"],
+            n_layers=sum(name.endswith(".w.in_bias_arr") for name in found),
             n_heads=n_heads,
             d_model=d_model,
             d_head=d_head,
@@ -101,13 +102,14 @@ def from_text(text: str) -> Description:
             vocab_size=shapes["t.w.tok_embeds"][0],
             activation=info["params"]["block_params"]["mlp_act_type"],
         )
-        source = info["extra"]
-        # Counted before they are named: a description of very many layers would be one of very many names.
-        fits = len(shapes) == 5 + len(BLOCK_WEIGHTS) * architecture.n_layers
-        fits = fits and shapes == architecture.tensor_shapes()
+        n_layers, source = info["params"]["num_layers"], info["extra"]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{error} is not where a GPT-2's description has it") from error
-    if not fits or architecture.activation not in get_args(Activation):
+    if len(matches) != len(found):
+        raise ValueError("a tensor is there twice")
+    if n_layers != architecture.n_layers:
+        raise ValueError(f"its tensors are not those of {n_layers} layers")
+    if shapes != architecture.tensor_shapes() or architecture.activation not in get_args(Activation):
         raise ValueError("its tensors are not those of a GPT-2")
     return Description(architecture, {name: match["hash"] for name, match in found.items()}, source)
 

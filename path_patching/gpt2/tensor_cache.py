@@ -27,8 +27,17 @@ from pathlib import Path
 import torch
 from blake3 import blake3
 
-from path_patching.errors import UserError, first_line
-from path_patching.files import ROOT, checkpoint_folder, reading, regular, told_apart, write_text, written_whole
+from path_patching.errors import UserError, first_line, one_line
+from path_patching.files import (
+    ROOT,
+    checkpoint_folder,
+    named_path,
+    reading,
+    regular,
+    told_apart,
+    write_text,
+    written_whole,
+)
 from path_patching.gpt2.checkpoint import GET_AGAIN, read_checkpoint, read_config, some_of, source_files
 from path_patching.gpt2.circ_text import HASH_DIGITS, Description, from_text, to_text
 from path_patching.gpt2.hub import ModelUnavailable, gpt2_checkpoint, to_be_deleted
@@ -68,7 +77,7 @@ def load_model(name: str, as_published: bool = False) -> Model:
         model = _load_folder(STANDIN_FOLDER, STANDIN_NAME, description_path(name))
     else:
         folder = checkpoint_folder(name)
-        model = _load_folder(folder, folder.name, description_path(name))
+        model = _load_folder(folder, one_line(folder.name), description_path(name))
     return model.with_activation("gelu") if as_published else model
 
 
@@ -119,7 +128,7 @@ def _convert_gpt2(published: Description, problem: CacheError) -> None:
         raise ModelUnavailable(
             f"{GPT2_NAME} is not in the tensor cache ({problem}) and cannot be downloaded ({reason}); connect to the "
             "Hugging Face hub, or bring its files with `hf download openai-community/gpt2` and HF_HOME, or use a "
-            "local copy with --model PATH, or try the stand-in with --model standin"
+            "local copy (model PATH), or try the stand-in (model standin)"
         ) from reason
     try:
         tensors, hashes = _published_tensors(folder, published)
@@ -219,7 +228,7 @@ def _fingerprint(hashes: Mapping[str, str], activation: str) -> str:
 def cache_folder() -> Path:
     """rust_circuit's tensor cache: TENSORS_CACHE_DIR, else ~/tensors_by_hash_cache. Raises `UserError` without ~."""
     try:
-        return Path(os.environ.get("TENSORS_CACHE_DIR") or Path.home() / "tensors_by_hash_cache")
+        return named_path(os.environ.get("TENSORS_CACHE_DIR") or Path.home() / "tensors_by_hash_cache")
     except RuntimeError as error:
         raise UserError(
             "there is no home directory for the tensor cache; name a folder with TENSORS_CACHE_DIR"
@@ -228,7 +237,7 @@ def cache_folder() -> Path:
 
 def download_folder() -> Path:
     """Where rust_circuit looks next, and where the paper's README puts its download: RR_RRFS_DIR, else ~/rrfs."""
-    return Path(os.environ.get("RR_RRFS_DIR") or os.path.expanduser("~/rrfs")) / "tensor_db"
+    return named_path(os.environ.get("RR_RRFS_DIR") or os.path.expanduser("~/rrfs")) / "tensor_db"
 
 
 def hash_tensor(tensor: torch.Tensor) -> str:

@@ -61,7 +61,7 @@ class Activations:
     def writes(self, nodes: Sequence[Node], data: Data, part: slice = slice(None)) -> torch.Tensor:
         """What nodes write, (len(nodes), B, D); the heads of one layer and position are evaluated together."""
         together: dict[tuple[int, str, int], list[Node]] = {}
-        for node in nodes:
+        for node in dict.fromkeys(nodes):
             index = 0 if node.kind in ("head", "embeds") else node.index
             together.setdefault((node.layer, f"{node.kind}{index}", node.position), []).append(node)
         written: dict[Node, torch.Tensor] = {}

@@ -94,6 +94,37 @@ def test_a_sweep_keeps_the_order_of_its_senders_and_fills_in_what_is_out_of_reac
     assert (swept[:, 0, 0] - SUMS[0]).tolist() == [1000, 0, 0, 100, 1000, 1000]
 
 
+@pytest.mark.parametrize(
+    ("ask", "complaint"),
+    [
+        (lambda engine: engine.patch("a1.h0 → logits"), "'a1.h0 → logits' is no path set; PathSet.parse makes one"),
+        (lambda engine: engine.patch(None), "None is no path set"),
+        (lambda engine: engine.isolate(Node.mlp(1, END)), "is no path set"),
+        (lambda engine: engine.isolate([HEAD]), "is no path set"),
+        (lambda engine: engine.evaluate(Request.clean()), "several requests are asked for as a list"),
+        (lambda engine: engine.evaluate([HEAD]), "several requests are asked for as a list"),
+        (lambda engine: engine.sweep("logits", [Node.mlp(1, END)]), "'logits' is no path set"),
+        (lambda engine: engine.sweep(LOGITS, Node.mlp(1, END)), "is no list of nodes"),
+        (lambda engine: engine.sweep(LOGITS, "m1"), "'m1' is no list of nodes"),
+        (lambda engine: engine.sweep(LOGITS, ["m1"]), "'m1' is no node"),
+        (lambda engine: engine.writes(Node.mlp(1, END)), "is no list of nodes"),
+        (lambda engine: engine.writes(["m1"]), "'m1' is no node"),
+        (lambda engine: engine.writes(3), "3 is no list of nodes"),
+        (lambda engine: engine.residual("m1"), "'m1' is no node"),
+        (lambda engine: engine.attention("a1.h0"), "heads are given by layer and number"),
+        (lambda engine: engine.attention(Node.head(1, 0, END)), "heads are given by layer and number"),
+        (lambda engine: engine.attention([Node.head(1, 0, END)]), "heads are given by layer and number"),
+        (lambda engine: engine.attention((1, 0)), "heads are given by layer and number"),
+        (lambda engine: engine.attention([("1", "0")]), "whole numbers, not '1'"),
+    ],
+)
+def test_what_is_of_another_type_is_one_line_and_never_runs(engine, ask, complaint):
+    with pytest.raises(PathSetError, match=complaint) as error:
+        ask(engine)
+    assert "\n" not in str(error.value)
+    assert engine.batches == []
+
+
 def test_a_sweep_that_reaches_nothing_never_runs(engine):
     for senders in ([Node.mlp(1, END)], [Node.mlp(0, 1)], [Node.residual(1), Node.embeds(1)]):
         with pytest.raises(PathSetError, match=r"cannot be reached from a1\.h0@3"):

@@ -292,6 +292,19 @@ def test_the_writes_at_a_position_add_up_to_the_residual_stream(engine_name, set
 
 
 @each_engine
+def test_a_node_may_be_asked_for_twice(engine_name):
+    engine = engine_for(engine_name, "with eos")
+    end = engine.sentences.end
+    nodes = [Node.embeds(end), Node.mlp(1, end), Node.head(0, 1, end), Node.neuron(1, 3, end)]
+    once = engine.writes(nodes)
+    assert torch.equal(engine.writes([*nodes, *nodes[::-1]]), torch.cat([once, once.flip(0)]))
+    receivers = PathSet.at(Node.logits(end))
+    swept = engine.sweep(receivers, nodes[1:3])
+    assert torch.equal(engine.sweep(receivers, [*nodes[1:3], *nodes[1:3]]), torch.cat([swept, swept]))
+    assert torch.equal(*engine.attention([(0, 1), (0, 1)]))
+
+
+@each_engine
 def test_a_neuron_writes_its_activation_times_its_column(engine_name):
     setup, engine = SETUPS["without eos"](), engine_for(engine_name, "without eos")
     mlp = Node.mlp(1, setup.end)

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
-from path_patching.errors import UserError, first_line, in_one_line
-from path_patching.files import checkpoint_folder, parsed_json, reading, regular, told_apart, write_text, written_whole
+from path_patching.errors import UserError, first_line, in_one_line, shortened
+from path_patching.files import (
+    checkpoint_folder,
+    named_path,
+    parse_json,
+    reading,
+    regular,
+    told_apart,
+    write_text,
+    written_whole,
+)
 from path_patching.gpt2.checkpoint import source_files
+from path_patching.gpt2.tensor_cache import cache_folder, download_folder
 from path_patching.progress import progress
 from tests.helpers.refusals import put_there
 
@@ -26,6 +39,41 @@ def test_a_file_is_replaced_only_when_it_is_whole(tmp_path):
     write_text(path, "new")
     assert path.read_text() == "new"
     assert [found.name for found in path.parent.iterdir()] == ["file.txt"]
+
+
+@pytest.mark.parametrize("text", ['{"a": [1, 2.5e3, "x", null, true]}', "[]", b'"\xc3\xa4"', "-0.0", "9" * 400])
+def test_json_is_read(text):
+    assert parse_json(text) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "NaN", "[Infinity]", "-Infinity", "1e999", "-1e999", '{"a": 1, "a": 1}', '[{"b": {"a": 1, "a": 2}}]',
+     "[" * 100_000, '{"a":' * 100_000, "9" * 5000, b"\xff\xfe", "[1] 2", "nan", "'a'"],
+)  # fmt: skip
+def test_what_other_readers_of_json_refuse_is_a_value_error(text):
+    with pytest.raises(ValueError, match=r"."):
+        parse_json(text)
+
+
+def test_a_home_is_filled_in_and_a_nameless_path_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert named_path("~/x") == tmp_path / "x"
+    assert named_path(Path("~/x")) == tmp_path / "x"
+    assert named_path("x/~") == Path("x/~")
+    for variable, folder in {"TENSORS_CACHE_DIR": cache_folder, "RR_RRFS_DIR": download_folder}.items():
+        monkeypatch.setenv(variable, "~/x")
+        assert folder().is_relative_to(tmp_path / "x")
+    for wrong in ("", "~nobody-of-that-name/x"):
+        with pytest.raises(UserError):
+            named_path(wrong)
+
+
+def test_an_error_of_ours_is_one_line_whatever_is_quoted_in_it():
+    assert str(UserError("no /a\nb\x1b[31m/\udcff/ä “c”")) == r"no /a\nb\x1b[31m/\udcff/ä “c”"
+    assert shortened("short") == "short"
+    assert len(shortened("a" * 20_000)) < 100
+    assert shortened(["a"]) == "['a']"
 
 
 def test_progress_gives_every_item_and_first_line_the_first():
@@ -90,11 +138,11 @@ def test_names_made_of_a_folders_are_short_enough_and_differ(tmp_path, name):
 
 
 def test_json_is_read_unless_it_is_nested_too_deeply():
-    assert parsed_json('{"a": [1, {"b": null}]}') == {"a": [1, {"b": None}]}
-    assert parsed_json("[" * 99 + "]" * 99)
+    assert parse_json('{"a": [1, {"b": null}]}') == {"a": [1, {"b": None}]}
+    assert parse_json("[" * 99 + "]" * 99)
     for text in ("[" * 101 + "]" * 101, '{"a":' * 100_000, "[" * 100_000, "{", b"\xff"):
         with pytest.raises(ValueError, match=r"."):
-            parsed_json(text)
+            parse_json(text)
 
 
 def test_a_long_message_of_others_is_one_short_line():

@@ -506,6 +506,11 @@ def test_every_kind_of_node_can_be_written():
         ("a9.h1@YY → logits", "cannot be reached from logits@12"),
         ("a9.h1@there → logits", "where is there"),
         ("m08 → logits", "'m08' is not a node"),
+        ("a07.h1 → logits", "'a07.h1' is not a node"),
+        ("m1.n05 → logits", "'m1.n05' is not a node"),
+        ("m1٣ → logits", "'m1٣' is not a node"),
+        ("m8@012 → logits", "where is 012"),
+        ("m8@١٢ → logits", "where is ١٢"),
         ("m3 →v m8 → logits", "none of these has an input 'v'"),
         ("m10 →v logits", "none of these has an input 'v'"),
         ("m10@ → logits", "where is nothing"),
@@ -559,3 +564,35 @@ def test_a_message_names_no_more_nodes_than_can_be_read():
     with pytest.raises(PathSetError, match=r"m3@8 cannot be reached from .*, and \d+ more") as refused:
         LOGITS.through_chains(everything).extend([Node.mlp(3, YY)], "q")
     assert len(str(refused.value)) < 300
+
+
+HEAD = Node.head(9, 1, END)
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: PathSet.at("m10"), "'m10' is no node; write one like Node.head"),
+        (lambda: LOGITS.extend("a9.h1"), "'a9.h1' is no list of nodes; write one like"),
+        (lambda: LOGITS.extend(HEAD), "is no list of nodes"),
+        (lambda: LOGITS.extend(["a9.h1"]), "'a9.h1' is no node"),
+        (lambda: LOGITS.extend(3), "3 is no list of nodes"),
+        (lambda: LOGITS.through("m10"), "'m10' is no node"),
+        (lambda: LOGITS.through_chains(HEAD), "is no list of nodes"),
+        (lambda: LOGITS.through_chains("m10"), "'m10' is no list of nodes"),
+        (lambda: LOGITS.ending_at("logits"), "'logits' is no list of nodes"),
+        (lambda: LOGITS.reachable("m10"), "'m10' is no node"),
+        (lambda: union(["a9.h1 → logits"]), "'a9.h1 → logits' is no path set"),
+        (lambda: PathSet.all_downstream(HEAD, END, 12, 12), "is no list of nodes"),
+        (lambda: PathSet.all_downstream([HEAD], "12", 12, 12), "whole numbers, not '12'"),
+        (lambda: PathSet.parse(LOGITS), "is no text"),
+        (lambda: PathSet.parse("m10 → logits", end="12"), "whole numbers, not '12'"),
+        (lambda: PathSet.parse("m1@YY → logits", end=END, yy="8"), "whole numbers, not '8'"),
+        (lambda: Node.head("9", 1, END), "whole numbers, not '9'"),
+        (lambda: Node.mlp(9.5, END), "whole numbers, not 9.5"),
+    ],
+)
+def test_what_is_of_another_type_is_one_line(make, complaint):
+    with pytest.raises(PathSetError, match=complaint) as error:
+        make()
+    assert "\n" not in str(error.value)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 
+from path_patching.circuits.circuit import Circuit
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from reproduction.compare import compare, largest_difference
 from reproduction.compare import main as compare_main
+from reproduction.paper import PAPER
 from reproduction.run import read_artifacts, start_run
 from reproduction.settings import Settings
 from tests.helpers.made import MODEL, publish_experiments
 from tests.helpers.scripts import error_line, output, run_script
 
-NAN = torch.nan
+NAN, INF = torch.nan, torch.inf
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,15 @@ NAN = torch.nan
         (torch.tensor([NAN, 1.0]), torch.tensor([NAN, 1.0]), 0.0),
         (torch.tensor([NAN, 1.0]), torch.tensor([1.0, 1.0]), math.inf),
         (torch.zeros(2), torch.zeros(3), math.inf),
+        (torch.tensor([INF, 5.0]), torch.tensor([INF, 3.0]), 0.4),
+        (torch.tensor([INF, 1.0]), torch.tensor([INF, 1.0]), 0.0),
+        (torch.tensor([INF]), torch.tensor([-INF]), math.inf),
+        (torch.tensor([INF, 1.0]), torch.tensor([2.0, 1.0]), math.inf),
+        (torch.tensor([2.0, 1.0]), torch.tensor([INF, 1.0]), math.inf),
+        (torch.tensor([NAN, INF, 0.5]), torch.tensor([NAN, INF, 0.25]), 0.25),
+        (torch.tensor([NAN]), torch.tensor([INF]), math.inf),
+        ([INF, 5.0], [INF, 3.0], 0.4),
+        (pd.DataFrame({"a": [INF, 5.0]}), pd.DataFrame({"a": [INF, 3.0]}), 0.4),
         (torch.zeros(0), torch.zeros(0), 0.0),
         ({"a": [1.0, 2.0], "b": "x"}, {"a": [1.0, 2.5], "b": "x"}, 0.25),
         ({"a": 1.0}, {"b": 1.0}, math.inf),
@@ -131,6 +143,36 @@ def test_a_script_that_was_run_into_one_folder_alone_is_named(tmp_path):
     (folders[1] / "topk_years.json").unlink()
     with pytest.raises(UserError, match=rf"topk_years.py was run into {folders[0]} and not into {folders[1]}"):
         compare_main(list(map(str, folders)))
+
+
+def test_layers_in_subfolders_are_compared_and_one_that_only_one_folder_has_is_named(tmp_path, capsys):
+    for folder, value in {"one": 0.5, "other": 0.25}.items():
+        ranked(tmp_path / folder, [0], [0.5])
+        ranked(tmp_path / folder / "m8", [0], [value])
+    folders = [str(tmp_path / "one"), str(tmp_path / "other")]
+    compare_main(folders)
+    printed = capsys.readouterr().out
+    assert "m8/neuron_investigations: torch and torch" in printed
+    assert "largest difference: 2.5e-01" in printed
+    ranked(tmp_path / "other" / "m9", [0], [0.5])
+    complaint = rf"was run into {tmp_path}/other/m9 and not into {tmp_path}/one/m9"
+    with pytest.raises(UserError, match=complaint):
+        compare_main(folders)
+    with pytest.raises(UserError, match=complaint):
+        compare_main(folders[::-1])
+
+
+def test_runs_of_two_circuits_are_no_two_of_one_and_files_of_one_circuit_are(tmp_path):
+    def run_of(folder: str, circuit: Circuit):
+        run = start_run("pca_experiments", Settings(out=tmp_path / folder, circuit=folder), MODEL, "torch", "cpu")
+        run.note_circuit(circuit)
+        run.publish()
+        return read_artifacts(tmp_path / folder, "pca_experiments")
+
+    one = run_of("one.json", PAPER)
+    assert by_name(one, run_of("two.json", PAPER)) == {"circuit/name": 0}
+    with pytest.raises(UserError, match=r"they differ in a5\.h1"):
+        compare(one, run_of("three.json", replace(PAPER, heads=PAPER.heads[1:])))
 
 
 @pytest.mark.parametrize("within", ["nan", "-1"])

@@ -14,6 +14,7 @@ from path_patching.files import ROOT
 from path_patching.gpt2.model import Architecture, random_model
 from reproduction import figures
 from reproduction.figures import lines, years
+from reproduction.paper import PAPER
 from reproduction.plots import check_up_to_date, start_plots
 from reproduction.publication import intact, record_path, sha256
 from reproduction.run import read_artifacts, start_run
@@ -100,6 +101,18 @@ def test_artifacts_of_two_models_are_refused_naming_both(tmp_path, other):
     two = published(tmp_path, "big_ds_experiments", replace(other, name="the other"))
     with pytest.raises(UserError, match=r"is of random \(seed 0\) .* but big_ds_experiments\.json of the other"):
         start_plots("pca_plots", PlotSettings(out=tmp_path / "plots"), one, two)
+    assert not (tmp_path / "plots").exists()
+
+
+def test_artifacts_of_two_circuits_are_refused_naming_both(tmp_path):
+    made = []
+    for script, heads in {"circuit_discovery": PAPER.heads, "big_ds_experiments": PAPER.heads[1:]}.items():
+        run = start_run(script, Settings(model="standin", out=tmp_path), MODEL, "torch", "cpu")
+        run.note_circuit(replace(PAPER, heads=heads))
+        run.publish()
+        made.append(read_artifacts(tmp_path, script))
+    with pytest.raises(UserError, match=r"circuit_discovery\.json .* but big_ds_experiments\.json .* differ in a5\.h1"):
+        start_plots("circuit_discovery_plotting", PlotSettings(out=tmp_path / "plots"), *made)
     assert not (tmp_path / "plots").exists()
 
 

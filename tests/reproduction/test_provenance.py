@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from reproduction import provenance
-from reproduction.provenance import code_sha256, command
+from reproduction.provenance import code_sha256, code_version, command
 from reproduction.publication import invocation
 
 
@@ -79,6 +83,72 @@ def test_what_is_said_of_the_data_is_no_code(repository):
     (repository / "cache" / "README.md").write_text("words")
     code_sha256.cache_clear()
     assert code_sha256("script") == before
+
+
+def git(folder: Path, *words: str) -> str:
+    """What git says in a folder, whatever is set up on this machine."""
+    who = [f"GIT_{role}_{what}" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")]
+    settings = {**dict.fromkeys(who, "x"), "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    run = subprocess.run(
+        ["git", *words], cwd=folder, env=os.environ | settings, check=True, capture_output=True, text=True
+    )
+    return run.stdout.strip()
+
+
+def committed(folder: Path) -> str:
+    """A repository with one commit, whose name is returned."""
+    folder.mkdir(exist_ok=True)
+    (folder / "script.py").write_text("one")
+    (folder / ".gitignore").write_text("made/\n")
+    git(folder, "init", "--quiet")
+    git(folder, "config", "status.showUntrackedFiles", "no")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message", "one")
+    return git(folder, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def repository_within(tmp_path, monkeypatch) -> Path:
+    """Where this repository may have been unpacked: within another one."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    committed(tmp_path)
+    folder = tmp_path / "unpacked"
+    folder.mkdir()
+    monkeypatch.setattr(provenance, "ROOT", folder)
+    return folder
+
+
+def test_the_commit_is_this_repository_s_and_no_other_s(repository_within, monkeypatch):
+    (repository_within / "script.py").write_text("one")
+    assert code_version() is None
+    monkeypatch.setenv("GIT_DIR", str(repository_within.parent / ".git"))
+    assert code_version() is None
+    monkeypatch.delenv("GIT_DIR")
+    (repository_within / ".git").mkdir()  # which is no repository
+    assert code_version() is None
+    (repository_within / ".git").rmdir()
+    own = committed(repository_within)
+    monkeypatch.setenv("GIT_DIR", str(repository_within.parent / ".git"))
+    assert code_version() == own
+
+
+def test_a_work_tree_of_the_repository_has_its_commit(repository_within, monkeypatch):
+    own = committed(repository_within)
+    git(repository_within, "worktree", "add", "--quiet", "--detach", str(repository_within.parent / "beside"))
+    monkeypatch.setattr(provenance, "ROOT", repository_within.parent / "beside")
+    assert code_version() == own
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"), [("script.py", True), ("new.py", True), ("new/deep.py", True), ("made/new.py", False)]
+)
+def test_files_that_were_changed_or_are_new_count_as_changes(repository_within, file, changes):
+    own = committed(repository_within)
+    path = repository_within / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("two")
+    assert code_version() == (f"{own}+changes" if changes else own)
 
 
 def test_commands_can_be_pasted_into_a_shell(monkeypatch):

@@ -15,10 +15,13 @@ from path_patching.errors import UserError
 from path_patching.files import ROOT
 from reproduction import run as artifacts
 from reproduction.claims import Claim, read_claims
-from reproduction.results import NOT_MEASURED, main, markdown, results_table, sections
-from reproduction.run import read_artifacts
-from reproduction.steps import EXPERIMENTS
-from tests.helpers.made import MODEL, publish_experiments
+from reproduction.paper import PAPER
+from reproduction.results import NOT_MEASURED, markdown, results_table, sections
+from reproduction.results import main as results_main
+from reproduction.run import read_artifacts, start_run
+from reproduction.settings import Settings
+from reproduction.steps import EXPERIMENTS, read_experiments
+from tests.helpers.made import MODEL, edit_record, publish_experiments
 from tests.helpers.scripts import error_line, output, run_script
 
 CLAIMS = read_claims()
@@ -63,7 +66,7 @@ def test_who_has_read_enough_of_the_table_finds_it_published(tmp_path, monkeypat
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the command replaces it
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=raise_broken_pipe))
     with pytest.raises(BrokenPipeError):
-        main(["--artifacts", str(tmp_path), "--out", str(tmp_path / "plots")])
+        results_main(["--artifacts", str(tmp_path), "--out", str(tmp_path / "plots")])
     assert (tmp_path / "plots" / "results.json").is_file()
 
 
@@ -116,12 +119,43 @@ def test_runs_of_two_models_are_refused_by_their_names(tmp_path):
     assert "of another (fingerprint abc" in line
 
 
+@pytest.mark.parametrize("spoil", ["a number", "an artifact", "no artifact"])
+def test_what_was_changed_by_hand_is_no_result(tmp_path, spoil):
+    publish_experiments(tmp_path)
+    record, artifact = tmp_path / "big_ds_experiments.json", tmp_path / "big_ds_experiments.pt"
+    assert len(read_experiments(tmp_path)) == len(EXPERIMENTS)
+    if spoil == "a number":
+        edited = json.loads(record.read_text())
+        edited["numbers"]["clean/probability_difference"]["value"] += 0.1
+        record.write_text(json.dumps(edited))
+    else:
+        artifact.write_bytes(b"another") if spoil == "an artifact" else artifact.unlink()
+    with pytest.raises(UserError, match=rf"{record if spoil == 'a number' else artifact} .*; run python big_ds"):
+        read_experiments(tmp_path)
+
+
+def test_a_table_s_lines_are_whole_whatever_folders_are_called(tmp_path):
+    made = "python random_years.py --model 'a\nb'"
+    table = results_table([claim()], {}).assign(command=made)
+    assert r"Measured by `python random_years.py --model 'a\nb'`." in markdown(table, "title").splitlines()
+
+
+def test_runs_of_two_circuits_make_no_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the script sets it
+    publish_experiments(tmp_path)
+    run = start_run("pca_experiments", Settings(model=MODEL.name, out=tmp_path), MODEL, "torch", "cpu")
+    run.note_circuit(replace(PAPER, heads_feed=("m8", "m9")))
+    run.publish()
+    with pytest.raises(UserError, match=r"but pca_experiments\.json with another circuit"):
+        results_main(["--artifacts", str(tmp_path), "--out", str(tmp_path / "plots")])
+
+
 def test_no_runs_are_one_line(tmp_path):
     assert "run python reproduce.py" in error_line(results(tmp_path))
 
 
 def test_a_verdict_is_of_the_paper_s_circuit_alone(tmp_path, as_gpt2):
-    publish_experiments(tmp_path, circuit="a circuit found automatically")
+    publish_experiments(tmp_path, circuit=replace(PAPER, heads_feed=("m8", "m9")))  # under the paper's name
     made = {script: read_artifacts(tmp_path, script) for script in EXPERIMENTS}
     table = results_table(CLAIMS, made)
     of_circuit = [each.of_circuit for each in CLAIMS]
@@ -189,9 +223,9 @@ def test_what_is_stated_is_shown_and_judged(changed, value, expected, verdict):
 def test_a_soft_target_that_is_missed_fails_no_check(tmp_path, as_gpt2, monkeypatch):
     publish_experiments(tmp_path)
     path = tmp_path / "big_ds_experiments.json"
-    record = json.loads(path.read_text())
-    record["numbers"]["mlps/m10/direct/share_of_clean"]["value"] = 0.1
-    path.write_text(json.dumps(record))
+    numbers = json.loads(path.read_text())["numbers"]
+    numbers["mlps/m10/direct/share_of_clean"]["value"] = 0.1
+    edit_record(path, numbers=numbers)
     assert "| differs (soft target) |" in output(results(tmp_path, "--check"))
 
 

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import pickle
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,10 +17,13 @@ from hypothesis import settings as tried
 from hypothesis import strategies as st
 
 from path_patching.bootstrap import Estimate
+from path_patching.circuits.circuit import Circuit
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, random_model
-from reproduction.publication import RECORD_VERSION
-from reproduction.run import Run, read_artifacts, start_run
+from reproduction.figures import titled
+from reproduction.paper import GIVEN, PAPER
+from reproduction.publication import RECORD_VERSION, intact, read_record, signed
+from reproduction.run import Artifacts, Run, check_alike, model_of, read_artifacts, start_run
 from reproduction.settings import Settings
 from tests.helpers.refusals import unless_refused
 from tests.helpers.scripts import run_python
@@ -81,6 +86,80 @@ def test_a_bad_key_is_refused(tmp_path, key):
     assert run.numbers == {}
 
 
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.tensor([1.0, NAN]),
+        torch.tensor([-INF], dtype=torch.float64),
+        {"a": torch.tensor(INF), "names": ["x"]},
+        {"a": [1.0, {"b": NAN}]},
+        pd.DataFrame({"noun": ["war"], "share": [NAN]}),
+        pd.DataFrame({"share": pd.Series([INF], dtype="float32")}),
+    ],
+)
+def test_what_is_not_finite_is_refused_by_name_before_anything_is_published(tmp_path, value):
+    published(tmp_path)
+    run = new_run(tmp_path)
+    with pytest.raises(UserError, match=r"^wrong\.\w+ is not finite, so nothing is published"):
+        run.save_table("wrong.csv", value, kind="t") if isinstance(value, pd.DataFrame) else run.save(
+            "wrong.pt", value, kind="t"
+        )
+    if isinstance(value, dict) and "names" not in value:
+        with pytest.raises(UserError, match=r"wrong\.json is not finite"):
+            run.save_json("wrong.json", value, kind="t")
+    assert run.index == {}
+    read_artifacts(tmp_path, run.script).check_all()
+
+
+@pytest.mark.parametrize("value", [NAN, -INF, [0.5, NAN], {"m8": INF}, Estimate(0.5, NAN, 0.6, 97)])
+def test_a_number_that_is_not_finite_is_no_number(tmp_path, value):
+    run = new_run(tmp_path)
+    with pytest.raises(UserError, match="late_half/share is not finite, so nothing is published"):
+        run.note("late_half/share", value, "share")
+    assert run.numbers == {}
+
+
+def test_a_nan_whose_meaning_is_said_is_kept_and_infinity_has_none(tmp_path):
+    run = new_run(tmp_path)
+    run.save("rows.pt", torch.tensor([1.0, NAN]), kind="rows", nan="a row that is left out")
+    with pytest.raises(UserError, match=r"wrong\.pt is not finite"):
+        run.save("wrong.pt", torch.tensor([INF, NAN]), kind="rows", nan="a row that is left out")
+    run.publish()
+    artifacts = read_artifacts(tmp_path, run.script)
+    assert artifacts.find(kind="rows") == {"rows.pt": {"kind": "rows", "nan": "a row that is left out"}}
+    assert artifacts.load("rows.pt").isnan().tolist() == [False, True]
+
+
+def of_circuit(folder, script: str, circuit: Circuit | None) -> Artifacts:
+    run = new_run(folder, script)
+    if circuit is not None:
+        run.note_circuit(circuit)
+    run.publish()
+    return read_artifacts(folder, script)
+
+
+def test_runs_of_two_circuits_are_refused_naming_both(tmp_path):
+    paper = of_circuit(tmp_path, "big_ds_experiments", PAPER)
+    none = of_circuit(tmp_path, "neuron_investigations", None)
+    same = of_circuit(tmp_path, "pca_experiments", replace(PAPER, name="the same", heads=PAPER.heads[::-1], studied=()))
+    check_alike([none, paper, same])
+    assert same.circuit.name == PAPER.name, "whatever it was called"
+    assert same.circuit.heads == PAPER.heads[::-1]
+    assert none.circuit is None
+    edited = of_circuit(tmp_path, "circuit_discovery", replace(PAPER, heads=(*PAPER.heads, "a6.h1")))
+    with pytest.raises(
+        UserError, match=r"^big_ds_experiments\.json .* another circuit.* they differ in a6\.h1; run one"
+    ):
+        check_alike([none, paper, edited])
+    assert edited.circuit.name == edited.number("circuit/name") == GIVEN
+    relinked = of_circuit(tmp_path, "circuit_discovery", replace(PAPER, heads_feed=("m8", "m9")))
+    with pytest.raises(UserError, match=r"they differ in links; run one"):
+        check_alike([relinked, none, same])
+
+
 def test_artifacts_are_found_by_what_they_are(tmp_path):
     published(tmp_path)
     artifacts = read_artifacts(tmp_path, "circuit_discovery")
@@ -96,7 +175,7 @@ def test_a_table_is_read_back_in_full(tmp_path):
         {"noun": ["war", "plan"], "YY": [2, 98], "share": [1 / 3, 0.1 + 0.2], "other": [math.nan, 1e-300]}
     )
     run = new_run(tmp_path)
-    run.save_table("sentences.csv", [table], kind="sentences_evaluated")
+    run.save_table("sentences.csv", [table], kind="sentences_evaluated", nan="not measured")
     run.publish()
     pd.testing.assert_frame_equal(read_artifacts(tmp_path, run.script).load("sentences.csv"), table, check_exact=True)
 
@@ -137,10 +216,8 @@ def test_a_record_without_one_of_its_parts_is_refused(tmp_path, part, spoil):
     path = tmp_path / "circuit_discovery.json"
     record = json.loads(path.read_text())
     record.pop(part) if spoil == "missing" else record.update({part: 3})
-    path.write_text(json.dumps(record))
-    with pytest.raises(
-        UserError, match=rf"is not a run's record \({part} is missing\); run python circuit_discovery.py"
-    ):
+    path.write_text(json.dumps(signed(record)))
+    with pytest.raises(UserError, match=r"is not a run's record .*; run python circuit_discovery.py"):
         read_artifacts(tmp_path, "circuit_discovery")
 
 
@@ -205,6 +282,69 @@ def test_a_damaged_file_is_refused_or_harmless(tmp_path, file, kept, inserted, r
     if found := unless_refused(read):
         assert torch.equal(found[0], torch.ones(2, 3))
         assert torch.equal(found[1]["a"], torch.arange(3))
+
+
+@pytest.fixture(scope="module")
+def a_record(tmp_path_factory) -> Path:
+    """The record of a run with a circuit, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("run")
+    run = new_run(folder)
+    run.note_circuit(PAPER)
+    run.note("late_half/share", Estimate(0.5, 0.4, 0.6, 97), "share")
+    run.save_json("found.json", {"a": 1}, kind="test")
+    run.note_read("circuit.json", None)
+    return run.publish()
+
+
+WORDS = st.sampled_from(["", "probs.pt", "../x", "/etc/passwd", "a/b", "\n", "\ud800", "m8", "a" * 300])
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), WORDS),
+    lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(WORDS, inner, max_size=2)),
+    max_leaves=4,
+)
+SPLICED = st.sampled_from(
+    ["{", "}", "[", "]", '"', ",", ":", "[" * 5000, "9" * 5000, "NaN", "1e999", "\\ud800", "\x00"]
+)
+
+
+def change_somewhere(part: dict, draw) -> None:
+    """Replace, drop or add a value, somewhere in a record."""
+    name = draw(st.sampled_from([*part, "more"]))
+    if isinstance(part.get(name), dict) and part[name] and draw(st.booleans()):
+        change_somewhere(part[name], draw)
+    elif name in part and draw(st.integers(0, 3)) == 0:
+        del part[name]
+    else:
+        part[draw(st.sampled_from([name, name, "../x"]))] = draw(VALUES)
+
+
+@tried(max_examples=1000, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_record_is_read_as_it_was_written_or_refused_in_one_line(a_record, data):
+    """Edited, spoiled, or written by a run of ours that went astray (`signed`)."""
+    whole = a_record.read_bytes()
+    record, draw = json.loads(whole), data.draw
+    change_somewhere(record, draw)
+    is_signed = draw(st.booleans())
+    text = json.dumps(signed(record) if is_signed else record)
+    if not draw(st.integers(0, 3)):
+        place = draw(st.integers(0, len(text)))
+        text = text[:place] + draw(SPLICED) + text[place + draw(st.integers(0, 3)) :]
+    try:
+        a_record.write_text(text)
+        assert intact(a_record) in (True, False)
+        if artifacts := unless_refused(lambda: read_artifacts(a_record.parent, "circuit_discovery")):
+            assert is_signed or signed(record) == json.loads(text) == json.loads(whole)
+            assert read_record(a_record) == artifacts.record
+            assert artifacts.find(kind="test").keys() <= {*artifacts.record["index"]}
+            assert [artifacts.number(key) for key in artifacts.keys if artifacts.is_ranking(key)] == []
+            assert artifacts.record["model"]["name"] in model_of(artifacts)
+            assert titled("what", artifacts.record).startswith("what, ")
+            unless_refused(lambda: artifacts.circuit)
+            unless_refused(artifacts.load_all)
+            unless_refused(lambda: check_alike([artifacts, artifacts]))
+    finally:
+        a_record.write_bytes(whole)
 
 
 def test_artifacts_that_were_swapped_are_refused(tmp_path):

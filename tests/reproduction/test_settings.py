@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+from reproduction.command_line import read_settings
+
 import pytest
 
 from path_patching.errors import UserError
@@ -20,6 +22,7 @@ from reproduction.settings import (
     RandomCircuitSettings,
     Settings,
 )
+from utils import start_experiment
 
 
 def test_no_more_random_circuits_than_can_be_drawn():
@@ -44,6 +47,60 @@ def test_what_is_kept_of_the_sentences_fits_in_the_memory_or_one_line_says_how_m
 def test_the_default_memory_holds_what_the_paper_asks_for():
     for settings in (Settings(n=10_000), DiscoverySettings(), NeuronSettings(), PcaSettings(n=970)):
         settings.check_fits(GPT2_SMALL)
+
+
+def test_a_folder_in_the_user_s_home_may_be_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    out = read_settings("doc", Settings(), ["--out=~/deep/x"])
+    assert out.artifact_folder() == Settings(out=Path("~/deep/x")).artifact_folder() == tmp_path / "deep" / "x"
+    plots = read_settings("doc", PlotSettings(), ["--out=~/x", "--artifacts=~/y"])
+    assert (plots.plot_folder("gpt2"), plots.artifact_folder()) == (tmp_path / "x", tmp_path / "y")
+    assert PlotSettings(artifacts=Path("~/y")).artifact_folder() == tmp_path / "y"
+
+
+@pytest.mark.parametrize("option", ["--out", "--artifacts"])
+@pytest.mark.parametrize("name", ["", "~nobody-of-that-name/x"])
+def test_a_folder_without_a_name_is_one_line(option, name):
+    with pytest.raises(UserError, match=r"an empty name is no file and no folder|nobody is known whose home"):
+        read_settings("doc", PlotSettings(), [option, name])
+
+
+@pytest.mark.parametrize("out", ["", "~nobody-of-that-name"])
+def test_in_a_notebook_as_well(out):
+    with pytest.raises(UserError, match=r"an empty name is no file and no folder|nobody is known whose home"):
+        Settings(out=out).artifact_folder()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("n", "97", "a whole number"),
+        ("n", 9.5, "a whole number"),
+        ("n", True, "a whole number"),
+        ("n", None, "a whole number"),
+        ("seed", "0", "a whole number"),
+        ("memory_gb", "4", "a number"),
+        ("as_published", "no", "True or False"),
+        ("as_published", 1, "True or False"),
+        ("model", 3, "a text"),
+        ("model", ["a" * 1000], "a text"),
+        ("out", 3, "a folder"),
+        ("circuit", ["m8"], "a text"),
+    ],
+)
+def test_a_setting_of_another_type_is_one_line(field, value, wanted):
+    with pytest.raises(UserError, match=rf"^{field} is .*; give {wanted}$") as error:
+        Settings(**{field: value})
+    assert len(str(error.value)) < 150
+    if field == "n" and value == "97":
+        with pytest.raises(UserError, match="n is '97'; give a whole number"):
+            start_experiment(n="97")
+
+
+def test_settings_may_be_paths_and_whole_numbers_of_gigabytes():
+    assert Settings(model=Path("x"), circuit=Path("y"), memory_gb=4, out="z").artifact_folder() == Path("z")
+    with pytest.raises(UserError, match=r"are no Settings; name what you give, as start_experiment"):
+        start_experiment("standin")
 
 
 def test_only_gpt2_writes_to_the_top_folders():

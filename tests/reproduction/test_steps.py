@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
@@ -14,6 +13,7 @@ from reproduction.publication import record_path
 from reproduction.run import start_run
 from reproduction.settings import Settings
 from reproduction.steps import EXPERIMENTS, PLOTS, STEPS, Step, is_done, steps_of
+from tests.helpers import made
 
 MODEL = random_model(Architecture(1, 1, 4, 4, 8, 16, 10))
 
@@ -50,8 +50,7 @@ def done(tmp_path, monkeypatch):
 
 
 def edit_record(step: Step, **changed: object) -> None:
-    path = record_path(step.published, step.script)
-    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    made.edit_record(record_path(step.published, step.script), **changed)
 
 
 def test_another_model_s_step_is_not_done(done):

@@ -94,7 +94,7 @@ def test_every_evaluation_is_that_of_the_definition(checkpoint, tmp_path, monkey
 def test_an_mlp_s_direct_and_indirect_effects_are_those_of_the_definition(tmp_path, monkeypatch):
     """Three layers, so that a chain of two later MLPs is among the paths; they are written out one by one here."""
     checkpoint, n = random_gpt2(tmp_path / "three layers", n_layer=3, seed=2, different_tokens=50257), 12
-    described = CIRCUIT | {"mlps": ["m0", "m1", "m2"], "heads_feed": ["logits", "m1", "m2"]}
+    described = CIRCUIT | {"mlps": ["m0", "m1", "m2"], "heads_feed": ["logits", "m0", "m1", "m2"]}
     (tmp_path / "circuit.json").write_text(json.dumps(described))
     output(run_experiment(SCRIPT, tmp_path, checkpoint, n, "--circuit", str(tmp_path / "circuit.json")))
     artifacts = read_artifacts(tmp_path / "out", SCRIPT)

@@ -131,6 +131,8 @@ def test_the_paper_s_nodes_on_the_standin(cache, tmp_path):
         (("--nodes", "m1,logits"), r"--nodes logits: give MLPs and heads"),
         (("--nodes", "embeds"), r"--nodes embeds: give MLPs and heads"),
         (("--nodes", "mlp"), r"'mlp' is not a node; nodes are called m10"),
+        (("--nodes", "m01"), r"'m01' is not a node"),
+        (("--nodes", "m1,m1"), "--nodes m1,m1: name each node once"),
         (("--circuit", "paper"), r"the paper's circuit has m8, but two-layers has 2 layers of 2 heads"),
         (("--nodes", "m1", "--n", "50"), r"use a balanced data set of at least 97 sentences"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from path_patching.bootstrap import Estimate
+from path_patching.circuits.circuit_file import as_json
 from reproduction.claims import read_claims
 from reproduction.compare import compare
 from reproduction.run import KEY, Artifacts, Run
@@ -50,6 +51,15 @@ def test_keys_are_well_formed_and_noted_once(noted_and_made):
     assert all(KEY.fullmatch(key) for key in noted)
     words = [number["words"] for number in made.record["numbers"].values()]
     assert len(set(words)) == len(words)
+
+
+def test_a_run_that_evaluates_a_circuit_keeps_it_whole(noted_and_made):
+    _, made = noted_and_made
+    if made.script in WITHOUT_CIRCUIT:
+        assert made.circuit is None
+    else:
+        assert made.record["circuit"] == as_json(made.circuit)
+        assert made.circuit.name == made.number("circuit/name")
 
 
 def test_the_index_says_of_each_artifact_what_it_is(noted_and_made):

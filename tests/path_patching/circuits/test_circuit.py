@@ -15,6 +15,7 @@ from path_patching.circuits.circuit import (
     full_circuit,
     into_lower,
     into_mlp,
+    is_same,
     late_half,
     nodes,
 )
@@ -161,12 +162,56 @@ def test_the_links_of_the_papers_circuit():
         ({"followed": (), "whole": (), "first_below": (), "further_below": ()}, "at least one must be either"),
         ({"first_below": ()}, "both are empty or neither is"),
         ({"heads": ("a9h1",)}, "'a9h1' is not a node"),
+        ({"heads": ("a09.h1",)}, "'a09.h1' is not a node"),
+        ({"mlps": ("m8", "m08"), "heads_feed": ("m8",)}, "'m08' is not a node"),
+        ({"heads": ("a9.h١",)}, "is not a node"),
+        ({"heads": ("a" * 20_000,)}, "is not a node"),
+        ({"followed": ("k", "k")}, "k is twice in followed"),
+        ({"heads": "a9.h1"}, "heads has to be a tuple of names"),
+        ({"mlps": ["m8"]}, "mlps has to be a tuple of names"),
+        ({"name": ""}, "its name has to be a text of 1 to 100 letters, all of them printable"),
+        ({"name": "  "}, "its name has to be"),
+        ({"name": "two\nlines"}, "its name has to be"),
+        ({"name": "\x1b[31mred"}, "its name has to be"),
+        ({"name": "\ud800"}, "its name has to be"),
+        ({"name": "a" * 101}, "its name has to be"),
+        ({"name": "a" * 20_000}, "its name has to be"),
+        ({"name": 3}, "its name has to be"),
     ],
 )
 def test_a_description_that_contradicts_itself_is_refused(change, complaint):
     with pytest.raises(UserError, match=complaint) as error:
         replace(PAPER, **change)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("change", "unlinked"),
+    [
+        ({"heads": ("a7.h10", "a11.h0"), "heads_feed": ("m8", "m9"), "studied": ()}, "a11.h0"),
+        ({"heads": ("a7.h10", "a9.h1"), "heads_feed": ("m8",), "studied": ()}, "a9.h1"),
+        ({"mlps": ("m4", *PAPER.mlps)}, "m4"),
+        ({"mlps": ("m4", *PAPER.mlps), "heads_feed": ("m4", *PAPER.heads_feed)}, "m4"),
+        ({"heads_feed": (LOGITS,)}, "m8"),
+        ({"first_below": ("m0", "m9")}, "m9"),
+        ({"first_below": ("a9.h3", "m0")}, "a9.h3"),
+        ({"first_below": ("m0",), "further_below": ("m1",)}, "m1"),
+        ({"first_below": ("embeds",), "further_below": ("a0.h1",)}, "a0.h1"),
+    ],
+)
+def test_a_node_on_no_path_is_refused_by_name(change, unlinked):
+    with pytest.raises(UserError, match=rf": {unlinked} is on no path of it; link it, or leave it out"):
+        replace(PAPER, **change)
+
+
+@pytest.mark.parametrize("changed", [{"heads": PAPER.heads[1:]}, {"whole": ()}, {"further_below": ("m0",)}])
+def test_circuits_are_the_same_if_their_paths_are(changed):
+    other = replace(PAPER, **changed)
+    assert is_same(PAPER, replace(PAPER, name="another", heads=PAPER.heads[::-1], studied=()))
+    assert is_same(other, other)
+    assert not is_same(PAPER, other)
+    assert not is_same(other, PAPER)
 
 
 def test_names_and_nodes():
@@ -194,7 +239,9 @@ def test_a_random_circuit_has_the_shape_of_the_other_and_no_node_twice():
         assert (len(heads_below), len(circuit.lower)) == (3, 7)
         last = max(Node.named(head, 0).depth for head in circuit.heads)
         assert all(Node.named(name, 0).depth < last for name in circuit.lower)
-        full_circuit(circuit, YY, END)  # raises if a part of it has no path
+        assert {each.name for each in late_half(circuit, END).nodes()} == {LOGITS, *circuit.mlps, *circuit.heads}
+        at_yy = {each.name for each in full_circuit(circuit, YY, END).nodes() if each.position == YY}
+        assert at_yy >= {*circuit.lower}, "every node is on a path"
     every_head = {head for circuit in drawn for head in circuit.heads}
     assert len(every_head) == 144
     assert {mlp for circuit in drawn for mlp in circuit.mlps} == {f"m{index}" for index in range(12)}

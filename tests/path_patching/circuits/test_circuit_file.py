@@ -4,11 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
 
-from path_patching.circuits.circuit import LOGITS, Circuit
+from path_patching.circuits.circuit import LOGITS, Circuit, full_circuit, late_half
 from path_patching.circuits.circuit_file import (
     as_json,
     from_json,
@@ -26,6 +26,7 @@ from tests.helpers.refusals import unless_refused
 from tests.helpers.scripts import error_line, output, run_python
 
 SCRIPT = str(ROOT / "reproduce.py"), "circuit"
+REQUIRED = ("name", "mlps", "heads", "heads_feed", "first_below", "further_below")
 BARE = Circuit("bare", (), ("a0.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())
 
 
@@ -52,10 +53,21 @@ def test_links_are_the_same_after_a_file():
     ("text", "complaint"),
     [
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON .*nested too deep"),
+        ('{"name":' * 100_000, "is not JSON .*nested too deep"),
+        (json.dumps(as_json(PAPER))[:-1] + ', "links": NaN}', "is not JSON .*NaN"),
+        (json.dumps(as_json(PAPER))[:-1] + f', "links": {"9" * 5000}' + "}", "is not JSON"),
+        (json.dumps(as_json(PAPER))[:-1] + ', "mlps": ["m8"]}', "is not JSON .*a key twice"),
+        (json.dumps(as_json(PAPER) | {"a" * 20_000: 1}), "a circuit has no 'aaa"),
+        (json.dumps(as_json(PAPER) | {"name": ["x"]}), "its name has to be a text"),
+        (json.dumps(as_json(PAPER) | {"name": "\u0007"}), "its name has to be a text"),
+        (json.dumps(as_json(PAPER) | {"mlps": [["m8"]]}), "'mlps' must be a list of names"),
+        (json.dumps(as_json(PAPER) | {"heads": ["a9.h1", "a09.h1"]}), "'a09.h1' is not a node"),
+        (json.dumps(as_json(PAPER) | {"heads_feed": ["m8"]}), "a9.h1 is on no path"),
         ("[1]", "a circuit is a JSON object"),
         ('{"name": "x"}', "'mlps' is missing"),
         (json.dumps(as_json(PAPER) | {"head": []}), "a circuit has no 'head'"),
-        (json.dumps(as_json(PAPER) | {"name": 3}), "'name' must be a text"),
+        (json.dumps(as_json(PAPER) | {"name": 3}), "its name has to be a text of 1 to 100 letters"),
         (json.dumps(as_json(PAPER) | {"mlps": "m8"}), "'mlps' must be a list of names"),
         (json.dumps(as_json(PAPER) | {"heads": [9]}), "'heads' must be a list of names"),
         (json.dumps(as_json(PAPER) | {"heads": ["a9.h1", "m4"]}), "m4 cannot be in heads"),
@@ -69,6 +81,7 @@ def test_a_file_that_holds_no_circuit_is_one_line(text, complaint, tmp_path):
         read_circuit(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path):
@@ -112,19 +125,52 @@ def test_the_script_prints_the_circuit_of_a_file_as_a_table(tmp_path, capsys):
     assert capsys.readouterr().out == f"bare\n\n{table(BARE)}\n"
     show_circuit([])
     assert table(PAPER) in capsys.readouterr().out
+    path.write_text(json.dumps(as_json(replace(PAPER, heads_feed=("m8", "m9")))))
+    show_circuit([str(path)])
+    assert PAPER.name not in capsys.readouterr().out, "an edited one has lost the name"
 
 
 def test_the_script_ends_with_one_line_where_there_is_no_circuit(tmp_path):
     assert "no circuit can be read" in error_line(run_python(*SCRIPT, str(tmp_path / "none.json")))
 
 
-NAMES = st.sampled_from(["m8", "m1", "a9.h1", "a0.h3", "embeds", "logits", "a9", "m", "x", "a1.h99", ""])
-VALUES = st.one_of(st.lists(NAMES, max_size=4), NAMES, st.none(), st.integers(), st.lists(st.sampled_from("qkvx")))
+NAMES = st.sampled_from(
+    ["m8", "m1", "m11", "a9.h1", "a0.h3", "a7.h10", "embeds", "logits", "a9", "m08", "m", "x", "a1.h99", "\ud800", ""]
+)
+FEW = st.lists(NAMES, max_size=4)
+ANYTHING = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), NAMES),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
+    max_leaves=4,
+)
+VALUES = st.one_of(FEW, FEW, ANYTHING, st.lists(st.sampled_from("qkvx"), max_size=3))
+SPLICED = st.sampled_from(
+    ["{", "}", "[", "]", '"', ",", ":", "[" * 5000, "9" * 5000, "NaN", "1e999", "\\ud800", "\x00", "m8"]
+)
 
 
-@tried(max_examples=200, deadline=None)
-@given(changed=st.dictionaries(st.sampled_from([*as_json(PAPER), "links", "more"]), VALUES, max_size=3))
-def test_any_file_is_a_circuit_or_one_line(changed):
-    if circuit := unless_refused(lambda: from_json(as_json(PAPER) | changed)):
+@st.composite
+def files(draw) -> str:
+    """The text of a circuit's file: with some of its fields changed, dropped or new, or spoiled anywhere."""
+    described = as_json(draw(st.sampled_from([PAPER, BARE])))
+    described |= draw(st.dictionaries(st.sampled_from([*described, "links", "more"]), VALUES, max_size=3))
+    dropped = draw(st.lists(st.sampled_from([*described]), max_size=1))
+    text = json.dumps({name: value for name, value in described.items() if name not in dropped})
+    if draw(st.integers(0, 3)):
+        return text
+    place = draw(st.integers(0, len(text)))
+    return text[:place] + draw(SPLICED) + text[place + draw(st.integers(0, 3)) :]
+
+
+@tried(max_examples=1000, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=files())
+def test_any_file_is_a_circuit_as_it_says_or_one_line(tmp_path, text):
+    path = tmp_path / "circuit.json"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    if circuit := unless_refused(lambda: read_circuit(path)):
+        assert as_json(circuit).items() >= {name: json.loads(text)[name] for name in REQUIRED}.items()
         assert from_json(as_json(circuit)) == circuit
-        assert table(circuit)
+        assert table(circuit).count("\n") >= 3
+        late, full = late_half(circuit, 1).nodes(), full_circuit(circuit, 0, 1).nodes()
+        assert {each.name for each in late} == {LOGITS, *circuit.mlps, *circuit.heads}
+        assert {each.name for each in full} >= {*circuit.lower}, "every node is on a path"

@@ -204,7 +204,7 @@ def test_a_model_in_which_no_head_matters_is_one_line():
     embed(tensors)
     unembed(tensors)
     engine = make_engine("torch", Model("mute", SIZES, tensors, "mute"), planted_sentences())
-    with pytest.raises(UserError, match=r"no head of mute at END .* give a lower --threshold") as error:
+    with pytest.raises(UserError, match=r"no head of mute at END .* give a lower threshold") as error:
         find_circuit(engine, greater_than(YEARS), YY, END)
     assert "\n" not in str(error.value)
 

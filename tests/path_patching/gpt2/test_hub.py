@@ -64,7 +64,7 @@ def check_unavailable(reason: str, settings: dict[str, str]) -> None:
     line = error_line(run_python(*SCRIPT, "--model", "gpt2", settings=settings))
     assert time.monotonic() - start < LONGEST_WAIT
     assert line.startswith("error: GPT-2 small is not in the tensor cache")
-    for words in (reason, "HF_HOME", "--model PATH", "--model standin"):
+    for words in (reason, "HF_HOME", "model PATH", "model standin"):
         assert words in line
     assert not list(Path(settings["TENSORS_CACHE_DIR"]).glob("????"))  # where tensors would be
 

@@ -540,7 +540,7 @@ def test_gpt2_that_cannot_be_had_says_how(gpt2: Model, monkeypatch: pytest.Monke
     monkeypatch.setattr(tensor_cache, "gpt2_checkpoint", no_hub)
     with pytest.raises(ModelUnavailable) as raised:
         load_model("gpt2")
-    for words in ("the hub is far away", "--model PATH", "--model standin", "HF_HOME", "hf download", "t.w.tok_embeds"):
+    for words in ("the hub is far away", "model PATH", "model standin", "HF_HOME", "hf download", "t.w.tok_embeds"):
         assert words in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -595,3 +595,7 @@ def test_cache_that_cannot_be_a_folder_is_one_line(checkpoint: Path, tmp_path: P
     monkeypatch.setenv("TENSORS_CACHE_DIR", "/proc/tensors")
     with pytest.raises(UserError, match="cannot write to the tensor cache /proc/tensors"):
         load_model(str(checkpoint))
+
+
+def test_a_folder_whose_name_has_a_line_break_gives_the_model_a_name_of_one_line(tmp_path):
+    assert load_model(str(save_checkpoint(tmp_path / "two\nlines"))).name == r"two\nlines"
