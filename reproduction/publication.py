@@ -76,8 +76,12 @@ class Publication:
             raise UserError(f"{name} is the record itself; give the file another name")
         with writing_to(self.staging):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                file.writelines([content] if isinstance(content, bytes) else content)
+            try:
+                with path.open("wb") as file:
+                    file.writelines([content] if isinstance(content, bytes) else content)
+            except BaseException:  # of which no part is to be published
+                path.unlink(missing_ok=True)
+                raise
 
     def publish(self, record: Mapping[str, object]) -> Path:
         """Put everything into the folder in the place of what an earlier run left, all of it or nothing.

@@ -74,7 +74,7 @@ def test_other_sentences_are_checked_as_well(tmp_path: Path):
     with pytest.raises(UserError, match=r"17\d\d is smaller than 17"):
         experiment.engine_for(build(TASKS[5], TOKENIZER))
     with pytest.raises(UserError, match="' a cat'"):
-        check_tokens(experiment.settings, [" a cat"], [TOKENIZER(" a cat").input_ids])
+        check_tokens(experiment.settings, [" a cat"], torch.tensor([TOKENIZER(" a cat").input_ids]))
 
 
 # The warning

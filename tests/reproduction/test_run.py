@@ -104,13 +104,14 @@ def test_what_is_not_finite_is_refused_by_name_before_anything_is_published(tmp_
     published(tmp_path)
     run = new_run(tmp_path)
     with pytest.raises(UserError, match=r"^wrong\.\w+ is not finite, so nothing is published"):
-        run.save_table("wrong.csv", value, kind="t") if isinstance(value, pd.DataFrame) else run.save(
+        run.save_table("wrong.csv", [value], kind="t") if isinstance(value, pd.DataFrame) else run.save(
             "wrong.pt", value, kind="t"
         )
     if isinstance(value, dict) and "names" not in value:
         with pytest.raises(UserError, match=r"wrong\.json is not finite"):
             run.save_json("wrong.json", value, kind="t")
     assert run.index == {}
+    assert not [path for path in run.publication.staging.rglob("*") if path.is_file()]
     read_artifacts(tmp_path, run.script).check_all()
 
 

@@ -180,6 +180,7 @@ def test_an_output_that_is_full_is_one_line(what, how):
 def test_characters_that_the_output_lacks_are_replaced(monkeypatch, encoding, printed):
     output = io.TextIOWrapper(io.BytesIO(), encoding, errors="strict")
     monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)  # a test before this may have left ours
     prepare()
     print("→“m10”\udce9")
     output.flush()
