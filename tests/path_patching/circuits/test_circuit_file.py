@@ -27,6 +27,10 @@ from tests.helpers.scripts import error_line, output, run_python
 
 SCRIPT = str(ROOT / "reproduce.py"), "circuit"
 REQUIRED = ("name", "mlps", "heads", "heads_feed", "first_below", "further_below")
+SMALL = replace(
+    PAPER, mlps=("m8", "m9"), heads=("a7.h10",), heads_feed=("m8",), first_below=("m0", "m1"), further_below=("m0",),
+    studied=("a7.h10",),
+)  # fmt: skip
 BARE = Circuit("bare", (), ("a0.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())
 
 
@@ -135,7 +139,7 @@ def test_the_script_ends_with_one_line_where_there_is_no_circuit(tmp_path):
 
 
 NAMES = st.sampled_from(
-    ["m8", "m1", "m11", "a9.h1", "a0.h3", "a7.h10", "embeds", "logits", "a9", "m08", "m", "x", "a1.h99", "\ud800", ""]
+    ["m8", "m9", "m1", "a9.h1", "a0.h3", "a7.h10", "embeds", "logits", "a9", "m08", "m", "x", "a1.h99", "\ud800", ""]
 )
 FEW = st.lists(NAMES, max_size=4)
 ANYTHING = st.recursive(
@@ -143,6 +147,10 @@ ANYTHING = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
     max_leaves=4,
 )
+FITTING = {
+    "mlps": ["m8", "m9"], "heads": ["a7.h10", "a9.h1", "a0.h1"], "heads_feed": ["m8", "m9", "logits"],
+    "first_below": ["m0", "m1", "embeds"], "further_below": ["m0", "m1", "a0.h1"], "followed": "kv", "whole": "qkv",
+}  # fmt: skip
 VALUES = st.one_of(FEW, FEW, ANYTHING, st.lists(st.sampled_from("qkvx"), max_size=3))
 SPLICED = st.sampled_from(
     ["{", "}", "[", "]", '"', ",", ":", "[" * 5000, "9" * 5000, "NaN", "1e999", "\\ud800", "\x00", "m8"]
@@ -152,10 +160,14 @@ SPLICED = st.sampled_from(
 @st.composite
 def files(draw) -> str:
     """The text of a circuit's file: with some of its fields changed, dropped or new, or spoiled anywhere."""
-    described = as_json(draw(st.sampled_from([PAPER, BARE])))
-    described |= draw(st.dictionaries(st.sampled_from([*described, "links", "more"]), VALUES, max_size=3))
-    dropped = draw(st.lists(st.sampled_from([*described]), max_size=1))
-    text = json.dumps({name: value for name, value in described.items() if name not in dropped})
+    described = as_json(draw(st.sampled_from([SMALL, BARE])))
+    for name in draw(st.lists(st.sampled_from([*FITTING]), max_size=2)):
+        described[name] = draw(st.lists(st.sampled_from(FITTING[name]), min_size=1, unique=True))
+    if draw(st.booleans()):
+        described |= draw(st.dictionaries(st.sampled_from([*described, "links", "more"]), VALUES, max_size=2))
+        dropped = draw(st.lists(st.sampled_from([*described]), max_size=1))
+        described = {name: value for name, value in described.items() if name not in dropped}
+    text = json.dumps(described)
     if draw(st.integers(0, 3)):
         return text
     place = draw(st.integers(0, len(text)))
