@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from path_patching.errors import UserError, first_line
-from path_patching.files import write_text
+from path_patching.files import regular, write_text
 
 RECORD_VERSION = 3
 WORDS = ("results", "report")  # of reproduce.py; every other run is a script's
@@ -30,7 +30,7 @@ WORDS = ("results", "report")  # of reproduce.py; every other run is a script's
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(regular(path).read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """A record. Raises `UserError` if it is damaged, no record, or of another version."""
     again = f"run {invocation(script_of(path.stem))} again"
     try:
-        record: dict[str, Any] = json.loads(path.read_bytes())
+        record: dict[str, Any] = json.loads(regular(path).read_bytes())
         version, _ = record["record_version"], {**record["artifacts"]}
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); {again}") from error
