@@ -88,13 +88,17 @@ def told_apart(folder: Path, digits: int) -> str:
 
 
 def regular(path: Path) -> Path:
-    """`path`, if a file is there. Raises `OSError` if not: a pipe or a device would be waited for for ever."""
+    """`path`, if a file is there that can be opened.
+
+    Raises `OSError` if not: a pipe or a device would be waited for for ever, and not all libraries say what is wrong.
+    """
     try:
         mode = path.stat().st_mode
     except ValueError as error:  # a name that no file can have
         raise OSError(errno.EINVAL, first_line(error), str(path)) from error
     if not S_ISREG(mode):
         raise OSError(errno.EINVAL, "it is not a file", str(path))
+    path.open("rb").close()
     return path
 
 

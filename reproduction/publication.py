@@ -28,7 +28,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from path_patching.errors import UserError, first_line, shortened
-from path_patching.files import parse_json, write_text
+from path_patching.files import parse_json, regular, write_text
 
 RECORD_VERSION = 4
 WORDS = ("results", "report")  # of reproduce.py; every other run is a script's
@@ -38,7 +38,7 @@ NEW_RECORD, EARLIER = "record", "earlier"  # in the folder of what is moved asid
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(regular(path).read_bytes()).hexdigest()
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -247,7 +247,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """A record. Raises `UserError` if it is damaged, no record, edited or of another version."""
     again = f"run {invocation(script_of(path.stem))} again"
     try:
-        record: dict[str, Any] = parse_json(path.read_bytes())
+        record: dict[str, Any] = parse_json(regular(path).read_bytes())
         version = record["record_version"]
         names = {**record["artifacts"], **record.get("read", {}), **record.get("beside", {})}
         is_own = record == signed(record)

@@ -70,7 +70,6 @@ def test_other_sentences_are_checked_as_well(tmp_path: Path):
     folder = random_gpt2(tmp_path / "model")
     bring_tokenizer(folder, "Ġsmaller", "Ġcat")
     experiment = start_experiment(settings_for(folder))
-    assert len(experiment.engine_for(build(TASKS[2], TOKENIZER)).sentences) == 97
     with pytest.raises(UserError, match=r"17\d\d is smaller than 17"):
         experiment.engine_for(build(TASKS[5], TOKENIZER))
     with pytest.raises(UserError, match="' a cat'"):

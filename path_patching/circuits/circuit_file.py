@@ -26,7 +26,7 @@ from typing import TypedDict
 from path_patching.circuits.circuit import EMBEDS, LOGITS, Circuit
 from path_patching.circuits.links import Link
 from path_patching.errors import UserError, first_line, shortened
-from path_patching.files import parse_json
+from path_patching.files import parse_json, regular
 from path_patching.paths import Via
 
 BESIDE_A_CIRCUIT = ("links", "search")  # what a run's circuit.json holds beside the circuit
@@ -78,7 +78,7 @@ def links_from_json(described: Sequence[LinkRecord]) -> dict[Link, float]:
 def read_circuit(path: Path) -> Circuit:
     """The circuit that a JSON file describes. Raises `UserError` if it cannot be read or describes none."""
     try:
-        described = parse_json(path.read_text(encoding="utf-8"))
+        described = parse_json(regular(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"no circuit can be read from {path} ({error.strerror}); give paper, auto or a file") from error
     except ValueError as error:

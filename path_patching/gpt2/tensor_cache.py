@@ -259,12 +259,19 @@ def _read_tensor(name: str, short: str) -> tuple[str, torch.Tensor]:
     """A tensor by the beginning of its hash, and its whole hash. Raises `CacheError`."""
     paths = [tensor_path(folder, short) for folder in (cache_folder(), download_folder())]
     problems = []
-    for file in (file for path in paths for file in sorted(path.parent.glob(f"{path.name}*"))):
+    for file in (file for path in paths for file in _called_like(path)):
         try:
             return _tensor_in(file, name, short)
         except CacheError as problem:  # another file may hold it whole
             problems.append(problem)
     raise problems[0] if problems else CacheError(f"tensor {name}: there is no {paths[0]}*")
+
+
+def _called_like(path: Path) -> list[Path]:
+    """The files whose names begin like a path's; none in a folder that may not be looked into."""
+    with suppress(PermissionError):
+        return sorted(path.parent.glob(f"{path.name}*"))
+    return []
 
 
 def _tensor_in(file: Path, name: str, short: str) -> tuple[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ from path_patching.errors import UserError, in_one_line
 from path_patching.files import ROOT, reading
 
 if TYPE_CHECKING:
-    from transformers import GPT2Tokenizer, PreTrainedTokenizerBase
+    from transformers import GPT2Tokenizer
 
 CACHE = ROOT / "cache"
 TOKENIZER_FOLDER = CACHE / "tokenizer"
@@ -66,9 +66,14 @@ def check_reads_alike(
     brought = [folder / name for name in VOCABULARIES if os.path.lexists(folder / name)]
     if not brought:
         return
-    own = _own_tokenizer(folder, brought[0])
-    read = own(list(texts), add_special_tokens=False)["input_ids"]
-    found = {**dict(zip(texts, read, strict=True)), **{token: [own.convert_tokens_to_ids(token)] for token in answers}}
+    mend = "mend it, or take it away if the model's tokens are GPT-2's"
+    for path in (path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model")):
+        with reading(path, mend):  # a pipe among them would be waited for for ever
+            pass
+    try:
+        found = _read_by_own(folder, texts, answers)
+    except Exception as error:  # a damaged or unknown tokenizer can break any part of the reader
+        raise UserError(f"{brought[0]} is not a tokenizer that can be read ({in_one_line(error)}); {mend}") from error
     expected = {**dict(zip(texts, tokens, strict=True)), **{token: [id_] for token, id_ in answers.items()}}
     for text in expected:
         for one, other in zip_longest(found[text], expected[text]):
@@ -79,17 +84,14 @@ def check_reads_alike(
                 )
 
 
-def _own_tokenizer(folder: Path, vocabulary: Path) -> PreTrainedTokenizerBase:
+def _read_by_own(folder: Path, texts: Sequence[str], answers: Iterable[str]) -> dict[str, list[int | None]]:
+    """The ids that a checkpoint's own tokenizer has for texts and for single tokens; none of its code is run."""
     from transformers import AutoTokenizer
 
-    mend = "mend it, or take it away if the model's tokens are GPT-2's"
-    for path in (path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model")):
-        with reading(path, mend):  # a pipe among them would be waited for for ever
-            pass
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # a damaged or unknown tokenizer can break any part of the reader
-        raise UserError(f"{vocabulary} is not a tokenizer that can be read ({in_one_line(error)}); {mend}") from error
+    own = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    read = own(list(texts), add_special_tokens=False)["input_ids"]
+    single = {token: [own.convert_tokens_to_ids(token)] for token in answers}
+    return {**dict(zip(texts, read, strict=True)), **single}
 
 
 def token_texts(tokenizer: GPT2Tokenizer, tokens: Sequence[int] | torch.Tensor) -> list[str]:

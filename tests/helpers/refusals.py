@@ -40,12 +40,12 @@ def put_there(path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refuse_to_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a file be one that this user may not look at."""
-    stat = Path.stat
+    """Let a file be one that this user may not read."""
+    opened = Path.open
 
-    def refused(self: Path, **options: bool) -> os.stat_result:
+    def refused(self: Path, *arguments: object, **options: object) -> object:
         if self == path:
             raise PermissionError(13, "Permission denied", str(path))
-        return stat(self, **options)
+        return opened(self, *arguments, **options)
 
-    monkeypatch.setattr(Path, "stat", refused)
+    monkeypatch.setattr(Path, "open", refused)

@@ -30,6 +30,7 @@ from reproduction.publication import (
 )
 from reproduction.run import read_artifacts
 from tests.helpers.faults import trouble_before
+from tests.helpers.refusals import put_there
 
 NAME = "circuit_discovery"
 RECORD = {  # what a reader wants to see
@@ -175,6 +176,16 @@ def test_a_folder_that_is_read_only_is_one_line(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="cannot write to"):
         open_publication(NAME, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_a_record_or_an_artifact_that_is_no_file_is_not_waited_for(tmp_path, kind, monkeypatch):
+    publish(tmp_path, a=b"1")
+    put_there(tmp_path / "a", kind, monkeypatch)
+    assert not intact(record_path(tmp_path, NAME))
+    put_there(record_path(tmp_path, NAME), kind, monkeypatch)
+    with pytest.raises(UserError, match=r"cannot be read \(it is not a file\)"):
+        read_record(record_path(tmp_path, NAME))
 
 
 OLD, NEW = "old", "new"

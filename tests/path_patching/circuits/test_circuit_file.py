@@ -22,7 +22,7 @@ from path_patching.errors import UserError
 from path_patching.files import ROOT
 from reproduce import show_circuit
 from reproduction.paper import PAPER
-from tests.helpers.refusals import unless_refused
+from tests.helpers.refusals import put_there, unless_refused
 from tests.helpers.scripts import error_line, output, run_python
 
 SCRIPT = str(ROOT / "reproduce.py"), "circuit"
@@ -136,6 +136,15 @@ def test_the_script_prints_the_circuit_of_a_file_as_a_table(tmp_path, capsys):
 
 def test_the_script_ends_with_one_line_where_there_is_no_circuit(tmp_path):
     assert "no circuit can be read" in error_line(run_python(*SCRIPT, str(tmp_path / "none.json")))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_a_circuit_is_read_from_a_file_alone(tmp_path, kind, monkeypatch):
+    path = tmp_path / "circuit.json"
+    path.touch()
+    put_there(path, kind, monkeypatch)
+    with pytest.raises(UserError, match=r"no circuit can be read from .* \(it is not a file\)"):
+        read_circuit(path)
 
 
 NAMES = st.sampled_from(
