@@ -96,7 +96,7 @@ def _read_by_own(folder: Path, texts: Sequence[str], answers: Iterable[str]) -> 
 
 def token_texts(tokenizer: GPT2Tokenizer, tokens: Sequence[int] | torch.Tensor) -> list[str]:
     """Tokens (n,) as the text that each stands for: “ 17”, not the vocabulary's own “Ġ17”."""
-    return [tokenizer.decode([token]) for token in torch.as_tensor(tokens).tolist()]
+    return [str(tokenizer.decode([token])) for token in torch.as_tensor(tokens).tolist()]
 
 
 def _verified(path: Path) -> bytes:
