@@ -1,4 +1,4 @@
-"""Holding Ctrl-C off while what it would interrupt must not be."""
+"""Holding Ctrl-C, and a request to end, off while what they would interrupt must not be."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from contextlib import contextmanager
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Within it, Ctrl-C waits until all is done."""
-    earlier = signal.getsignal(signal.SIGINT)
-    if earlier is None or threading.current_thread() is not threading.main_thread():
+    """Within it, Ctrl-C and a request to end wait until all is done."""
+    if threading.current_thread() is not threading.main_thread():
         yield  # interrupts are somebody else's
         return
     came: list[int] = []
-    signal.signal(signal.SIGINT, lambda which, _: came.append(which))
+    handlers = {held: signal.getsignal(held) for held in (signal.SIGINT, signal.SIGTERM)}
+    earlier = {held: handler for held, handler in handlers.items() if handler is not None}  # None: not Python's
+    for held in earlier:
+        signal.signal(held, lambda which, _: came.append(which))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, earlier)
-        if came:
-            signal.raise_signal(signal.SIGINT)
+        for held, handler in earlier.items():
+            signal.signal(held, handler)
+        for which in dict.fromkeys(came):
+            signal.raise_signal(which)

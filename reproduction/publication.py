@@ -16,9 +16,7 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from path_patching.errors import UserError, first_line, shortened
 from path_patching.files import parse_json, regular, write_text
+from path_patching.interrupts import interrupts_held
 
 RECORD_VERSION = 4
 WORDS = ("results", "report")  # of reproduce.py; every other run is a script's
@@ -91,7 +90,7 @@ class Publication:
         """
         self._check_open()
         head = {"record_version": RECORD_VERSION, "script": script_of(self.name)}
-        with writing_to(self.folder), _interrupts_held():
+        with writing_to(self.folder), interrupts_held():
             staged = sorted(path for path in self.staging.rglob("*") if path.is_file())
             files = {path.relative_to(self.staging).as_posix(): path for path in staged}
             hashes = {name: sha256(path) for name, path in files.items()}
@@ -150,25 +149,6 @@ def _put_back(aside: Path, folder: Path) -> None:
 def _check_no_folder(place: Path, name: str) -> None:
     if place.is_dir():
         raise UserError(f"{place} is a folder, where {script_of(name)}.py has a file; move it away")
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Within it, Ctrl-C and a request to end wait until all is done."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # which alone gets them
-        return
-    came: list[int] = []
-    earlier = {held: signal.getsignal(held) for held in (signal.SIGINT, signal.SIGTERM)}
-    for held in earlier:
-        signal.signal(held, lambda which, _: came.append(which))
-    try:
-        yield
-    finally:
-        for held, handler in earlier.items():
-            signal.signal(held, handler)
-        for which in came:
-            signal.raise_signal(which)
 
 
 def open_publication(name: str, folder: Path) -> Publication:

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from path_patching.circuits.circuit_file import as_json, read_circuit
 from path_patching.errors import UserError
 from path_patching.files import ROOT
+from reproduction.paper import named_as_read
 from reproduction.provenance import code_sha256, library_versions
 from reproduction.publication import WORDS, intact, invocation, record_path, sha256
 from reproduction.run import Artifacts, read_artifacts
@@ -39,12 +41,16 @@ STEPS = (*EXPERIMENTS, *PLOTS, *WORDS)
 
 @dataclass(frozen=True)
 class Step:
-    """A script with its arguments, the folder that its record will lie in, and the one that it reads from."""
+    """A script with its arguments, the folder that its record will lie in, and the one that it reads from.
+
+    And the file of the circuit that it evaluates, if it is given one.
+    """
 
     script: str
     arguments: tuple[str, ...]
     published: Path
     read: Path
+    circuit_file: str | None = None
 
     @property
     def command(self) -> str:
@@ -68,10 +74,12 @@ def steps_of(
     to_artifacts = ("--out", str(artifacts)) if out else ()
     to_plots = ("--artifacts", str(artifacts), "--out", str(plots)) if out else ()
     of_circuit = dict.fromkeys(EVALUATE_A_CIRCUIT, ("--circuit", circuit) if circuit else ())
-    experiments = [
-        Step(name, (*named, *options, *of_circuit.get(name, ()), *to_artifacts), artifacts, artifacts)
-        for name in EXPERIMENTS
-    ]
+    file = None if circuit in ("paper", "auto") else circuit
+    experiments = []
+    for name in EXPERIMENTS:
+        arguments = (*named, *options, *of_circuit.get(name, ()), *to_artifacts)
+        of_file = file if name in EVALUATE_A_CIRCUIT else None
+        experiments.append(Step(name, arguments, artifacts, artifacts, of_file))
     others = [Step(name, (*named, *to_plots), plots, artifacts) for name in (*PLOTS, *WORDS)]
     return (*experiments, *others)
 
@@ -91,6 +99,8 @@ def is_done(step: Step, fingerprint: str) -> bool:
         "model": {**record["model"], "fingerprint": fingerprint},
         "read": {name: _hash_of(step, name) for name in record["read"]},
     }
+    if step.circuit_file:
+        expected["circuit"] = as_json(named_as_read(read_circuit(Path(step.circuit_file))))
     if "beside" in record:
         expected["beside"] = {name: _hash_of(step, name) for name in record["beside"]}
     return all(record.get(name) == value for name, value in expected.items())

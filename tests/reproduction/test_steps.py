@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 
 import pytest
 
+from path_patching.circuits.circuit_file import as_json, read_circuit
 from path_patching.files import ROOT
 from path_patching.gpt2.model import Architecture, random_model
 from reproduction import steps
+from reproduction.paper import PAPER
 from reproduction.publication import record_path
 from reproduction.run import start_run
 from reproduction.settings import Settings
@@ -73,6 +77,19 @@ def test_a_step_whose_files_are_others_is_not_done(done, file, spoil):
     path = done.published / file
     path.write_text("other") if spoil == "changed" else path.unlink()
     assert not is_done(done, MODEL.fingerprint)
+
+
+def test_a_step_whose_circuit_s_file_was_edited_is_not_done(tmp_path, monkeypatch):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(as_json(replace(PAPER, name="mine"))))
+    step = Step("big_ds_experiments", ("--circuit", str(path)), tmp_path, tmp_path, str(path))
+    monkeypatch.setattr("sys.argv", ["big_ds_experiments.py", *step.arguments])
+    run = start_run(step.script, Settings(out=tmp_path), MODEL, "torch", "cpu")
+    run.note_circuit(read_circuit(path))
+    run.publish()
+    assert is_done(step, MODEL.fingerprint)
+    path.write_text(json.dumps(as_json(replace(PAPER, name="mine", heads=PAPER.heads[1:]))))
+    assert not is_done(step, MODEL.fingerprint)
 
 
 def test_a_step_that_could_now_read_more_is_not_done(done):
