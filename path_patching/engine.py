@@ -177,6 +177,7 @@ class Engine(ABC, Generic[Batch]):
 
         Raises `PathSetError` if there are none, or for paths that the model or its sentences do not have.
         """
+        self._check_requests(requests)
         found = torch.empty(len(requests), len(self.sentences), len(self.sentences.answers), dtype=torch.float64)
         for rows, probabilities in self.evaluate_in_parts(requests):
             found[:, rows] = probabilities
@@ -188,16 +189,16 @@ class Engine(ABC, Generic[Batch]):
         Yields their rows (n,) and their probabilities (requests, n, A), every sentence once, in any order. Raises
         `PathSetError` like `evaluate`.
         """
-        if not requests:
-            raise PathSetError("no probabilities are asked for")
-        if not isinstance(requests, Sequence) or not all(isinstance(each, Request) for each in requests):
-            raise PathSetError("several requests are asked for as a list, as [Request.clean(), Request.patch(paths)]")
-        for request in requests:
-            self._check(request.paths)
-        yield from self._in_parts(
-            lambda batch: torch.stack([self._evaluate(batch, each.paths, each.inside) for each in requests]),
-            bytes_each=PROBABILITY_BYTES * len(requests) * len(self.sentences.answers),
-        )
+        self._check_requests(requests)
+        n_answers = len(self.sentences.answers)
+
+        def compute(batch: Batch) -> torch.Tensor:
+            found = torch.empty(len(requests), len(batch), n_answers, dtype=torch.float64)
+            for place, each in zip(found, requests, strict=True):
+                place.copy_(self._evaluate(batch, each.paths, each.inside))
+            return found
+
+        yield from self._in_parts(compute, bytes_each=PROBABILITY_BYTES * len(requests) * n_answers)
 
     def sweep(self, receivers: PathSet, senders: Sequence[Node], via: AnyVia = "all") -> torch.Tensor:
         """Path patching of `receivers` extended by each of `senders` in turn: (S, N, A) float64.
@@ -262,6 +263,14 @@ class Engine(ABC, Generic[Batch]):
         pairs = torch.stack([sentences.clean, sentences.corrupted], 1)
         self._pairs, self._pair_of_sentence = pairs.unique(dim=0, return_inverse=True)  # (pairs, 2, T), (N,)
         self._kept: Batch | None = None
+
+    def _check_requests(self, requests: Sequence[Request]) -> None:
+        if not requests:
+            raise PathSetError("no probabilities are asked for")
+        if not isinstance(requests, Sequence) or not all(isinstance(each, Request) for each in requests):
+            raise PathSetError("several requests are asked for as a list, as [Request.clean(), Request.patch(paths)]")
+        for request in requests:
+            self._check(request.paths)
 
     def _check(self, paths: PathSet | None) -> None:
         if paths is None:

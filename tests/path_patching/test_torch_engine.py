@@ -117,7 +117,7 @@ def test_batches_that_do_not_fit_together_are_computed_anew(monkeypatch):
     batches = len(passes)
     assert 1 < batches < len(engine.sentences)
     assert (tight.clean() - engine.clean()).abs().max() < 1e-6
-    assert len(passes) == 2 * batches
+    assert len(passes) >= 2 * batches
     assert max(passes) < 2 * sum(passes) / len(passes)
 
 
