@@ -11,6 +11,7 @@ is fitted on every other sentence and its effect measured on the rest. pca_plots
 from reproduction.command_line import read_settings
 
 import torch
+from torch.nn.functional import pad
 
 from dataset import NOUNS_FILE, YearDataset, get_valid_years
 from path_patching.circuits.circuit import Circuit, in_model, in_order, nodes
@@ -63,10 +64,11 @@ activations = {name: activation(engine, place) for name, place in places.items()
 points, shares = [], []
 for name, found in activations.items():
     components = principal_components(collate(found, yy)).first(2)
-    points.append(components.coordinates(collate(found, yy)))
-    shares.append(components.shares)
+    absent = (0, 2 - len(components))  # a head of one dimension varies in one direction alone, and not in a second
+    points.append(pad(components.coordinates(collate(found, yy)), absent))
+    shares.append(pad(components.shares, absent))
     words = f"{name}: share of the variance in two components"
-    run.note(f"pca/{places[name].name}/share_of_variance", components.shares.tolist(), words)
+    run.note(f"pca/{places[name].name}/share_of_variance", shares[-1].tolist(), words)
 pca = {"activations": list(activations), "points": torch.stack(points), "shares": torch.stack(shares)}
 run.save("pca.pt", pca, kind="pca")
 

@@ -16,6 +16,7 @@ from reproduction.figures import YY, named, scatter
 from reproduction.run import read_artifacts, start_run
 from reproduction.settings import Settings
 from tests.helpers.checkpoints import save_checkpoint
+from tests.helpers.experiments import random_gpt2
 from tests.helpers.scripts import output, run_script
 
 TINY = Architecture(n_layers=2, n_heads=4, d_model=8, d_head=2, d_mlp=8, n_positions=16, vocab_size=32)
@@ -98,6 +99,18 @@ def test_nodes_of_a_circuit(in_process, tmp_path):
     path.write_text(json.dumps(circuit))
     in_process("--n", "97", "--circuit", str(path))
     check_run(tmp_path, ["input of m1 at END", "output of a0.h1 at END", "embedding of YY"])
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_heads_of_one_dimension_vary_in_one_component(tmp_path, width, monkeypatch):
+    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
+    model = random_gpt2(tmp_path / "narrow", n_embd=width, n_head=width)
+    flags = ("--model", str(model), "--n", "97", "--engine", "torch", "--nodes", "a0.h0", "--out", str(tmp_path / "a"))
+    output(run_script(ROOT / "pca_experiments.py", *flags))
+    pca = read_artifacts(tmp_path / "a", "pca_experiments").load("pca.pt")
+    assert pca["shares"][0].tolist() == [1, 0]
+    assert pca["points"][0, :, 1].tolist() == [0] * 97
+    output(run_script(ROOT / "pca_plots.py", "--artifacts", str(tmp_path / "a"), "--out", str(tmp_path), images=False))
 
 
 def test_equal_runs_are_identical(in_process, tmp_path):
