@@ -44,14 +44,17 @@ def by_node(what: str, field: str = "node", later_first: bool = False, **about: 
 
 
 # %% Which end years does the model predict for each start year? Those after it, if it can compute greater-than.
-if "probs.pt" in made:
-    probs = made["probs.pt"]
+probs = made.get("probs.pt")
+if probs is None:
+    print("left out: the probability heatmap, for which circuit_discovery.py had too few sentences")
+else:
     write(probability_heatmap(probs, titled("Probability heatmap")), name="probability-heatmap")
+
+# %% And for one start year, 41?
+if probs is not None:
     title = titled("Probability of each end year when YY = 41")
     figure = figures.lines({"": probs[41 - YY.values[0]]}, title, PREDICTED_YEAR, "probability", mark=(41, "YY = 41"))
     write(figure, name="probability-slice")
-else:
-    print("left out: the probability heatmap, for which circuit_discovery.py had too few sentences")
 
 # %% Which nodes write to the logits directly?
 title = titled("Path patching: node → logits")
