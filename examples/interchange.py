@@ -37,41 +37,48 @@ LATE_MLPS = {8: 2.0, 9: 3.0, 10: 4.0, 11: 2.0}  # votes of what each writes to t
 
 @dataclass(frozen=True)
 class Layout:
-    """One sequence for a sentence with K start years: what they share, then for each year YY and all that follows.
+    """One sequence for a sentence with K start years: what comes before YY, K YYs, what lies between, K ENDs.
 
-    So what is shared is computed once; `mask` keeps the years apart.
+    So what the years share is computed once. `mask` keeps them apart, but what lies between is one year's for all:
+    itself an intervention, after which no other position than YY can tell END of its year.
     """
 
-    shared: int
+    before: int
     """Positions before YY."""
     years: int
     """K."""
-    ending: int
-    """Positions from YY to END, both included."""
+    between: int
+    """Positions between YY and END."""
+    year_between: int
+    """The year that those positions see, in 0 ... K − 1."""
 
     @property
     def positions(self) -> torch.Tensor:
         """Each token's position in its sentence, (L,)."""
-        return torch.cat([torch.arange(self.shared), self.shared + torch.arange(self.ending).repeat(self.years)])
+        end = self.before + 1 + self.between
+        counts = torch.tensor([1] * self.before + [self.years] + [1] * self.between + [self.years])
+        return torch.arange(end + 1).repeat_interleave(counts)
 
     @property
     def mask(self) -> torch.Tensor:
-        """Whether a query (rows) may look at a key (columns): at what is shared and at its own year, (L, L) bool."""
-        year = torch.arange(1, self.years + 1).repeat_interleave(self.ending)
-        of = torch.cat([torch.zeros(self.shared, dtype=torch.int64), year])
-        return ((of == of[:, None]) | (of == 0)).tril()
+        """Whether a query (rows) may look at a key (columns): at its own year and what is shared, (L, L) bool."""
+        sizes = torch.tensor([self.before, self.years, self.between, self.years])
+        shared = torch.tensor([True, False, True, False]).repeat_interleave(sizes)
+        year = torch.full((int(sizes.sum()),), self.year_between)
+        year[~shared] = torch.arange(self.years).repeat(2)
+        return (shared | (year == year[:, None])).tril()
 
     def at_yy(self, values: torch.Tensor) -> torch.Tensor:
         """Of values (G, L, ...) those at each YY, (G, K, ...)."""
-        return values[:, self.shared :: self.ending]
+        return values[:, self.before : self.before + self.years]
 
-    def at_end(self, values: torch.Tensor, before: int = 0) -> torch.Tensor:
-        """Those at each END, or so many positions before it, (G, K, ...)."""
-        return values[:, self.shared + self.ending - 1 - before :: self.ending]
+    def at_end(self, values: torch.Tensor) -> torch.Tensor:
+        """Those at each END, (G, K, ...)."""
+        return values[:, -self.years :]
 
-    def endings(self, values: torch.Tensor) -> torch.Tensor:
-        """Those from YY to END, (G, K, S, ...)."""
-        return values[:, self.shared :].unflatten(1, (self.years, self.ending))
+    def shared(self, values: torch.Tensor) -> torch.Tensor:
+        """Those at the positions that all years share, (G, L − 2 K, ...)."""
+        return torch.cat([values[:, : self.before], values[:, self.before + self.years : -self.years]], 1)
 
 
 @dataclass(frozen=True)
@@ -204,14 +211,17 @@ def _mixed_anew(pairs: Pairs, layer: int, head: int, change: torch.Tensor) -> to
     read = block.ln_1(pairs.of_base(layout.at_yy(run.before_heads[layer])) + change)
     _, key, value = block.attn.c_attn(read).unflatten(-1, (3, block.attn.num_heads, -1))[..., head, :].unbind(2)
     keys, values = (
-        torch.cat([shared.expand(-1, new.shape[1], -1, -1), new[:, :, None], later], 2)  # (G, R, positions, W)
-        for shared, new, later in (
-            (each[:, None, : layout.shared, head], new, pairs.of_base(layout.endings(each[:, :, head]))[:, :, 1:])
-            for each, new in ((run.keys[layer], key), (run.values[layer], value))
-        )
-    )
+        torch.cat([_repeated(layout.shared(each[:, :, head]), new), new[:, :, None], at_end[:, :, None]], 2)
+        for each, new in ((run.keys[layer], key), (run.values[layer], value))
+        for at_end in [pairs.of_base(layout.at_end(each[:, :, head]))]
+    )  # (G, R, positions, W) each
     query = pairs.of_source(layout.at_end(run.queries[layer])[:, :, head])
     return functional.scaled_dot_product_attention(query[:, :, None], keys, values)[:, :, 0]
+
+
+def _repeated(shared: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """Values (G, positions, W) for each of the R pairs of `new` (G, R, W)."""
+    return shared[:, None].expand(-1, new.shape[1], -1, -1)
 
 
 def _written(pairs: Pairs, layer: int, head: int, mixed: torch.Tensor) -> torch.Tensor:

@@ -29,8 +29,8 @@ from path_patching.paths import Node, PathSet, union
 from reproduction.paper import PAPER
 
 SIZES = Architecture(n_layers=12, n_heads=12, d_model=24, d_head=2, d_mlp=48, n_positions=8, vocab_size=120)
-LAYOUT = Layout(shared=3, years=3, ending=3)
-YY, END = 3, 5
+LAYOUT = Layout(before=3, years=3, between=0, year_between=0)
+YY, END = 3, 4
 N_SENTENCES = 2
 STARTS = torch.tensor([[1, 40, 77], [1, 12, 95]])  # the token at YY
 SOURCE, BASE = torch.tensor([[1, 2, 0], [2, 2, 1]]), torch.tensor([[0, 1, 2], [0, 2, 0]])
@@ -42,7 +42,7 @@ LATE = [f"m{layer}" for layer in LATE_MLPS]
 def sentences() -> torch.Tensor:
     """Tokens (G, K, T)."""
     shared = torch.tensor([[100, 101, 102], [100, 103, 104]])
-    after = torch.tensor([110, 111])
+    after = torch.tensor([111])
     rows = [[torch.cat([shared[g], yy[None], after]) for yy in STARTS[g]] for g in range(N_SENTENCES)]
     return torch.stack([torch.stack(each) for each in rows])
 
@@ -56,7 +56,7 @@ def model() -> tuple[Model, GPT2LMHeadModel]:
 @cache
 def run() -> Run:
     tokens = sentences()
-    in_one = torch.cat([tokens[:, 0, :YY], tokens[:, :, YY:].flatten(1)], 1)
+    in_one = torch.cat([tokens[:, 0, :YY], tokens[:, :, YY], tokens[:, :, END]], 1)
     with torch.no_grad():
         return ordinary_run(model()[1], in_one, LAYOUT)
 
