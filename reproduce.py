@@ -40,8 +40,8 @@ from reproduction.steps import STEPS, Step, is_done, steps_of
 
 BANNER = """
 {line}
-  NOT GPT-2. This run uses the stand-in, a small model that comes with the repository.
-  Its numbers and figures are its own and say nothing of the paper's.
+  NOT GPT-2. This run uses the stand-in, a small model trained here so that it has the circuit that
+  the paper describes: a place to try everything, no evidence about GPT-2.
   Why: {reason}
 {line}
 """
