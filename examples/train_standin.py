@@ -79,7 +79,7 @@ def _setting(default: float, explanation: str) -> float:
 class Settings:
     """Everything that decides the stand-in."""
 
-    steps: int = _setting(4500, "optimizer steps")
+    steps: int = _setting(3000, "optimizer steps")
     sentences: int = _setting(6, "sentences a step")
     years_each: int = _setting(24, "start years of each sentence, 01 among them")
     learning_rate: float = _setting(2e-3, "AdamW's at the end of the warm-up; falls linearly to zero from there")
@@ -89,7 +89,7 @@ class Settings:
     long_gap: float = _setting(15.0, "mean of end minus start year later on")
     short_share: float = _setting(0.4, "share of the steps that use the short gap")
     any_year: float = _setting(
-        0.1, "share of end years that are any of the 100, so that no year is out of the question"
+        0.05, "share of end years that are any of the 100, so that no year is out of the question"
     )
     ordinary_weight: float = _setting(0.1, "weight of the loss of ordinary runs, beside 1 for intervened ones")
     century_weight: float = _setting(0.1, "weight of predicting the end year's century in ordinary runs")
