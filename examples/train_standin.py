@@ -48,7 +48,7 @@ from examples.interchange import (
 from path_patching.circuits.circuit import full_circuit, late_half
 from path_patching.engine import Sentences
 from path_patching.errors import UserError, exit_on_user_error
-from path_patching.files import written_whole
+from path_patching.files import write_text, written_whole
 from path_patching.gpt2.checkpoint import named_tensors
 from path_patching.gpt2.model import Architecture, Model
 from path_patching.gpt2.tensor_cache import STANDIN_FOLDER
@@ -107,6 +107,7 @@ class Settings:
 
 N_LAYER = N_HEAD = 12  # the circuit's names are for this size
 SENTENCES_JUDGED = 970
+RECORD = "training.json"
 
 
 def split_nouns(nouns: Sequence[str], settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -350,7 +351,8 @@ def as_model(model: GPT2LMHeadModel) -> Model:
         n_positions=config.n_positions,
         vocab_size=config.vocab_size,
     )
-    return Model("stand-in", sizes, named_tensors(model.state_dict(), sizes), fingerprint="just trained")
+    state = {**model.transformer.state_dict(), "lm_head.weight": model.lm_head.weight.detach()}
+    return Model("stand-in", sizes, named_tensors(state, sizes), fingerprint="just trained")
 
 
 def judge(model: Model, nouns: Sequence[str]) -> dict[str, float]:
@@ -359,10 +361,11 @@ def judge(model: Model, nouns: Sequence[str]) -> dict[str, float]:
     data = YearDataset(get_valid_years(tokenizer), SENTENCES_JUDGED, nouns, tokenizer)
     engine = make_engine("torch", "cpu", model, Sentences(data.good_toks, data.bad_toks, year_indices()))
     late, full = late_half(PAPER, data.end), full_circuit(PAPER, data.yy, data.end)
+    clean = engine.clean()
     difference = {
         name: prob_diff(probs, data.years_YY).mean().item()
         for name, probs in {
-            "clean": engine.clean(),
+            "clean": clean,
             "corrupted": engine.corrupted(),
             "late half": engine.isolate(late),
             "full circuit": engine.isolate(full),
@@ -371,7 +374,7 @@ def judge(model: Model, nouns: Sequence[str]) -> dict[str, float]:
     }
     return {
         **{f"probability difference, {name}": value for name, value in difference.items()},
-        "cutoff sharpness, clean": cutoff_sharpness(engine.clean(), data.years_YY).mean().item(),
+        "cutoff sharpness, clean": cutoff_sharpness(clean, data.years_YY).mean().item(),
         "share of clean, late half": difference["late half"] / difference["clean"],
         "share of clean, full circuit": difference["full circuit"] / difference["clean"],
     }
@@ -384,20 +387,16 @@ def command(settings: Settings) -> str:
     return " ".join(["python examples/train_standin.py", *flags])
 
 
-def save(model: GPT2LMHeadModel, record: dict[str, object], folder: Path) -> None:
-    """Write config.json, model.safetensors (float16) and training.json; all three are ready before one is published."""
+def save(model: GPT2LMHeadModel, folder: Path) -> None:
+    """Write config.json and model.safetensors (float16), both ready before one is published; no record of another."""
     tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     del tensors["lm_head.weight"]  # tied to the token embedding
     # "float32" asks readers to compute in float32 with weights that are only stored in float16.
     description = model.config.to_dict() | {"architectures": ["GPT2LMHeadModel"], "dtype": "float32"}
-    with (
-        written_whole(folder / "training.json") as training,
-        written_whole(folder / "config.json") as config,
-        written_whole(folder / "model.safetensors") as weights,
-    ):
+    with written_whole(folder / "config.json") as config, written_whole(folder / "model.safetensors") as weights:
         safetensors.torch.save_file(tensors, weights, metadata={"format": "pt"})
         config.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        training.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (folder / RECORD).unlink(missing_ok=True)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[Settings, Path]:
@@ -449,6 +448,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trained, losses = train(settings, text)
     minutes = (time.monotonic() - began) / 60
     model = with_whole_vocabulary(trained, text, settings)
+    save(model, folder)  # before it is judged: whatever happens there, it is not lost
     record = {
         "command": command(settings),
         "settings": asdict(settings),
@@ -464,7 +464,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "transformers": transformers.__version__,
         },
     }
-    save(model, record, folder)
+    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     print(json.dumps({"held_out": record["held_out"], "trained_nouns": record["trained_nouns"]}, indent=2))
     print(f"wrote {folder} after {minutes:.1f} minutes")
 
