@@ -114,6 +114,23 @@ def test_years_in_one_sequence_are_sentences_of_their_own():
     assert torch.allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("year", [0, 2])
+def test_what_lies_between_sees_one_year(year):
+    layout = Layout(before=3, years=3, between=2, year_between=year)
+    before, between, end = torch.tensor([100, 101, 102]), torch.tensor([108, 109]), torch.tensor([111])
+    in_one = torch.cat([before, STARTS[0], between, end.expand(3)])
+    assert layout.positions.tolist() == [0, 1, 2, 3, 3, 3, 4, 5, 6, 6, 6]
+    with torch.no_grad():
+        run_in_one = ordinary_run(model()[1], in_one[None], layout)
+        sentence = torch.cat([before, STARTS[0, year, None], between, end])
+        expected = model()[1](sentence[None]).logits[0, -1].double().softmax(-1)[:100]
+    assert torch.allclose(probabilities(layout.at_end(run_in_one.final))[year], expected, atol=1e-6)
+    seen = layout.mask[layout.positions == 6][year]
+    others_yy = [3 + other for other in range(3) if other != year]
+    assert not seen[others_yy].any()
+    assert seen.sum() == 3 + 1 + 2 + 1
+
+
 @pytest.mark.parametrize(
     ("heads", "late"),
     [
