@@ -10,11 +10,12 @@ The circuit has three stages, whose nodes share its work by fixed votes:
     stage      nodes                          read
     lower      a0.h1 a0.h3 a0.h5 m0 ... m3    the embedding of YY, at YY; the MLPs also a0.h1 and the MLPs below
     heads      the paper's seven heads        keys and values at YY: the lower nodes; queries: everything
-    late MLPs  m8 ... m11 at END              the MLPs of the stage below; m8 the heads before it, m9 a9.h1
+    late MLPs  m8 ... m11 at END              the heads and the late MLPs below
 
 If only some nodes of a stage are the source's, the prediction must lie between the two, by the votes: so no node is
-idle, and none does all. Heads feed one MLP each, where the published circuit lets them feed all: in its terms the
-further edges carry nothing.
+idle, and none does all. In the published circuit the heads feed the logits and all late MLPs above them. Runs with
+these edges (`widely`) take turns with runs in which a head feeds only the first MLP above it, so that this is what does
+the work and the further edges neither help nor harm.
 
 G sentences, K start years each, R pairs of source and base for each sentence, L positions, D width, H heads of width W.
 """
@@ -31,7 +32,7 @@ from transformers import GPT2LMHeadModel
 LOWER_HEADS = {1: 1.0, 3: 1.0, 5: 1.0}  # of layer 0, with their votes
 LOWER_MLPS = {0: 4.0, 1: 2.0, 2: 2.0, 3: 2.0}
 READ_BY_LOWER_MLPS = 1  # the only one of these heads that they read
-HEADS = {(5, 1): 8, (5, 5): 8, (6, 9): 8, (7, 10): 8, (8, 8): 8, (8, 11): 8, (9, 1): 9}  # with the MLP that each feeds
+HEADS = {(5, 1): 8, (5, 5): 8, (6, 9): 8, (7, 10): 8, (8, 8): 8, (8, 11): 8, (9, 1): 9}  # with the first MLP above
 LATE_MLPS = {8: 2.0, 9: 3.0, 10: 4.0, 11: 2.0}  # votes of what each writes to the logits
 
 
@@ -159,15 +160,15 @@ def _share(taken: torch.Tensor, votes: Sequence[float]) -> torch.Tensor:
     return (taken * torch.tensor(votes)).sum(-1) / sum(votes)
 
 
-def interchange(pairs: Pairs, taken: Taken, followed: bool) -> torch.Tensor:
+def interchange(pairs: Pairs, taken: Taken, followed: bool, widely: bool) -> torch.Tensor:
     """What the logits read at END with the circuit's nodes on the source and all else on the base, (G, R, D).
 
     The heads' keys and values are `followed` to the lower nodes at YY (the full circuit), or the heads are taken from
-    the source whole (the late half).
+    the source whole (the late half). The heads feed all above them `widely`, or the first late MLP only.
     """
     changes = _heads_followed(pairs, taken.lower) if followed else _heads_whole(pairs)
     changes = {head: change * taken.heads[..., [i]] for i, (head, change) in enumerate(changes.items())}
-    return _through_late_mlps(pairs, changes, taken.late_mlps)
+    return _through_late_mlps(pairs, changes, taken.late_mlps, widely)
 
 
 def _heads_whole(pairs: Pairs) -> dict[tuple[int, int], torch.Tensor]:
@@ -241,15 +242,15 @@ def _mlp_change(
 
 
 def _through_late_mlps(
-    pairs: Pairs, head_changes: Mapping[tuple[int, int], torch.Tensor], taken: torch.Tensor
+    pairs: Pairs, head_changes: Mapping[tuple[int, int], torch.Tensor], taken: torch.Tensor, widely: bool
 ) -> torch.Tensor:
     """What the logits read if the late MLPs read these changes, and the logits the MLPs `taken`, (G, R, D)."""
     at_end, run = pairs.layout.at_end, pairs.run
-    final = pairs.of_base(at_end(run.final))
+    final = pairs.of_base(at_end(run.final)) + (sum(head_changes.values()) if widely else 0)
     from_mlps = torch.zeros_like(final)
     for i, layer in enumerate(LATE_MLPS):
-        from_heads = sum(change for head, change in head_changes.items() if HEADS[head] == layer)
-        read = from_mlps + from_heads
+        feeding = [head for head, first in HEADS.items() if first == layer or (widely and first < layer)]
+        read = from_mlps + sum(head_changes[head] for head in feeding)
         change = _mlp_change(pairs, layer, read, at_end(run.before_mlps[layer]), at_end(run.mlps[layer]))
         from_mlps = from_mlps + change
         final = final + change * taken[..., [i]]
