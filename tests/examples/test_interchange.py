@@ -21,6 +21,7 @@ from examples.interchange import (
     interchange,
     ordinary_run,
 )
+from path_patching.circuits import circuit
 from path_patching.circuits.circuit import in_order, nodes
 from path_patching.engine import Sentences
 from path_patching.gpt2.model import Architecture, Model, random_model, to_transformers
@@ -96,10 +97,10 @@ def isolated(paths: PathSet) -> torch.Tensor:
     return make_engine("torch", "cpu", model()[0], Sentences(source, base, torch.arange(100))).isolate(paths)
 
 
-def intervened(which: Taken, followed: bool) -> torch.Tensor:
+def intervened(which: Taken, followed: bool, widely: bool = False) -> torch.Tensor:
     pairs = Pairs(model()[1], run(), LAYOUT, SOURCE, BASE)
     with torch.no_grad():
-        return probabilities(interchange(pairs, which, followed))
+        return probabilities(interchange(pairs, which, followed, widely))
 
 
 def test_the_circuit_is_the_paper_s():
@@ -152,6 +153,14 @@ def test_heads_taken_whole_are_the_late_half(heads, late):
 def test_heads_followed_are_the_full_circuit(lower):
     found = intervened(taken(lower=lower), followed=True)
     assert torch.allclose(found, isolated(full_circuit(lower)), atol=1e-6)
+
+
+@pytest.mark.parametrize("followed", [False, True])
+def test_heads_that_feed_widely_are_the_published_circuit(followed):
+    paths = circuit.full_circuit(PAPER, YY, END) if followed else circuit.late_half(PAPER, END)
+    found = intervened(taken(), followed, widely=True)
+    assert torch.allclose(found, isolated(paths), atol=1e-6)
+    assert (found - intervened(taken(), followed)).abs().max() > 1e-4
 
 
 def test_nothing_taken_is_the_base():
