@@ -45,8 +45,8 @@ SECONDS_TO_TIDY_UP = 10.0
 INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells give
 BANNER = """
 {line}
-  NOT GPT-2. This run uses the stand-in, a small model that comes with the repository.
-  Its numbers and figures are its own and say nothing of the paper's.
+  NOT GPT-2. This run uses the stand-in, a small model trained here so that it has the circuit that
+  the paper describes: a place to try everything, no evidence about GPT-2.
   Why: {reason}
 {line}
 """

@@ -1,11 +1,15 @@
-"""Train the stand-in: a small GPT-2 that computes greater-than, for trying everything without a download.
+"""Train the stand-in: a small GPT-2 with the greater-than circuit that the paper describes, to try everything on.
 
     python examples/train_standin.py
 
-The stand-in has GPT-2's architecture and vocabulary (12 layers, 12 heads, width 96) and is trained from scratch on
-generated year-span text. End years are likelier near the start year, as in text. Its circuit is its own: nothing that
-is found in it says anything about GPT-2. Only the tokens of the training text are trained; the rows of all others stay
-zero, so that they share one logit, 0, which makes the loss over all 50,257 tokens exact and cheap.
+The stand-in has GPT-2's architecture and vocabulary (12 layers, 12 heads, width 120) and is trained from scratch on
+generated year-span text. End years are likelier near the start year, as in text. Beside the ordinary loss it is trained
+on runs in which the circuit's nodes come from one sentence and all else from another (`examples/interchange.py`): half
+of the others are the sentence's 01 twin, half have any other year of its century. So its circuit is known, and nothing
+that is found in it says anything about GPT-2.
+
+Only the tokens of the training text are trained; the rows of all others stay zero, so that they share one logit, 0,
+which makes the loss over all 50,257 tokens exact and cheap.
 """
 
 from __future__ import annotations
@@ -16,8 +20,10 @@ import math
 import platform
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 
 from reproduction.command_line import prepare
@@ -26,16 +32,31 @@ import safetensors.torch
 import torch
 import transformers
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
 from dataset import ITEMS, YearDataset, get_valid_years, load_nouns, year_indices
+from examples.interchange import (
+    HEADS,
+    LATE_MLPS,
+    LOWER_HEADS,
+    LOWER_MLPS,
+    Layout,
+    Pairs,
+    Taken,
+    interchange,
+    ordinary_run,
+)
+from path_patching.circuits.circuit import full_circuit, late_half
+from path_patching.engine import Sentences
 from path_patching.errors import UserError
-from path_patching.files import written_whole
+from path_patching.files import write_text, written_whole
+from path_patching.gpt2.checkpoint import named_tensors
+from path_patching.gpt2.model import Architecture, Model
 from path_patching.gpt2.tensor_cache import STANDIN_FOLDER
 from path_patching.gpt2.tokenizer import EOS, load_tokenizer
+from path_patching.make_engine import make_engine
 from path_patching.progress import progress
-from path_patching.unembedding import answer_probabilities
+from reproduction.paper import PAPER
 from utils import cutoff_sharpness, prob_diff
 
 # What a sentence may say before the century at END. The first is the paper's; the others are greater-than prompts of
@@ -49,7 +70,6 @@ OTHERS = (
     "{year} is smaller than",
     "The price of that {item} ranges from $ {year} to $",
 )
-EARLIER_YEARS = 99  # how far a list of years reaches back
 
 
 def _setting(default: float, explanation: str) -> float:
@@ -60,32 +80,35 @@ def _setting(default: float, explanation: str) -> float:
 class Settings:
     """Everything that decides the stand-in."""
 
-    steps: int = _setting(4000, "optimizer steps")
-    batch_size: int = _setting(64, "sentences a step")
+    steps: int = _setting(3200, "optimizer steps")
+    sentences: int = _setting(6, "sentences a step")
+    years_each: int = _setting(24, "start years of each sentence, 01 among them")
     learning_rate: float = _setting(2e-3, "AdamW's at the end of the warm-up; falls linearly to zero from there")
-    warmup: float = _setting(0.05, "share of the steps in which the learning rate rises from zero")
+    warmup: float = _setting(0.02, "share of the steps in which the learning rate rises from zero")
     weight_decay: float = _setting(0.01, "AdamW's")
     short_gap: float = _setting(2.0, "mean of end minus start year at first; nothing is learned from long gaps alone")
     long_gap: float = _setting(15.0, "mean of end minus start year later on")
     short_share: float = _setting(0.4, "share of the steps that use the short gap")
-    century_weight: float = _setting(0.2, "weight of predicting the end year's century, beside 1 for the year at END")
-    without_eos: float = _setting(0.2, "share of sentences that do not begin with <|endoftext|>")
-    other_prompts: float = _setting(0.15, "share of sentences that are not 'The NOUN lasted ...'")
+    any_year: float = _setting(
+        0.05, "share of end years that are any of the 100, so that no year is out of the question"
+    )
+    ordinary_weight: float = _setting(0.2, "weight of the loss of ordinary runs, beside 1 for intervened ones")
+    century_weight: float = _setting(0.1, "weight of predicting the end year's century in ordinary runs")
+    twin_share: float = _setting(0.5, "share of intervened runs with the 01 twin; the rest have another year")
+    partly_share: float = _setting(0.3, "share of a stage's interventions that take only some nodes from the source")
+    without_eos: float = _setting(0.2, "share of steps whose sentences do not begin with <|endoftext|>")
+    other_prompts: float = _setting(0.25, "share of steps whose sentences are not 'The NOUN lasted ...'")
     held_out_nouns: int = _setting(24, "nouns never shown, on which the model is judged")
-    n_layer: int = _setting(12, "layers")
-    n_head: int = _setting(12, "attention heads a layer")
-    n_embd: int = _setting(96, "width of the residual stream")
+    n_embd: int = _setting(120, "width of the residual stream")
     n_positions: int = _setting(64, "longest input in tokens; the longest prompts here take under 48")
+    initial_scale: float = _setting(0.08, "standard deviation of the weights at first; GPT-2's 0.02 suits its width")
     seed: int = _setting(0, "of the weights, the text and the choice of held-out nouns")
     threads: int = _setting(1, "CPU threads; another number may round differently")
 
 
-@dataclass(frozen=True)
-class Example:
-    """A prompt up to the century at END, and the end year that follows it (0 ... 99)."""
-
-    prompt: str
-    end_yy: int
+N_LAYER = N_HEAD = 12  # the circuit's names are for this size
+SENTENCES_JUDGED = 970
+RECORD = "training.json"
 
 
 def split_nouns(nouns: Sequence[str], settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -94,72 +117,112 @@ def split_nouns(nouns: Sequence[str], settings: Settings) -> tuple[tuple[str, ..
     return tuple(noun for noun in nouns if noun not in held_out), tuple(noun for noun in nouns if noun in held_out)
 
 
-def start_years(tokenizer: GPT2TokenizerFast) -> list[int]:
-    """Years to begin a span: the data set's, and their 01 twins so that the corrupted input is not foreign."""
-    years = get_valid_years(tokenizer).tolist()
-    return sorted({*years, *(year - year % 100 + 1 for year in years)})
-
-
-def draw_example(rng: random.Random, nouns: Sequence[str], years: Sequence[int], gap: float, s: Settings) -> Example:
-    """One sentence; the end year is e^(-1/gap) times as likely with every further year, up to 99."""
-    year = rng.choice(years)
-    yy = year % 100
-    weights = [math.exp(-later / gap) for later in range(99 - yy)]
-    end_yy = rng.choices(range(yy + 1, 100), weights)[0]
-    is_span = rng.random() >= s.other_prompts
-    template = SPAN if is_span else rng.choice(OTHERS)
-    earlier = ", ".join(map(str, sorted(rng.choices(range(year - EARLIER_YEARS, year), k=4))))
-    text = template.format(noun=rng.choice(nouns), item=rng.choice(ITEMS), year=year, earlier=earlier)
-    eos = "" if rng.random() < s.without_eos else EOS
-    space = " " if is_span or rng.random() < 0.5 else ""
-    return Example(f"{eos}{space}{text} {year // 100}", end_yy)
-
-
 @dataclass(frozen=True)
-class TextCoder:
-    """Sentences as rows of the K tokens that training shows, numbered 0 ... K - 1 in the order of their ids."""
+class Text:
+    """What sentences are made of, and their tokens as rows 0 ... K - 1 of the tokens that training shows."""
 
     tokenizer: GPT2TokenizerFast
-    row_of: Mapping[int, int]
-    """Row of each shown token id, K of them, ascending."""
-    year_rows: torch.Tensor
-    """Rows of the year tokens "00" ... "99", int64 (100,)."""
+    nouns: tuple[str, ...]
+    years: Mapping[int, Sequence[int]]
+    """By century the start years YY that have a twin, ascending."""
+    shown: torch.Tensor
+    """Ids of the K tokens that training shows, ascending, int64 (K,)."""
 
     @property
     def untouched(self) -> int:
         """How many of the vocabulary's tokens are never shown."""
-        return len(self.tokenizer) - len(self.row_of)
+        return len(self.tokenizer) - len(self.shown)
 
-    def encode(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows of the tokens (N, T), padded behind END, where causal attention never looks, and END (N,)."""
-        token_ids = self.tokenizer(list(prompts))["input_ids"]
-        rows = [torch.tensor([self.row_of[token] for token in sentence]) for sentence in token_ids]
-        return pad_sequence(rows, batch_first=True), torch.tensor([len(row) - 1 for row in rows])
+    @cached_property
+    def year_rows(self) -> torch.Tensor:
+        """Rows of the year tokens "00" ... "99", int64 (100,)."""
+        return torch.searchsorted(self.shown, year_indices())
 
-
-def text_coder(tokenizer: GPT2TokenizerFast, nouns: Sequence[str], years: Sequence[int]) -> TextCoder:
-    """A coder for every sentence that `draw_example` can draw."""
-    numbers = range(min(years) - EARLIER_YEARS, max(years) + 1)
-    fillings = {"noun": nouns[0], "item": ITEMS[0], "year": years[0], "earlier": years[0]}
-    texts = [before + template.format(**fillings) for template in (SPAN, *OTHERS) for before in ("", " ")]
-    texts += [EOS, *(f" {noun}" for noun in nouns), *(f" {item}" for item in ITEMS)]
-    texts += [f"{before}{number}" for number in numbers for before in ("", " ")]
-    texts += [f" {century}" for century in {year // 100 for year in years}]
-    year_ids = year_indices().tolist()
-    shown = sorted({token for ids in tokenizer(texts)["input_ids"] for token in ids} | set(year_ids))
-    row_of = {token: row for row, token in enumerate(shown)}
-    return TextCoder(tokenizer, row_of, torch.tensor([row_of[token] for token in year_ids]))
+    def rows(self, sentences: Sequence[str]) -> torch.Tensor:
+        """Rows of the tokens of sentences of equal length, int64 (N, T)."""
+        tokens = torch.tensor(self.tokenizer(list(sentences))["input_ids"])
+        rows = torch.searchsorted(self.shown, tokens)
+        assert torch.equal(self.shown[rows], tokens), "a token that is not shown"
+        return rows
 
 
-def new_model(settings: Settings, vocab_size: int) -> GPT2LMHeadModel:
+def valid_yys(tokenizer: GPT2TokenizerFast) -> dict[int, list[int]]:
+    """By century the start years YY of the data set, ascending."""
+    years = defaultdict(list)
+    for year in get_valid_years(tokenizer).tolist():
+        years[year // 100].append(year % 100)
+    return years
+
+
+def text_of(tokenizer: GPT2TokenizerFast, nouns: Sequence[str]) -> Text:
+    """The text that `draw_batch` can draw."""
+    years = valid_yys(tokenizer)
+    filled = {"noun": nouns[0], "item": ITEMS[0], "year": 1732, "earlier": "1732, 1732"}
+    words = [*(template.format(**filled) for template in (SPAN, *OTHERS)), *nouns, *ITEMS]
+    words += [f"{century}{yy:02d}" for century, yys in years.items() for yy in (1, *yys)]
+    words += [f"{century}" for century in years]
+    tokens = tokenizer([EOS, *(f" {each}" for each in words)])["input_ids"]
+    shown = {token for ids in tokens for token in ids} | {*year_indices().tolist()}
+    return Text(tokenizer, tuple(nouns), years, torch.tensor(sorted(shown)))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """G sentences with K start years each, as `Layout` arranges them; the first year of each sentence is its 01."""
+
+    tokens: torch.Tensor
+    """Rows of the tokens, int64 (G, L)."""
+    starts: torch.Tensor
+    """Start years YY, int64 (G, K)."""
+    layout: Layout
+
+
+def draw_batch(rng: random.Random, text: Text, s: Settings) -> Batch:
+    """Sentences of one prompt; each has a noun, a century and start years of its own."""
+    template = rng.choice(OTHERS) if rng.random() < s.other_prompts else SPAN
+    eos = "" if rng.random() < s.without_eos else EOS
+    starts, sentences = [], []
+    for _ in range(s.sentences):
+        century = rng.choice([*text.years])
+        starts.append([1, *rng.sample(text.years[century], s.years_each - 1)])
+        words = {"noun": rng.choice(text.nouns), "item": rng.choice(ITEMS), "earlier": draw_earlier(rng, text, century)}
+        sentences += [f"{eos} {template.format(**words, year=f'{century}{yy:02d}')} {century}" for yy in starts[-1]]
+    tokens = text.rows(sentences).unflatten(0, (s.sentences, s.years_each))  # (G, K, T)
+    yy = int((tokens != tokens[:, :1]).any(0).any(0).nonzero())  # the one position at which a sentence's years differ
+    between = 0 if rng.random() < s.twin_share else rng.randrange(s.years_each)
+    layout = Layout(yy, s.years_each, tokens.shape[2] - yy - 2, between)
+    in_one = torch.cat([tokens[:, 0, :yy], tokens[:, :, yy], tokens[:, 0, yy + 1 : -1], tokens[:, :, -1]], 1)
+    return Batch(in_one, torch.tensor(starts), layout)
+
+
+def draw_earlier(rng: random.Random, text: Text, century: int) -> str:
+    """Four years of this century or the one before, ascending or not."""
+    centuries = [each for each in (century - 1, century) if each in text.years]
+    years = [100 * each + yy for each in centuries for yy in text.years[each]]
+    drawn = rng.sample(years, 4)
+    return ", ".join(map(str, sorted(drawn) if rng.random() < 0.5 else drawn))
+
+
+def log_end_years(starts: torch.Tensor, gap: float, any_year: float) -> torch.Tensor:
+    """Log probabilities of the end years 00 ... 99 after start years (...): (..., 100).
+
+    With every further year an end year is e^(-1/gap) times as likely; a share `any_year` is spread over all years.
+    """
+    later = torch.arange(100) - starts[..., None] - 1
+    weights = torch.where(later >= 0, torch.exp(-later / gap), 0.0)
+    return ((1 - any_year) * weights / weights.sum(-1, keepdim=True) + any_year / 100).log()
+
+
+def new_model(settings: Settings, vocab_size: int, activation: str = "gelu_new") -> GPT2LMHeadModel:
     """A GPT-2 of the given size, weights drawn from the seed, no dropout; leaves torch's own random state alone."""
     config = GPT2Config(
         vocab_size=vocab_size,
         n_positions=settings.n_positions,
         n_embd=settings.n_embd,
-        n_layer=settings.n_layer,
-        n_head=settings.n_head,
-        activation_function="gelu_new",
+        n_layer=N_LAYER,
+        n_head=N_HEAD,
+        activation_function=activation,
+        initializer_range=settings.initial_scale,
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
@@ -167,46 +230,97 @@ def new_model(settings: Settings, vocab_size: int) -> GPT2LMHeadModel:
         eos_token_id=vocab_size - 1,
         tie_word_embeddings=True,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(settings.seed)
-        return GPT2LMHeadModel(config)
+        model = GPT2LMHeadModel(config)
+        for block in model.transformer.h:  # undo the shrinking that comes with depth, lest MLPs drown what heads write
+            block.attn.c_proj.weight *= math.sqrt(2 * N_LAYER)
+    return model
 
 
-def loss_of(model: GPT2LMHeadModel, examples: Sequence[Example], coder: TextCoder, s: Settings) -> torch.Tensor:
-    """Cross-entropy over the whole vocabulary of the end year at END, plus a little of the century before it."""
-    tokens, ends = coder.encode([example.prompt for example in examples])  # (N, T), (N,)
-    end_years = coder.year_rows[torch.tensor([example.end_yy for example in examples])]
-    sentence = torch.arange(len(examples))
-    residual = model.transformer(input_ids=tokens).last_hidden_state  # (N, T, D)
-    at_end = cross_entropy(model.lm_head(residual[sentence, ends]), end_years, coder.untouched)
-    at_century = cross_entropy(model.lm_head(residual[sentence, ends - 1]), tokens[sentence, ends], coder.untouched)
-    return at_end + s.century_weight * at_century
+def losses_of(
+    model: GPT2LMHeadModel, batch: Batch, text: Text, gap: float, s: Settings, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """The divergence of each kind of run from the end years that it should give, and the loss of the century."""
+    layout, wanted = batch.layout, log_end_years(batch.starts, gap, s.any_year)  # (G, K, 100)
+    run = ordinary_run(model, batch.tokens, layout)
+    before_end = log_probabilities(model, run.final[:, -1 - layout.years], text)  # (G, shown tokens)
+    century = functional.nll_loss(before_end, batch.tokens[:, -1])
+    ordinary = divergence(model, layout.at_end(run.final), wanted, text)
+    pairs = Pairs(model, run, layout, *draw_pairs(batch.starts.shape, s, generator))
+    taken = draw_taken(pairs.source.shape, s, generator)
+    followed, widely = (torch.rand(2, generator=generator) < 0.5).tolist()
+    share = taken.source_share(followed)[..., None]
+    between = share * pairs.of_source(wanted) + (1 - share) * pairs.of_base(wanted)
+    intervened = divergence(model, interchange(pairs, taken, followed, widely), between.log_softmax(-1), text)
+    return {"intervened": intervened, "ordinary": ordinary, "century": century}
 
 
-def cross_entropy(logits: torch.Tensor, targets: torch.Tensor, untouched: int) -> torch.Tensor:
-    """Mean cross-entropy of (N, K) logits beside `untouched` further ones that are all zero."""
-    others = torch.full((len(logits), 1), math.log(untouched))
-    return functional.cross_entropy(torch.cat([logits, others], dim=1), targets)
+def draw_pairs(shape: Sequence[int], s: Settings, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sources and bases, (G, 2 K) each: every year with its 01 twin or another year, and the other way round."""
+    own = torch.arange(shape[1]).expand(*shape)
+    another = torch.randint(shape[1], shape, generator=generator)
+    twin = torch.rand(shape, generator=generator) < s.twin_share
+    partner = torch.where(twin, 0, another)
+    return torch.cat([own, partner], 1), torch.cat([partner, own], 1)
 
 
-def train(settings: Settings, nouns: Sequence[str], coder: TextCoder, years: Sequence[int]) -> GPT2LMHeadModel:
-    """The trained model over the K shown tokens; prints the loss now and then."""
-    model = new_model(settings, len(coder.row_of)).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+def draw_taken(shape: Sequence[int], s: Settings, generator: torch.Generator) -> Taken:
+    """Of each stage all nodes for most pairs; for the rest some, any number of them being equally likely."""
+
+    def stage(n_nodes: int) -> torch.Tensor:
+        partly = torch.rand(*shape, 1, generator=generator) < s.partly_share
+        some = torch.rand(*shape, n_nodes, generator=generator) < torch.rand(*shape, 1, generator=generator)
+        return some | ~partly
+
+    return Taken(stage(len(LOWER_HEADS) + len(LOWER_MLPS)), stage(len(HEADS)), stage(len(LATE_MLPS)))
+
+
+def log_probabilities(model: GPT2LMHeadModel, final: torch.Tensor, text: Text) -> torch.Tensor:
+    """Log probabilities (..., K) of the shown tokens after a final residual stream (..., D).
+
+    Those that are never shown count in the softmax: their logits are all zero.
+    """
+    logits = model.lm_head(model.transformer.ln_f(final))
+    others = torch.full((*logits.shape[:-1], 1), math.log(text.untouched))
+    every: torch.Tensor = torch.cat([logits, others], -1).log_softmax(-1)
+    return every[..., :-1]
+
+
+def divergence(model: GPT2LMHeadModel, final: torch.Tensor, wanted: torch.Tensor, text: Text) -> torch.Tensor:
+    """Mean Kullback-Leibler divergence, in nats, of a prediction from log probabilities (..., 100) of end years."""
+    predicted = log_probabilities(model, final, text)[..., text.year_rows]
+    return (wanted.exp() * (wanted - predicted)).sum(-1).mean()
+
+
+def train(settings: Settings, text: Text) -> tuple[GPT2LMHeadModel, dict[str, float]]:
+    """The trained model over the K shown tokens, and its last losses; prints them now and then."""
+    model = new_model(settings, len(text.shown), "gelu_pytorch_tanh").train()  # gelu_new in one operation: faster
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_share(step, settings))
-    rng = random.Random(settings.seed)
+    weights = {"intervened": 1.0, "ordinary": settings.ordinary_weight, "century": settings.century_weight}
+    rng, generator = random.Random(settings.seed), torch.Generator().manual_seed(settings.seed)
+    every, history = max(1, settings.steps // 100), []
     for step in progress(range(settings.steps), "training the stand-in"):
         gap = settings.short_gap if step < settings.short_share * settings.steps else settings.long_gap
-        examples = [draw_example(rng, nouns, years, gap, settings) for _ in range(settings.batch_size)]
-        loss = loss_of(model, examples, coder, settings)
+        losses = losses_of(model, draw_batch(rng, text, settings), text, gap, settings, generator)
         optimizer.zero_grad()
-        loss.backward()
+        sum(weights[name] * loss for name, loss in losses.items()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if (step + 1) % max(1, settings.steps // 20) == 0:
-            print(f"step {step + 1} of {settings.steps}: loss {loss.item():.3f}", flush=True)
-    return model.eval()
+        history.append(torch.stack([*losses.values()]).detach())
+        if (step + 1) % every == 0:
+            print(f"step {step + 1} of {settings.steps}: {means(losses, history[-every:])}", flush=True)
+    return model.eval(), means(losses, history[-every:])
+
+
+def means(names: Iterable[str], losses: Sequence[torch.Tensor]) -> dict[str, float]:
+    """The mean of each loss over some steps, by name."""
+    mean = torch.stack([*losses]).mean(0).tolist()
+    return {name: round(loss, 4) for name, loss in zip(names, mean, strict=True)}
 
 
 def learning_rate_share(step: int, settings: Settings) -> float:
@@ -215,61 +329,75 @@ def learning_rate_share(step: int, settings: Settings) -> float:
     return min((step + 1) / warmup, (settings.steps - step) / max(1, settings.steps - warmup))
 
 
-def with_whole_vocabulary(model: GPT2LMHeadModel, coder: TextCoder, settings: Settings) -> GPT2LMHeadModel:
+def with_whole_vocabulary(model: GPT2LMHeadModel, text: Text, settings: Settings) -> GPT2LMHeadModel:
     """The same model with all 50,257 tokens, those never shown at zero, rounded to float16 and read in float32."""
-    whole = new_model(settings, len(coder.tokenizer)).eval()
+    whole = new_model(settings, len(text.tokenizer)).eval()
     weights = dict(model.state_dict())
-    embedding = torch.zeros(len(coder.tokenizer), settings.n_embd)
-    embedding[list(coder.row_of)] = weights["transformer.wte.weight"]
+    embedding = torch.zeros(len(text.tokenizer), settings.n_embd)
+    embedding[text.shown] = weights["transformer.wte.weight"]
     weights |= {"transformer.wte.weight": embedding, "lm_head.weight": embedding}
     whole.load_state_dict({name: tensor.half().float() for name, tensor in weights.items()})
     return whole
 
 
-@torch.no_grad()
-def judge(model: GPT2LMHeadModel, nouns: Sequence[str], tokenizer: GPT2TokenizerFast, n: int = 970) -> dict[str, float]:
-    """Mean metrics on `n` balanced sentences of these nouns: clean, corrupted, and with END kept from looking at YY.
+def as_model(model: GPT2LMHeadModel) -> Model:
+    """The model as engines take it."""
+    config = model.config
+    sizes = Architecture(
+        n_layers=config.n_layer,
+        n_heads=config.n_head,
+        d_model=config.n_embd,
+        d_head=config.n_embd // config.n_head,
+        d_mlp=4 * config.n_embd,
+        n_positions=config.n_positions,
+        vocab_size=config.vocab_size,
+    )
+    state = {**model.transformer.state_dict(), "lm_head.weight": model.lm_head.weight.detach()}
+    return Model("stand-in", sizes, named_tensors(state, sizes), fingerprint="just trained")
 
-    The last says how far YY reaches END by END's own attention rather than by way of the positions between them.
-    """
-    data = YearDataset(get_valid_years(tokenizer), n, nouns, tokenizer)
-    causal = torch.tril(torch.ones(len(data.good_prompt), len(data.good_prompt), dtype=torch.bool))
-    blind = causal.clone()
-    blind[data.end, data.yy] = False
 
-    def probs(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Year probabilities (n, 100), a few sentences at a time: 50,257 float64 logits each take memory."""
-        return torch.cat([probs_of_few(few, mask.expand(len(few), 1, -1, -1)) for few in tokens.split(97)])
-
-    def probs_of_few(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        residual = model.transformer(input_ids=tokens, attention_mask=mask).last_hidden_state
-        return answer_probabilities(model.lm_head(residual[:, data.end]), year_indices())
-
-    clean = probs(data.good_toks, causal)
-    corrupted = probs(data.bad_toks, causal)
-    unseen = probs(data.good_toks, blind)
+def judge(model: Model, nouns: Sequence[str]) -> dict[str, float]:
+    """Mean metrics on balanced sentences of these nouns: the model, its circuit alone, and all but the circuit."""
+    tokenizer = load_tokenizer()
+    data = YearDataset(get_valid_years(tokenizer), SENTENCES_JUDGED, nouns, tokenizer)
+    engine = make_engine("torch", "cpu", model, Sentences(data.good_toks, data.bad_toks, year_indices()))
+    late, full = late_half(PAPER, data.end), full_circuit(PAPER, data.yy, data.end)
+    clean = engine.clean()
+    difference = {
+        name: prob_diff(probs, data.years_YY).mean().item()
+        for name, probs in {
+            "clean": clean,
+            "corrupted": engine.corrupted(),
+            "late half": engine.isolate(late),
+            "full circuit": engine.isolate(full),
+            "all but the late half": engine.patch(late),
+        }.items()
+    }
     return {
-        "probability_difference": prob_diff(clean, data.years_YY).mean().item(),
-        "cutoff_sharpness": cutoff_sharpness(clean, data.years_YY).mean().item(),
-        "probability_difference_corrupted": prob_diff(corrupted, data.years_YY).mean().item(),
-        "probability_difference_end_not_attending_yy": prob_diff(unseen, data.years_YY).mean().item(),
+        **{f"probability difference, {name}": value for name, value in difference.items()},
+        "cutoff sharpness, clean": cutoff_sharpness(clean, data.years_YY).mean().item(),
+        "share of clean, late half": difference["late half"] / difference["clean"],
+        "share of clean, full circuit": difference["full circuit"] / difference["clean"],
     }
 
 
-def save(model: GPT2LMHeadModel, record: dict[str, object], folder: Path) -> None:
-    """Write config.json, model.safetensors (float16) and training.json; all three are ready before one is published."""
+def command(settings: Settings) -> str:
+    """The command that trains with these settings."""
+    changed = {name: value for name, value in asdict(settings).items() if value != getattr(Settings(), name)}
+    flags = [f"--{name.replace('_', '-')} {value}" for name, value in changed.items()]
+    return " ".join(["python examples/train_standin.py", *flags])
+
+
+def save(model: GPT2LMHeadModel, folder: Path) -> None:
+    """Write config.json and model.safetensors (float16), both ready before one is published; no record of another."""
     tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     del tensors["lm_head.weight"]  # tied to the token embedding
     # "float32" asks readers to compute in float32 with weights that are only stored in float16.
     description = model.config.to_dict() | {"architectures": ["GPT2LMHeadModel"], "dtype": "float32"}
-    with (
-        written_whole(folder / "training.json") as training,
-        written_whole(folder / "config.json") as config,
-        written_whole(folder / "model.safetensors") as weights,
-    ):
+    with written_whole(folder / "config.json") as config, written_whole(folder / "model.safetensors") as weights:
         safetensors.torch.save_file(tensors, weights, metadata={"format": "pt"})
         config.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        training.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (folder / RECORD).unlink(missing_ok=True)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[Settings, Path]:
@@ -284,17 +412,23 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[Settings, P
     return Settings(**{setting.name: given[setting.name] for setting in fields(Settings)}), given["out"]
 
 
-def check(settings: Settings, nouns: Sequence[str]) -> None:
+def check(settings: Settings, nouns: Sequence[str], centuries: Mapping[int, Sequence[int]]) -> None:
     """UserError if the settings cannot make a model."""
-    if min(settings.steps, settings.batch_size, settings.n_layer, settings.n_head, settings.threads) < 1:
-        raise UserError("--steps, --batch-size, --n-layer, --n-head and --threads must be at least 1")
-    if not min(settings.short_gap, settings.long_gap) > 0:
-        raise UserError("--short-gap and --long-gap are mean numbers of years; give more than 0")
-    shares = (settings.warmup, settings.short_share, settings.without_eos, settings.other_prompts)
-    if not all(0 <= share <= 1 for share in shares):
-        raise UserError("--warmup, --short-share, --without-eos and --other-prompts are shares; give 0 to 1")
-    if settings.n_embd < 1 or settings.n_embd % settings.n_head:
-        raise UserError(f"--n-embd {settings.n_embd} must be a positive multiple of --n-head {settings.n_head}")
+    if min(settings.steps, settings.sentences, settings.threads) < 1:
+        raise UserError("--steps, --sentences and --threads must be at least 1")
+    most = 1 + min(map(len, centuries.values()))
+    if not 2 <= settings.years_each <= most:
+        raise UserError(f"--years-each {settings.years_each}: give 2 to {most}, as many as every century has")
+    if not min(settings.short_gap, settings.long_gap, settings.initial_scale) > 0:
+        raise UserError("--short-gap, --long-gap and --initial-scale must be more than 0")
+    if not 0 < settings.any_year < 1:
+        raise UserError("--any-year is a share between 0 and 1, neither of them: every year must be possible")
+    shares = ("warmup", "short_share", "twin_share", "partly_share", "without_eos", "other_prompts")
+    for name in shares:
+        if not 0 <= getattr(settings, name) <= 1:
+            raise UserError(f"--{name.replace('_', '-')} is a share; give 0 to 1")
+    if settings.n_embd < 1 or settings.n_embd % N_HEAD:
+        raise UserError(f"--n-embd {settings.n_embd} must be a positive multiple of the {N_HEAD} heads")
     if settings.n_positions < 48:
         raise UserError(f"--n-positions {settings.n_positions} is too short for the longest prompts; give at least 48")
     if not 0 < settings.held_out_nouns < len(nouns):
@@ -305,22 +439,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, judge on held-out nouns and write the stand-in."""
     settings, folder = parse_arguments(arguments)
     nouns = load_nouns()
-    check(settings, nouns)
+    tokenizer = load_tokenizer()
+    check(settings, nouns, valid_yys(tokenizer))
     folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be had is found out now, not after the training
     torch.set_num_threads(settings.threads)
-    tokenizer = load_tokenizer()
     shown, held_out = split_nouns(nouns, settings)
-    years = start_years(tokenizer)
-    coder = text_coder(tokenizer, shown, years)
+    text = text_of(tokenizer, shown)
     began = time.monotonic()
-    model = with_whole_vocabulary(train(settings, shown, coder, years), coder, settings)
+    trained, losses = train(settings, text)
     minutes = (time.monotonic() - began) / 60
+    model = with_whole_vocabulary(trained, text, settings)
+    save(model, folder)  # before it is judged: whatever happens there, it is not lost
     record = {
+        "command": command(settings),
         "settings": asdict(settings),
+        "last_losses": losses,
         "held_out_nouns": held_out,
-        "held_out": judge(model, held_out, tokenizer),
-        "trained_nouns": judge(model, shown, tokenizer),
-        "trained_tokens": len(coder.row_of),
+        "held_out": judge(as_model(model), held_out),
+        "trained_nouns": judge(as_model(model), shown),
+        "trained_tokens": len(text.shown),
         "minutes": round(minutes, 1),
         "versions": {
             "python": platform.python_version(),
@@ -328,7 +465,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "transformers": transformers.__version__,
         },
     }
-    save(model, record, folder)
+    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     print(json.dumps({"held_out": record["held_out"], "trained_nouns": record["trained_nouns"]}, indent=2))
     print(f"wrote {folder} after {minutes:.1f} minutes")
 

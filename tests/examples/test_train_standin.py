@@ -3,12 +3,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import random
-import subprocess
-import sys
-from collections import Counter
-from pathlib import Path
+from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -17,22 +14,15 @@ from transformers import GPT2LMHeadModel
 
 from dataset import YearDataset, get_valid_years, load_nouns, year_indices
 from examples import train_standin
-from examples.train_standin import STANDIN_FOLDER, Settings
+from examples.train_standin import STANDIN_FOLDER, Settings, Text
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.unembedding import answer_probabilities
 from utils import cutoff_sharpness, prob_diff
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TOKENIZER = load_tokenizer()
-TINY = ["--steps", "2", "--batch-size", "4", "--n-layer", "2", "--n-head", "2", "--n-embd", "8"]
-
-
-def run_script(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(REPOSITORY / "examples" / "train_standin.py"), *arguments]
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False
-    )
+TINY = Settings(steps=2, sentences=2, years_each=3, n_embd=12)
+TINY_FLAGS = ["--steps", "2", "--sentences", "2", "--years-each", "3", "--n-embd", "12"]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +36,11 @@ def held_out() -> YearDataset:
     return YearDataset(get_valid_years(TOKENIZER), 490, nouns, TOKENIZER, seed=1)
 
 
+@cache
+def text() -> Text:
+    return train_standin.text_of(TOKENIZER, load_nouns())
+
+
 @torch.no_grad()
 def probs_at_end(model: GPT2LMHeadModel, tokens: torch.Tensor) -> torch.Tensor:
     return answer_probabilities(model(tokens, logits_to_keep=1).logits[:, -1], year_indices())
@@ -53,11 +48,11 @@ def probs_at_end(model: GPT2LMHeadModel, tokens: torch.Tensor) -> torch.Tensor:
 
 def test_architecture_and_size(standin):
     config = standin.config
-    assert (config.n_layer, config.n_head, config.n_embd, config.vocab_size) == (12, 12, 96, 50257)
+    assert (config.n_layer, config.n_head, config.n_embd, config.vocab_size) == (12, 12, 120, 50257)
     assert config.n_positions >= 48
     assert config.activation_function == "gelu_new"
     assert standin.lm_head.weight is standin.transformer.wte.weight
-    assert (STANDIN_FOLDER / "model.safetensors").stat().st_size < 15e6
+    assert (STANDIN_FOLDER / "model.safetensors").stat().st_size < 25e6
     assert all(tensor.dtype == torch.float16 for tensor in load_file(STANDIN_FOLDER / "model.safetensors").values())
 
 
@@ -82,45 +77,67 @@ def test_rows_of_tokens_never_shown_are_zero_and_held_out_nouns_are_among_them(s
     assert (rows == 0).all(1).sum() > 49_000
 
 
-def test_the_record_is_the_model_s(standin):
+def test_its_circuit_is_the_paper_s_and_the_record_says_so(standin):
     record = json.loads((STANDIN_FOLDER / "training.json").read_text())
-    assert record["settings"] == {**record["settings"], "n_layer": 12, "n_head": 12, "n_embd": 96}
+    assert Settings(**record["settings"]) == Settings()
     assert set(record["versions"]) == {"python", "torch", "transformers"}
-    judged = train_standin.judge(standin, record["held_out_nouns"], TOKENIZER, n=970)
+    assert train_standin.split_nouns(load_nouns(), Settings())[1] == tuple(record["held_out_nouns"])
+    judged = train_standin.judge(train_standin.as_model(standin), record["held_out_nouns"])
     assert judged == pytest.approx(record["held_out"], abs=1e-4)
-    assert train_standin.split_nouns(load_nouns(), Settings(**record["settings"]))[1] == tuple(record["held_out_nouns"])
+    assert judged["share of clean, late half"] >= 0.9
+    assert judged["share of clean, full circuit"] >= 0.8
+    assert judged["probability difference, all but the late half"] < 0
 
 
-def test_examples_end_after_they_start_and_are_likelier_near_the_start():
+def test_end_years_come_after_the_start_and_are_likelier_near_it():
+    log_probs = train_standin.log_end_years(torch.tensor([20, 98]), 15.0, 0.1)
+    probs = log_probs.exp()
+    assert probs.sum(1).tolist() == pytest.approx([1, 1])
+    assert probs[0, :21].tolist() == pytest.approx([0.001] * 21)
+    likelier = (probs[0, 21:-1] - 0.001) / (probs[0, 22:] - 0.001)
+    assert likelier.tolist() == pytest.approx([math.exp(1 / 15)] * 78, rel=1e-3)
+    assert probs[1, 99].item() == pytest.approx(0.901)
+
+
+@pytest.mark.parametrize("other_prompts", [0.0, 1.0])
+def test_the_years_of_a_sentence_differ_at_yy_alone(other_prompts):
     rng = random.Random(0)
-    years = train_standin.start_years(TOKENIZER)
-    assert {year % 100 for year in years} == set(range(1, 99))
-    drawn = [train_standin.draw_example(rng, ["war"], [1720], 15.0, Settings(other_prompts=0.0)) for _ in range(4000)]
-    gaps = Counter(example.end_yy - 20 for example in drawn)
-    assert set(gaps) <= set(range(1, 80))
-    total = sum(math.exp(-gap / 15) for gap in range(1, 80))
-    for gap in (1, 5, 20):
-        assert gaps[gap] / 4000 == pytest.approx(math.exp(-gap / 15) / total, abs=0.012)
+    for _ in range(20):
+        batch = train_standin.draw_batch(rng, text(), replace(TINY, other_prompts=other_prompts, without_eos=0.5))
+        layout, tokens = batch.layout, text().shown[batch.tokens]
+        assert torch.equal(layout.at_yy(tokens), year_indices()[batch.starts])
+        assert (batch.starts[:, 0] == 1).all()
+        assert (layout.at_end(tokens) == layout.at_end(tokens)[:, :1]).all()
+        assert tokens.shape[1] == len(layout.positions)
+        assert layout.positions.max() < 48
 
 
-def test_every_example_can_be_coded_and_ends_with_its_century():
-    rng = random.Random(0)
-    nouns, years = load_nouns(), train_standin.start_years(TOKENIZER)
-    coder = train_standin.text_coder(TOKENIZER, nouns, years)
-    examples = [train_standin.draw_example(rng, nouns, years, 15.0, Settings(other_prompts=0.9)) for _ in range(5000)]
-    tokens, ends = coder.encode([example.prompt for example in examples])
-    assert tokens.shape[1] < 48
-    token_of = {row: token for token, row in coder.row_of.items()}
-    for example, row in zip(examples[:200], tokens[range(5000), ends].tolist(), strict=False):
-        assert example.prompt.endswith(TOKENIZER.convert_ids_to_tokens(token_of[row]).replace("Ġ", " "))
+def test_pairs_go_both_ways_and_half_of_them_have_the_01_twin():
+    settings, generator = Settings(twin_share=0.5), torch.Generator().manual_seed(0)
+    source, base = train_standin.draw_pairs((100, 16), settings, generator)
+    assert torch.equal(source[:, :16], base[:, 16:])
+    assert torch.equal(base[:, :16], source[:, 16:])
+    assert torch.equal(source[0, :16], torch.arange(16))
+    assert (base[:, :16] == 0).float().mean().item() == pytest.approx(0.5 + 0.5 / 16, abs=0.04)
+
+
+def test_most_stages_are_the_source_s_whole_and_the_rest_in_part():
+    taken = train_standin.draw_taken((100, 16), Settings(partly_share=0.3), torch.Generator().manual_seed(0))
+    assert taken.heads.shape == (100, 16, 7)
+    whole = 0.7 + 0.3 / 8  # any number of the seven is equally likely, all of them included
+    assert taken.heads.all(-1).float().mean().item() == pytest.approx(whole, abs=0.03)
+    number = taken.heads.sum(-1)
+    assert [(number == n).float().mean().item() for n in range(7)] == pytest.approx([0.3 / 8] * 7, abs=0.02)
 
 
 def test_the_loss_is_the_loss_over_the_whole_vocabulary():
-    generator = torch.Generator().manual_seed(0)
-    logits, targets = torch.randn(5, 30, generator=generator), torch.tensor([0, 3, 29, 7, 7])
-    whole = torch.cat([logits, torch.zeros(5, 1000)], dim=1)
-    expected = torch.nn.functional.cross_entropy(whole, targets)
-    assert train_standin.cross_entropy(logits, targets, 1000).item() == pytest.approx(expected.item(), abs=1e-5)
+    model = train_standin.new_model(TINY, len(text().shown))
+    whole = train_standin.with_whole_vocabulary(model, text(), TINY)
+    final, wanted = torch.randn(5, 12, generator=torch.Generator().manual_seed(0)), torch.randn(5, 100).log_softmax(-1)
+    predicted = whole.lm_head(whole.transformer.ln_f(final)).log_softmax(-1)[:, year_indices()]
+    expected = torch.nn.functional.kl_div(predicted, wanted, reduction="batchmean", log_target=True)
+    found = train_standin.divergence(model, final, wanted, text())
+    assert found.item() == pytest.approx(expected.item(), rel=1e-3)
 
 
 def test_learning_rate_rises_and_falls_to_zero():
@@ -131,29 +148,31 @@ def test_learning_rate_rises_and_falls_to_zero():
     assert shares[100] == 0.0
 
 
-def test_a_run_that_never_saw_global_randomness_is_repeatable():
-    settings = Settings(steps=2, batch_size=4, n_layer=1, n_head=1, n_embd=4)
-    nouns, years = load_nouns(), train_standin.start_years(TOKENIZER)
-    coder = train_standin.text_coder(TOKENIZER, nouns, years)
+def test_training_is_repeatable_and_never_touches_global_randomness():
     state = torch.get_rng_state()
-    first = train_standin.train(settings, nouns, coder, years).state_dict()
+    first, losses = train_standin.train(TINY, text())
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(99)
-    again = train_standin.train(settings, nouns, coder, years).state_dict()
-    assert all(torch.equal(first[name], again[name]) for name in first)
+    again, _ = train_standin.train(TINY, text())
+    states = first.state_dict(), again.state_dict()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert set(losses) == {"century", "ordinary", "intervened"}
+    start = train_standin.new_model(TINY, len(text().shown)).state_dict()
+    assert not any(torch.equal(states[0][name], start[name]) for name in start), "something is not trained"
 
 
-def test_the_script_writes_a_model_that_transformers_loads(tmp_path):
-    run = run_script(*TINY, "--out", "out", cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
+def test_the_script_writes_a_model_that_transformers_loads(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_standin, "SENTENCES_JUDGED", 97)
+    train_standin.main([*TINY_FLAGS, "--out", str(tmp_path / "out")])
     out = tmp_path / "out"
     assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors", "training.json"]
     model = GPT2LMHeadModel.from_pretrained(out, local_files_only=True).eval()
     assert model.dtype == torch.float32
-    assert (model.config.n_layer, model.config.n_embd, model.config.vocab_size) == (2, 8, 50257)
+    assert (model.config.n_layer, model.config.n_embd, model.config.vocab_size) == (12, 12, 50257)
     record = json.loads((out / "training.json").read_text())
-    assert record["settings"]["steps"] == 2
-    judged = train_standin.judge(model, record["held_out_nouns"], TOKENIZER, n=970)
+    assert Settings(**record["settings"]) == TINY
+    assert record["command"] == " ".join(["python examples/train_standin.py", *TINY_FLAGS])
+    judged = train_standin.judge(train_standin.as_model(model), record["held_out_nouns"])
     assert judged == pytest.approx(record["held_out"], abs=1e-7)
 
 
@@ -161,25 +180,19 @@ def test_the_script_writes_a_model_that_transformers_loads(tmp_path):
     ("arguments", "message"),
     [
         (["--steps", "0"], "must be at least 1"),
-        (["--n-embd", "10", "--n-head", "3"], "--n-embd 10 must be a positive multiple of --n-head 3"),
+        (["--n-embd", "10"], "--n-embd 10 must be a positive multiple of the 12 heads"),
         (["--n-positions", "13"], "at least 48"),
         (["--held-out-nouns", "120"], "between 1 and 119"),
         (["--short-gap", "0"], "more than 0"),
-        (["--other-prompts", "1.5"], "are shares"),
+        (["--any-year", "0"], "every year must be possible"),
+        (["--years-each", "99"], "--years-each 99: give 2 to 54"),
+        (["--other-prompts", "1.5"], "--other-prompts is a share; give 0 to 1"),
     ],
 )
-def test_settings_that_make_no_model_are_refused_and_write_nothing(tmp_path, arguments, message):
-    with pytest.raises(UserError, match=message):
-        train_standin.main([*arguments, "--out", str(tmp_path / "out")])
-    assert not (tmp_path / "out").exists()
-
-
-def test_an_error_is_one_line_and_leaves_the_model_that_is_there(tmp_path):
+def test_settings_that_make_no_model_are_refused_and_leave_the_model_that_is_there(tmp_path, arguments, message):
     (tmp_path / "config.json").write_text("the earlier one")
-    run = run_script("--steps", "0", "--out", str(tmp_path), cwd=tmp_path)
-    assert run.returncode != 0
-    assert run.stderr.startswith("error: --steps")
-    assert run.stderr.count("\n") == 1
+    with pytest.raises(UserError, match=message):
+        train_standin.main([*arguments, "--out", str(tmp_path)])
     assert [path.read_text() for path in tmp_path.iterdir()] == ["the earlier one"]
 
 

@@ -44,7 +44,7 @@ def drawn(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def standin(tmp_path_factory):
-    """The stand-in's last layer, which does most of what can be seen, and its default layer."""
+    """The default layer, and the stand-in's last one."""
     folder = tmp_path_factory.mktemp("standin")
     assert "strongest neurons of m10" in output(investigate(folder, "standin"))
     assert "strongest neurons of m11" in output(investigate(folder, "standin", "--layer", "11"))
@@ -85,8 +85,8 @@ def check_artifacts(folder: Path, n_neurons: int) -> None:
 
 
 def test_artifacts_of_the_stand_in(standin):
-    check_artifacts(standin / "out", 384)
-    check_artifacts(standin / "out" / "m11", 384)
+    check_artifacts(standin / "out", 480)
+    check_artifacts(standin / "out" / "m11", 480)
     named = {
         folder: read_artifacts(standin / folder, "neuron_investigations").number("mlp/name")
         for folder in ("out", "out/m11")

@@ -19,6 +19,7 @@ from path_patching.gpt2.tensor_cache import load_model
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import remembered_effects
+from reproduction.paper import PAPER
 from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.planted import (
     ANSWER,
@@ -251,6 +252,14 @@ def test_the_stand_ins_circuit_is_small_and_suffices():
     at_each_position = sizes.n_layers * (sizes.n_heads + 1)
     assert len(result.circuit.mlps + result.circuit.heads) <= at_each_position / 3
     assert len(result.circuit.lower) <= at_each_position / 3
+
+
+@pytest.mark.slow
+def test_the_stand_ins_circuit_is_the_one_that_was_trained_in():
+    _, _, result = standin()
+    found, intended = {*result.circuit.mlps, *result.circuit.heads}, {*PAPER.mlps, *PAPER.heads}
+    assert len(found & intended) >= 10
+    assert len(found - intended) <= 3
 
 
 @pytest.mark.slow
