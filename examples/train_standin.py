@@ -35,7 +35,7 @@ from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
 from dataset import ITEMS, YearDataset, get_valid_years, load_nouns, year_indices
-from examples.interchange import (
+from interchange import (
     HEADS,
     LATE_MLPS,
     LOWER_HEADS,

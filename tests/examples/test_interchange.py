@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from examples.interchange import (
+from interchange import (
     HEADS,
     LATE_MLPS,
     LOWER_HEADS,
