@@ -208,7 +208,7 @@ def start_experiment(settings: Settings | None = None, balanced: bool = True, **
     """Load the model, draw the sentences, make and check the engine.
 
         experiment = start_experiment(model="standin", n=97)
-        print(experiment.effect(PathSet.parse("a9.h1 → m10 → logits", end=experiment.END)))
+        print(experiment.effect(PathSet.parse("a9.h1 → m9 → logits", end=experiment.END)))
 
     `changed` are fields of `Settings`. Raises `UserError` for whatever of these cannot be had.
     """

@@ -15,7 +15,7 @@ from tests.helpers.scripts import output, run_python
 from tests.helpers.windows import open_window
 from utils import start_experiment
 
-PATH = "a9.h1 → m10 → logits"
+PATH = "a9.h1 → m9 → logits"
 QUESTION = f"""\
 from path_patching import PathSet
 from utils import start_experiment
@@ -46,9 +46,9 @@ def expected(tensors) -> float:
 
 
 def check(printed: str, expected: float) -> None:
-    """The effect, as it is shown and in full, to some 3 % of what it is: single paths matter little in the stand-in."""
+    """The effect, as it is shown and in full."""
     value, low, high = map(float, ESTIMATE.search(printed).groups())
-    assert value == pytest.approx(expected, rel=0.05)
+    assert value == pytest.approx(expected, rel=0.01)
     assert low < value < high
     assert float(printed.splitlines()[-1]) == pytest.approx(expected, abs=1e-7)
     assert "-0.0000" not in printed
