@@ -21,7 +21,7 @@ from tests.helpers.scripts import output, run_python
 
 SCRIPTS = sorted(
     {*ROOT.glob("*.py"), *ROOT.glob("examples/*.py")}
-    - {ROOT / f"{name}.py" for name in ("color_utils", "dataset", "utils")}
+    - {ROOT / f"{name}.py" for name in ("color_utils", "dataset", "utils", "examples/interchange")}
 )
 FIRST = "reproduction.command_line"
 

@@ -330,7 +330,7 @@ def test_standin_is_a_checkpoint_of_its_own_name(tmp_path: Path, monkeypatch: py
 def test_the_repositorys_stand_in():
     model = load_model("standin")
     sizes = model.architecture
-    assert (sizes.n_layers, sizes.n_heads, sizes.d_model, sizes.vocab_size) == (12, 12, 96, 50257)
+    assert (sizes.n_layers, sizes.n_heads, sizes.d_model, sizes.vocab_size) == (12, 12, 120, 50257)
     tokens = torch.tensor([[50256, 464, 1175, 14346]])
     expected = transformers_logits(tensor_cache.STANDIN_FOLDER, tokens)
     torch.testing.assert_close(logits(model, tokens), expected, rtol=0, atol=1e-9)
