@@ -324,8 +324,9 @@ class Evaluations:
         if rows is None:
             columns[column] = values
             return
-        unmeasured = torch.full((len(self.sentences),), torch.nan, dtype=torch.float64)
-        columns.setdefault(column, unmeasured)[rows] = values
+        if column not in columns:
+            columns[column] = torch.full((len(self.sentences),), torch.nan, dtype=torch.float64)
+        columns[column][rows] = values
 
     def note_mean(self, evaluation: str, column: str, values: torch.Tensor, words: str) -> None:
         """Keep a per-sentence quantity (N,), and record its mean with its interval."""
@@ -339,9 +340,9 @@ class Evaluations:
 
         With `rows` (n,), those of some of the sentences.
         """
-        yy = torch.as_tensor(self.sentences["YY"].to_numpy(copy=True))
-        of_rows = yy if rows is None else yy[rows]
-        measured = {column: metric(probabilities, of_rows, self.valid) for column, metric in METRICS.items()}
+        of_all = self.sentences["YY"].to_numpy()
+        yy = torch.tensor(of_all if rows is None else of_all[rows.numpy()])
+        measured = {column: metric(probabilities, yy, self.valid) for column, metric in METRICS.items()}
         for column, values in measured.items():
             self.add(evaluation, column, values, rows)
         return measured

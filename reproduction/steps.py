@@ -41,21 +41,23 @@ STEPS = (*EXPERIMENTS, *PLOTS, *WORDS)
 
 @dataclass(frozen=True)
 class Step:
-    """A script with its arguments, the folder that its record will lie in, and the one that it reads from.
-
-    And the file of the circuit that it evaluates, if it is given one.
-    """
+    """A script with its arguments, the folder that its record will lie in, and the one that it reads from."""
 
     script: str
     arguments: tuple[str, ...]
     published: Path
     read: Path
-    circuit_file: str | None = None
 
     @property
     def command(self) -> str:
         """How the step is called."""
         return invocation(self.script, self.arguments)
+
+    @property
+    def circuit_file(self) -> Path | None:
+        """The file of the circuit that it evaluates, if it is given one."""
+        given = dict(zip(self.arguments, self.arguments[1:], strict=False)).get("--circuit")
+        return None if given in (None, "paper", "auto") else Path(given)
 
     @property
     def program(self) -> tuple[str, ...]:
@@ -74,12 +76,10 @@ def steps_of(
     to_artifacts = ("--out", str(artifacts)) if out else ()
     to_plots = ("--artifacts", str(artifacts), "--out", str(plots)) if out else ()
     of_circuit = dict.fromkeys(EVALUATE_A_CIRCUIT, ("--circuit", circuit) if circuit else ())
-    file = None if circuit in ("paper", "auto") else circuit
-    experiments = []
-    for name in EXPERIMENTS:
-        arguments = (*named, *options, *of_circuit.get(name, ()), *to_artifacts)
-        of_file = file if name in EVALUATE_A_CIRCUIT else None
-        experiments.append(Step(name, arguments, artifacts, artifacts, of_file))
+    experiments = [
+        Step(name, (*named, *options, *of_circuit.get(name, ()), *to_artifacts), artifacts, artifacts)
+        for name in EXPERIMENTS
+    ]
     others = [Step(name, (*named, *to_plots), plots, artifacts) for name in (*PLOTS, *WORDS)]
     return (*experiments, *others)
 
@@ -100,7 +100,7 @@ def is_done(step: Step, fingerprint: str) -> bool:
         "read": {name: _hash_of(step, name) for name in record["read"]},
     }
     if step.circuit_file:
-        expected["circuit"] = as_json(named_as_read(read_circuit(Path(step.circuit_file))))
+        expected["circuit"] = as_json(named_as_read(read_circuit(step.circuit_file)))
     if "beside" in record:
         expected["beside"] = {name: _hash_of(step, name) for name in record["beside"]}
     return all(record.get(name) == value for name, value in expected.items())

@@ -82,7 +82,7 @@ def test_a_step_whose_files_are_others_is_not_done(done, file, spoil):
 def test_a_step_whose_circuit_s_file_was_edited_is_not_done(tmp_path, monkeypatch):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(as_json(replace(PAPER, name="mine"))))
-    step = Step("big_ds_experiments", ("--circuit", str(path)), tmp_path, tmp_path, str(path))
+    step = Step("big_ds_experiments", ("--circuit", str(path)), tmp_path, tmp_path)
     monkeypatch.setattr("sys.argv", ["big_ds_experiments.py", *step.arguments])
     run = start_run(step.script, Settings(out=tmp_path), MODEL, "torch", "cpu")
     run.note_circuit(read_circuit(path))
