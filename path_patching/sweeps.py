@@ -4,13 +4,15 @@ The effect of a path set on a metric is what patching it adds to the metric's me
 
     effect(P) = mean_n( metric(probabilities with P on corrupted data)_n − metric(clean probabilities)_n )
 
-*Iterative path patching* fixes receivers R and gives the effect of R∘node for every node at one position.
+*Iterative path patching* fixes receivers R and gives the effect of R∘node for every node at one position. Nodes can be
+put on other data than the corrupted, such as their means.
 
     >>> effect(engine, PathSet.parse("a1.h0 → m2 → logits", end=END), metric)  # with its 95 % interval
     Estimate(value=..., low=..., high=..., n=...)
     >>> table = effects_on(engine, PathSet.at(Node.logits(END)), metric, END)  # (L, H + 1), MLPs in the last column
     >>> len(strongest(table, 3))
     3
+    >>> ablated = effects_on(engine, PathSet.at(Node.logits(END)), metric, END, inside="mean")
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from functools import cache
 import torch
 
 from path_patching.bootstrap import Estimate, mean
-from path_patching.engine import Engine
+from path_patching.engine import Data, Engine
 from path_patching.paths import AnyVia, Node, PathSet, layer_nodes
 
 Metric = Callable[[torch.Tensor], torch.Tensor]  # answer probabilities (N, A) to one number a sentence, (N,)
@@ -45,13 +47,14 @@ def effects_of(
     metric: Metric,
     via: AnyVia = "all",
     clean: torch.Tensor | None = None,
+    inside: Data = "corrupted",
 ) -> torch.Tensor:
-    """The effect of receivers∘sender for each sender, through input `via` of the receivers: (S,) float64.
+    """The effect of receivers∘sender, on `inside` data, through input `via` of the receivers: (S,) float64.
 
     `clean` is the metric's clean mean, where it is known already.
     A sender that no receiver reads has none. Raises `PathSetError` if that holds for all of them.
     """
-    means = torch.stack([metric(probs).mean() for probs in engine.sweep(receivers, senders, via)])
+    means = torch.stack([metric(probs).mean() for probs in engine.sweep(receivers, senders, via, inside)])
     return means - (metric(engine.clean()).mean() if clean is None else clean)
 
 
@@ -61,11 +64,12 @@ def effects_on(
     metric: Metric,
     position: int,
     via: AnyVia = "all",
+    inside: Data = "corrupted",
 ) -> torch.Tensor:
     """The effect of every head and MLP at `position` on the receivers: (L, H + 1) float64, MLPs in the last column."""
     n_layers, n_heads = engine.model.architecture.n_layers, engine.model.architecture.n_heads
     senders = [node for layer in range(n_layers) for node in layer_nodes(layer, n_heads, position)]
-    return effects_of(engine, receivers, senders, metric, via).reshape(n_layers, n_heads + 1)
+    return effects_of(engine, receivers, senders, metric, via, inside=inside).reshape(n_layers, n_heads + 1)
 
 
 def remembered_effects(engine: Engine, metric: Metric) -> Effects:
