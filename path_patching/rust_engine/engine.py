@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Literal
 
 import rust_circuit as rc
@@ -71,8 +71,9 @@ class PathCircuitBuilder:
         self._open_ends = open_ends
         self._leaves: dict[Leaf, rc.Circuit] = {}
         self._recomputed = cache(self._recompute)
+        self.build = cache(self._build)
 
-    def build(self, paths: PathSet) -> PathCircuit:
+    def _build(self, paths: PathSet) -> PathCircuit:
         """The circuit in which the paths of the set, and nothing else, are recomputed."""
         if paths.ends_here:
             paths = PathSet.at(paths.node).extend([Node.residual(paths.node.position)])
@@ -134,11 +135,10 @@ class RustCircuitEngine(Engine[Activations]):
         return batch.weighted(weights, neurons)
 
     def _reads(self, batch: Activations, requests: Sequence[Request]) -> Iterator[torch.Tensor]:
-        for _, alike in groupby(requests, key=lambda request: request.data):
-            builder, together = PathCircuitBuilder(self._circuit), [*alike]
-            size = self._requests_at_once(batch)
-            for first in range(0, len(together), size):
-                yield from self._read_together(batch, builder, together[first : first + size])
+        builder, size = PathCircuitBuilder(self._circuit), self._requests_at_once(batch)
+        for _, on_same_data in groupby(requests, key=lambda request: request.data):
+            while together := [*islice(on_same_data, size)]:
+                yield from self._read_together(batch, builder, together)
 
     def _read_together(
         self, batch: Activations, builder: PathCircuitBuilder, requests: list[Request]

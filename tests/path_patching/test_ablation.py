@@ -39,14 +39,23 @@ def engine_for(engine_name: str, setup_name: str) -> Engine:
     return make_engine(engine_name, setup.model, setup.sentences)
 
 
+@cache
+def all_path_sets(engine_name: str, setup_name: str) -> torch.Tensor:
+    """Answer probabilities (cases, path sets, N, A)."""
+    sets = path_sets(SETUPS[setup_name]()).values()
+    found = engine_for(engine_name, setup_name).evaluate(
+        [Request(paths, *CASES[case]) for case in CASES for paths in sets]
+    )
+    return found.unflatten(0, (len(CASES), len(sets)))
+
+
 @each_engine
 @pytest.mark.parametrize("setup_name", ["with eos", "all tokens differ"])
 @pytest.mark.parametrize("case", CASES)
 def test_every_path_set(engine_name: str, setup_name: str, case: str) -> None:
     setup = SETUPS[setup_name]()
-    sets = path_sets(setup)
-    found = engine_for(engine_name, setup_name).evaluate([Request(paths, *CASES[case]) for paths in sets.values()])
-    for (name, paths), probabilities in zip(sets.items(), found, strict=True):
+    found = all_path_sets(engine_name, setup_name)[[*CASES].index(case)]
+    for (name, paths), probabilities in zip(path_sets(setup).items(), found, strict=True):
         expected = setup.reference.probabilities(paths, *CASES[case])
         assert (probabilities - expected).abs().max() < TOLERANCE, name
         assert (setup.difference(probabilities) - setup.difference(expected)).abs().max() < TOLERANCE, name
@@ -183,7 +192,7 @@ def test_no_strength_is_the_outside_run_and_full_strength_the_plain_one(engine_n
     paths = path_sets(setup)[paths_name]
     for none, outside in ((engine.patch(paths, strength=0), "clean"), (engine.isolate(paths, strength=0), "corrupted")):
         assert (none - getattr(engine, outside)()).abs().max() < ROUNDING
-    assert (engine.patch(paths, strength=1) - engine.patch(paths)).abs().max() == 0
+    assert (engine.patch(paths, strength=1) - engine.patch(paths)).abs().max() < REGROUPED
     assert (engine.patch(paths, "mean", strength=0) - engine.clean()).abs().max() < ROUNDING
 
 
