@@ -17,7 +17,7 @@ from path_patching.files import ROOT
 from path_patching.gpt2.model import Architecture, Model, random_model
 from path_patching.gpt2.tensor_cache import STANDIN_FOLDER
 from path_patching.torch_engine.engine import TorchEngine
-from utils import greater_than
+from utils import clusters_of, greater_than
 
 WITHOUT = (
     "path_patching.circuits",
@@ -62,6 +62,8 @@ def shared() -> dict[str, object]:
         "sentences": sentences,
         "engine": TorchEngine(tiny_model(), sentences),
         "metric": greater_than(dataset.years_YY),
+        "nouns": clusters_of(dataset.as_table())[0],
+        "years_yy": dataset.years_YY,
         "END": dataset.end,
         "YY": dataset.yy,
         "circuit": Circuit("mine", ("m1", "m2"), ("a1.h0",), ("m1", "m2"), first_below=("m0",), further_below=()),
