@@ -31,9 +31,10 @@ from dataset import (
     LAST_YY,
     NOUNS_FILE,
     YEARS,
-    TaskDataset,
+    AnyDataset,
     ValidYears,
     YearDataset,
+    clusters_of,
     get_valid_years,
     year_indices,
 )
@@ -190,7 +191,7 @@ class YearExperiment:
         """What patching a path set adds to the mean probability difference, with its interval."""
         return effect(self.engine, paths, self.metric, self.settings.seed, self.clusters)
 
-    def engine_for(self, dataset: YearDataset | TaskDataset) -> Engine:
+    def engine_for(self, dataset: AnyDataset) -> Engine:
         """An engine like that of the experiment, which was checked, for other sentences.
 
         Raises `UserError` if a checkpoint's own tokenizer reads them otherwise.
@@ -249,11 +250,11 @@ def check_tokens(settings: Settings, texts: Sequence[str], tokens: torch.Tensor)
         check_reads_alike(checkpoint_folder(settings.model), list(row_of), rows, years)
 
 
-def _sentences(settings: Settings, dataset: YearDataset | TaskDataset) -> Sentences:
+def _sentences(settings: Settings, dataset: AnyDataset) -> Sentences:
     """A data set as engines take it; its tokens are checked."""
     texts, tokens = (*dataset.good_sentences, *dataset.bad_sentences), torch.cat([dataset.good_toks, dataset.bad_toks])
     check_tokens(settings, texts, tokens)
-    return Sentences(dataset.good_toks, dataset.bad_toks, year_indices())
+    return Sentences(dataset.good_toks, dataset.bad_toks, dataset.answers)
 
 
 SENTENCES_LOOKED_AT = 20
@@ -285,14 +286,6 @@ def save_sweep(run: Run, artifact: str, key: str, effects: torch.Tensor, **about
     run.note(f"{key}/strongest", strongest(effects), f"strongest in {artifact}", kind="ranking")
     heads = strongest(effects, heads_only=True)
     run.note(f"{key}/strongest_heads", heads, f"strongest heads in {artifact}", kind="ranking")
-
-
-DRAWN = ("noun", "YY")  # of which sentences are made, each time that a noun or a YY is drawn
-
-
-def clusters_of(sentences: pd.DataFrame) -> Clusters:
-    """The nouns and the YYs that tell sentences apart, numbered, int64 (N,) each; of tasks without nouns the YYs."""
-    return [torch.tensor(pd.factorize(sentences[name])[0]) for name in DRAWN if name in sentences]
 
 
 METRICS: dict[str, Callable[..., torch.Tensor]] = {

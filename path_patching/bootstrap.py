@@ -25,9 +25,10 @@ move with other sentences of the same kind; they say nothing of another model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import reduce
+from functools import partial
 
 import torch
 
@@ -116,28 +117,30 @@ def resampled_means(
     """
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"expected (quantities, N) with at least one sentence, got {tuple(values.shape)}")
-    transposed = torch.cat([values.double().cpu(), torch.ones(1, values.shape[1], dtype=torch.float64)]).T  # (N, Q + 1)
-    cells = _cells(clusters, len(transposed))
-    sums = torch.zeros(cells.count, transposed.shape[1], dtype=torch.float64).index_add_(0, cells.of, transposed)
-    totals = torch.cat([weights @ sums for weights in _drawn(cells, seed, resamples)])
+    ones = torch.ones(1, values.shape[1], dtype=torch.float64)  # summed, they count sentences
+    cells = _cells(clusters, values.shape[1])
+    sums = torch.zeros(cells.count, len(values) + 1, dtype=torch.float64)
+    sums.index_add_(0, cells.of, torch.cat([values.double().cpu(), ones]).T)
+    totals = torch.cat([*_drawn(cells, _totals(cells, sums), seed, resamples)])
     return totals[:, :-1] / totals[:, -1:]
 
 
 def sentence_weights(n: int, seed: int = 0, clusters: Clusters = (), resamples: int = RESAMPLES) -> torch.Tensor:
     """How often each of N sentences was drawn in each of the draws of `resampled_means`: (resamples, N) float64."""
     cells = _cells(clusters, n)
-    return torch.cat([weights[:, cells.of] for weights in _drawn(cells, seed, resamples)])
+    return torch.cat([weights[:, cells.of] for weights in _drawn(cells, partial(_weights, cells), seed, resamples)])
 
 
 @dataclass(frozen=True, eq=False)
 class _Cells:
-    """The P combinations of clusters that sentences have: `of` is the cell of each sentence, int64 (N,).
-
-    `clusters` has the cluster of each cell for each way of clustering, int64 (P,), numbered from zero without a gap.
-    """
+    """The P combinations of clusters that sentences have."""
 
     of: torch.Tensor
+    """The cell of each sentence, int64 (N,)."""
     clusters: tuple[torch.Tensor, ...]
+    """The cluster of each cell for each way of clustering, int64 (P,), numbered from zero without a gap."""
+    sizes: tuple[int, ...]
+    """How many clusters there are, for each way."""
 
     @property
     def count(self) -> int:
@@ -149,35 +152,56 @@ def _cells(clusters: Clusters, n: int) -> _Cells:
     """The cells of N sentences: without clusters each is one of its own. Raises ValueError for what is not (N,)."""
     if not clusters:
         own = torch.arange(n)
-        return _Cells(own, (own,))
+        return _Cells(own, (own,), (n,))
     if any(each.shape != (n,) for each in clusters):
         shapes = ", ".join(str(tuple(each.shape)) for each in clusters)
         raise ValueError(f"clusters need a number for each of {n} sentences, ({n},), got {shapes}")
     numbered = [each.cpu().unique(return_inverse=True)[1] for each in clusters]
-    combined = reduce(lambda codes, each: codes * (int(each.max()) + 1) + each, numbered)
+    sizes = tuple(int(each.max()) + 1 for each in numbered)
+    combined = torch.zeros(n, dtype=torch.int64)
+    for each, size in zip(numbered, sizes, strict=True):
+        combined = combined * size + each
     distinct, of = combined.unique(return_inverse=True)
-    return _Cells(of, tuple(torch.empty_like(distinct).scatter_(0, of, each) for each in numbered))
+    return _Cells(of, tuple(torch.empty_like(distinct).scatter_(0, of, each) for each in numbered), sizes)
 
 
-def _drawn(cells: _Cells, seed: int, resamples: int) -> Iterator[torch.Tensor]:
-    """How often each cell was drawn in each of the draws, some draws at a time: (draws, P) float64."""
+Times = Sequence[torch.Tensor]  # how often each cluster was drawn, (draws, clusters) float64 for each way
+OfDraws = Callable[[Times], torch.Tensor]  # what is made of draws, (draws, ...) but for those that drew no cell
+
+
+def _drawn(cells: _Cells, of_draws: OfDraws, seed: int, resamples: int) -> Iterator[torch.Tensor]:
+    """What is made of `resamples` draws, some of them at a time; draws of no cell are drawn again."""
     generator = torch.Generator().manual_seed(seed)
     at_once = max(1, DRAWN_AT_ONCE // cells.count)
     missing = resamples
     while missing:
-        weights = _weights(cells, min(at_once, missing), generator)
-        missing -= len(weights)
-        yield weights
+        found = of_draws([_times(size, min(at_once, missing), generator) for size in cells.sizes])
+        missing -= len(found)
+        yield found
 
 
-def _weights(cells: _Cells, draws: int, generator: torch.Generator) -> torch.Tensor:
-    """The product of how often each of a cell's clusters was drawn, (up to `draws`, P), without draws of no cell."""
-    first, *others = (_times(int(each.max()) + 1, draws, generator) for each in cells.clusters)
-    if not others:  # a cell is a cluster, and some are always drawn
-        return first
-    weights = first[:, cells.clusters[0]]
-    for times, clusters in zip(others, cells.clusters[1:], strict=True):
-        weights *= times[:, clusters]
+def _totals(cells: _Cells, sums: torch.Tensor) -> OfDraws:
+    """Makes of draws the sum of what the drawn cells have: (P, S) to (draws, S); the last column counts sentences."""
+    if len(cells.sizes) != 2 or math.prod(cells.sizes) > DRAWN_AT_ONCE:
+        return lambda times: _weights(cells, times) @ sums
+    table = torch.zeros(*cells.sizes, sums.shape[1], dtype=sums.dtype)
+    table[cells.clusters] = sums
+
+    def total(times: Times) -> torch.Tensor:
+        rows = (times[0] @ table.flatten(1)).view(-1, *table.shape[1:])  # (draws, clusters of the second way, S)
+        totals = (rows * times[1][:, :, None]).sum(1)
+        return totals[totals[:, -1] > 0]
+
+    return total
+
+
+def _weights(cells: _Cells, times: Times) -> torch.Tensor:
+    """How often each cell was drawn, the product of how often its clusters were: (draws, P) but for draws of none."""
+    if len(times) == 1:  # a cell is a cluster, and some are always drawn
+        return times[0]
+    weights = torch.ones(len(times[0]), cells.count, dtype=torch.float64)
+    for each, clusters in zip(times, cells.clusters, strict=True):
+        weights *= each[:, clusters]
     return weights[weights.any(1)]
 
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import path_patching
-from dataset import NOUNS_FILE, YearDataset, get_valid_years, year_indices
+from dataset import NOUNS_FILE, YearDataset, clusters_of, get_valid_years, year_indices
 from path_patching import Circuit, Sentences, load_tokenizer
 from path_patching.files import ROOT
 from path_patching.gpt2.model import Architecture, Model, random_model
 from path_patching.gpt2.tensor_cache import STANDIN_FOLDER
 from path_patching.torch_engine.engine import TorchEngine
-from utils import clusters_of, greater_than
+from utils import greater_than
 
 WITHOUT = (
     "path_patching.circuits",

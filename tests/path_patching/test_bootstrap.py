@@ -112,9 +112,12 @@ def crossed(nouns: int, yys: int) -> list[torch.Tensor]:
     return [*pairs.T]
 
 
-def test_resampled_means_are_those_of_the_sentences_by_their_weights(monkeypatch):
-    values, clusters = torch.stack([normal(60), normal(60, seed=1)]), [torch.arange(60) % 7, torch.arange(60) // 9]
-    monkeypatch.setattr(bootstrap, "DRAWN_AT_ONCE", 700)
+@pytest.mark.parametrize("at_once", [700, 20])  # few draws at a time, and fewer than a table of all cells holds
+@pytest.mark.parametrize("ways", [1, 2, 3])
+def test_resampled_means_are_those_of_the_sentences_by_their_weights(monkeypatch, ways, at_once):
+    values = torch.stack([normal(60), normal(60, seed=1)])
+    clusters = [torch.arange(60) % 7, torch.arange(60) // 9, torch.arange(60) % 4][:ways]
+    monkeypatch.setattr(bootstrap, "DRAWN_AT_ONCE", at_once)
     weights = sentence_weights(60, 3, clusters, 101)
     assert weights.shape == (101, 60)
     expected = weights @ values.T / weights.sum(1, keepdim=True)
