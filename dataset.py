@@ -750,7 +750,7 @@ def _ability(
     if good_toks.shape != bad_toks.shape:
         raise UserError(f"{name}: sentences and twins differ in length; choose words that are one token each")
     ids = torch.tensor([_one_token(answer) for answer in answers])
-    yy = int((good_toks[0] != bad_toks[0]).nonzero()[0])
+    yy = int((good_toks[0] != bad_toks[0]).int().argmax())
     return AbilityDataset(name, good_toks, bad_toks, good_sentences, bad_sentences, yy, ids, signs, drawn)
 
 
