@@ -180,7 +180,9 @@ class YearDataset:
         if counterfactual == "01":
             return self
         other, changed = copy(self), CHANGED[counterfactual]
-        drawn = _others(counterfactual, self.nouns, self.years.tolist(), years, random.Random(seed))
+        drawn = _others(
+            counterfactual, self.nouns, self.years.tolist(), years, random.Random(f"{counterfactual} {seed}")
+        )
         other.bad_sentences = tuple(_sentence(noun, year, self.good_prompt[0] == EOS) for noun, year in drawn)
         other.bad_toks = _tokens(other.bad_sentences, self.good_prompt, tokenizer)
         other.bad_prompt = tuple(f"another {name}" if name in changed else name for name in self.good_prompt)

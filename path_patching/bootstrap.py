@@ -9,17 +9,18 @@ with w_n = 1 for the value itself. The interval is the middle 95 % of 2000 such 
 drawn together, so that a share is taken of the very sentences that its whole is. A draw without a sentence (its nouns
 and its YYs do not meet) is drawn again.
 
-The two-way interval errs on the wide side: what is a sentence's own, neither its noun's nor its YY's, counts three
-times in its variance, at most 1.7 times in its width. Where its width and that of the plain interval, of sentences
-drawn one by one, differ by more than a tenth, the plain one stands beside it. Intervals say how far results would
-move with other sentences of the same kind; they say nothing of another model.
+The two-way interval errs on the wide side: what is a sentence's own, neither its noun's nor its YY's, counts about
+three times in its variance, for which it can be 1.7 times as wide as it need be. Where its width and that of the plain
+interval, of sentences drawn one by one, differ by more than a tenth, the plain one stands beside it. Intervals say how
+far results would move with other sentences of the same kind; they say nothing of another model.
 
     >>> clean, alone = metric(engine.clean()), metric(engine.isolate(late_half(circuit, END)))  # (N,) each
     >>> mean(clean)  # sentences drawn one by one
     Estimate(value=..., low=..., high=..., n=97, plain_low=None, plain_high=None)
-    >>> share(alone, clean, clusters=[nouns, years_yy])  # how much of the clean value the late half achieves alone
+    >>> drawn = [nouns, years_yy]  # the number of each sentence's noun, and its YY, (N,) each
+    >>> share(alone, clean, clusters=drawn)  # how much of the clean value the late half achieves alone
     Estimate(value=..., low=..., high=..., n=97, plain_low=..., plain_high=...)
-    >>> print(share(clean, clean, clusters=[nouns, years_yy]))
+    >>> print(share(clean, clean, clusters=drawn))
     1.0000 [1.0000, 1.0000]
 """
 
