@@ -34,7 +34,7 @@ def test_it_has_as_many_heads_in_each_layer_and_the_same_mlps():
         assert layers(circuit.further_below) == layers(PAPER.further_below)
         assert {*circuit.lower} - {*circuit.first_below} == set()
         assert len({*circuit.heads}) == len(PAPER.heads)
-        assert full_circuit(circuit, 8, 12).count() == full_circuit(PAPER, 8, 12).count()
+    assert full_circuit(drawn[0], 8, 12).count() == full_circuit(PAPER, 8, 12).count()
     assert len({circuit.heads for circuit in drawn}) == 100
     assert {head for circuit in drawn for head in circuit.heads if head.startswith("a9")} == {
         f"a9.h{index}" for index in range(12)

@@ -43,7 +43,7 @@ def test_links_are_those_of_the_circuit_and_have_all_their_steps():
 
 
 def test_the_paths_without_any_link_are_none_and_each_link_has_some():
-    narrow = full_circuit(replace(PAPER, heads=("a9.h1",), studied=()), YY, END)
+    narrow = full_circuit(replace(PAPER, heads=("a7.h10",), studied=()), YY, END)
     found = link_steps(narrow, YY, END)
     for steps in found.values():
         left = narrow.avoiding_steps(steps)
