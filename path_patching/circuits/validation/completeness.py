@@ -33,13 +33,13 @@ RANDOM_SETS = 20
 
 @dataclass(frozen=True)
 class Gap:
-    """F of the model and of the circuit alone, both without the same nodes; `removed` says which in words."""
+    """F of the model and of the circuit alone, both without the same nodes K; `removed` says which in words."""
 
     removed: str
     nodes: tuple[str, ...]
-    model: Estimate
+    model: float
     """F(M∖K)."""
-    circuit: Estimate
+    circuit: float
     """F(C∖K)."""
     gap: Estimate
     """F(M∖K) − F(C∖K)."""
@@ -77,7 +77,6 @@ def completeness(
     Raises `PathSetError` for paths that the model or its sentences do not have.
     """
     nodes = members(paths, yy, end)
-    names = {node: name for name, node in nodes.items()}
     sets: dict[frozenset[Node], str] = {frozenset(): "nothing"}
     for group, of_group in classes(paths, yy, end).items():
         sets.setdefault(frozenset(of_group), group)
@@ -90,9 +89,9 @@ def completeness(
     gaps = [
         Gap(
             what,
-            tuple(name for node, name in names.items() if node in each),
-            scale.normalized(model),
-            scale.normalized(circuit),
+            tuple(name for name, node in nodes.items() if node in each),
+            scale.of_means(model).item(),
+            scale.of_means(circuit).item(),
             scale.of_span(model - circuit),
         )
         for (each, what), model, circuit in zip(sets.items(), of_models, of_circuits, strict=True)

@@ -18,7 +18,6 @@ from path_patching.circuits.validation.minimality import (
 )
 from path_patching.paths import Node, PathSet, union
 from tests.helpers.calibration import engine_of, planted
-from tests.helpers.engines import each_engine
 from tests.helpers.planted import END, YEARS, YY
 from utils import greater_than
 
@@ -39,9 +38,8 @@ def test_nothing_is_an_interval_with_zero_or_next_to_it(low, high, nothing):
     assert is_nothing(estimate(low, high)) == nothing
 
 
-@each_engine
-def test_losses_are_those_of_paths_left_out_by_hand(engine_name):
-    engine = engine_of("MLP chains", engine_name)
+def test_losses_are_those_of_paths_left_out_by_hand():
+    engine = engine_of("MLP chains")
     scale, paths = Scale.of(engine, METRIC), full_circuit(planted("MLP chains").circuit, YY, END)
     found = minimality(engine, scale, paths, YY, END, "full circuit")
 
