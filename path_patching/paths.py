@@ -336,6 +336,29 @@ class PathSet:
             raise PathSetError(f"no path of the set ends at {', '.join(map(str, sorted(wanted))) or 'no node'}")
         return kept
 
+    def passing(self, nodes: Iterable[Node]) -> PathSet | None:
+        """The paths that pass through one of `nodes` or end there; None if there is no such path."""
+        wanted = set(check_nodes(nodes))
+
+        @cache
+        def passing(paths: PathSet) -> PathSet | None:
+            if paths.node in wanted:
+                return paths
+            below = [(branch.via, passing(branch.paths)) for branch in paths.branches]
+            return _tree(paths.node, False, below)
+
+        return passing(self)
+
+    def avoiding(self, nodes: Iterable[Node]) -> PathSet | None:
+        """The paths that neither pass through one of `nodes` nor end there; None if there is no such path."""
+        unwanted = set(check_nodes(nodes))
+        return None if self.node in unwanted else self._keeping(lambda reader, via, sender: sender not in unwanted)
+
+    def avoiding_steps(self, steps: Iterable[tuple[Node, Via, Node]]) -> PathSet | None:
+        """The paths that take none of the steps (reader, via, sender); None if there is no such path."""
+        unwanted = set(steps)
+        return self._keeping(lambda *step: step not in unwanted)
+
     def __or__(self, other: PathSet) -> PathSet:
         """The union of two sets that start at the same node."""
         if self.node != other.node:
@@ -424,6 +447,16 @@ class PathSet:
 
         return replaced(self)
 
+    def _keeping(self, keep: Callable[[Node, Via, Node], bool]) -> PathSet | None:
+        """The paths all of whose steps (reader, via, sender) are kept; None if there is no such path."""
+
+        @cache
+        def kept(paths: PathSet) -> PathSet | None:
+            steps = [branch for branch in paths.branches if keep(paths.node, branch.via, branch.paths.node)]
+            return _tree(paths.node, paths.ends_here, [(branch.via, kept(branch.paths)) for branch in steps])
+
+        return kept(self)
+
 
 def union(path_sets: Iterable[PathSet]) -> PathSet:
     """The union of one or more path sets. Raises `PathSetError` if there is none."""
@@ -483,6 +516,12 @@ def _located(name: str, places: dict[str, int | None]) -> Node:
 def _steps(end: Node, senders: list[Node], via: AnyVia) -> Iterator[tuple[Via, Node]]:
     ways = INPUTS[end.kind] if via == "all" else (via,)
     return ((way, sender) for way in ways for sender in senders if sender.reaches(end, way))
+
+
+def _tree(node: Node, ends_here: bool, below: Iterable[tuple[Via, PathSet | None]]) -> PathSet | None:
+    """The paths from a node through what is left of the sets below it; None if no path is left."""
+    branches = tuple(Branch(via, paths) for via, paths in below if paths is not None)
+    return PathSet(node, ends_here, branches) if ends_here or branches else None
 
 
 def _merged(branches: Iterable[Branch]) -> tuple[Branch, ...]:

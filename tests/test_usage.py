@@ -21,6 +21,7 @@ from utils import greater_than
 
 WITHOUT = (
     "path_patching.circuits",
+    "path_patching.circuits.validation",
     "path_patching.errors",
     "path_patching.files",
     "path_patching.gpt2",

@@ -1,0 +1,115 @@
+"""What every test measures with: metrics of many requests, and the scale from nothing (∅) to the whole model (M).
+
+    measured[i, j, n] = metrics[i](answer probabilities of requests[j])_n
+    F(C) = (m(C) − m(∅)) / (m(M) − m(∅)),  of means over the sentences n
+
+∅ is the run with everything on corrupted data, scored like the clean sentences: by their own years.
+
+    >>> paths, clean = late_half(circuit, END), Request.clean()
+    >>> whole, alone = measured(engine, [clean, Request.isolate(paths)], [metric])[0]  # of (metrics, requests, N)
+    >>> scale = Scale.of(engine, metric)
+    >>> bool((scale.whole == whole).all())
+    True
+    >>> print(scale.normalized(whole), scale.normalized(scale.nothing))  # with their intervals
+    1.0000 [1.0000, 1.0000] 0.0000 [0.0000, 0.0000]
+    >>> scale.each(alone).shape  # sentence by sentence
+    torch.Size([97])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from path_patching.bootstrap import Estimate, mean, share
+from path_patching.engine import PROBABILITY_BYTES, Engine, Request
+from path_patching.errors import UserError
+from path_patching.paths import PathSet
+from path_patching.progress import progress
+from path_patching.sweeps import Metric
+
+SHARE_OF_MEMORY = 1 / 8  # of the engine's, that the probabilities of a call may take
+
+
+def measured(engine: Engine, requests: Sequence[Request], metrics: Sequence[Metric]) -> torch.Tensor:
+    """Several metrics of several requests: (metrics, requests, N) float64.
+
+    Each distinct request is evaluated once. As many share a forward pass as their probabilities leave room for.
+    Raises `UserError` if there is no metric, `PathSetError` like `Engine.evaluate`.
+    """
+    if not metrics:
+        raise UserError("no metric is asked for; give at least one")
+    distinct = list(dict.fromkeys(requests))
+    bytes_each = PROBABILITY_BYTES * len(engine.sentences) * len(engine.sentences.answers)
+    at_once = max(1, int(engine.memory_gb * 1e9 * SHARE_OF_MEMORY / bytes_each))
+    chunks = [distinct[first : first + at_once] for first in range(0, max(1, len(distinct)), at_once)]
+    values: dict[Request, torch.Tensor] = {}
+    for chunk in progress(chunks, f"{len(distinct)} evaluations"):
+        found = engine.evaluate(chunk)
+        for request, probabilities in zip(chunk, found, strict=True):
+            values[request] = torch.stack([metric(probabilities).double() for metric in metrics])  # (metrics, N)
+    return torch.stack([values[request] for request in requests], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """A metric, and what it is of each sentence for the whole model and for ∅: the ends between which F is read.
+
+    Every interval of the tests is made here.
+    """
+
+    metric: Metric
+    whole: torch.Tensor
+    """m(M), (N,) float64."""
+    nothing: torch.Tensor
+    """m(∅), (N,) float64."""
+
+    @classmethod
+    def of(cls, engine: Engine, metric: Metric) -> Scale:
+        """The scale of an engine's sentences."""
+        whole, nothing = measured(engine, [Request.clean(), Request.corrupted()], [metric])[0]
+        return cls(metric, whole, nothing)
+
+    @property
+    def span(self) -> torch.Tensor:
+        """m(M) − m(∅), (N,)."""
+        return self.whole - self.nothing
+
+    def mean(self, scores: torch.Tensor) -> Estimate:
+        """The mean of scores (N,), with its interval."""
+        return mean(scores)
+
+    def share(self, part: torch.Tensor, whole: torch.Tensor) -> Estimate:
+        """The mean of `part` (N,) as a share of the mean of `whole` (N,), with its interval."""
+        return share(part, whole)
+
+    def of_span(self, difference: torch.Tensor) -> Estimate:
+        """A difference of two scores (N,) as one of F: its mean as a share of the span's, with its interval.
+
+        Where the span's mean is zero, the share is not a number, and passes no bar.
+        """
+        return self.share(difference, self.span)
+
+    def normalized(self, scores: torch.Tensor) -> Estimate:
+        """F of scores (N,): 0 for ∅, 1 for the whole model; of the means, with its interval."""
+        return self.of_span(scores - self.nothing)
+
+    def each(self, scores: torch.Tensor) -> torch.Tensor:
+        """F of each sentence, (..., N) to (..., N); not finite where a sentence has no span."""
+        return (scores - self.nothing) / self.span
+
+    def of_means(self, scores: torch.Tensor) -> torch.Tensor:
+        """F of the means alone, without intervals, for many: (..., N) to (...)."""
+        return (scores - self.nothing).mean(-1) / self.span.mean()
+
+
+def isolated(paths: PathSet | None) -> Request:
+    """A circuit alone; nothing is left of one without paths, which is ∅."""
+    return Request.corrupted() if paths is None else Request.isolate(paths)
+
+
+def removed(paths: PathSet | None) -> Request:
+    """The model without some paths; all of it if there are none."""
+    return Request.clean() if paths is None else Request.patch(paths)
