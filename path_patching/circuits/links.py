@@ -36,6 +36,10 @@ class Link:
     via: Via
     sender: str
 
+    def __str__(self) -> str:
+        """As paths are written: `m0@YY →v a9.h1@END`, `a9.h1@END → m10@END`."""
+        return f"{self.sender} →{'' if self.via == 'in' else self.via} {self.reader}"
+
 
 def down_to(paths: PathSet, end: Node) -> PathSet | None:
     """The upper parts of the paths that pass through a node, ending there; None if none does."""

@@ -1,11 +1,14 @@
 """Random circuits of the same shape as a given one, which show what any such circuit would recover.
 
-A circuit of a few nodes means something only if others of as many nodes, linked alike, recover less.
+A circuit of a few nodes means something only if others of as many nodes, linked alike, recover less. Their nodes are
+drawn from any layers, or each head from the layer of the one whose place it takes, the MLPs staying what they are.
 
     >>> another = random_circuit(circuit, model.architecture, random.Random(0))
     >>> len(another.mlps), len(another.heads), len(another.lower)  # as many as in `circuit`
     (2, 1, 1)
     >>> alone = metric(engine.isolate(late_half(another, END))).mean()
+    >>> matched_circuit(circuit, model.architecture, random.Random(0)).heads  # in place of a1.h0, of two in its layer
+    ('a1.h1',)
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import groupby
 
-from path_patching.circuits.circuit import Circuit, in_order, nodes
+from path_patching.circuits.circuit import Circuit, in_order, is_same, nodes
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture
 from path_patching.paths import Node, layer_nodes
@@ -40,20 +44,55 @@ def random_circuit(circuit: Circuit, architecture: Architecture, rng: random.Ran
         if (len(mlps), len(heads), len(lower)) != (len(circuit.mlps), len(circuit.heads), len(circuit.lower)):
             continue
         with suppress(UserError):  # a node is on no path
-            return replace(
-                circuit,
-                name="a random circuit",
-                mlps=_renamed(circuit.mlps, mlps),
-                heads=_renamed(circuit.heads, heads),
-                heads_feed=fed,
-                first_below=_renamed(circuit.first_below, lower),
-                further_below=_renamed(circuit.further_below, lower),
-                studied=(),
-            )
+            return _in_their_place(circuit, mlps, heads, lower)
     raise UserError(
         f"{n_layers} layers of {n_heads} heads have no circuit of the shape of {circuit.name}: "
         f"{len(circuit.heads)} heads and {len(circuit.mlps)} MLPs at END, {len(circuit.lower)} nodes at YY below them"
     )
+
+
+def matched_circuit(circuit: Circuit, architecture: Architecture, rng: random.Random) -> Circuit:
+    """Another circuit of the same shape, with as many heads in each layer, at END and at YY, and the same MLPs.
+
+    Raises `UserError` if the model has no other: in each layer with a head of the circuit, all heads are its own.
+    """
+    for _ in range(DRAWS):
+        heads = _drawn_by_layer(circuit.heads, architecture.n_heads, rng)
+        lower = _drawn_by_layer(circuit.lower, architecture.n_heads, rng)
+        drawn = _in_their_place(circuit, {}, heads, lower)
+        if not is_same(drawn, circuit):
+            return drawn
+    raise UserError(
+        f"layers of {architecture.n_heads} heads have no other circuit with as many heads in each as {circuit.name}; "
+        "draw from any layers"
+    )
+
+
+def _in_their_place(
+    circuit: Circuit, mlps: Mapping[str, str], heads: Mapping[str, str], lower: Mapping[str, str]
+) -> Circuit:
+    """The circuit with other nodes in the place of its own. Raises `UserError` if one of them is on no path."""
+    return replace(
+        circuit,
+        name="a random circuit",
+        mlps=_renamed(circuit.mlps, mlps),
+        heads=_renamed(circuit.heads, heads),
+        heads_feed=_renamed(circuit.heads_feed, mlps),
+        first_below=_renamed(circuit.first_below, lower),
+        further_below=_renamed(circuit.further_below, lower),
+        studied=(),
+    )
+
+
+def _drawn_by_layer(names: Iterable[str], n_heads: int, rng: random.Random) -> dict[str, str]:
+    """For each head of the names another one, or itself, of its layer, none twice."""
+    drawn: dict[str, str] = {}
+    heads = [node for node in nodes(in_order(names), 0) if node.kind == "head"]
+    for layer, group in groupby(heads, key=lambda head: head.layer):
+        old = [head.name for head in group]
+        new = rng.sample(range(n_heads), len(old))
+        drawn |= zip(old, (Node.head(layer, index, 0).name for index in new), strict=True)
+    return drawn
 
 
 def _before(readers: Iterable[str], candidates: Sequence[Node]) -> list[Node]:

@@ -1,0 +1,113 @@
+"""Test 5: is nothing left out that takes over? (Completeness, as it was asked of later circuits.)
+
+    |F(M∖K) − F(C∖K)|  for K empty, each class of nodes, each node, and random sets of nodes of the circuit C
+
+M∖K is the model with the circuit's paths through K on corrupted data, C∖K the circuit alone without them. If the
+circuit is all there is, what it loses with K is what the model loses.
+
+    >>> paths, scale = late_half(circuit, END), Scale.of(engine, metric)
+    >>> found = completeness(engine, scale, paths, YY, END, "late half")
+    >>> [gap.removed for gap in found.gaps][:4]
+    ['nothing', 'heads', 'MLPs', 'a1.h0@END']
+    >>> print(f"without {found.largest.removed}: {found.largest.gap}")  # of F, signed
+    without ...: ... [..., ...]
+    >>> [verdict.bar for verdict in found.verdicts()]
+    ['completeness']
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from path_patching.bootstrap import Estimate
+from path_patching.circuits.validation.measuring import Scale, isolated, measured, removed
+from path_patching.circuits.validation.members import classes, members
+from path_patching.circuits.validation.verdicts import Verdict, judge
+from path_patching.engine import Engine
+from path_patching.paths import Node, PathSet
+
+RANDOM_SETS = 20
+
+
+@dataclass(frozen=True)
+class Gap:
+    """F of the model and of the circuit alone, both without the same nodes; `removed` says which in words."""
+
+    removed: str
+    nodes: tuple[str, ...]
+    model: Estimate
+    """F(M∖K)."""
+    circuit: Estimate
+    """F(C∖K)."""
+    gap: Estimate
+    """F(M∖K) − F(C∖K)."""
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """How far a circuit falls behind the model as nodes are removed from both."""
+
+    subject: str
+    gaps: tuple[Gap, ...]
+
+    @property
+    def largest(self) -> Gap:
+        """The gap whose size is largest."""
+        return max(self.gaps, key=lambda each: abs(each.gap.value))
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """On the size of the largest gap."""
+        return (judge("completeness", magnitude(self.largest.gap), self.subject, f"without {self.largest.removed}"),)
+
+
+def completeness(
+    engine: Engine,
+    scale: Scale,
+    paths: PathSet,
+    yy: int,
+    end: int,
+    subject: str,
+    seed: int = 0,
+    random_sets: int = RANDOM_SETS,
+) -> Completeness:
+    """The gaps between model and circuit on the metric of a scale; a random set that was there before is left out.
+
+    Raises `PathSetError` for paths that the model or its sentences do not have.
+    """
+    nodes = members(paths, yy, end)
+    names = {node: name for name, node in nodes.items()}
+    sets: dict[frozenset[Node], str] = {frozenset(): "nothing"}
+    for group, of_group in classes(paths, yy, end).items():
+        sets.setdefault(frozenset(of_group), group)
+    for name, node in nodes.items():
+        sets.setdefault(frozenset([node]), name)
+    for drawn in _drawn([*nodes.values()], random_sets, seed):
+        sets.setdefault(drawn, f"{len(drawn)} nodes at random")
+    requests = [removed(paths.passing(each)) for each in sets] + [isolated(paths.avoiding(each)) for each in sets]
+    of_models, of_circuits = measured(engine, requests, [scale.metric])[0].tensor_split(2)
+    gaps = [
+        Gap(
+            what,
+            tuple(name for node, name in names.items() if node in each),
+            scale.normalized(model),
+            scale.normalized(circuit),
+            scale.of_span(model - circuit),
+        )
+        for (each, what), model, circuit in zip(sets.items(), of_models, of_circuits, strict=True)
+    ]
+    return Completeness(subject, tuple(gaps))
+
+
+def magnitude(signed: Estimate) -> Estimate:
+    """The size of a number whose sign does not matter, with the sizes that its interval holds."""
+    ends = sorted([abs(signed.low), abs(signed.high)])
+    least = 0.0 if signed.low <= 0 <= signed.high else ends[0]
+    return replace(signed, value=abs(signed.value), low=least, high=ends[1])
+
+
+def _drawn(nodes: Sequence[Node], count: int, seed: int) -> list[frozenset[Node]]:
+    """Sets of one node up to all, every size as likely as another."""
+    rng = random.Random(seed)
+    return [frozenset(rng.sample(nodes, rng.randint(1, len(nodes)))) for _ in range(count)]

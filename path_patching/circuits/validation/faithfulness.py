@@ -1,0 +1,147 @@
+"""Test 1: does the circuit alone do what the model does? (Section 3; normalized as in later work.)
+
+    F(C) = (m(C) − m(∅)) / (m(M) − m(∅)),  beside the paper's ratio m(C) / m(M)
+    KL(C) = Σ_a p_M(a) log(p_M(a) / p_C(a))  over the answers and “anything else”, as a share of KL(∅)
+
+C is the circuit alone, all else on corrupted data; its complement M∖C is the model with only the circuit corrupted.
+The ratio of the paper takes 0 for nothing, though ∅ scores otherwise; so both ends are shown.
+
+    >>> paths, scale = late_half(circuit, END), Scale.of(engine, metric)
+    >>> found = faithfulness(engine, scale, paths, "late half")
+    >>> print(f"F(C) = {found.normalized}, F(M∖C) = {found.complement}, m(C) / m(M) = {found.ratio}")
+    F(C) = ... [..., ...], F(M∖C) = ... [..., ...], m(C) / m(M) = ... [..., ...]
+    >>> spread(found.each).keys()  # of F(C) sentence by sentence
+    dict_keys([0.05, 0.25, 0.5, 0.75, 0.95])
+    >>> apart = divergence(engine, divergence_scale(engine), paths, "late half")
+    >>> print(f"KL(C) / KL(∅) = {apart.left}")  # 0 is perfect, 1 no better than nothing
+    KL(C) / KL(∅) = ... [..., ...]
+    >>> for verdict in (*found.verdicts(), *apart.verdicts()):
+    ...     print(verdict)
+    late half: does it do alone what the model does?: ...
+    late half: is the ability gone without it?: ...
+    late half: is its distribution the model's? ...
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from path_patching.bootstrap import Estimate
+from path_patching.circuits.validation.measuring import Scale, measured
+from path_patching.circuits.validation.verdicts import Verdict, judge
+from path_patching.engine import Engine, Request
+from path_patching.paths import PathSet
+from path_patching.sweeps import Metric
+
+SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the sentences, whose F lies below
+LEAST = 1e-12  # what a probability of 0 counts as, so that a divergence stays finite
+
+
+@dataclass(frozen=True, eq=False)
+class Faithfulness:
+    """How much of a metric a circuit achieves alone, and how much is left without it."""
+
+    subject: str
+    whole: Estimate
+    """m(M), the upper end."""
+    nothing: Estimate
+    """m(∅), the lower end."""
+    alone: Estimate
+    """m(C)."""
+    without: Estimate
+    """m(M∖C)."""
+    normalized: Estimate
+    """F(C)."""
+    complement: Estimate
+    """F(M∖C)."""
+    ratio: Estimate
+    """m(C) / m(M), as in the paper."""
+    each: torch.Tensor
+    """F(C) of each sentence, (N,); not finite where a sentence has no span."""
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """On the circuit alone and on its complement."""
+        return judge("faithfulness", self.normalized, self.subject), judge("complement", self.complement, self.subject)
+
+
+def faithfulness(engine: Engine, scale: Scale, paths: PathSet, subject: str) -> Faithfulness:
+    """Faithfulness of a circuit's paths, `subject` in verdicts, on the metric of a scale.
+
+    Raises `PathSetError` for paths that the model or its sentences do not have.
+    """
+    alone, without = measured(engine, [Request.isolate(paths), Request.patch(paths)], [scale.metric])[0]
+    return Faithfulness(
+        subject,
+        whole=scale.mean(scale.whole),
+        nothing=scale.mean(scale.nothing),
+        alone=scale.mean(alone),
+        without=scale.mean(without),
+        normalized=scale.normalized(alone),
+        complement=scale.normalized(without),
+        ratio=scale.share(alone, scale.whole),
+        each=scale.each(alone),
+    )
+
+
+def spread(each: torch.Tensor) -> dict[float, float]:
+    """Below what F a share of the sentences lies, by share; those without a finite F (N,) are left out."""
+    finite = each[each.isfinite()]
+    if not len(finite):
+        return dict.fromkeys(SHARES, float("nan"))
+    return dict(zip(SHARES, finite.quantile(finite.new_tensor(SHARES)).tolist(), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Divergence:
+    """How far from the model's the distribution over the answers is, in nats."""
+
+    subject: str
+    alone: Estimate
+    """KL(C)."""
+    without: Estimate
+    """KL(M∖C)."""
+    nothing: Estimate
+    """KL(∅)."""
+    left: Estimate
+    """KL(C) / KL(∅)."""
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """On the share that is left."""
+        return (judge("divergence", self.left, self.subject),)
+
+
+def divergence(engine: Engine, scale: Scale, paths: PathSet, subject: str) -> Divergence:
+    """Divergences of a circuit's paths, on a scale that `divergence_scale` made.
+
+    Raises `PathSetError` for paths that the model or its sentences do not have.
+    """
+    alone, without = measured(engine, [Request.isolate(paths), Request.patch(paths)], [scale.metric])[0]
+    means = scale.mean(alone), scale.mean(without), scale.mean(scale.nothing)
+    return Divergence(subject, *means, left=scale.share(alone, scale.nothing))
+
+
+def divergence_scale(engine: Engine) -> Scale:
+    """The scale of the divergence from the model's own distribution, which is 0 for the whole model."""
+    return Scale.of(engine, divergence_from(engine.clean()))
+
+
+def divergence_from(reference: torch.Tensor) -> Metric:
+    """The metric KL(reference ‖ ·) in nats, for distributions over A answers and “anything else”, both (N, A) to (N,).
+
+    A probability under `LEAST`, such as a 0, counts as that, on either side of the fraction.
+    """
+    expected = _with_anything_else(reference)
+
+    def divergences(probs: torch.Tensor) -> torch.Tensor:
+        logs = expected.clamp(min=LEAST).log() - _with_anything_else(probs).clamp(min=LEAST).log()
+        return (expected * logs).sum(1)
+
+    return divergences
+
+
+def _with_anything_else(probs: torch.Tensor) -> torch.Tensor:
+    """Probabilities (N, A) of answers with that of all other tokens behind them, (N, A + 1)."""
+    anything_else = (1 - probs.sum(1, keepdim=True)).clamp(min=0)
+    return torch.cat([probs, anything_else], 1).double()

@@ -1,0 +1,138 @@
+"""Test 3: do random circuits of its shape do less? (Section 5 draws some; here with a p-value.)
+
+    p = (1 + #{F(random) ≥ F(C)}) / (1 + drawn),  of complements p = (1 + #{F(M∖random) ≤ F(M∖C)}) / (1 + drawn)
+
+for a circuit alone more is stronger, for its complement less is: then the model can do less without it. The circuits
+drawn differ from C and from each other, and may come from any layers or have as many heads in each layer as C and its
+MLPs. Of a model with few such circuits, all are drawn, and p is the rank of C among them and itself.
+
+    >>> scale = Scale.of(engine, metric)
+    >>> found = matched(engine, scale, circuit, lambda drawn: late_half(drawn, END), "any layers", "late half", count=3)
+    >>> found.alone.shape, found.without.shape  # F of each circuit drawn, and of each complement
+    (torch.Size([3]), torch.Size([3]))
+    >>> 1 / 4 <= found.p_alone <= 1
+    True
+    >>> [verdict.passed for verdict in found.verdicts()]  # three are too few to judge by
+    [None, None]
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from path_patching.circuits.circuit import Circuit
+from path_patching.circuits.random_circuits import matched_circuit, random_circuit
+from path_patching.circuits.validation.measuring import Scale, measured
+from path_patching.circuits.validation.verdicts import BARS, Verdict, judge
+from path_patching.engine import Engine, Request
+from path_patching.errors import UserError
+from path_patching.gpt2.model import Architecture
+from path_patching.paths import PathSet
+
+Kind = Literal["any layers", "same layers"]
+
+CIRCUITS = 200
+TRIES = 200  # at a circuit that was not drawn before, before there is taken to be none
+TIE = 1e-6  # of F: rounding alone never decides for the circuit
+
+Draw = Callable[[Circuit, Architecture, random.Random], Circuit]
+DRAWS: dict[Kind, Draw] = {"any layers": random_circuit, "same layers": matched_circuit}
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """F of a circuit and of R random ones, alone and of their complements."""
+
+    subject: str
+    kind: Kind
+    own_alone: float
+    """F(C)."""
+    own_without: float
+    """F(M∖C)."""
+    alone: torch.Tensor
+    """F(random), (R,) float64."""
+    without: torch.Tensor
+    """F(M∖random), (R,) float64."""
+
+    @property
+    def p_alone(self) -> float:
+        """The share of circuits, C among them, that do at least as much alone."""
+        return p_value(self.alone, self.own_alone)
+
+    @property
+    def p_without(self) -> float:
+        """The share of circuits, C among them, without which at most as much is left."""
+        return p_value(-self.without, -self.own_without)
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """On the circuit alone and on its complement; not judged where even the best of all would not pass."""
+        drawn = len(self.alone)
+        most = BARS["random"].most
+        too_few = most is not None and 1 / (1 + drawn) > most
+        remark = f"{drawn} circuits of its shape, {self.kind}" + (", too few to judge by" if too_few else "")
+        return (
+            judge("random", self.p_alone, f"{self.subject} alone", remark, too_few),
+            judge("random", self.p_without, f"complement of the {self.subject}", remark, too_few),
+        )
+
+
+def p_value(drawn: torch.Tensor, own: float) -> float:
+    """(1 + #{drawn ≥ own}) / (1 + R) of (R,) random values; what is less by rounding only counts as equal."""
+    return (1 + int((drawn >= own - TIE).sum())) / (1 + len(drawn))
+
+
+def matched(
+    engine: Engine,
+    scale: Scale,
+    circuit: Circuit,
+    part: Callable[[Circuit], PathSet],
+    kind: Kind,
+    subject: str,
+    count: int = CIRCUITS,
+    seed: int = 0,
+) -> Matched:
+    """A circuit beside `count` random ones, or all that there are, on the metric of a scale.
+
+    `part` says which paths of a circuit are meant: its late half, or all. Raises `UserError` if there is no other
+    circuit to draw.
+    """
+    drawn = random_parts(circuit, part, kind, engine.model.architecture, count, seed)
+    paths = [part(circuit), *drawn]
+    requests = [Request.isolate(each) for each in paths] + [Request.patch(each) for each in paths]
+    alone, without = scale.of_means(measured(engine, requests, [scale.metric])[0]).tensor_split(2)
+    return Matched(subject, kind, alone[0].item(), without[0].item(), alone[1:], without[1:])
+
+
+def random_parts(
+    circuit: Circuit,
+    part: Callable[[Circuit], PathSet],
+    kind: Kind,
+    architecture: Architecture,
+    count: int,
+    seed: int = 0,
+) -> list[PathSet]:
+    """That part of `count` random circuits, none twice and none the circuit's own, or of as many as can be found.
+
+    Raises `UserError` if none can.
+    """
+    if count < 1:
+        raise UserError(f"{count} random circuits are too few; draw at least one")
+    rng, own = random.Random(seed), part(circuit)
+    found: dict[PathSet, None] = {}  # in the order in which they were drawn
+    tries = 0
+    while len(found) < count and tries < TRIES:
+        drawn = part(DRAWS[kind](circuit, architecture, rng))
+        tries = tries + 1 if drawn == own or drawn in found else 0
+        if drawn != own:
+            found[drawn] = None
+    if not found:
+        raise UserError(
+            f"{architecture.n_layers} layers of {architecture.n_heads} heads have no other circuit of the shape of "
+            f"{circuit.name} ({kind}); draw from any layers, or from a larger model"
+        )
+    return [*found]

@@ -1,0 +1,123 @@
+"""Test 4: is every node and every link of the circuit needed? (Minimality, as it was asked of later circuits.)
+
+    alone: F(C) − F(C∖{v}),   given its class K: F(C∖(K∖{v})) − F(C∖K)
+
+for every node v, and the first for every link. C∖K is the circuit without the paths through K, which are on corrupted
+data like all outside it. A node may matter alone only because others cannot stand in for it; given that its class
+(the heads, the MLPs, the lower nodes) is removed, none of them can.
+
+    >>> paths, scale = full_circuit(circuit, YY, END), Scale.of(engine, metric)
+    >>> found = minimality(engine, scale, paths, YY, END, "full circuit")
+    >>> print(found.nodes[0])
+    m0@YY (lower nodes): ... [..., ...]; given the removal of its class: ... [..., ...]
+    >>> [str(each.link) for each in found.links][0]
+    'm0@YY →k a1.h0@END'
+    >>> [verdict.bar for verdict in found.verdicts()]
+    ['minimality', 'minimality_links']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from path_patching.bootstrap import Estimate
+from path_patching.circuits.links import Link
+from path_patching.circuits.validation.measuring import Scale, isolated, measured
+from path_patching.circuits.validation.members import class_of, classes, link_steps, members
+from path_patching.circuits.validation.verdicts import Verdict, judge
+from path_patching.engine import Engine, Request
+from path_patching.paths import PathSet
+
+ROUNDING = 1e-5  # of F: what one engine may find where another finds nothing
+
+
+def is_nothing(lost: Estimate) -> bool:
+    """Whether an interval includes 0, or comes as close to it as rounding does."""
+    return lost.low <= ROUNDING and lost.high >= -ROUNDING
+
+
+@dataclass(frozen=True)
+class NodeLoss:
+    """What F loses with a node."""
+
+    name: str
+    node_class: str
+    alone: Estimate
+    given_class: Estimate
+
+    @property
+    def needed(self) -> bool:
+        """Whether F changes without the node."""
+        return not is_nothing(self.alone)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.node_class}): {self.alone}; given the removal of its class: {self.given_class}"
+
+
+@dataclass(frozen=True)
+class LinkLoss:
+    """What F loses with a link."""
+
+    link: Link
+    alone: Estimate
+
+    @property
+    def needed(self) -> bool:
+        """Whether F changes without the link."""
+        return not is_nothing(self.alone)
+
+
+@dataclass(frozen=True)
+class Minimality:
+    """What F loses with each node and each link of a circuit."""
+
+    subject: str
+    nodes: tuple[NodeLoss, ...]
+    links: tuple[LinkLoss, ...]
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """On the share of nodes that are needed, and on that of links; those that are not are named."""
+        idle = [node for node in self.nodes if not node.needed]
+        remarks = (
+            _named("not needed", [node.name for node in idle if is_nothing(node.given_class)]),
+            _named("needed only without their class", [node.name for node in idle if not is_nothing(node.given_class)]),
+            _named("F is higher without", [node.name for node in self.nodes if node.needed and node.alone.value < 0]),
+        )
+        idle_links = _named("not needed", [str(each.link) for each in self.links if not each.needed])
+        return (
+            judge("minimality", _needed(self.nodes), self.subject, "; ".join(filter(None, remarks))),
+            judge("minimality_links", _needed(self.links), self.subject, idle_links),
+        )
+
+
+def minimality(engine: Engine, scale: Scale, paths: PathSet, yy: int, end: int, subject: str) -> Minimality:
+    """What F loses with each node and each link on a circuit's paths, on the metric of a scale.
+
+    Raises `PathSetError` for paths that the model or its sentences do not have.
+    """
+    nodes, groups, steps = members(paths, yy, end), classes(paths, yy, end), link_steps(paths, yy, end)
+    rest_of = {name: {*groups[class_of(node, end)]} - {node} for name, node in nodes.items()}
+    requests = {"": Request.isolate(paths)}
+    requests |= {f"without {name}": isolated(paths.avoiding([node])) for name, node in nodes.items()}
+    requests |= {f"without {name}": isolated(paths.avoiding(group)) for name, group in groups.items()}
+    requests |= {f"without all but {name}": isolated(paths.avoiding(rest)) for name, rest in rest_of.items()}
+    requests |= {f"without {link}": isolated(paths.avoiding_steps(taken)) for link, taken in steps.items()}
+    scores = dict(zip(requests, measured(engine, [*requests.values()], [scale.metric])[0], strict=True))
+    losses = []
+    for name, node in nodes.items():
+        alone = scale.of_span(scores[""] - scores[f"without {name}"])
+        own_class = class_of(node, end)
+        given_class = scale.of_span(scores[f"without all but {name}"] - scores[f"without {own_class}"])
+        losses.append(NodeLoss(name, own_class, alone, given_class))
+    of_links = [LinkLoss(link, scale.of_span(scores[""] - scores[f"without {link}"])) for link in steps]
+    return Minimality(subject, tuple(losses), tuple(of_links))
+
+
+def _needed(losses: Sequence[NodeLoss | LinkLoss]) -> float:
+    """The share that is needed."""
+    return sum(each.needed for each in losses) / len(losses)
+
+
+def _named(what: str, names: Sequence[str]) -> str:
+    return f"{what}: {', '.join(names)}" if names else ""
