@@ -1,4 +1,4 @@
-"""Does the circuit depend on what it is tested against? Other counterfactuals than the first (section 9).
+"""Test 6: does the circuit depend on what it is tested against? Other counterfactuals than the first.
 
 A scheme of counterfactual is an engine whose twins are made by it, or mean or zero ablation, which need no twins:
 

@@ -1,4 +1,4 @@
-"""Is it the circuit of this ability and no other? One ability's circuit impeded, another ability measured (section 9).
+"""Test 10: is it the circuit of this ability alone? One ability's circuit impeded, another ability measured.
 
     loss(task, C) = (m(M) − m(M∖C)) / (m(M) − m(∅)),  the share of the task's span that is lost
 

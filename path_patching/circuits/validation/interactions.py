@@ -1,4 +1,4 @@
-"""Do the circuit's nodes add up? Interactions of pairs, and what MLPs do directly and by way of others (section 9).
+"""Test 11: do the circuit's nodes add up? Interactions of pairs; what MLPs do directly and by way of others.
 
     eff(K) = m(M∖K) − m(M),   interaction(a, b) = eff({a, b}) − eff({a}) − eff({b})
 

@@ -1,4 +1,4 @@
-"""How good is the best circuit of each size? Nodes at END added in the order of their |effect| (section 9).
+"""Test 7: how good is the best circuit of each size? Nodes at END added in the order of their |effect|.
 
     CPR = ∫ F(s) ds,   CMD = ∫ |1 − F(s)| ds,   s = share of the nodes at END, from 0 to 1 (trapezoids)
 

@@ -1,4 +1,4 @@
-"""Is the circuit found again? The search by rule on draws of the sentences, at several thresholds (section 9).
+"""Test 8: is the circuit found again? The search by rule on draws of the sentences, at several thresholds.
 
     membership(v) = share of the draws whose circuit has node v
     Jaccard(A, B) = |A ∩ B| / |A ∪ B|, 1 if both are empty; the mean over all pairs of draws

@@ -1,4 +1,4 @@
-"""Does a stronger patch do more? The patched change scaled by α (section 9).
+"""Test 9: does a stronger patch do more? The patched change scaled by α.
 
     m(α) = mean of the metric with the circuit's paths carrying clean + α · (corrupted − clean)
 
@@ -22,6 +22,7 @@ from itertools import pairwise
 
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.validation.measuring import Scale, measured
+from path_patching.circuits.validation.minimality import is_nothing
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Engine, Request
 from path_patching.errors import UserError
@@ -39,12 +40,12 @@ class Strengths:
     alphas: tuple[float, ...]
     means: tuple[Estimate, ...]
     effect: Estimate
-    """m(1) − m(0)."""
+    """m(1) − m(0), as a share of the span."""
 
     @property
     def too_weak(self) -> bool:
         """Whether the effect of α = 1 may be none, its interval including 0."""
-        return self.effect.low <= 0 <= self.effect.high
+        return is_nothing(self.effect)
 
     def monotone(self) -> float:
         """The share of the steps from α = 0 to 1 that go the way that all of them go together, or nowhere."""
@@ -99,6 +100,6 @@ def strengths(
     values = measured(engine, requests, [scale.metric])[0].unflatten(0, (len(parts), len(alphas)))  # (parts, alphas, N)
     one = list(alphas).index(1.0)
     return tuple(
-        Strengths(name, tuple(alphas), tuple(map(scale.mean, of_part)), scale.mean(of_part[one] - of_part[0]))
+        Strengths(name, tuple(alphas), tuple(map(scale.mean, of_part)), scale.of_span(of_part[one] - of_part[0]))
         for name, of_part in zip(parts, values, strict=True)
     )
