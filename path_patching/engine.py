@@ -1,82 +1,112 @@
 """What an engine is: a model and two sets of sentences in, answer probabilities out.
 
 Semantics (section 3 of the paper): the nodes at the lower ends of a path set, with all they depend on, are computed on
-one data set, everything else on the other; a node on the way is recomputed along those paths only. The tree is the
-unrolled one: a node that is also reached by another path keeps its other value there.
+one kind of data (*inside*), everything else on another (*outside*); a node on the way is recomputed along those paths
+only. The tree is the unrolled one: a node that is also reached by another path keeps its outside value there.
+
+Data are clean sentences, their corrupted twins, or no sentences at all. On *mean* data a node, embeddings included,
+writes at a position what it writes there on average over all clean sentences of the engine; so a stream is the mean
+stream. On *zero* data heads, MLPs and neurons write 0; the embeddings, of the clean sentence, and the bias that the
+heads of a layer share stay. At the ends of paths the change (inside − outside) is multiplied by a *strength*.
 
     >>> clean, corrupted = engine.clean(), engine.corrupted()  # (N, A) each
     >>> paths = PathSet.parse("a1.h0 → m2 → logits", end=END)
     >>> broken = engine.patch(paths)  # these paths on corrupted data: what breaks
     >>> alone = engine.isolate(paths)  # everything else on corrupted data: what they achieve alone
     >>> both = engine.evaluate([Request.patch(paths), Request.isolate(paths)])  # (2, N, A), from one forward pass
-    >>> bool((both[0] == broken).all())
+    >>> torch.allclose(both[0], broken, rtol=0, atol=1e-7)
     True
+    >>> ablated = engine.patch(paths, inside="mean")
+    >>> overdone = engine.patch(paths, strength=1.25)
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Sized
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Generic, Literal
+from itertools import islice
+from numbers import Real
+from typing import Any, Generic, Literal, get_args
 
 import torch
 from typing_extensions import Self, TypeVar
 
 from path_patching.direct_effects import Change, direct_effects, is_cheaper
-from path_patching.errors import UserError
+from path_patching.errors import UserError, shortened
 from path_patching.gpt2.model import Model
 from path_patching.paths import AnyVia, Node, PathSet, PathSetError, check_nodes, check_path_set
 from path_patching.precision import full_precision
 from path_patching.prefixes import distinct_prefixes
 from path_patching.progress import progress
-from path_patching.unembedding import Unembedding
+from path_patching.unembedding import ROWS_AT_ONCE, Unembedding
 
-Data = Literal["clean", "corrupted"]
+Data = Literal["clean", "corrupted", "mean", "zero"]
+DataSet = Literal["clean", "corrupted"]  # the data that are sentences
 BYTES = 4  # of a float32
 PROBABILITY_BYTES = 8  # of a float64
+BLOCKS_AT_ONCE = 8  # of the unembedding, for several requests: so many that a last, short one costs little
 LEAST_GB, MOST_GB = 1e-9, 1e6  # of memory: the least holds no sentence, so that each is a batch of its own
 
 Batch = TypeVar("Batch", bound=Sized, default=Any)  # an engine's activations; who only uses engines need not say
-
-
-def other(data: Data) -> Data:
-    """The other of the two data sets."""
-    return "corrupted" if data == "clean" else "clean"
+Found = TypeVar("Found", default=Any)
+Means = dict[Hashable, torch.Tensor]  # over the clean sentences, of what an engine's activations are; neurons by node
 
 
 @dataclass(frozen=True)
 class Request:
-    """One evaluation: `paths` on the `inside` data and all else on the other; without paths, the other data alone."""
+    """One evaluation: `paths` on `inside` data, all else on `outside` data; without paths all is outside.
+
+    `strength` multiplies the change (inside − outside) at the ends of the paths: of what a node writes, or, where a
+    path ends at `residual@p` or at the logits, of the stream that is read. Raises `PathSetError` for paths that are
+    none, `UserError` for data of another kind and for a strength that is no finite number.
+    """
 
     paths: PathSet | None
     inside: Data
+    outside: Data
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
         if self.paths is not None:
             check_path_set(self.paths)
+        _check_data(self.inside)
+        _check_data(self.outside)
+        if not isinstance(self.strength, Real) or not math.isfinite(self.strength):
+            raise UserError(f"a strength of {shortened(repr(self.strength))}: give a finite number, as 0.5")
+
+    @classmethod
+    def whole(cls, data: Data) -> Request:
+        """Everything on one kind of data."""
+        return cls(None, data, data)
 
     @classmethod
     def clean(cls) -> Request:
         """Everything on clean data."""
-        return cls(None, "corrupted")
+        return cls.whole("clean")
 
     @classmethod
     def corrupted(cls) -> Request:
         """Everything on corrupted data."""
-        return cls(None, "clean")
+        return cls.whole("corrupted")
 
     @classmethod
-    def patch(cls, paths: PathSet) -> Request:
-        """`paths` on corrupted data, everything else on clean: what breaks if they do (necessity)."""
-        return cls(check_path_set(paths), "corrupted")
+    def patch(cls, paths: PathSet, inside: Data = "corrupted", strength: float = 1.0) -> Request:
+        """`paths` on `inside` data, everything else on clean: what breaks if they do (necessity)."""
+        return cls(check_path_set(paths), inside, "clean", strength)
 
     @classmethod
-    def isolate(cls, paths: PathSet) -> Request:
-        """`paths` on clean data, everything else on corrupted: what they achieve alone (sufficiency)."""
-        return cls(check_path_set(paths), "clean")
+    def isolate(cls, paths: PathSet, outside: Data = "corrupted", strength: float = 1.0) -> Request:
+        """`paths` on clean data, everything else on `outside` data: what they achieve alone (sufficiency)."""
+        return cls(check_path_set(paths), "clean", outside, strength)
+
+    @property
+    def data(self) -> tuple[Data, Data, float]:
+        """All but the paths. Requests that share it share what equal parts of their paths change."""
+        return self.inside, self.outside, self.strength
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +137,7 @@ class Sentences:
     def __len__(self) -> int:
         return self.clean.shape[0]
 
-    def of(self, data: Data) -> torch.Tensor:
+    def of(self, data: DataSet) -> torch.Tensor:
         """The tokens (N, T) of one of the two data sets."""
         return self.clean if data == "clean" else self.corrupted
 
@@ -164,18 +194,21 @@ class Engine(ABC, Generic[Batch]):
         """Answer probabilities at END of the corrupted sentences, (N, A) float64."""
         return self.evaluate([Request.corrupted()])[0]
 
-    def patch(self, paths: PathSet) -> torch.Tensor:
-        """Answer probabilities (N, A) with `paths` on corrupted data and all else on clean: what breaks."""
-        return self.evaluate([Request.patch(paths)])[0]
+    def patch(self, paths: PathSet, inside: Data = "corrupted", strength: float = 1.0) -> torch.Tensor:
+        """Answer probabilities (N, A) with `paths` on `inside` data and all else on clean: what breaks."""
+        return self.evaluate([Request.patch(paths, inside, strength)])[0]
 
-    def isolate(self, paths: PathSet) -> torch.Tensor:
-        """Answer probabilities (N, A) with `paths` on clean data and all else on corrupted: what they do alone."""
-        return self.evaluate([Request.isolate(paths)])[0]
+    def isolate(self, paths: PathSet, outside: Data = "corrupted", strength: float = 1.0) -> torch.Tensor:
+        """Answer probabilities (N, A) with `paths` on clean data and all else on `outside`: what they do alone."""
+        return self.evaluate([Request.isolate(paths, outside, strength)])[0]
 
     def evaluate(self, requests: Sequence[Request]) -> torch.Tensor:
         """Answer probabilities of several requests, (requests, N, A) float64, from one forward pass.
 
-        Raises `PathSetError` if there are none, or for paths that the model or its sentences do not have.
+        Equal requests are computed once, and so is what equal parts of their paths change where they are on the same
+        data and of the same strength; all are unembedded together. A result depends on what else is asked for only as
+        the order of float32 sums does. Raises `PathSetError` if there are none, or for paths that the model or its
+        sentences do not have.
         """
         self._check_requests(requests)
         found = torch.empty(len(requests), len(self.sentences), len(self.sentences.answers), dtype=torch.float64)
@@ -190,32 +223,44 @@ class Engine(ABC, Generic[Batch]):
         `PathSetError` like `evaluate`.
         """
         self._check_requests(requests)
+        on_mean = [each for each in requests if "mean" in (each.inside, each.outside)]
+        if on_mean:
+            self._find_means(node for each in on_mean if each.paths is not None for node in each.paths.nodes())
+        places: dict[Request, list[int]] = defaultdict(list)
+        for place, each in enumerate(requests):
+            places[each].append(place)
+        distinct = sorted(places, key=lambda each: each.data)  # alike ones together
         n_answers = len(self.sentences.answers)
 
         def compute(batch: Batch) -> torch.Tensor:
             found = torch.empty(len(requests), len(batch), n_answers, dtype=torch.float64)
-            for place, each in zip(found, requests, strict=True):
-                place.copy_(self._evaluate(batch, each.paths, each.inside))
+            for each, probabilities in zip(distinct, self._answers(batch, distinct), strict=True):
+                found[places[each]] = probabilities.cpu()
             return found
 
         yield from self._in_parts(compute, bytes_each=PROBABILITY_BYTES * len(requests) * n_answers)
 
-    def sweep(self, receivers: PathSet, senders: Sequence[Node], via: AnyVia = "all") -> torch.Tensor:
-        """Path patching of `receivers` extended by each of `senders` in turn: (S, N, A) float64.
+    def sweep(
+        self, receivers: PathSet, senders: Sequence[Node], via: AnyVia = "all", inside: Data = "corrupted"
+    ) -> torch.Tensor:
+        """Path patching of `receivers` extended by each of `senders` in turn, on `inside` data: (S, N, A) float64.
 
         A sender that no receiver can read changes nothing and gets the clean probabilities.
         Raises `PathSetError` if that holds for all of them.
         """
+        _check_data(inside)
         senders, receivers = self._check_places(senders), check_path_set(receivers)
         reachable = [sender for sender in dict.fromkeys(senders) if receivers.reachable(sender, via)]
         self._check(receivers.extend(reachable or senders, via))  # says so if none can be reached
         # A whole stream differs from reader to reader, so such a sender cannot be one of a stack.
         whole = [sender for sender in reachable if sender.kind == "residual"]
         stacked = [sender for sender in reachable if sender.kind != "residual"]
-        requests = [Request.patch(receivers.extend([sender], via)) for sender in whole]
+        requests = [Request.patch(receivers.extend([sender], via), inside) for sender in whole]
         swept = dict(zip(whole, self.evaluate(requests), strict=True)) if whole else {}
         if stacked:
-            found = self._over_batches(lambda batch: self._sweep_batch(batch, receivers, stacked, via))
+            if inside == "mean":
+                self._find_means([*receivers.nodes(), *stacked])
+            found = self._over_batches(lambda batch: self._sweep_batch(batch, receivers, stacked, via, inside))
             swept |= zip(stacked, found, strict=True)
         if any(sender not in swept for sender in senders):
             swept = dict.fromkeys(senders, self.clean()) | swept
@@ -231,6 +276,8 @@ class Engine(ABC, Generic[Batch]):
         if unfit := [str(node) for node in nodes if node.kind in ("residual", "logits")]:
             raise PathSetError(f"{', '.join(unfit)} writes nothing; ask for heads, MLPs, neurons or embeddings")
         _check_data(data)
+        if data == "mean":
+            self._find_means(nodes)
         return self._over_batches(lambda batch: self._writes(batch, nodes, data))
 
     def residual(self, reader: Node, data: Data = "clean") -> torch.Tensor:
@@ -239,15 +286,18 @@ class Engine(ABC, Generic[Batch]):
         if reader.kind not in ("head", "mlp", "logits"):
             raise PathSetError(f"{reader} reads no residual stream; ask for a head, an MLP or the logits")
         _check_data(data)
+        if data == "mean":
+            self._find_means([])
         return self._over_batches(lambda batch: self._residual(batch, reader, data)[None])[0]
 
-    def attention(self, heads: Sequence[tuple[int, int]], data: Data = "clean") -> torch.Tensor:
+    def attention(self, heads: Sequence[tuple[int, int]], data: DataSet = "clean") -> torch.Tensor:
         """Attention patterns of heads (layer, head): (len(heads), N, T, T) float32, (query, key)."""
         pairs = isinstance(heads, Sequence) and all(isinstance(each, Sequence) and len(each) == 2 for each in heads)
         if not pairs:
             raise PathSetError("heads are given by layer and number, as [(9, 1), (7, 10)]")
         self._check_places([Node.head(*head, self.sentences.end) for head in heads])
-        _check_data(data)
+        if data not in get_args(DataSet):
+            raise UserError(f"heads attend on sentences, {' or '.join(get_args(DataSet))}, not on {data!r}")
         return self._over_batches(lambda batch: self._attention(batch, heads, data))
 
     def _take(self, sentences: Sentences) -> None:
@@ -263,6 +313,7 @@ class Engine(ABC, Generic[Batch]):
         pairs = torch.stack([sentences.clean, sentences.corrupted], 1)
         self._pairs, self._pair_of_sentence = pairs.unique(dim=0, return_inverse=True)  # (pairs, 2, T), (N,)
         self._kept: Batch | None = None
+        self._means: Means = {}  # shared with all batches; empty until they are asked for
 
     def _check_requests(self, requests: Sequence[Request]) -> None:
         if not requests:
@@ -290,19 +341,43 @@ class Engine(ABC, Generic[Batch]):
             node.check_fits(architecture.n_layers, architecture.n_heads, architecture.d_mlp, self.sentences.end + 1)
         return nodes
 
-    def _sweep_batch(self, batch: Batch, receivers: PathSet, senders: list[Node], via: AnyVia) -> torch.Tensor:
+    def _find_means(self, nodes: Iterable[Node]) -> None:
+        """See that the means over all clean sentences are known, and those of the neurons among some nodes."""
+        neurons = [node for node in dict.fromkeys(nodes) if node.kind == "neuron"]
+        if self._means and all(neuron in self._means for neuron in neurons):
+            return
+        shares = self._pair_of_sentence.bincount().double() / len(self.sentences)
+        total: Means = {}
+        for _, sums in self._in_batches(lambda batch, pairs: self._weighted(batch, shares[pairs], neurons)):
+            total = {key: total[key] + each if total else each for key, each in sums.items()}
+        self._means.update(total)
+
+    def _answers(self, batch: Batch, requests: Sequence[Request]) -> Iterator[torch.Tensor]:
+        """Answer probabilities (B, A) of each request in turn, unembedded together as far as memory allows."""
+        rows = BLOCKS_AT_ONCE * ROWS_AT_ONCE[torch.device(self.device).type]
+        rows = min(rows, self.memory_gb * 1e9 / 8 / BYTES / self.model.architecture.d_model)
+        at_once = max(1, int(rows / len(batch)))
+        reads = self._reads(batch, requests)
+        while read := [*islice(reads, at_once)]:
+            yield from self._unembedding.probabilities(torch.stack(read))
+
+    def _sweep_batch(
+        self, batch: Batch, receivers: PathSet, senders: list[Node], via: AnyVia, inside: Data
+    ) -> torch.Tensor:
         """`sweep` of one batch for senders that can all be reached, (S, B, A)."""
-        answers = {} if receivers.branches else self._direct_effects(batch, receivers.node, senders)
+        answers = {} if receivers.branches else self._direct_effects(batch, receivers.node, senders, inside)
         rest = [sender for sender in senders if sender not in answers]
         if rest:
-            answers |= zip(rest, self._evaluate_sweep(batch, receivers, rest, via), strict=True)
+            answers |= zip(rest, self._evaluate_sweep(batch, receivers, rest, via, inside), strict=True)
         return torch.stack([answers[sender] for sender in senders])
 
-    def _direct_effects(self, batch: Batch, logits: Node, senders: list[Node]) -> dict[Node, torch.Tensor]:
+    def _direct_effects(
+        self, batch: Batch, logits: Node, senders: list[Node], inside: Data
+    ) -> dict[Node, torch.Tensor]:
         """The direct effects (B, A) of those senders that are cheaper along the directions in which they write."""
         architecture = self.model.architecture
         cheap = [sender for sender in senders if is_cheaper(sender, architecture, len(batch))]
-        changes = {sender: change for sender in cheap if (change := self._change(batch, sender)) is not None}
+        changes = {sender: change for sender in cheap if (change := self._change(batch, sender, inside)) is not None}
         found = direct_effects(self._residual(batch, logits, "clean"), list(changes.values()), self._unembedding)
         return dict(zip(changes, found, strict=True))
 
@@ -319,18 +394,23 @@ class Engine(ABC, Generic[Batch]):
         The activations of a batch, with the `bytes_each` that are found of a pair, take half the memory, and what is
         handed on at a time an eighth. All is on the CPU.
         """
-        in_bytes = self.memory_gb * 1e9
-        needed = self._batch_bytes(self._pairs) + bytes_each * len(self._pairs)
-        n_batches = min(len(self._pairs), math.ceil(needed / (in_bytes / 2)))
-        at_once = max(1, int(in_bytes / 8 / bytes_each)) if bytes_each else len(self.sentences)
-        first = 0
-        for pairs in progress(self._pairs.tensor_split(n_batches), f"{n_batches} batches of sentences"):
-            with full_precision(), torch.no_grad():
-                found = compute(self._batch(pairs, keep=n_batches == 1)).cpu()
-            of_batch = (self._pair_of_sentence >= first) & (self._pair_of_sentence < first + len(pairs))
+        at_once = max(1, int(self.memory_gb * 1e9 / 8 / bytes_each)) if bytes_each else len(self.sentences)
+        for pairs, found in self._in_batches(lambda batch, _: compute(batch).cpu(), bytes_each):
+            of_batch = (self._pair_of_sentence >= pairs[0]) & (self._pair_of_sentence <= pairs[-1])
             for rows in of_batch.nonzero()[:, 0].split(at_once):
-                yield rows, found[:, self._pair_of_sentence[rows] - first]
-            first += len(pairs)
+                yield rows, found[:, self._pair_of_sentence[rows] - pairs[0]]
+
+    def _in_batches(
+        self, compute: Callable[[Batch, torch.Tensor], Found], bytes_each: int = 0
+    ) -> Iterator[tuple[torch.Tensor, Found]]:
+        """The numbers (B,) of a batch's pairs, and what `compute` gives for its activations and these."""
+        needed = self._batch_bytes(self._pairs) + bytes_each * len(self._pairs)
+        n_batches = min(len(self._pairs), math.ceil(needed / (self.memory_gb * 1e9 / 2)))
+        batches = torch.arange(len(self._pairs)).tensor_split(n_batches)
+        for pairs in progress(batches, f"{n_batches} batches of sentences"):
+            with full_precision(), torch.no_grad():
+                found = compute(self._batch(self._pairs[pairs], keep=n_batches == 1), pairs)
+            yield pairs, found
 
     def _batch(self, pairs: torch.Tensor, keep: bool) -> Batch:
         """Activations of pairs (B, 2, T)."""
@@ -353,16 +433,25 @@ class Engine(ABC, Generic[Batch]):
         """All that path patching needs to know of B clean and B corrupted sentences, (B, T) each; its `len` is B."""
 
     @abstractmethod
-    def _evaluate(self, batch: Batch, paths: PathSet | None, inside: Data) -> torch.Tensor:
-        """One request of one batch, (B, A)."""
+    def _weighted(self, batch: Batch, weights: torch.Tensor, neurons: Sequence[Node]) -> Means:
+        """The part that one batch's clean sentences have in the means, given the share (B,) float64 of each.
+
+        Of these neurons too. With those of the other batches added it becomes `_means`.
+        """
 
     @abstractmethod
-    def _evaluate_sweep(self, batch: Batch, receivers: PathSet, senders: list[Node], via: AnyVia) -> torch.Tensor:
+    def _reads(self, batch: Batch, requests: Sequence[Request]) -> Iterator[torch.Tensor]:
+        """What is unembedded for each request in turn, after the final LayerNorm: (B, D)."""
+
+    @abstractmethod
+    def _evaluate_sweep(
+        self, batch: Batch, receivers: PathSet, senders: list[Node], via: AnyVia, inside: Data
+    ) -> torch.Tensor:
         """`sweep` of one batch for senders that can all be reached, (S, B, A)."""
 
     @abstractmethod
-    def _change(self, batch: Batch, sender: Node) -> Change | None:
-        """What a head or a neuron changes on corrupted data, along its directions; None to leave it to a sweep."""
+    def _change(self, batch: Batch, sender: Node, inside: Data) -> Change | None:
+        """What a head or a neuron changes on `inside` data, along its directions; None to leave it to a sweep."""
 
     @abstractmethod
     def _writes(self, batch: Batch, nodes: Sequence[Node], data: Data) -> torch.Tensor:
@@ -373,10 +462,10 @@ class Engine(ABC, Generic[Batch]):
         """`residual` of one batch, (B, D)."""
 
     @abstractmethod
-    def _attention(self, batch: Batch, heads: Sequence[tuple[int, int]], data: Data) -> torch.Tensor:
+    def _attention(self, batch: Batch, heads: Sequence[tuple[int, int]], data: DataSet) -> torch.Tensor:
         """`attention` of one batch, (len(heads), B, T, T)."""
 
 
-def _check_data(data: str) -> None:
-    if data not in ("clean", "corrupted"):
-        raise UserError(f"there are clean and corrupted data, not {data!r}")
+def _check_data(data: object) -> None:
+    if data not in get_args(Data):
+        raise UserError(f"data are {', '.join(get_args(Data))}, not {shortened(repr(data))}")

@@ -4,13 +4,15 @@ The effect of a path set on a metric is what patching it adds to the metric's me
 
     effect(P) = mean_n( metric(probabilities with P on corrupted data)_n − metric(clean probabilities)_n )
 
-*Iterative path patching* fixes receivers R and gives the effect of R∘node for every node at one position.
+*Iterative path patching* fixes receivers R and gives the effect of R∘node for every node at one position. Nodes can be
+put on other data than the corrupted, such as their means.
 
     >>> effect(engine, PathSet.parse("a1.h0 → m2 → logits", end=END), metric)  # with its 95 % interval
     Estimate(value=..., low=..., high=..., n=...)
     >>> table = effects_on(engine, PathSet.at(Node.logits(END)), metric, END)  # (L, H + 1), MLPs in the last column
     >>> len(strongest(table, 3))
     3
+    >>> ablated = effects_on(engine, PathSet.at(Node.logits(END)), metric, END, inside="mean")
 
 A search asks for the same sweeps again and again, and a bootstrap for the same sweeps of other draws of the sentences:
 
@@ -30,7 +32,7 @@ from dataclasses import dataclass
 import torch
 
 from path_patching.bootstrap import Estimate, mean
-from path_patching.engine import Engine, Request
+from path_patching.engine import Data, Engine, Request
 from path_patching.errors import UserError
 from path_patching.paths import AnyVia, Node, PathSet, layer_nodes
 
@@ -54,13 +56,14 @@ def effects_of(
     metric: Metric,
     via: AnyVia = "all",
     clean: torch.Tensor | None = None,
+    inside: Data = "corrupted",
 ) -> torch.Tensor:
-    """The effect of receivers∘sender for each sender, through input `via` of the receivers: (S,) float64.
+    """The effect of receivers∘sender, on `inside` data, through input `via` of the receivers: (S,) float64.
 
     `clean` is the metric's clean mean, where it is known already.
     A sender that no receiver reads has none. Raises `PathSetError` if that holds for all of them.
     """
-    means = torch.stack([metric(probs).mean() for probs in engine.sweep(receivers, senders, via)])
+    means = torch.stack([metric(probs).mean() for probs in engine.sweep(receivers, senders, via, inside)])
     return means - (metric(engine.clean()).mean() if clean is None else clean)
 
 
@@ -70,11 +73,17 @@ def effects_on(
     metric: Metric,
     position: int,
     via: AnyVia = "all",
+    inside: Data = "corrupted",
 ) -> torch.Tensor:
     """The effect of every head and MLP at `position` on the receivers: (L, H + 1) float64, MLPs in the last column."""
-    n_layers, n_heads = engine.model.architecture.n_layers, engine.model.architecture.n_heads
-    senders = [node for layer in range(n_layers) for node in layer_nodes(layer, n_heads, position)]
-    return effects_of(engine, receivers, senders, metric, via).reshape(n_layers, n_heads + 1)
+    effects = effects_of(engine, receivers, every_node(engine, position), metric, via, inside=inside)
+    return effects.reshape(-1, engine.model.architecture.n_heads + 1)
+
+
+def every_node(engine: Engine, position: int) -> list[Node]:
+    """Every head and MLP at a position, in the order of a sweep's table."""
+    sizes = engine.model.architecture
+    return [node for layer in range(sizes.n_layers) for node in layer_nodes(layer, sizes.n_heads, position)]
 
 
 class SentenceValues:
@@ -96,10 +105,9 @@ class SentenceValues:
         """The metric with receivers∘node patched, for every head and MLP at a position: (L, H + 1, N)."""
         key = receivers, position, via
         if key not in self._of_sweep:
-            sizes = self.engine.model.architecture
-            senders = [node for layer in range(sizes.n_layers) for node in layer_nodes(layer, sizes.n_heads, position)]
-            values = torch.stack([self.metric(probs) for probs in self.engine.sweep(receivers, senders, via)])
-            self._of_sweep[key] = values.unflatten(0, (sizes.n_layers, sizes.n_heads + 1))
+            swept = self.engine.sweep(receivers, every_node(self.engine, position), via)
+            values = torch.stack([self.metric(probs) for probs in swept])
+            self._of_sweep[key] = values.unflatten(0, (-1, self.engine.model.architecture.n_heads + 1))
         return self._of_sweep[key]
 
 
@@ -115,9 +123,8 @@ class Effects:
 
     def __call__(self, receivers: PathSet, position: int, via: AnyVia = "all") -> torch.Tensor:
         """`effects_on` of the sentences drawn: (L, H + 1) float64."""
-        means = self._means(self.values.swept(receivers, position, via).flatten(0, 1))
-        sizes = self.values.engine.model.architecture
-        return (means - self._mean(Request.clean())).reshape(sizes.n_layers, sizes.n_heads + 1)
+        swept = self.values.swept(receivers, position, via)  # (L, H + 1, N)
+        return self._means(swept.flatten(0, 1)).reshape(swept.shape[:2]) - self._mean(Request.clean())
 
     @property
     def clean(self) -> float:

@@ -39,8 +39,8 @@ from path_patching.circuits.circuit import (
 from path_patching.engine import Engine
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Model
-from path_patching.paths import INPUTS, AnyVia, Node, PathSet, Via, layer_nodes
-from path_patching.sweeps import Effects, Metric, remembered_effects
+from path_patching.paths import INPUTS, AnyVia, Node, PathSet, Via
+from path_patching.sweeps import Effects, Metric, every_node, remembered_effects
 
 NAME = "the circuit found automatically"
 THRESHOLDS = (0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # shares of the metric's clean value
@@ -107,9 +107,7 @@ class Search:
 
     def sweep(self, asked: str, receivers: PathSet, position: int, via: AnyVia = "all") -> Question:
         """Which nodes at a position act on the receivers? At YY the embeddings are among them."""
-        sizes = self.model.architecture
-        every = [each for layer in range(sizes.n_layers) for each in layer_nodes(layer, sizes.n_heads, position)]
-        read = [each for each in every if receivers.reachable(each, via)]
+        read = [each for each in every_node(self.effects.values.engine, position) if receivers.reachable(each, via)]
         effects: dict[str, float] = {}
         if read:
             table = self.effects(receivers, position, via)  # (L, H + 1), the MLP last

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import rust_circuit as rc
 import torch
 
-from path_patching.engine import Data
+from path_patching.engine import Data, DataSet, Means
 from path_patching.interrupts import interrupts_held
 from path_patching.paths import Node
 from path_patching.prefixes import distinct_prefixes
@@ -37,15 +37,22 @@ def evaluate(circuits: Sequence[rc.Circuit], bound: Mapping[str, torch.Tensor]) 
 
 
 class Activations:
-    """Residual streams and attention-weighted values of all nodes, on B clean sentences and their twins (B, T)."""
+    """Residual streams and attention-weighted values of all nodes, on B clean sentences and their twins (B, T).
 
-    def __init__(self, circuit: Gpt2Circuit, clean: torch.Tensor, corrupted: torch.Tensor) -> None:
+    `means`, of all clean sentences, may be filled in later. It has the streams (T, D) by name, the attention-weighted
+    values (T, H, d_head) by layer, and the writes (D,) of some neurons by node.
+    """
+
+    def __init__(
+        self, circuit: Gpt2Circuit, clean: torch.Tensor, corrupted: torch.Tensor, means: Means | None = None
+    ) -> None:
         sentences, row = torch.cat([clean, corrupted]).unique(dim=0, return_inverse=True)
         prefixes = distinct_prefixes(sentences)
         self._of_sentence = prefixes.of_sentence.to(circuit.device)  # (U, T)
         of_clean, of_corrupted = self._of_sentence[row.to(circuit.device)].chunk(2)
-        self._prefix: dict[Data, torch.Tensor] = {"clean": of_clean, "corrupted": of_corrupted}  # each (B, T)
+        self._prefix: dict[DataSet, torch.Tensor] = {"clean": of_clean, "corrupted": of_corrupted}  # each (B, T)
         self._circuit = circuit
+        self._means: Means = {} if means is None else means
         self._rows_at_once = ROWS_AT_ONCE[torch.device(circuit.device).type]
         self._streams = {"a0.in": circuit.embeddings(prefixes.tokens, prefixes.positions)}  # each (P, D)
         self._z: list[torch.Tensor] = []  # each (P, H, d_head)
@@ -54,9 +61,30 @@ class Activations:
     def __len__(self) -> int:
         return len(self._prefix["clean"])
 
+    def weighted(self, weights: torch.Tensor, neurons: Sequence[Node]) -> Means:
+        """Sums over the clean sentences, given the weight (B,) float64 of each: what is to be added up to `means`."""
+
+        def total(rows: torch.Tensor) -> torch.Tensor:  # (P, ...) to (T, ...)
+            at = self._prefix["clean"].unbind(1)
+            return torch.stack([torch.tensordot(weights, rows[each].double(), 1) for each in at])
+
+        weights = weights.to(self._circuit.device)
+        streams: Means = {name: total(rows) for name, rows in self._streams.items()}
+        z: Means = {layer: total(rows) for layer, rows in enumerate(self._z)}
+        return streams | z | {node: weights @ self.writes([node], "clean")[0].double() for node in neurons}
+
     def stream(self, name: str, position: int, data: Data, part: slice = slice(None)) -> torch.Tensor:
         """A residual stream at a position, for some of the pairs: (B, D)."""
+        if data == "mean":
+            return self._mean(self._means[name][position], part)
+        if data == "zero":
+            clean = self.stream("a0.in", position, "clean", part)
+            return sum(self._circuit.attention_biases(name), start=clean)
         return self._streams[name][self._prefix[data][part, position]]
+
+    def _mean(self, mean: torch.Tensor, part: slice) -> torch.Tensor:
+        """A mean for each of some of the pairs."""
+        return mean.to(self._streams["a0.in"]).expand(len(self._prefix["clean"][part]), *mean.shape)
 
     def writes(self, nodes: Sequence[Node], data: Data, part: slice = slice(None)) -> torch.Tensor:
         """What nodes write, (len(nodes), B, D); the heads of one layer and position are evaluated together."""
@@ -69,11 +97,15 @@ class Activations:
             written |= zip(alike, self._written(alike, data, part), strict=True)
         return torch.stack([written[node] for node in nodes])
 
-    def z(self, head: Node, data: Data) -> torch.Tensor:
-        """The attention-weighted values of a head, (B, d_head)."""
-        return self._z[head.layer][self._prefix[data][:, head.position], head.index]
+    def z(self, layer: int, position: int, data: Data, part: slice = slice(None)) -> torch.Tensor:
+        """The attention-weighted values of a layer's heads at a position, (B, H, d_head)."""
+        if data == "mean":
+            return self._mean(self._means[layer][position], part)
+        if data == "zero":
+            return torch.zeros_like(self.z(layer, position, "clean", part))
+        return self._z[layer][self._prefix[data][part, position]]
 
-    def pattern(self, layer: int, data: Data) -> torch.Tensor:
+    def pattern(self, layer: int, data: DataSet) -> torch.Tensor:
         """Attention patterns of a layer's heads, (B, H, T, T)."""
         name = f"a{layer}.in"
         read = self._streams[name][self._prefix[data]]
@@ -85,17 +117,23 @@ class Activations:
         if node.kind == "embeds":
             return [self.stream("a0.in", node.position, data, part)]
         if node.kind == "head":
-            z = self._z[node.layer][self._prefix[data][part, node.position]]  # (B, H, d_head)
+            z = self.z(node.layer, node.position, data, part)
             written = evaluate([self._circuit.head_writes(node.layer)], {"z": z})[0]  # (B, H, D)
             return [written[:, head.index] for head in alike]
+        if data == "zero":
+            return [torch.zeros_like(self.stream("a0.in", node.position, "clean", part))]
+        if data == "mean" and node.kind == "neuron":
+            return [self._mean(self._means[node], part)]
+        if data == "mean":
+            before, after = self._circuit.around_mlp(node.layer)
+            return [self.stream(after, node.position, data, part) - self.stream(before, node.position, data, part)]
         stream = stream_name(Node.mlp(node.layer, node.position))
         read = self.stream(stream, node.position, data, part)
         return evaluate([self._circuit.node(node)], {f"{stream}@{node.position}": read})
 
     def _run(self) -> None:
-        n_layers = self._circuit.architecture.n_layers
-        for layer in progress(range(n_layers), "forward pass"):
-            read, write = f"m{layer}.in", f"a{layer + 1}.in" if layer + 1 < n_layers else "final.in"
+        for layer in progress(range(self._circuit.architecture.n_layers), "forward pass"):
+            read, write = self._circuit.around_mlp(layer)
             self._streams[read] = self._attend(layer, self._streams[f"a{layer}.in"])
             rows = self._streams[read].split(self._rows_at_once)
             mlp = self._circuit.mlp_layer(layer)

@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import Literal
 
 import rust_circuit as rc
 import torch
 
 from path_patching.direct_effects import Change
-from path_patching.engine import BYTES, Data, Engine, Sentences, other
+from path_patching.engine import BYTES, Data, DataSet, Engine, Means, Request, Sentences
 from path_patching.gpt2.model import Model
 from path_patching.paths import AnyVia, Branch, Node, PathSet, Via
 from path_patching.progress import progress
@@ -35,8 +36,9 @@ Role = Literal["residual", "write", "inside", "change"]
 class Leaf:
     """A symbol of a path circuit.
 
-    `residual`: `stream` at the node's position, outside data. `write` and `inside`: what the node writes on outside
-    and on inside data. `change`: inside minus outside, of the write or, if the node is `residual@p`, of `stream`.
+    `residual`: `stream` at the node's position, outside data. `write`: what the node writes on outside data. `change`:
+    what a path that ends here changes, of the write or, if the node is `residual@p`, of `stream`; `inside` is `write`
+    with that change.
     """
 
     role: Role
@@ -59,7 +61,7 @@ class PathCircuit:
 
 
 class PathCircuitBuilder:
-    """Builds the circuit of one path set and collects its leaves.
+    """Builds the circuits of path sets, which share what is equal in them, and says what leaves each has.
 
     With `open_ends` a path that ends at `residual@p` stands for some of what is there, to be bound later, not for all.
     """
@@ -75,7 +77,9 @@ class PathCircuitBuilder:
         if paths.ends_here:
             paths = PathSet.at(paths.node).extend([Node.residual(paths.node.position)])
         circuit = self._recomputed(paths)
-        return PathCircuit(circuit, (*self._leaves, *_streams_read(circuit, paths)))
+        present = {symbol.name for symbol in circuit.get(rc.Symbol)}
+        leaves = [*self._leaves, *_streams_read(paths)]
+        return PathCircuit(circuit, tuple(leaf for leaf in leaves if leaf.name in present))
 
     def _recompute(self, paths: PathSet) -> rc.Circuit:
         return self._patched(self._circuit.node(paths.node), paths)
@@ -124,44 +128,65 @@ class RustCircuitEngine(Engine[Activations]):
         self._circuit = Gpt2Circuit(model, device)
 
     def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Activations:
-        return Activations(self._circuit, clean, corrupted)
+        return Activations(self._circuit, clean, corrupted, self._means)
 
-    def _evaluate(self, batch: Activations, paths: PathSet | None, inside: Data) -> torch.Tensor:
-        template = PathCircuitBuilder(self._circuit).build(paths) if paths else self._unpatched()
+    def _weighted(self, batch: Activations, weights: torch.Tensor, neurons: Sequence[Node]) -> Means:
+        return batch.weighted(weights, neurons)
+
+    def _reads(self, batch: Activations, requests: Sequence[Request]) -> Iterator[torch.Tensor]:
+        for _, alike in groupby(requests, key=lambda request: request.data):
+            builder, together = PathCircuitBuilder(self._circuit), [*alike]
+            size = self._requests_at_once(batch)
+            for first in range(0, len(together), size):
+                yield from self._read_together(batch, builder, together[first : first + size])
+
+    def _read_together(
+        self, batch: Activations, builder: PathCircuitBuilder, requests: list[Request]
+    ) -> Iterator[torch.Tensor]:
+        """`_reads` of requests on the same data, their circuits evaluated at once."""
+        templates = [builder.build(each.paths) if each.paths else self._unpatched() for each in requests]
 
         def bind(leaf: Leaf, part: slice) -> torch.Tensor:
-            return _value(leaf, batch, part, inside)
+            return _value(leaf, batch, part, requests[0])
 
-        return torch.cat([self._evaluate_part(template, bind, part) for part in self._parts(batch, 1)])
+        parts = [self._evaluate_part(templates, bind, part) for part in self._parts(batch, len(requests))]
+        return map(torch.cat, zip(*parts, strict=True))
 
-    def _change(self, batch: Activations, sender: Node) -> Change | None:
+    def _change(self, batch: Activations, sender: Node, inside: Data) -> Change | None:
         if sender.kind != "head":
             return None
-        change = batch.z(sender, "corrupted") - batch.z(sender, "clean")
+        on_inside, on_clean = (batch.z(sender.layer, sender.position, data) for data in (inside, "clean"))
+        change = (on_inside - on_clean)[:, sender.index]
         return Change(change, self._circuit.head_directions(sender))
 
-    def _evaluate_sweep(self, batch: Activations, receivers: PathSet, senders: list[Node], via: AnyVia) -> torch.Tensor:
+    def _evaluate_sweep(
+        self, batch: Activations, receivers: PathSet, senders: list[Node], via: AnyVia, inside: Data
+    ) -> torch.Tensor:
         """A sweep as one circuit that is built once and evaluated for all senders, (S, B, A)."""
         # The receivers' inputs become open ends, which each sender fills where it is read.
         positions = sorted({sender.position for sender in senders})
         open_ended = receivers.extend([Node.residual(position) for position in positions], via)
         template = PathCircuitBuilder(self._circuit, open_ends=True).build(open_ended)
-        changes = batch.writes(senders, "corrupted") - batch.writes(senders, "clean")  # (S, B, D)
+        changes = batch.writes(senders, inside) - batch.writes(senders, "clean")  # (S, B, D)
+        request = Request.patch(open_ended, inside)
 
         def bind(leaf: Leaf, part: slice) -> torch.Tensor:
             if leaf.role == "change":
                 return _where_read(leaf, senders, changes[:, part])
-            return _value(leaf, batch, part, "corrupted")
+            return _value(leaf, batch, part, request)
+
+        def answers(part: slice) -> torch.Tensor:
+            return self._unembedding.probabilities(self._evaluate_part([template], bind, part)[0])
 
         parts = progress(self._parts(batch, len(senders)), f"patching {len(senders)} nodes")
-        return torch.cat([self._evaluate_part(template, bind, part) for part in parts], dim=1)
+        return torch.cat([answers(part) for part in parts], dim=1)
 
     def _evaluate_part(
-        self, template: PathCircuit, bind: Callable[[Leaf, slice], torch.Tensor], part: slice
-    ) -> torch.Tensor:
-        """Answer probabilities (..., part, A) of a circuit whose leaves `bind` gives for a part of the batch."""
-        bound = {leaf.name: bind(leaf, part) for leaf in template.leaves}
-        return self._unembedding.probabilities(evaluate([template.circuit], bound)[0])
+        self, templates: Sequence[PathCircuit], bind: Callable[[Leaf, slice], torch.Tensor], part: slice
+    ) -> list[torch.Tensor]:
+        """What is unembedded (..., part, D) of circuits whose leaves `bind` gives for a part of the batch."""
+        leaves = dict.fromkeys(leaf for template in templates for leaf in template.leaves)
+        return evaluate([each.circuit for each in templates], {leaf.name: bind(leaf, part) for leaf in leaves})
 
     def _unpatched(self) -> PathCircuit:
         logits = Node.logits(self.sentences.end)
@@ -169,9 +194,15 @@ class RustCircuitEngine(Engine[Activations]):
 
     def _parts(self, batch: Activations, rows_per_pair: int) -> list[slice]:
         """The pairs of a batch in parts small enough to evaluate at once."""
-        bytes_per_row = BYTES * WIDTHS_PER_ROW * self.model.architecture.d_model
-        size = max(1, int(min(BYTES_AT_ONCE, self.memory_gb * 1e9 / 4) / bytes_per_row / rows_per_pair))
+        size = max(1, self._rows_at_once() // rows_per_pair)
         return [slice(first, min(first + size, len(batch))) for first in range(0, len(batch), size)]
+
+    def _requests_at_once(self, batch: Activations) -> int:
+        return max(1, self._rows_at_once() // len(batch))
+
+    def _rows_at_once(self) -> int:
+        bytes_per_row = BYTES * WIDTHS_PER_ROW * self.model.architecture.d_model
+        return int(min(BYTES_AT_ONCE, self.memory_gb * 1e9 / 4) / bytes_per_row)
 
     def _writes(self, batch: Activations, nodes: Sequence[Node], data: Data) -> torch.Tensor:
         return batch.writes(nodes, data)
@@ -179,22 +210,24 @@ class RustCircuitEngine(Engine[Activations]):
     def _residual(self, batch: Activations, reader: Node, data: Data) -> torch.Tensor:
         return batch.stream(stream_name(reader), reader.position, data)
 
-    def _attention(self, batch: Activations, heads: Sequence[tuple[int, int]], data: Data) -> torch.Tensor:
+    def _attention(self, batch: Activations, heads: Sequence[tuple[int, int]], data: DataSet) -> torch.Tensor:
         patterns = {layer: batch.pattern(layer, data) for layer in {layer for layer, _ in heads}}
         return torch.stack([patterns[layer][:, head] for layer, head in heads])
 
 
-def _value(leaf: Leaf, batch: Activations, part: slice, inside: Data) -> torch.Tensor:
-    """The tensor (part, D) of a leaf, with `inside` data at the ends of paths."""
+def _value(leaf: Leaf, batch: Activations, part: slice, request: Request) -> torch.Tensor:
+    """The tensor (part, D) of a leaf on the data of a request."""
 
     def on(data: Data) -> torch.Tensor:
         if leaf.stream:
             return batch.stream(leaf.stream, leaf.node.position, data, part)
         return batch.writes([leaf.node], data, part)[0]
 
-    if leaf.role == "change":
-        return on(inside) - on(other(inside))
-    return on(inside) if leaf.role == "inside" else on(other(inside))
+    outside = on(request.outside)
+    if leaf.role in ("residual", "write"):
+        return outside
+    change = request.strength * (on(request.inside) - outside)
+    return change if leaf.role == "change" else outside + change
 
 
 def _where_read(leaf: Leaf, senders: list[Node], changes: torch.Tensor) -> torch.Tensor:
@@ -211,15 +244,12 @@ def _writes_into(sender: Node, stream: str) -> bool:
     return sender.depth < reader.depth
 
 
-def _streams_read(circuit: rc.Circuit, paths: PathSet) -> Iterator[Leaf]:
-    """The residual streams that a path circuit reads."""
-    present = {symbol.name for symbol in circuit.get(rc.Symbol)}
+def _streams_read(paths: PathSet) -> Iterator[Leaf]:
+    """The residual streams that a path circuit may read."""
     streams = {stream_name(node) for node in paths.nodes() if node.kind in ("head", "mlp", "logits")}
     for stream in sorted(streams):
         for position in range(paths.node.position + 1):
-            leaf = Leaf("residual", Node.residual(position), stream)
-            if leaf.name in present:
-                yield leaf
+            yield Leaf("residual", Node.residual(position), stream)
 
 
 def _by_input(paths: PathSet) -> dict[tuple[Via, int], list[Branch]]:

@@ -64,6 +64,17 @@ class Gpt2Circuit:
         token, position = self._embedding.values()
         return token[tokens.to(self.device)] + position[positions.to(self.device)]
 
+    def around_mlp(self, layer: int) -> tuple[str, str]:
+        """The residual streams before and after an MLP."""
+        last = layer + 1 == self.architecture.n_layers
+        return f"m{layer}.in", "final.in" if last else f"a{layer + 1}.in"
+
+    def attention_biases(self, stream: str) -> list[torch.Tensor]:
+        """The biases (D,) that the heads of each layer share, of those layers that write into a residual stream."""
+        kind, layer = stream[0], stream[1:].removesuffix(".in")
+        n_layers = self.architecture.n_layers if stream == "final.in" else int(layer) + (kind == "m")
+        return [self._weights[f"a{each}.w.o_bias_arr"].value for each in range(n_layers)]
+
     def _weight(self, name: str) -> rc.Circuit:
         return self._weights[f"{name}_arr"]
 

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterator, Sequence
 import torch
 
 from path_patching.direct_effects import Change
-from path_patching.engine import BYTES, Data, Engine, Sentences, other
+from path_patching.engine import BYTES, Data, DataSet, Engine, Means, Request, Sentences
 from path_patching.gpt2.model import Model
 from path_patching.paths import INPUTS, AnyVia, Node, PathSet
 from path_patching.progress import progress
@@ -31,37 +31,56 @@ class TorchEngine(Engine[Activations]):
         self._transformer = Transformer(model, device)
 
     def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Activations:
-        return Activations(self._transformer, clean, corrupted)
+        return Activations(self._transformer, clean, corrupted, self._means)
 
-    def _evaluate(self, batch: Activations, paths: PathSet | None, inside: Data) -> torch.Tensor:
-        if paths is None:
-            return self._answer(batch.stream(Node.logits(self.sentences.end), self.sentences.end, other(inside)))
-        return self._answer(Patching(batch, inside).end_stream(paths))
+    def _weighted(self, batch: Activations, weights: torch.Tensor, neurons: Sequence[Node]) -> Means:
+        return batch.weighted(weights, neurons)
 
-    def _change(self, batch: Activations, sender: Node) -> Change:
-        return Change(Patching(batch, "corrupted").sent_coefficients(sender), self._transformer.directions(sender))
+    def _reads(self, batch: Activations, requests: Sequence[Request]) -> Iterator[torch.Tensor]:
+        for request, patching in zip(requests, self._patchings(batch, requests), strict=True):
+            if request.paths is None:
+                yield self._normalized(self._residual(batch, Node.logits(self.sentences.end), request.outside))
+            else:
+                yield self._normalized(patching.end_stream(request.paths))
 
-    def _evaluate_sweep(self, batch: Activations, receivers: PathSet, senders: list[Node], via: AnyVia) -> torch.Tensor:
+    def _patchings(self, batch: Activations, requests: Sequence[Request]) -> Iterator[Patching]:
+        """For each request in turn the patching of the one before if that is of use, unless it remembers too much."""
+        patching = None
+        for request in requests:
+            if patching is None or patching.data != request.data or patching.n_bytes() > self.memory_gb * 1e9 / 8:
+                patching = Patching(batch, *request.data)
+            yield patching
+
+    def _change(self, batch: Activations, sender: Node, inside: Data) -> Change:
+        change = Patching(batch, inside, "clean").sent_coefficients(sender)
+        return Change(change, self._transformer.directions(sender))
+
+    def _evaluate_sweep(
+        self, batch: Activations, receivers: PathSet, senders: list[Node], via: AnyVia, inside: Data
+    ) -> torch.Tensor:
         answers: dict[Node, torch.Tensor] = {}
         stacks = list(_stacks(receivers, senders, via, self._stacked_at_once(receivers, len(batch))))
         for stack in progress(stacks, f"patching {len(senders)} nodes"):
-            answers |= zip(stack, self._evaluate_stack(batch, receivers, stack, via), strict=True)
+            answers |= zip(stack, self._evaluate_stack(batch, receivers, stack, via, inside), strict=True)
         return torch.stack([answers[sender] for sender in senders])
 
-    def _evaluate_stack(self, batch: Activations, receivers: PathSet, senders: list[Node], via: AnyVia) -> torch.Tensor:
+    def _evaluate_stack(
+        self, batch: Activations, receivers: PathSet, senders: list[Node], via: AnyVia, inside: Data
+    ) -> torch.Tensor:
         """A sweep whose senders all take the same steps, in one walk with their changes stacked: (S, B, A)."""
-        patching = Patching(batch, "corrupted")
+        patching = Patching(batch, inside, "clean")
         patching.give(senders[0], torch.stack([patching.sent(sender) for sender in senders]))
-        return self._answer(patching.end_stream(receivers.extend(senders[:1], via)))
+        stream = patching.end_stream(receivers.extend(senders[:1], via))
+        return self._unembedding.probabilities(self._normalized(stream))
 
     def _stacked_at_once(self, receivers: PathSet, n_pairs: int) -> int:
         """How many senders' changes may be stacked: each node keeps one, an MLP's neurons need twelve for a while."""
         bytes_each = BYTES * n_pairs * self.model.architecture.d_model * (len(receivers.nodes()) + 12)
         return max(1, int(self.memory_gb * 1e9 / 4 / bytes_each))
 
-    def _answer(self, stream: torch.Tensor) -> torch.Tensor:
-        """Answer probabilities (..., A) of the streams (..., D) that the logits read."""
-        return self._unembedding.probabilities(self._transformer.normalized("final", stream))
+    def _normalized(self, stream: torch.Tensor) -> torch.Tensor:
+        """What is unembedded of the streams (..., D) that the logits read."""
+        return self._transformer.normalized("final", stream)
 
     def _writes(self, batch: Activations, nodes: Sequence[Node], data: Data) -> torch.Tensor:
         return torch.stack([batch.write(node, data) for node in nodes])
@@ -69,7 +88,7 @@ class TorchEngine(Engine[Activations]):
     def _residual(self, batch: Activations, reader: Node, data: Data) -> torch.Tensor:
         return batch.stream(reader, reader.position, data)
 
-    def _attention(self, batch: Activations, heads: Sequence[tuple[int, int]], data: Data) -> torch.Tensor:
+    def _attention(self, batch: Activations, heads: Sequence[tuple[int, int]], data: DataSet) -> torch.Tensor:
         return torch.stack([batch.pattern(layer, head, data) for layer, head in heads])
 
 

@@ -5,10 +5,12 @@ The forward pass runs over the distinct prefixes (P) of sentences (B); positions
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+
 import torch
 from torch.nn import functional
 
-from path_patching.engine import Data
+from path_patching.engine import Data, DataSet, Means
 from path_patching.gpt2.model import LAYER_NORM_EPSILON, Model
 from path_patching.paths import Node, Via
 from path_patching.prefixes import Prefixes, distinct_prefixes
@@ -95,33 +97,68 @@ class Transformer:
 
 
 class Activations:
-    """What the nodes read and write on a batch of N clean sentences and their N corrupted twins, tokens (N, T)."""
+    """What the nodes read and write on a batch of N clean sentences and their N corrupted twins, tokens (N, T).
 
-    def __init__(self, transformer: Transformer, clean: torch.Tensor, corrupted: torch.Tensor) -> None:
+    `means`, of all clean sentences, may be filled in later. It has the streams (T, D) by their place in `run`'s list,
+    the attention-weighted values (T, heads, d_head) by layer, and the activations (1,) of some neurons by node.
+    """
+
+    def __init__(
+        self, transformer: Transformer, clean: torch.Tensor, corrupted: torch.Tensor, means: Means | None = None
+    ) -> None:
         sentences, which = torch.cat([clean, corrupted]).unique(dim=0, return_inverse=True)
         prefixes = Prefixes(*(each.to(transformer.device) for each in distinct_prefixes(sentences)))
         of_clean, of_corrupted = prefixes.of_sentence[which.to(transformer.device)].split(len(clean))  # (N, T)
-        self._prefix: dict[Data, torch.Tensor] = {"clean": of_clean, "corrupted": of_corrupted}
+        self._prefix: dict[DataSet, torch.Tensor] = {"clean": of_clean, "corrupted": of_corrupted}
         self._streams, self._z = transformer.run(prefixes)
-        self._neurons: dict[tuple[int, int, Data], torch.Tensor] = {}
+        self._neurons: dict[tuple[int, int, DataSet], torch.Tensor] = {}
         self.transformer = transformer
+        self._means: Means = {} if means is None else means
 
     def __len__(self) -> int:
         return len(self._prefix["clean"])
 
+    def weighted(self, weights: torch.Tensor, neurons: Sequence[Node]) -> Means:
+        """Sums over the clean sentences, given the weight (N,) float64 of each: what is to be added up to `means`."""
+
+        def total(rows: torch.Tensor) -> torch.Tensor:  # (P, ...) to (T, ...)
+            at = self._prefix["clean"].unbind(1)
+            return torch.stack([torch.tensordot(weights, rows[each].double(), 1) for each in at])
+
+        weights = weights.to(self.transformer.device)
+        streams: Means = {("stream", place): total(rows) for place, rows in enumerate(self._streams)}
+        z: Means = {("z", layer): total(rows) for layer, rows in enumerate(self._z)}
+        return streams | z | {node: weights @ self.coefficients(node, "clean").double() for node in neurons}
+
     def stream(self, reader: Node, position: int | slice, data: Data) -> torch.Tensor:
         """The residual stream that `reader` finds at a position, (N, D), or at several, (N, positions, D)."""
-        depth = min(reader.depth, len(self._streams)) - 1
-        return self._streams[depth][self._prefix[data][:, position]]
+        return self._stream(min(reader.depth, len(self._streams)) - 1, position, data)
+
+    def _stream(self, place: int, position: int | slice, data: Data) -> torch.Tensor:
+        if data == "mean":
+            return self._mean(("stream", place), position)
+        if data == "zero":
+            shared = [self.transformer[f"a{layer}.w.o_bias"] for layer in range((place + 1) // 2)]
+            return sum(shared, start=self._stream(0, position, "clean"))
+        return self._streams[place][self._prefix[data][:, position]]
+
+    def _mean(self, key: Hashable, place: int | slice = slice(None)) -> torch.Tensor:
+        """One of the means, or a part of it, for each of the N sentences."""
+        mean = self._means[key][place].to(self._streams[0])
+        return mean.expand(len(self), *mean.shape)
 
     def coefficients(self, node: Node, data: Data) -> torch.Tensor:
         """How far a head or a neuron writes along each of its `directions`, (N, r)."""
+        if data == "zero":
+            return self._streams[0].new_zeros(len(self), len(self.transformer.directions(node)))
+        if node.kind == "head" and data == "mean":
+            return self._mean(("z", node.layer), node.position)[:, node.index]
         if node.kind == "head":
             return self._z[node.layer][self._prefix[data][:, node.position], node.index]
-        return self.neurons(node, data)[:, node.index, None]
+        return self._mean(node) if data == "mean" else self._neurons_on(node, data)[:, node.index, None]
 
-    def neurons(self, node: Node, data: Data) -> torch.Tensor:
-        """Activations of all neurons of the MLP that `node` is or belongs to, (N, d_mlp)."""
+    def _neurons_on(self, node: Node, data: DataSet) -> torch.Tensor:
+        """Activations of all neurons of the MLP that a neuron belongs to, (N, d_mlp)."""
         key = node.layer, node.position, data
         if key not in self._neurons:
             mlp = Node.mlp(node.layer, node.position)
@@ -130,14 +167,14 @@ class Activations:
 
     def write(self, node: Node, data: Data) -> torch.Tensor:
         """What a node writes at its position, (N, D)."""
-        prefix = self._prefix[data][:, node.position]
         if node.kind == "embeds":
-            return self._streams[0][prefix]
+            return self._stream(0, node.position, data)
         if node.kind == "mlp":
-            return self._streams[node.depth][prefix] - self._streams[node.depth - 1][prefix]
+            before, after = (self._stream(place, node.position, data) for place in (node.depth - 1, node.depth))
+            return after - before
         return self.coefficients(node, data) @ self.transformer.directions(node)
 
-    def pattern(self, layer: int, head: int, data: Data) -> torch.Tensor:
+    def pattern(self, layer: int, head: int, data: DataSet) -> torch.Tensor:
         """Attention of a head, (N, queries, keys)."""
         streams = self.stream(Node.head(layer, head, 0), slice(None), data)
         queries = self.transformer.head_input(layer, head, "q", streams)

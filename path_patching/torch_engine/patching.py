@@ -1,31 +1,45 @@
-"""The method in plain PyTorch: what a path set changes, as differences to cached activations of both data sets.
+"""The method in plain PyTorch: what a path set changes, as differences to what nodes write and read outside of it.
 
 The change that a path set makes to what its node writes follows from the changes that its branches make to what the
-node reads. That is a recursion over the tree, remembered by sub-tree, since equal sub-trees make equal changes. A sweep
-is the same recursion with the changes of S senders stacked on a leading axis: shapes are (..., N, D) for N sentences
-and width D, where `...` is nothing or S.
+node reads. That is a recursion over the tree, remembered by sub-tree, since equal sub-trees make equal changes, in
+whichever path sets they occur. A node on the way changes by what it makes of the stream that it finds, less what it
+writes outside; on mean and zero data that is not what it makes of the outside stream. A sweep is the same recursion
+with the changes of S senders stacked on a leading axis: shapes are (..., N, D) for N sentences and width D, where `...`
+is nothing or S.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
-from path_patching.engine import Data, other
+from path_patching.engine import Data
 from path_patching.paths import Node, PathSet, Via
 from path_patching.torch_engine.forward import Activations
 
 
 class Patching:
-    """What path sets change in a batch of sentences on the data other than `inside`."""
+    """What path sets change in a batch of sentences on `outside` data, with `inside` data at their ends."""
 
-    def __init__(self, activations: Activations, inside: Data) -> None:
+    def __init__(self, activations: Activations, inside: Data, outside: Data, strength: float = 1.0) -> None:
         self.activations = activations
         self.transformer = activations.transformer
-        self.inside: Data = inside
-        self.outside: Data = other(inside)
+        self.inside, self.outside, self.strength = inside, outside, strength
         self._known: dict[tuple[PathSet, tuple[int, ...]], torch.Tensor] = {}
+        self._unpatched: dict[Node, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+
+    @property
+    def data(self) -> tuple[Data, Data, float]:
+        """All but the sentences, as in a request."""
+        return self.inside, self.outside, self.strength
+
+    def n_bytes(self) -> int:
+        """The memory of what is remembered."""
+        tensors = [*self._known.values(), *(each for parts in self._unpatched.values() for each in parts)]
+        return sum(each.nbytes for each in tensors)
 
     def give(self, sender: Node, change: torch.Tensor) -> None:
         """Let `sender` write `change` more, (..., N, D), wherever a path ends at it."""
@@ -35,18 +49,27 @@ class Patching:
         """The residual stream that the logits read, (..., N, D)."""
         logits = paths.node
         if paths.ends_here:
-            return self.activations.stream(logits, logits.position, self.inside)
+            return self._graded(partial(self.activations.stream, logits, logits.position))
         return self._patched_stream(paths)
 
     def sent(self, sender: Node) -> torch.Tensor:
         """Change of a node's write if all of the node is inside, (N, D)."""
         if sender.kind in ("head", "neuron"):
             return self.sent_coefficients(sender) @ self.transformer.directions(sender)
-        return self.activations.write(sender, self.inside) - self.activations.write(sender, self.outside)
+        return self._change(partial(self.activations.write, sender))
 
     def sent_coefficients(self, sender: Node) -> torch.Tensor:
         """The same along the `directions` of a head or a neuron, (N, r)."""
-        return self.activations.coefficients(sender, self.inside) - self.activations.coefficients(sender, self.outside)
+        return self._change(partial(self.activations.coefficients, sender))
+
+    def _change(self, on: Callable[[Data], torch.Tensor]) -> torch.Tensor:
+        """Change of something at the end of a path."""
+        change = on(self.inside) - on(self.outside)
+        return change if self.strength == 1 else self.strength * change
+
+    def _graded(self, on: Callable[[Data], torch.Tensor]) -> torch.Tensor:
+        """What something becomes at the end of a path."""
+        return on(self.inside) if self.strength == 1 else on(self.outside) + self._change(on)
 
     def _written(self, paths: PathSet, neurons: tuple[int, ...] = ()) -> torch.Tensor:
         """Change of what `paths.node` writes. These `neurons` of an MLP are inside, whatever the MLP reads."""
@@ -63,30 +86,39 @@ class Patching:
         """Change of an MLP's write when what it reads changes."""
         mlp = paths.node
         activations = self.transformer.neurons(mlp.layer, self._patched_stream(paths))
-        if neurons:
-            activations[..., neurons] = self.activations.neurons(mlp, self.inside)[:, neurons]
+        for index in neurons:
+            neuron = Node.neuron(mlp.layer, index, mlp.position)
+            activations[..., [index]] = self._graded(partial(self.activations.coefficients, neuron))
         return self.transformer.mlp_write(mlp.layer, activations) - self.activations.write(mlp, self.outside)
 
     def _written_by_head(self, paths: PathSet) -> torch.Tensor:
         """Change of a head's write when some of its queries, keys and values change."""
         head = paths.node
-        streams = self.activations.stream(head, slice(head.position + 1), self.outside)  # (N, keys, D)
-
-        def projected(via: Via, x: torch.Tensor) -> torch.Tensor:
-            return self.transformer.head_input(head.layer, head.index, via, x)
 
         def patched(via: Via) -> dict[int, torch.Tensor]:  # at each position that changes, (..., N, d_head)
-            return {at: projected(via, streams[:, at] + change) for at, change in self._read(paths, via).items()}
+            return {
+                at: self._projected(head, via, self.activations.stream(head, at, self.outside) + change)
+                for at, change in self._read(paths, via).items()
+            }
 
-        old_query = projected("q", streams[:, -1])  # (N, d_head)
-        keys, values = projected("k", streams), projected("v", streams)  # (N, keys, d_head)
+        old_query, keys, values = self._inputs(head)
         query = patched("q").get(head.position, old_query)
-        old_pattern = self._scores(old_query, keys, {}).softmax(-1)  # (N, keys)
         pattern = self._scores(query, keys, patched("k")).softmax(-1)  # (..., N, keys)
-        change = torch.einsum("...nk,nkc->...nc", pattern - old_pattern, values)
+        z = torch.einsum("...nk,nkc->...nc", pattern, values)
         for at, value in patched("v").items():
-            change = change + pattern[..., at, None] * (value - values[:, at])
-        return change @ self.transformer.directions(head)
+            z = z + pattern[..., at, None] * (value - values[:, at])
+        return (z - self.activations.coefficients(head, self.outside)) @ self.transformer.directions(head)
+
+    def _inputs(self, head: Node) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """A head's query (N, d_head), its keys and its values (N, keys, d_head) from outside streams."""
+        if head not in self._unpatched:
+            streams = self.activations.stream(head, slice(head.position + 1), self.outside)  # (N, keys, D)
+            query = self._projected(head, "q", streams[:, -1])
+            self._unpatched[head] = query, self._projected(head, "k", streams), self._projected(head, "v", streams)
+        return self._unpatched[head]
+
+    def _projected(self, head: Node, via: Via, stream: torch.Tensor) -> torch.Tensor:
+        return self.transformer.head_input(head.layer, head.index, via, stream)
 
     def _scores(self, query: torch.Tensor, keys: torch.Tensor, patched: dict[int, torch.Tensor]) -> torch.Tensor:
         """Attention scores (..., N, keys) of a query (..., N, d_head) on keys (N, keys, d_head), some of them patched.
@@ -117,8 +149,7 @@ class Patching:
     def _sum(self, reader: Node, position: int, senders: list[PathSet]) -> torch.Tensor:
         """Sum of what the senders change at a position of the stream that `reader` finds."""
         if any(paths.node.kind == "residual" for paths in senders):  # all that is there: the others add nothing
-            stream = self.activations.stream
-            return stream(reader, position, self.inside) - stream(reader, position, self.outside)
+            return self._change(partial(self.activations.stream, reader, position))
         neurons: dict[int, tuple[int, ...]] = defaultdict(tuple)  # of each layer
         for node in (paths.node for paths in senders if paths.node.kind == "neuron"):
             neurons[node.layer] += (node.index,)

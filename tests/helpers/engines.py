@@ -7,8 +7,9 @@ from importlib.util import find_spec
 
 import pytest
 
-from path_patching.engine import Engine, Sentences
+from path_patching.engine import Data, Engine, Request, Sentences
 from path_patching.gpt2.model import Model
+from path_patching.paths import PathSet
 
 CLASSES = {
     "rust_circuit": ("path_patching.rust_engine.engine", "RustCircuitEngine"),
@@ -23,6 +24,11 @@ def make_engine(engine_name: str, model: Model, sentences: Sentences, memory_gb:
     skip_without(engine_name)
     module, name = CLASSES[engine_name]
     return getattr(import_module(module), name)(model, sentences, device="cpu", memory_gb=memory_gb)
+
+
+def request(paths: PathSet | None, inside: Data) -> Request:
+    """`paths` on `inside` data and all else on clean, or on corrupted if the clean data are inside."""
+    return Request(paths, inside, "corrupted" if inside == "clean" else "clean")
 
 
 def skip_without(engine_name: str) -> None:

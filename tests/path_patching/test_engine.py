@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from path_patching.engine import Engine, Request, Sentences, other
+from path_patching.engine import Data, Engine, Request, Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, Model, random_model
 from path_patching.paths import Node, PathSet, PathSetError
@@ -14,10 +14,6 @@ SIZES = Architecture(n_layers=2, n_heads=2, d_model=8, d_head=4, d_mlp=8, n_posi
 TOKENS = torch.arange(12).reshape(3, 4)
 ANSWERS = torch.tensor([3, 5, 7, 11])
 END = 3
-
-
-def test_other():
-    assert (other("clean"), other("corrupted")) == ("corrupted", "clean")
 
 
 def test_sentences_know_their_length_and_end():
@@ -47,6 +43,8 @@ class Recording(Engine):
 
     def __init__(self, model: Model, sentences: Sentences, memory_gb: float = 4.0) -> None:
         super().__init__(model, sentences, memory_gb=memory_gb)
+        self._unembedding = self
+        self.unembedded: list[int] = []  # how many requests at once
         self.batches: list[torch.Tensor] = []  # the clean tokens of each
 
     def _batch_bytes(self, pairs):
@@ -56,13 +54,22 @@ class Recording(Engine):
         self.batches.append(clean)
         return clean.sum(1, keepdim=True).expand(-1, 4).double()  # (B, A)
 
-    def _evaluate(self, batch, paths, inside):
-        return batch + (0 if paths is None else 100 * len(paths)) + (0.5 if inside == "clean" else 0)
+    def probabilities(self, normed):
+        self.unembedded.append(len(normed))
+        return normed
 
-    def _evaluate_sweep(self, batch, receivers, senders, via):
+    def _weighted(self, batch, weights, neurons):
+        return {"sum": weights @ batch}
+
+    def _reads(self, batch, requests):
+        for each in requests:
+            mean = self._means["sum"] if each.outside == "mean" else 0
+            yield batch + (100 * len(each.paths) if each.paths else 0) + 0.5 * (each.outside == "corrupted") + mean
+
+    def _evaluate_sweep(self, batch, receivers, senders, via, inside):
         return torch.stack([batch + 1000 * (1 + sender.layer) for sender in senders])
 
-    def _change(self, batch, sender):
+    def _change(self, batch, sender, inside):
         return None
 
     def _writes(self, batch, nodes, data):
@@ -194,6 +201,73 @@ def test_several_requests_share_a_pass(engine):
     both = engine_of_two.evaluate([Request.corrupted(), Request.patch(HEAD)])
     assert (both[:, :, 0] - SUMS).tolist() == [[0.5] * 3, [100] * 3]
     assert len(engine_of_two.batches) == 3
+
+
+def test_equal_requests_are_computed_once_and_all_are_unembedded_together(engine):
+    requests = [Request.patch(HEAD), Request.clean(), Request.patch(HEAD), Request.corrupted(), Request.clean()]
+    found = engine.evaluate(requests)
+    assert (found[:, :, 0] - SUMS).tolist() == [[100] * 3, [0] * 3, [100] * 3, [0.5] * 3, [0] * 3]
+    assert engine.unembedded == [3]
+    tight = Recording(MODEL, engine.sentences, memory_gb=1e-9)
+    assert torch.equal(tight.evaluate(requests), found)
+    assert tight.unembedded == [1] * 3 * len(engine.sentences)
+
+
+@pytest.mark.parametrize("memory_gb", [4.0, 1e-9])
+def test_means_are_over_all_sentences_however_often_each_occurs(memory_gb):
+    tokens = TOKENS[torch.tensor([0, 0, 0, 2])]
+    engine = Recording(MODEL, Sentences(tokens, tokens, ANSWERS), memory_gb=memory_gb)
+    mean = (3 * SUMS[0] + SUMS[2]) / 4
+    assert (engine.evaluate([Request.whole("mean")])[0, :, 0] - tokens.sum(1)).tolist() == [mean] * 4
+    passes = len(engine.batches)
+    engine.evaluate([Request.isolate(HEAD, "mean")])
+    assert len(engine.batches) == passes + (0 if memory_gb == 4.0 else 2)  # the means are known, and activations kept
+    fewer = engine.like(engine.sentences.rows(slice(3)))
+    assert (fewer.evaluate([Request.whole("mean")])[0, :, 0] - SUMS[0]).tolist() == [SUMS[0]] * 3
+
+
+def test_requests_say_what_is_inside_and_what_outside():
+    assert Request.clean() == Request.whole("clean")
+    assert Request.corrupted() == Request.whole("corrupted")
+    assert Request.patch(HEAD, "zero", 0.5) == Request(HEAD, "zero", "clean", 0.5)
+    assert Request.isolate(HEAD, "mean") == Request(HEAD, "clean", "mean", 1.0)
+
+
+@pytest.mark.parametrize("data", ["corrupt", "", None, ["clean"], 3, "x" * 1000])
+def test_data_of_another_kind_are_one_line(engine, data):
+    for ask in (
+        lambda: Request.whole(data),
+        lambda: Request.patch(HEAD, data),
+        lambda: engine.isolate(HEAD, data),
+        lambda: engine.sweep(LOGITS, [Node.mlp(1, END)], inside=data),
+        lambda: engine.writes([Node.mlp(0, END)], data),
+        lambda: engine.residual(Node.mlp(0, END), data),
+    ):
+        with pytest.raises(UserError, match="data are clean, corrupted, mean, zero, not ") as error:
+            ask()
+        assert len(str(error.value)) < 200
+    with pytest.raises(UserError, match=r"heads attend on sentences, clean or corrupted, not on "):
+        engine.attention([(0, 0)], data)
+    assert engine.batches == []
+
+
+@pytest.mark.parametrize("data", ["mean", "zero"])
+def test_attention_is_on_sentences(engine, data: Data):
+    with pytest.raises(UserError, match=f"clean or corrupted, not on '{data}'"):
+        engine.attention([(0, 0)], data)
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), -float("inf"), "1", None, 1j, torch.ones(1)])
+def test_a_strength_that_is_no_finite_number_is_one_line(engine, strength):
+    for ask in (
+        lambda: Request.patch(HEAD, strength=strength),
+        lambda: Request.isolate(HEAD, strength=strength),
+        lambda: engine.patch(HEAD, strength=strength),
+    ):
+        with pytest.raises(UserError, match="give a finite number") as error:
+            ask()
+        assert "\n" not in str(error.value)
+    assert engine.batches == []
 
 
 def test_parts_are_the_whole_and_no_larger_than_the_memory(engine):

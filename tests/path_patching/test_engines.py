@@ -8,12 +8,12 @@ from functools import cache, partial
 import pytest
 import torch
 
-from path_patching.engine import Engine, Request, Sentences
+from path_patching.engine import Engine, Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, end_logits, random_model, to_transformers
 from path_patching.paths import Node, PathSet, PathSetError, layer_nodes
 from path_patching.unembedding import answer_probabilities
-from tests.helpers.engines import each_engine, make_engine
+from tests.helpers.engines import each_engine, make_engine, request
 from tests.helpers.reference import Reference, reference_probabilities
 from tests.helpers.setups import HEADS, SETUPS, Setup, full_circuit, late_half, path_sets
 
@@ -47,7 +47,7 @@ def assert_agree(setup: Setup, got: torch.Tensor, expected: torch.Tensor, tolera
 def test_path_sets(engine_name, setup_name, inside, paths_name):
     setup, engine = SETUPS[setup_name](), engine_for(engine_name, setup_name)
     paths = path_sets(setup)[paths_name]
-    assert_agree(setup, engine.evaluate([Request(paths, inside)])[0], setup.reference.probabilities(paths, inside))
+    assert_agree(setup, engine.evaluate([request(paths, inside)])[0], setup.reference.probabilities(paths, inside))
 
 
 @each_engine
@@ -60,7 +60,7 @@ def test_whole_circuits_suffice_and_are_necessary_as_in_the_reference(engine_nam
     expected = setup.reference.probabilities(paths, inside)
     for unlike in (setup.reference.probabilities(), setup.reference.probabilities(None, "clean")):
         assert (setup.difference(expected) - setup.difference(unlike)).abs().max() > 1e-3
-    assert_agree(setup, engine.evaluate([Request(paths, inside)])[0], expected)
+    assert_agree(setup, engine.evaluate([request(paths, inside)])[0], expected)
 
 
 @each_engine
@@ -156,8 +156,8 @@ def test_results_do_not_depend_on_what_was_asked_before(engine_name):
     setup = SETUPS["with eos"]()
     engine = make_engine(engine_name, setup.model, setup.sentences)
     sets = [late_half(setup), full_circuit(setup), PathSet.at(Node.logits(setup.end)).extend([Node.mlp(1, setup.end)])]
-    first = [engine.evaluate([Request(paths, inside)])[0] for paths in sets for inside in ("clean", "corrupted")]
-    again = [engine.evaluate([Request(paths, inside)])[0] for paths in sets for inside in ("clean", "corrupted")]
+    first = [engine.evaluate([request(paths, inside)])[0] for paths in sets for inside in ("clean", "corrupted")]
+    again = [engine.evaluate([request(paths, inside)])[0] for paths in sets for inside in ("clean", "corrupted")]
     for before, after in zip(first, again, strict=True):
         assert_agree(setup, after, before, ROUNDING)
 
@@ -176,7 +176,7 @@ def test_a_small_memory_budget_changes_nothing(engine_name, setup_name, memory_g
     roomy, tight = (make_engine(engine_name, setup.model, setup.sentences, memory) for memory in (4.0, memory_gb))
     for paths, inside in ((None, "corrupted"), (late_half(setup), "corrupted"), (full_circuit(setup), "clean")):
         assert_agree(
-            setup, tight.evaluate([Request(paths, inside)])[0], roomy.evaluate([Request(paths, inside)])[0], ROUNDING
+            setup, tight.evaluate([request(paths, inside)])[0], roomy.evaluate([request(paths, inside)])[0], ROUNDING
         )
     for receivers, senders, via in (sweeps(setup)[name] for name in ("logits", "v", "neurons through an mlp")):
         few = senders[::3]
@@ -193,7 +193,7 @@ def test_sentences_may_be_few_or_repeated(engine_name, setup_name, rows):
     setup = some_rows(SETUPS[setup_name](), rows)
     engine = make_engine(engine_name, setup.model, setup.sentences)
     for paths, inside in ((None, "corrupted"), (late_half(setup), "corrupted"), (full_circuit(setup), "clean")):
-        assert_agree(setup, engine.evaluate([Request(paths, inside)])[0], setup.reference.probabilities(paths, inside))
+        assert_agree(setup, engine.evaluate([request(paths, inside)])[0], setup.reference.probabilities(paths, inside))
     sweep = sweeps(setup)["k"]
     assert_agree(setup, engine.sweep(*sweep), reference_sweep(setup, *sweep))
 

@@ -9,9 +9,8 @@ from itertools import chain
 import pytest
 import torch
 
-from path_patching.engine import Request
 from path_patching.paths import Node, PathSet, layer_nodes, union
-from tests.helpers.engines import CLASSES, make_engine
+from tests.helpers.engines import CLASSES, make_engine, request
 from tests.helpers.planted import BEFORE_END, CHAIN, END, SIZES, YEARS, YY, planted_model, planted_sentences
 from tests.helpers.reference import Reference
 from utils import prob_diff
@@ -31,7 +30,7 @@ def probabilities_of(way: str) -> Evaluate:
     if way == "reference":
         return Reference(model, sentences).probabilities
     engine = make_engine(way, model, sentences)
-    return lambda paths, inside: engine.evaluate([Request(paths, inside)])[0]
+    return lambda paths, inside: engine.evaluate([request(paths, inside)])[0]
 
 
 each_way = pytest.mark.parametrize("way", ["reference", *CLASSES])

@@ -35,8 +35,8 @@ from path_patching.circuits.validation.measuring import Scale, isolated, measure
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Engine
 from path_patching.errors import UserError
-from path_patching.paths import Node, PathSet, layer_nodes
-from path_patching.sweeps import Metric, effects_of
+from path_patching.paths import Node, PathSet
+from path_patching.sweeps import Metric, effects_of, every_node
 
 ALL_UP_TO = 30  # nodes, each size is evaluated
 STEP = 6  # between sizes above that
@@ -79,13 +79,12 @@ def size_grid(n_nodes: int, all_up_to: int = ALL_UP_TO, step: int = STEP) -> tup
 
 def names_at_end(engine: Engine) -> tuple[str, ...]:
     """All heads and MLPs of the model, in the order of layers."""
-    sizes = engine.model.architecture
-    return tuple(node.name for layer in range(sizes.n_layers) for node in layer_nodes(layer, sizes.n_heads, 0))
+    return tuple(node.name for node in every_node(engine, 0))
 
 
 def ranked_nodes(engine: Engine, metric: Metric, end: int) -> tuple[str, ...]:
     """All heads and MLPs at END, from the largest |effect| on the logits through any chain of MLPs to the smallest."""
-    every = nodes(names_at_end(engine), end)
+    every = every_node(engine, end)
     mlps = [node for node in every if node.kind == "mlp"]
     effects = effects_of(engine, PathSet.at(Node.logits(end)).through_chains(mlps), every, metric)
     order = effects.abs().argsort(descending=True, stable=True).tolist()
