@@ -136,7 +136,7 @@ def ranks(values: torch.Tensor) -> torch.Tensor:
 def spearman(one: torch.Tensor, other: torch.Tensor) -> float:
     """Spearman's rank correlation of paired numbers (n,) and (n,); NaN where all of one are equal."""
     deviations = [each - each.mean() for each in (ranks(one), ranks(other))]
-    return (deviations[0] @ deviations[1] / (deviations[0].norm() * deviations[1].norm())).item()
+    return float(deviations[0] @ deviations[1] / (deviations[0].norm() * deviations[1].norm()))
 
 
 def _magnitude(estimate: Estimate) -> Estimate:
