@@ -4,9 +4,10 @@ A scheme of counterfactual is an engine whose twins are made by it, or mean or z
 
     span = m(M) − m(∅),   F(C) = (m(C) − m(∅)) / span,   ρ = Spearman's correlation of its logits sweep with the first's
 
-`leading` counts how many of the circuit's k nodes with an edge to the logits are among the k strongest of the sweep. A
-control changes what should not matter: it is judged by how small its span is. A scheme with less than a tenth of the
-first's span is too weak to judge a circuit by, and is shown all the same.
+`leading` are those of the circuit's k nodes with an edge to the logits that are among the k strongest of the sweep; in
+the correlation, effects that differ by no more than rounding have one rank. A control changes what should not matter:
+it is judged by how small its span is. A scheme with less than a tenth of the first's span is too weak to judge a
+circuit by, and is shown all the same.
 
     >>> from path_patching.circuits.validation.measuring import Scale
     >>> schemes = [Scheme("01", engine), Scheme("mean ablation", engine, "mean")]
@@ -27,6 +28,7 @@ import torch
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.circuit import LOGITS, Circuit
 from path_patching.circuits.validation.measuring import Scale, measured
+from path_patching.circuits.validation.minimality import ROUNDING
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Data, Engine, Request
 from path_patching.errors import UserError
@@ -60,8 +62,8 @@ class Counterfactual:
     """F by part of the circuit."""
     sweep: torch.Tensor
     """The effect of each node at END on the logits directly, (L, H + 1)."""
-    rank_correlation: float
-    """Of the sweep with the first scheme's."""
+    rank_correlation: float | None
+    """Of the sweep with the first scheme's; None where all effects of one are equal, as where nothing acts."""
     leading: tuple[str, ...]
     """The circuit's nodes with an edge to the logits that are among the `of` strongest."""
     of: int
@@ -75,7 +77,8 @@ class Counterfactual:
     def verdicts(self) -> tuple[Verdict, ...]:
         """A control by its span; another scheme by the F of each part, unless it is too weak for that."""
         led = f"{len(self.leading)} of its {self.of} direct nodes lead the sweep on the logits"
-        remark = f"{led}, whose rank correlation with the first is {self.rank_correlation:.2f}"
+        alike = "none" if self.rank_correlation is None else f"{self.rank_correlation:.2f}"
+        remark = f"{led}, whose rank correlation with the first is {alike}"
         if self.control:
             return (judge("control", _magnitude(self.of_first), self.name, remark),)
         if self.too_weak:
@@ -100,7 +103,7 @@ def compare(
         if not torch.equal(each.engine.sentences.clean, schemes[0].engine.sentences.clean):
             raise UserError(f"{each.name} has other clean sentences than {schemes[0].name}; only twins may differ")
     direct = [*circuit.mlps, *(circuit.heads if LOGITS in circuit.heads_feed else ())]
-    logits = PathSet.at(Node.logits(end))
+    logits, unit = PathSet.at(Node.logits(end)), ROUNDING * scale.span.mean().abs()
     sweeps = [effects_on(each.engine, logits, scale.metric, end, inside=each.data) for each in schemes]
     found = []
     for scheme, sweep in zip(schemes, sweeps, strict=True):
@@ -115,7 +118,7 @@ def compare(
                 of_first=scale.of_span(own.span),
                 faithfulness={part: own.normalized(each) for part, each in zip(parts, alone, strict=True)},
                 sweep=sweep,
-                rank_correlation=spearman(sweep.flatten(), sweeps[0].flatten()),
+                rank_correlation=spearman(*(each.flatten().div(unit).round() for each in (sweep, sweeps[0]))),
                 leading=tuple(name for name in strongest(sweep, len(direct)) if name in direct),
                 of=len(direct),
             )
@@ -133,10 +136,11 @@ def ranks(values: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def spearman(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Spearman's rank correlation of paired numbers (n,) and (n,); NaN where all of one are equal."""
-    deviations = [each - each.mean() for each in (ranks(one), ranks(other))]
-    return float(deviations[0] @ deviations[1] / (deviations[0].norm() * deviations[1].norm()))
+def spearman(one: torch.Tensor, other: torch.Tensor) -> float | None:
+    """Spearman's rank correlation of paired numbers (n,) and (n,); None where all of one are equal."""
+    a, b = (each - each.mean() for each in (ranks(one), ranks(other)))
+    product = float(a.norm() * b.norm())
+    return float(a @ b) / product if product else None
 
 
 def _magnitude(estimate: Estimate) -> Estimate:

@@ -32,7 +32,7 @@ def test_rank_correlation_by_hand():
     assert spearman(rising, other) == pytest.approx(8 / math.sqrt(95))
     assert spearman(rising, rising.square()) == pytest.approx(1)
     assert spearman(rising, -rising) == pytest.approx(-1)
-    assert math.isnan(spearman(rising, torch.zeros(5)))
+    assert spearman(rising, torch.zeros(5)) is None
 
 
 def twins(engine: Engine, position: int, tokens: torch.Tensor | int) -> Engine:
@@ -65,10 +65,10 @@ def test_the_planted_circuit_holds_for_other_years_and_no_control_moves_it(engin
     for name in ("01", "another year", "mean ablation"):
         each = found[name]
         assert each.faithfulness["late half"].value == pytest.approx(1, abs=1e-3)
-        assert not each.too_weak
         assert (each.leading, each.of) == (("m2",), 1)
-        assert [verdict.passed for verdict in each.verdicts()] == [True]
-    assert found["01"].rank_correlation == pytest.approx(1)
+        assert each.rank_correlation == pytest.approx(1)
+        assert each.too_weak == (name == "mean ablation")  # the mean year is later than the sentences' own, too
+        assert [verdict.passed for verdict in each.verdicts()] == [None if each.too_weak else True]
     assert found["01"].of_first.value == pytest.approx(1)
     assert found["01"].span.value == pytest.approx(scale.span.mean().item())
     assert found["zero ablation"].sweep[-1, -1] < -0.1  # m2 writes nothing
@@ -77,29 +77,17 @@ def test_the_planted_circuit_holds_for_other_years_and_no_control_moves_it(engin
     assert weak.too_weak
     assert [(verdict.passed, "too weak" in verdict.remark) for verdict in weak.verdicts()] == [(None, True)]
     assert [verdict.passed for verdict in found["another noun"].verdicts()] == [True]
+    assert found["another noun"].rank_correlation is None  # nothing acts
     assert [verdict.passed for verdict in found["another year as if a control"].verdicts()] == [False]
 
 
-def test_a_swapped_circuit_fails_with_every_counterfactual():
+def test_a_swapped_circuit_fails_with_every_counterfactual_that_is_strong_enough():
     engine = make_engine("torch", planted_model(), planted_sentences())
     parts = {"late half": late_half(SWAPPED, END)}
-    some = [each for each in schemes(engine) if each.name in ("01", "another year", "mean ablation")]
+    some = [each for each in schemes(engine) if not each.control]
     for each in compare(some, Scale.of(engine, greater_than(YEARS)), SWAPPED, parts, END):
-        assert [verdict.passed for verdict in each.verdicts()] == [False]
-
-
-@pytest.mark.parametrize("data", ["mean", "zero"])
-def test_engines_agree_on_ablations(data):
-    parts, found = {"late half": late_half(PLANTED, END)}, []
-    for name in ("torch", "rust_circuit"):
-        engine = make_engine(name, planted_model(), planted_sentences())
-        scheme = Scheme(data, engine, data)
-        found += compare([scheme], Scale.of(engine, greater_than(YEARS)), PLANTED, parts, END)
-    one, other = found
-    torch.testing.assert_close(one.sweep, other.sweep, atol=1e-5, rtol=0)
-    assert one.span.value == pytest.approx(other.span.value, abs=1e-5)
-    ours, theirs = one.faithfulness["late half"], other.faithfulness["late half"]
-    assert ours.value == pytest.approx(theirs.value, abs=1e-5)
+        assert each.faithfulness["late half"].value == pytest.approx(0, abs=1e-3)
+        assert [verdict.passed for verdict in each.verdicts()] == [None if each.too_weak else False]
 
 
 def test_other_sentences_are_one_line():
