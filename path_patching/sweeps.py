@@ -13,21 +13,30 @@ put on other data than the corrupted, such as their means.
     >>> len(strongest(table, 3))
     3
     >>> ablated = effects_on(engine, PathSet.at(Node.logits(END)), metric, END, inside="mean")
+
+A search asks for the same sweeps again and again, and a bootstrap for the same sweeps of other draws of the sentences:
+
+    >>> effects = remembered_effects(engine, metric)
+    >>> bool((effects(PathSet.at(Node.logits(END)), END) == table).all())
+    True
+    >>> drawn = effects.weighted(torch.arange(97))  # the first sentence never, the second once, the third twice …
+    >>> drawn(PathSet.at(Node.logits(END)), END).shape  # of the sweep that is there already
+    torch.Size([3, 3])
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from dataclasses import dataclass
 
 import torch
 
 from path_patching.bootstrap import Clusters, Estimate, mean
-from path_patching.engine import Data, Engine
+from path_patching.engine import Data, Engine, Request
+from path_patching.errors import UserError
 from path_patching.paths import AnyVia, Node, PathSet, layer_nodes
 
 Metric = Callable[[torch.Tensor], torch.Tensor]  # answer probabilities (N, A) to one number a sentence, (N,)
-Effects = Callable[..., torch.Tensor]  # (receivers, position, via="all") to (L, H + 1)
 
 
 def changes(engine: Engine, paths: PathSet, metric: Metric) -> torch.Tensor:
@@ -67,19 +76,92 @@ def effects_on(
     inside: Data = "corrupted",
 ) -> torch.Tensor:
     """The effect of every head and MLP at `position` on the receivers: (L, H + 1) float64, MLPs in the last column."""
-    n_layers, n_heads = engine.model.architecture.n_layers, engine.model.architecture.n_heads
-    senders = [node for layer in range(n_layers) for node in layer_nodes(layer, n_heads, position)]
-    return effects_of(engine, receivers, senders, metric, via, inside=inside).reshape(n_layers, n_heads + 1)
+    effects = effects_of(engine, receivers, every_node(engine, position), metric, via, inside=inside)
+    return effects.reshape(-1, engine.model.architecture.n_heads + 1)
+
+
+def every_node(engine: Engine, position: int) -> list[Node]:
+    """Every head and MLP at a position, in the order of a sweep's table."""
+    sizes = engine.model.architecture
+    return [node for layer in range(sizes.n_layers) for node in layer_nodes(layer, sizes.n_heads, position)]
+
+
+class SentenceValues:
+    """A metric of every sentence for requests and sweeps, each evaluated once, however often it is asked for."""
+
+    def __init__(self, engine: Engine, metric: Metric) -> None:
+        self.engine = engine
+        self.metric = metric
+        self._of_request: dict[Request, torch.Tensor] = {}
+        self._of_sweep: dict[tuple[PathSet, int, AnyVia], torch.Tensor] = {}
+
+    def of(self, request: Request) -> torch.Tensor:
+        """The metric of each sentence for one request, (N,)."""
+        if request not in self._of_request:
+            self._of_request[request] = self.metric(self.engine.evaluate([request])[0])
+        return self._of_request[request]
+
+    def swept(self, receivers: PathSet, position: int, via: AnyVia = "all") -> torch.Tensor:
+        """The metric with receivers∘node patched, for every head and MLP at a position: (L, H + 1, N)."""
+        key = receivers, position, via
+        if key not in self._of_sweep:
+            swept = self.engine.sweep(receivers, every_node(self.engine, position), via)
+            values = torch.stack([self.metric(probs) for probs in swept])
+            self._of_sweep[key] = values.unflatten(0, (-1, self.engine.model.architecture.n_heads + 1))
+        return self._of_sweep[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """Effects on the mean of a metric over the sentences, or over a draw of them.
+
+    `weights` (N,) say how often each sentence was drawn; None for each once. All draws share their evaluations.
+    """
+
+    values: SentenceValues
+    weights: torch.Tensor | None = None
+
+    def __call__(self, receivers: PathSet, position: int, via: AnyVia = "all") -> torch.Tensor:
+        """`effects_on` of the sentences drawn: (L, H + 1) float64."""
+        swept = self.values.swept(receivers, position, via)  # (L, H + 1, N)
+        return self._means(swept.flatten(0, 1)).reshape(swept.shape[:2]) - self._mean(Request.clean())
+
+    @property
+    def clean(self) -> float:
+        """The metric's mean with everything on clean data."""
+        return self._mean(Request.clean()).item()
+
+    def of(self, paths: PathSet) -> float:
+        """The effect of patching a path set."""
+        return self._mean(Request.patch(paths)).item() - self.clean
+
+    def alone(self, paths: PathSet) -> float:
+        """The metric's mean that a path set achieves alone."""
+        return self._mean(Request.isolate(paths)).item()
+
+    def weighted(self, weights: torch.Tensor) -> Effects:
+        """The effects over a draw of the sentences, each counted as often as `weights` (N,) say.
+
+        Raises `UserError` for weights that are not one a sentence, or are negative, or all zero.
+        """
+        n = len(self.values.engine.sentences)
+        if weights.shape != (n,) or not (weights >= 0).all() or not 0 < weights.sum() < torch.inf:
+            raise UserError(f"a draw of {n} sentences has one weight for each, none below 0 and not all 0")
+        return Effects(self.values, weights.double())
+
+    def _mean(self, request: Request) -> torch.Tensor:
+        return self._means(self.values.of(request)[None])[0]
+
+    def _means(self, values: torch.Tensor) -> torch.Tensor:
+        """Means of (S, N) over the sentences drawn, (S,)."""
+        if self.weights is None:
+            return torch.stack([each.mean() for each in values])
+        return values.double() @ self.weights / self.weights.sum()
 
 
 def remembered_effects(engine: Engine, metric: Metric) -> Effects:
     """`effects_on` of an engine, each sweep made once however often it is asked for."""
-
-    @cache
-    def effects(receivers: PathSet, position: int, via: AnyVia = "all") -> torch.Tensor:
-        return effects_on(engine, receivers, metric, position, via)
-
-    return effects
+    return Effects(SentenceValues(engine, metric))
 
 
 def strongest(effects: torch.Tensor, count: int = 8, heads_only: bool = False) -> dict[str, float]:

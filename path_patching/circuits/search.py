@@ -38,8 +38,9 @@ from path_patching.circuits.circuit import (
 )
 from path_patching.engine import Engine
 from path_patching.errors import UserError
-from path_patching.paths import INPUTS, AnyVia, Node, PathSet, Via, layer_nodes
-from path_patching.sweeps import Effects, Metric, remembered_effects
+from path_patching.gpt2.model import Model
+from path_patching.paths import INPUTS, AnyVia, Node, PathSet, Via
+from path_patching.sweeps import Effects, Metric, every_node, remembered_effects
 
 NAME = "the circuit found automatically"
 THRESHOLDS = (0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # shares of the metric's clean value
@@ -87,37 +88,33 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """What a search with one threshold asks of an engine."""
+    """A search with one threshold: what it asks of an engine's sentences, or of a draw of them."""
 
-    engine: Engine
-    sweeps: Effects
-    metric: Metric
+    effects: Effects
     yy: int
     end: int
     clean: float
     threshold: float
 
-    def effect(self, paths: PathSet) -> float:
-        """The effect of patching a path set."""
-        return self.metric(self.engine.patch(paths)).mean().item() - self.clean
+    @property
+    def model(self) -> Model:
+        """The model that is searched."""
+        return self.effects.values.engine.model
 
     def recovered(self, paths: PathSet) -> float:
         """The share of the clean value that a path set achieves alone."""
-        alone = self.engine.isolate(paths)
-        return self.metric(alone).mean().item() / self.clean
+        return self.effects.alone(paths) / self.clean
 
     def sweep(self, asked: str, receivers: PathSet, position: int, via: AnyVia = "all") -> Question:
         """Which nodes at a position act on the receivers? At YY the embeddings are among them."""
-        sizes = self.engine.model.architecture
-        every = [each for layer in range(sizes.n_layers) for each in layer_nodes(layer, sizes.n_heads, position)]
-        read = [each for each in every if receivers.reachable(each, via)]
+        read = [each for each in every_node(self.effects.values.engine, position) if receivers.reachable(each, via)]
         effects: dict[str, float] = {}
         if read:
-            table = self.sweeps(receivers, position, via)  # (L, H + 1), the MLP last
+            table = self.effects(receivers, position, via)  # (L, H + 1), the MLP last
             effects = {each.name: _entry(table, each) for each in read}
         embeds = Node.embeds(position)
         if position == self.yy and receivers.reachable(embeds, via):
-            effects[EMBEDS] = self.effect(receivers.extend([embeds], via))
+            effects[EMBEDS] = self.effects.of(receivers.extend([embeds], via))
         return ranked(asked, effects)
 
     def kept(self, step: Question) -> list[str]:
@@ -143,19 +140,37 @@ def find_circuit(
     `threshold` is a share of the metric's clean value; `sweeps` are the engine's, where some are made already.
     Raises `UserError` if no head at END is kept, or if the metric has no clean value to speak of.
     """
-    clean = metric(engine.clean()).mean().item()
-    if clean == 0 or not math.isfinite(clean):
-        raise UserError(f"the metric of {engine.model.name} is {clean} on clean sentences: there is nothing to explain")
-    search = Search(engine, sweeps or remembered_effects(engine, metric), metric, yy, end, clean, 0.0)
+    search = _search(sweeps or remembered_effects(engine, metric), yy, end)
     attempts = _attempts(search, THRESHOLDS if threshold is None else (threshold,))
     if not attempts:
         raise UserError(
             f"no head of {engine.model.name} at END changes the metric by as much as "
-            f"{THRESHOLDS[-1] if threshold is None else threshold:.2%} of the clean {clean:.4f}; "
+            f"{THRESHOLDS[-1] if threshold is None else threshold:.2%} of the clean {search.clean:.4f}; "
             "give a lower threshold, or a circuit of your own"
         )
-    found = attempts[-1].full or _followed(attempts[-1].search, attempts[-1].late)
+    found = attempts[-1].full or _full(attempts[-1].search, attempts[-1].late)
     return replace(found, tried={attempt.share: attempt.recovered for attempt in attempts})
+
+
+def find_members(effects: Effects, yy: int, end: int, threshold: float) -> Circuit | None:
+    """The circuit that a search with one threshold finds, without asking what it recovers; None if it has no head.
+
+    For many searches that share their evaluations, as those on draws of the sentences (`Effects.weighted`) do.
+    Raises `UserError` if the metric has no clean value to speak of.
+    """
+    search = _search(effects, yy, end)
+    strict = replace(search, threshold=threshold * abs(search.clean))
+    late = _found_at_end(strict)
+    return None if late is None else _followed(strict, late[0])[0]
+
+
+def _search(effects: Effects, yy: int, end: int) -> Search:
+    """A search that keeps everything. Raises `UserError` if the metric has no clean value to speak of."""
+    clean = effects.clean
+    if clean == 0 or not math.isfinite(clean):
+        name = effects.values.engine.model.name
+        raise UserError(f"the metric of {name} is {clean} on clean sentences: there is nothing to explain")
+    return Search(effects, yy, end, clean, 0.0)
 
 
 @dataclass(frozen=True)
@@ -174,17 +189,17 @@ class _Attempt:
 
 def _attempts(search: Search, shares: tuple[float, ...]) -> list[_Attempt]:
     """Searches with ever lower thresholds, until a circuit suffices or is too large; those without a head left out."""
-    sizes = search.engine.model.architecture
+    sizes = search.model.architecture
     attempts: list[_Attempt] = []
     for share in shares:
         strict = replace(search, threshold=share * abs(search.clean))
-        late = _found_at_end(strict)
+        late = _late(strict)
         if late is None:
             continue
         too_large = len(late.circuit.mlps + late.circuit.heads) > MOST * sizes.n_layers * (sizes.n_heads + 1)
         if too_large and attempts:
             break
-        full = _followed(strict, late) if late.recovered >= ENOUGH else None
+        full = _full(strict, late) if late.recovered >= ENOUGH else None
         attempts.append(_Attempt(share, strict, late, full))
         print(
             f"threshold {share:g} of clean: {len(late.circuit.heads)} heads and {len(late.circuit.mlps)} MLPs at END, "
@@ -195,28 +210,42 @@ def _attempts(search: Search, shares: tuple[float, ...]) -> list[_Attempt]:
     return attempts
 
 
-def _found_at_end(search: Search) -> Found | None:
+def _late(search: Search) -> Found | None:
+    """The circuit at END with what it recovers; None if it has no head."""
+    found = _found_at_end(search)
+    if found is None:
+        return None
+    circuit, steps = found
+    return Found(circuit, search.clean, search.threshold, search.recovered(late_half(circuit, search.end)), steps)
+
+
+def _full(search: Search, late: Found) -> Found:
+    """The circuit found at END, followed to YY and below, with what it recovers and the heads to look at."""
+    circuit, steps = _followed(search, late.circuit)
+    strengths = search.effects(heads_readers(circuit, search.end), search.end)
+    studied = sorted(circuit.heads, key=lambda head: -abs(_entry(strengths, Node.named(head, search.end))))[:STUDIED]
+    recovered = search.recovered(full_circuit(circuit, search.yy, search.end))
+    circuit = replace(circuit, studied=tuple(studied))
+    return replace(late, circuit=circuit, recovered=recovered, steps=(*late.steps, *steps))
+
+
+def _found_at_end(search: Search) -> tuple[Circuit, tuple[Question, ...]] | None:
     """The circuit at END, the inputs of its heads whole; None if it has no head."""
     swept = _sweep_end(search)
     kept = in_order({name for step in swept.values() for name in search.kept(step)})
     if not any(_is_head(name) for name in kept):
         return None
     circuit, fed = _late_half(search, kept, swept)
-    recovered = search.recovered(late_half(circuit, search.end))
-    return Found(circuit, search.clean, search.threshold, recovered, (*swept.values(), fed))
+    return circuit, (*swept.values(), fed)
 
 
-def _followed(search: Search, late: Found) -> Found:
+def _followed(search: Search, late: Circuit) -> tuple[Circuit, tuple[Question, ...]]:
     """The circuit found at END, with those inputs of its heads that matter followed to YY and below."""
-    inputs = _inputs(search, late.circuit)
+    inputs = _inputs(search, late)
     kept = search.kept(inputs) or list(inputs.effects)[:1]
     ways = [way for name in kept for way in INPUTS["head"] if way == name]
-    circuit, below = _below_heads(search, late.circuit, ways)
-    strengths = search.sweeps(heads_readers(circuit, search.end), search.end)
-    studied = sorted(circuit.heads, key=lambda head: -abs(_entry(strengths, Node.named(head, search.end))))[:STUDIED]
-    recovered = search.recovered(full_circuit(circuit, search.yy, search.end))
-    circuit = replace(circuit, studied=tuple(studied))
-    return replace(late, circuit=circuit, recovered=recovered, steps=(*late.steps, inputs, *below))
+    circuit, below = _below_heads(search, late, ways)
+    return circuit, (inputs, *below)
 
 
 def _sweep_end(search: Search) -> dict[str, Question]:
@@ -251,7 +280,7 @@ def _late_half(search: Search, kept: tuple[str, ...], swept: Mapping[str, Questi
     for reader, step in swept.items():
         receivers = _into(reader, swept, search.end)
         upstream = [head for head in nodes(heads, search.end) if receivers.reachable(head)]
-        together = [search.effect(receivers.extend(upstream))] if upstream else []
+        together = [search.effects.of(receivers.extend(upstream))] if upstream else []
         effects[reader] = max([*together, *(step.effects[head.name] for head in upstream)], key=abs, default=0.0)
     fed = ranked("the kept heads → each of their readers", effects)
     fed_by_heads = in_order(search.kept(fed))
@@ -264,7 +293,7 @@ def _late_half(search: Search, kept: tuple[str, ...], swept: Mapping[str, Questi
 def _inputs(search: Search, late: Circuit) -> Question:
     """How much depends on each input of the heads, at all positions that it reads."""
     heads, everything = late_half(late, search.end), [Node.residual(position) for position in range(search.end + 1)]
-    effects: dict[str, float] = {way: search.effect(heads.extend(everything, way)) for way in INPUTS["head"]}
+    effects: dict[str, float] = {way: search.effects.of(heads.extend(everything, way)) for way in INPUTS["head"]}
     return ranked("everything → each input of the heads", effects)
 
 

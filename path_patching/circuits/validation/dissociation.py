@@ -1,0 +1,127 @@
+"""Test 10: is it the circuit of this ability alone? One ability's circuit impeded, another ability measured.
+
+    loss(task, C) = (m(M) − m(M∖C)) / (m(M) − m(∅)),  the share of the task's span that is lost
+
+To impede a circuit is to put its nodes at END on the task's own corrupted data: every head and MLP of it, each through
+what reads it in the circuit, so that an MLP is impeded whatever feeds it. END is each task's own; what a circuit has at
+the position of the difference lies below those nodes, and is impeded with them. The table of two tasks and two circuits
+shows a *double dissociation* if each task loses its span with its own circuit alone. Random circuits of the same shapes
+stand beside them. On plain sentences, which have no twins, a circuit is impeded by mean ablation:
+
+    KL = Σ_a p_M(a) log(p_M(a) / p_{M∖C}(a))  over the answers and “anything else”, in nats
+
+    >>> from path_patching.circuits.validation.measuring import Scale
+    >>> later = Ability("later years", engine, Scale.of(engine, metric), circuit, END)
+    >>> table = dissociation([later], random.Random(0))  # with a second ability, two by two
+    >>> print(table.losses["later years", "later years"])
+    ... [..., ...]
+    >>> for verdict in table.verdicts():
+    ...     print(verdict)
+    later years without the circuit of later years: does impeding it take this ability? ...
+    later years without a random circuit like that of later years: ...
+    >>> from path_patching.circuits.validation.faithfulness import divergence_scale
+    >>> plain = engine  # here; plain sentences have an engine of their own
+    >>> print(disturbance(plain, divergence_scale(plain), {"mine": circuit}, END)["mine"])
+    ... [..., ...]
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from path_patching.bootstrap import Estimate
+from path_patching.circuits.circuit import Circuit, late_half, mlp_chains, nodes
+from path_patching.circuits.random_circuits import random_circuit
+from path_patching.circuits.validation.measuring import Scale, measured
+from path_patching.circuits.validation.verdicts import Verdict, judge
+from path_patching.engine import Engine, Request
+from path_patching.errors import UserError
+from path_patching.paths import PathSet
+
+DRAWS = 5  # random circuits of each shape, whose losses are averaged
+
+
+@dataclass(frozen=True, eq=False)
+class Ability:
+    """Something that a model does: its sentences and their twins, its measure, and the circuit that does it."""
+
+    name: str
+    engine: Engine
+    scale: Scale
+    """Of the engine's sentences."""
+    circuit: Circuit
+    end: int
+
+
+@dataclass(frozen=True)
+class Dissociation:
+    """What each ability loses with each circuit impeded; circuits go by their ability's name."""
+
+    losses: Mapping[tuple[str, str], Estimate]
+    """By ability and circuit, as shares of the ability's span."""
+    by_chance: Mapping[tuple[str, str], Estimate]
+    """The same with random circuits of the same shape, on average."""
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """On each loss: with the ability's own circuit, with another's, and, not judged, with random ones."""
+        return tuple(self._verdicts())
+
+    def dissociated(self, one: str, other: str) -> bool:
+        """Whether each of two abilities needs its own circuit and not the other's, by the bars."""
+        pairs = [(one, one), (other, other), (one, other), (other, one)]
+        return all(self._judged(*pair).passed for pair in pairs)
+
+    def _verdicts(self) -> Iterator[Verdict]:
+        for task, circuit in self.losses:
+            yield self._judged(task, circuit)
+            subject = f"{task} without a random circuit like that of {circuit}"
+            chance = self.by_chance[task, circuit]
+            yield judge("other_loss", chance, subject, "a control, not judged", too_weak=True)
+
+    def _judged(self, task: str, circuit: str) -> Verdict:
+        bar = "own_loss" if task == circuit else "other_loss"
+        return judge(bar, self.losses[task, circuit], f"{task} without the circuit of {circuit}")
+
+
+def dissociation(abilities: Sequence[Ability], rng: random.Random, draws: int = DRAWS) -> Dissociation:
+    """What each ability loses with the circuit of each impeded, and with `draws` random ones of its shape.
+
+    Raises `UserError` if two abilities have one name, or a model too few nodes for a random circuit.
+    """
+    names = [each.name for each in abilities]
+    if len(set(names)) < len(names):
+        raise UserError(f"abilities have to have names of their own, not {', '.join(names)}")
+    drawn = {
+        each.name: [random_circuit(each.circuit, each.engine.model.architecture, rng) for _ in range(draws)]
+        for each in abilities
+    }
+    pairs = [(task, circuit) for task in abilities for circuit in abilities]
+    return Dissociation(
+        losses={(task.name, other.name): loss(task, [other.circuit]) for task, other in pairs},
+        by_chance={(task.name, other.name): loss(task, drawn[other.name]) for task, other in pairs},
+    )
+
+
+def loss(task: Ability, circuits: Sequence[Circuit]) -> Estimate:
+    """The share of an ability's span that is lost with a circuit impeded, averaged over several circuits."""
+    requests = [Request.patch(impeded(circuit, task.end)) for circuit in circuits]
+    left = measured(task.engine, requests, [task.scale.metric])[0].mean(0)  # (N,)
+    return task.scale.of_span(task.scale.whole - left)
+
+
+def disturbance(engine: Engine, scale: Scale, circuits: Mapping[str, Circuit], end: int) -> dict[str, Estimate]:
+    """How far from its own, in nats, a model's next token is with each circuit mean-ablated at END, by name.
+
+    The engine's sentences are plain ones, and `scale` that of their divergence (`divergence_scale`).
+    """
+    requests = [Request.patch(impeded(circuit, end), inside="mean") for circuit in circuits.values()]
+    scores = measured(engine, requests, [scale.metric])[0]
+    return {name: scale.mean(each) for name, each in zip(circuits, scores, strict=True)}
+
+
+def impeded(circuit: Circuit, end: int) -> PathSet:
+    """The paths from the logits through any chain of a circuit's MLPs to one of its MLPs, or to one of its heads."""
+    heads = late_half(circuit, end)
+    return heads | mlp_chains(circuit, end).ending_at(nodes(circuit.mlps, end)) if circuit.mlps else heads

@@ -1,0 +1,167 @@
+"""Test 7: how good is the best circuit of each size? Nodes at END added in the order of their |effect|.
+
+    CPR = ∫ F(s) ds,   CMD = ∫ |1 − F(s)| ds,   s = share of the nodes at END, from 0 to 1 (trapezoids)
+
+The circuit of k nodes has all paths from the logits through any chain of its MLPs to one of its heads, whose inputs
+count as inside whole, as in the late half. An effect is that of the node on the logits through every chain of MLPs at
+END, what such a circuit has when it is whole: an MLP that acts by way of later ones, or a head that does, is ranked by
+all that it does there, and one sweep ranks them all. One half of the sentences ranks, the other is evaluated.
+
+    >>> from path_patching.circuits.validation.measuring import Scale
+    >>> first, second = halves(97)  # rows of the sentences, here for a metric that needs no years
+    >>> metric = lambda probs: probs[:, 50:].sum(1)
+    >>> order = ranked_nodes(engine.like(engine.sentences.rows(first)), metric, END)
+    >>> evaluated = engine.like(engine.sentences.rows(second))
+    >>> scale = Scale.of(evaluated, metric)
+    >>> curve, by_chance = size_curve(evaluated, scale, order, END), random_curve(evaluated, scale, END)
+    >>> curve.sizes, curve.faithfulness[0]
+    ((0, 1, 2, 3, 4, 5, 6, 7, 8, 9), 0.0)
+    >>> better = curve.cpr > by_chance.cpr, curve.cmd < by_chance.cmd
+    >>> print(*on_curve(evaluated, scale, order, circuit, END).verdicts())
+    late half of mine: is it as good as the best nodes of its size? ...
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from path_patching.bootstrap import Estimate
+from path_patching.circuits.circuit import Circuit, late_half, nodes
+from path_patching.circuits.validation.measuring import Scale, isolated, measured
+from path_patching.circuits.validation.verdicts import Verdict, judge
+from path_patching.engine import Engine
+from path_patching.errors import UserError
+from path_patching.paths import Node, PathSet
+from path_patching.sweeps import Metric, effects_of, every_node
+
+ALL_UP_TO = 30  # nodes, each size is evaluated
+STEP = 6  # between sizes above that
+RANDOM_ORDERS = 5
+
+
+@dataclass(frozen=True)
+class Curve:
+    """F of circuits of each size, of the means over the sentences evaluated."""
+
+    sizes: tuple[int, ...]
+    faithfulness: tuple[float, ...]
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The sizes as shares of all nodes at END."""
+        return tuple(size / self.sizes[-1] for size in self.sizes)
+
+    @property
+    def cpr(self) -> float:
+        """∫F over the share of nodes: 1 if no node were needed, and more where circuits outdo the model."""
+        return area(self.shares, self.faithfulness)
+
+    @property
+    def cmd(self) -> float:
+        """∫|1 − F| over the share of nodes: 0 if no node were needed."""
+        return area(self.shares, [abs(1 - each) for each in self.faithfulness])
+
+
+def halves(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of two halves of n sentences, drawn at random, each in order; the second has the odd one."""
+    drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return drawn[: n // 2].sort().values, drawn[n // 2 :].sort().values
+
+
+def size_grid(n_nodes: int, all_up_to: int = ALL_UP_TO, step: int = STEP) -> tuple[int, ...]:
+    """The sizes evaluated: all up to one, then every few, and all nodes."""
+    return tuple(sorted({*range(min(all_up_to, n_nodes) + 1), *range(all_up_to, n_nodes, step), n_nodes}))
+
+
+def names_at_end(engine: Engine) -> tuple[str, ...]:
+    """All heads and MLPs of the model, in the order of layers."""
+    return tuple(node.name for node in every_node(engine, 0))
+
+
+def ranked_nodes(engine: Engine, metric: Metric, end: int) -> tuple[str, ...]:
+    """All heads and MLPs at END, from the largest |effect| on the logits through any chain of MLPs to the smallest."""
+    every = every_node(engine, end)
+    mlps = [node for node in every if node.kind == "mlp"]
+    effects = effects_of(engine, PathSet.at(Node.logits(end)).through_chains(mlps), every, metric)
+    order = effects.abs().argsort(descending=True, stable=True).tolist()
+    return tuple(every[place].name for place in order)
+
+
+def circuit_of(names: Sequence[str], end: int) -> PathSet | None:
+    """All paths through any chain of the MLPs among some nodes at END to the heads among them; None without a head."""
+    every = nodes(names, end)
+    heads = [node for node in every if node.kind == "head"]
+    if not heads:
+        return None
+    return PathSet.at(Node.logits(end)).through_chains(set(every) - set(heads)).extend(heads)
+
+
+def size_curve(
+    engine: Engine, scale: Scale, order: Sequence[str], end: int, sizes: Sequence[int] | None = None
+) -> Curve:
+    """F of the circuits of the first k nodes of an order, for each size k; `scale` is that of the engine's sentences.
+
+    Raises `UserError` unless the order has each node at END once and sizes rise from none to all of them.
+    """
+    every = names_at_end(engine)
+    if sorted(order) != sorted(every):
+        raise UserError(f"the order has to name each of the {len(every)} heads and MLPs once")
+    sizes = size_grid(len(every)) if sizes is None else tuple(sizes)
+    if list(sizes) != sorted({*sizes, 0, len(every)}):
+        raise UserError(f"sizes have to rise from 0 to all {len(every)} nodes")
+    requests = [isolated(circuit_of(order[:size], end)) for size in sizes]
+    scores = measured(engine, requests, [scale.metric])[0]  # (sizes, N)
+    return Curve(sizes, tuple(scale.of_means(scores).tolist()))
+
+
+def random_curve(
+    engine: Engine,
+    scale: Scale,
+    end: int,
+    sizes: Sequence[int] | None = None,
+    orders: int = RANDOM_ORDERS,
+    seed: int = 0,
+) -> Curve:
+    """The mean of the curves of several orders drawn at random."""
+    rng, every = random.Random(seed), names_at_end(engine)
+    drawn = [size_curve(engine, scale, rng.sample(every, len(every)), end, sizes) for _ in range(orders)]
+    means = torch.tensor([curve.faithfulness for curve in drawn], dtype=torch.float64).mean(0)
+    return Curve(drawn[0].sizes, tuple(means.tolist()))
+
+
+def area(places: Sequence[float], values: Sequence[float]) -> float:
+    """The area under values at rising places, a straight line between each two."""
+    return torch.trapezoid(torch.tensor(values, dtype=torch.float64), torch.tensor(places, dtype=torch.float64)).item()
+
+
+@dataclass(frozen=True)
+class OnCurve:
+    """A circuit as a point beside the curve."""
+
+    subject: str
+    size: int
+    """How many nodes it has at END."""
+    own: Estimate
+    """F of its late half."""
+    best: Estimate
+    """F of the circuit of as many first nodes."""
+    behind: Estimate
+    """The second minus the first."""
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """On how far it is behind."""
+        shown = f"{self.size} nodes at END: F {self.own.value:.3f}, the first in order {self.best.value:.3f}"
+        return (judge("on_curve", self.behind, self.subject, shown),)
+
+
+def on_curve(engine: Engine, scale: Scale, order: Sequence[str], circuit: Circuit, end: int) -> OnCurve:
+    """The late half of a circuit beside the circuit of the first nodes of an order, as many as it has at END."""
+    size = len(circuit.mlps + circuit.heads)
+    requests = [isolated(late_half(circuit, end)), isolated(circuit_of(order[:size], end))]
+    own, best = measured(engine, requests, [scale.metric])[0]
+    subject = f"late half of {circuit.name}"
+    return OnCurve(subject, size, scale.normalized(own), scale.normalized(best), scale.of_span(best - own))

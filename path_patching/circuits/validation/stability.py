@@ -1,0 +1,143 @@
+"""Test 8: is the circuit found again? The search by rule on draws of the sentences, at several thresholds.
+
+    membership(v) = share of the draws whose circuit has node v
+    Jaccard(A, B) = |A ∩ B| / |A ∪ B|, 1 if both are empty; the mean over all pairs of draws
+    consensus = the nodes of over half of the draws
+
+A draw is a weight for each sentence, so that whoever draws can draw whole clusters. Sweeps are made once for all
+sentences: a draw, or a threshold, that asks for one that was made only weighs its sentences otherwise.
+
+    >>> from path_patching.sweeps import remembered_effects
+    >>> drawn = [torch.randint(97, (97,)).bincount(minlength=97) for _ in range(3)]  # three draws of the 97 sentences
+    >>> found = stability(remembered_effects(engine, metric), torch.stack(drawn), YY, END, thresholds=(0.02,))
+    >>> found.searches[0].membership  # by node, END and YY apart
+    {...: ...}
+    >>> for verdict in found.verdicts(circuit):
+    ...     print(verdict)
+    the search at 2% of clean, at END: is it found again on other sentences? ...
+    the search at 2% of clean, at END and YY: ...
+    mine at END, the search at 2% of clean: is it the consensus of these searches? ...
+    mine at END and YY, the search at 2% of clean: ...
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+
+from path_patching.circuits.circuit import Circuit
+from path_patching.circuits.search import find_members
+from path_patching.circuits.validation.verdicts import Verdict, judge
+from path_patching.errors import UserError
+from path_patching.progress import progress
+from path_patching.sweeps import Effects
+
+THRESHOLDS = (0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # shares of the metric's clean value
+DRAWS = 20
+PLACES = {"at END": ("END",), "at END and YY": ("END", "YY")}
+
+
+@dataclass(frozen=True)
+class Searches:
+    """What searches with one threshold, itself as a share of clean, found on each draw of the sentences."""
+
+    threshold: float
+    found: tuple[frozenset[str], ...]
+    """By draw, the circuit's nodes with their place (`m10@END`, `m0@YY`); none where no head was found."""
+
+    @property
+    def membership(self) -> dict[str, float]:
+        """The share of the draws that have a node, for each that any has, most frequent first."""
+        counts = Counter(sorted(node for members in self.found for node in members))
+        return {node: count / len(self.found) for node, count in counts.most_common()}
+
+    def within(self, places: Iterable[str]) -> Searches:
+        """The same for the nodes at some places alone."""
+        return Searches(self.threshold, tuple(at_places(members, places) for members in self.found))
+
+    def jaccard(self) -> float:
+        """The mean Jaccard index over all pairs of draws."""
+        return mean_jaccard(self.found)
+
+    def consensus(self) -> frozenset[str]:
+        """The nodes that over half of the draws have."""
+        return frozenset(node for node, share in self.membership.items() if share > 0.5)
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Searches on the same draws of the sentences, at several thresholds."""
+
+    searches: tuple[Searches, ...]
+
+    def verdicts(self, circuit: Circuit, found_at: float | None = None) -> tuple[Verdict, ...]:
+        """Whether searches find the same again, and whether that is the circuit: at END, and with YY.
+
+        Judged is the search with the threshold at which the circuit was found; the others are shown. For a circuit that
+        no search found it is the one whose consensus is most like it. Raises `UserError` if `found_at` is none of the
+        thresholds.
+        """
+        claimed, thresholds = members_of(circuit), [each.threshold for each in self.searches]
+        if found_at is not None and found_at not in thresholds:
+            raise UserError(f"no search was made at {found_at:g}; there are {', '.join(map(str, thresholds))}")
+        closest = max(self.searches, key=lambda each: jaccard(each.consensus(), claimed)).threshold
+        judged = closest if found_at is None else found_at
+        why = "its consensus is the most like the circuit" if found_at is None else "where the circuit was found"
+        again, alike = [], []
+        for each in self.searches:
+            other, named = each.threshold != judged, f"the search at {100 * each.threshold:g}% of clean"
+            remark = "another threshold, to compare" if other else why
+            for place, places in PLACES.items():
+                within, own = each.within(places), at_places(claimed, places)
+                index, subject = jaccard(within.consensus(), own), f"{circuit.name} {place}, {named}"
+                again.append(judge("stability", within.jaccard(), f"{named}, {place}", remark, too_weak=other))
+                alike.append(judge("consensus", index, subject, remark, too_weak=other))
+        return (*again, *alike)
+
+
+def stability(
+    effects: Effects, weights: torch.Tensor, yy: int, end: int, thresholds: Sequence[float] = THRESHOLDS
+) -> Stability:
+    """Searches on draws of the sentences, at each threshold; `weights` (draws, N) say how often each was drawn.
+
+    Raises `UserError` for weights of another shape, and for a draw in which the metric has no clean value.
+    """
+    if weights.ndim != 2 or len(weights) < 2:
+        raise UserError(f"searches are compared on two draws or more, (draws, N), not on {tuple(weights.shape)}")
+    if not thresholds:
+        raise UserError("no threshold is given to search with; give one, as 0.02")
+    drawn = [effects.weighted(each) for each in weights]
+
+    def searched(threshold: float) -> Searches:
+        return Searches(threshold, tuple(members_of(find_members(each, yy, end, threshold)) for each in drawn))
+
+    return Stability(tuple(map(searched, progress(thresholds, f"{len(drawn)} searches at each threshold"))))
+
+
+def members_of(circuit: Circuit | None) -> frozenset[str]:
+    """A circuit's nodes with their place, as `links` names them: `m10@END`, `m0@YY`; none if there is none."""
+    if circuit is None:
+        return frozenset()
+    at_end, at_yy = (*circuit.mlps, *circuit.heads), circuit.lower
+    return frozenset([*(f"{name}@END" for name in at_end), *(f"{name}@YY" for name in at_yy)])
+
+
+def at_places(members: Iterable[str], places: Iterable[str]) -> frozenset[str]:
+    """Those of some nodes that are at one of some places, `END` and `YY`."""
+    wanted = {*places}
+    return frozenset(node for node in members if node.partition("@")[2] in wanted)
+
+
+def jaccard(one: Set[str], other: Set[str]) -> float:
+    """How much two sets have in common: 1 for equal ones, two empty ones among them, 0 for disjoint ones."""
+    return len(one & other) / len(one | other) if one | other else 1.0
+
+
+def mean_jaccard(sets: Sequence[Set[str]]) -> float:
+    """The mean Jaccard index over all pairs of two or more sets."""
+    pairs = [jaccard(*pair) for pair in combinations(sets, 2)]
+    return sum(pairs) / len(pairs)

@@ -1,0 +1,126 @@
+"""Two abilities planted in one model, each with a head of its own: each is lost with its own circuit alone."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from path_patching.circuits.circuit import LOGITS, Circuit
+from path_patching.circuits.validation.dissociation import Ability, dissociation, disturbance, impeded, loss
+from path_patching.circuits.validation.faithfulness import divergence_scale
+from path_patching.circuits.validation.measuring import Scale
+from path_patching.engine import Engine, Sentences
+from path_patching.errors import UserError
+from path_patching.gpt2.model import Model
+from path_patching.paths import Node, PathSet
+from tests.helpers.engines import each_engine, make_engine
+from tests.helpers.planted import (
+    ANSWER,
+    AT_BEFORE_END,
+    AT_END,
+    BEFORE_END,
+    END,
+    LARGE,
+    SHIFT,
+    SIZES,
+    YEAR,
+    YEARS,
+    constant_head,
+    embed,
+    moving_head,
+    planted_model,
+    planted_sentences,
+    unembed,
+)
+from utils import greater_than
+
+AT_LAST = Circuit("at the last", (), ("a0.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())
+BEFORE = replace(AT_LAST, name="one before", heads=("a1.h0",))
+BOTH = replace(AT_LAST, name="both", heads=("a0.h1", "a1.h0"))
+
+
+@cache
+def two_abilities() -> Model:
+    """a0.h1 brings the year to END, a1.h0 to the position before it, which is END for sentences cut there."""
+    tensors = {name: torch.zeros(shape) for name, shape in SIZES.tensor_shapes().items()}
+    for name, tensor in tensors.items():
+        if name.endswith("ln.w.scale_arr"):
+            tensor.fill_(LARGE / 3)
+    embed(tensors)
+    moving_head(tensors, "a0", 1, YEAR, ANSWER, to=AT_END)
+    moving_head(tensors, "a1", 0, YEAR, ANSWER, to=AT_BEFORE_END)
+    constant_head(tensors, "a0", 0, SHIFT, ANSWER)
+    unembed(tensors)
+    return Model("two", SIZES, tensors, "two")
+
+
+def abilities(engine_name: str, circuits: tuple[Circuit, Circuit] = (AT_LAST, BEFORE)) -> list[Ability]:
+    whole = planted_sentences()
+    cut = Sentences(whole.clean[:, :END], whole.corrupted[:, :END], whole.answers)
+    found = []
+    for name, sentences, circuit in zip(("long", "short"), (whole, cut), circuits, strict=True):
+        engine = make_engine(engine_name, two_abilities(), sentences)
+        scale = Scale.of(engine, greater_than(YEARS))
+        assert scale.span.mean() > 1
+        found.append(Ability(name, engine, scale, circuit, sentences.end))
+    return found
+
+
+@each_engine
+def test_each_ability_is_lost_with_its_own_circuit_alone(engine_name):
+    table = dissociation(abilities(engine_name), random.Random(0))
+    losses = {pair: estimate.value for pair, estimate in table.losses.items()}
+    expected = {("long", "long"): 1, ("long", "short"): 0, ("short", "long"): 0, ("short", "short"): 1}
+    assert losses == pytest.approx(expected, abs=1e-3)
+    assert table.dissociated("long", "short")
+    verdicts = table.verdicts()
+    assert [verdict.passed for verdict in verdicts] == [True, None] * 4
+    assert [verdict.bar for verdict in verdicts[::2]] == ["own_loss", "other_loss", "other_loss", "own_loss"]
+
+
+@pytest.mark.parametrize("circuits", [(BEFORE, AT_LAST), (BOTH, BEFORE), (AT_LAST, AT_LAST)])
+def test_circuits_that_are_swapped_or_shared_do_not_dissociate(circuits):
+    table = dissociation(abilities("torch", circuits), random.Random(0), draws=1)
+    assert not table.dissociated("long", "short")
+    assert [verdict.passed for verdict in table.verdicts()].count(False) > 0
+
+
+def test_the_control_is_the_mean_over_the_circuits_drawn():
+    long, _ = abilities("torch")
+    assert loss(long, [AT_LAST, BEFORE]).value == pytest.approx(1 / 2, abs=1e-3)
+    tables = [dissociation([long], random.Random(seed), draws=1) for seed in (0, 0)]
+    assert tables[0].by_chance == tables[1].by_chance
+
+
+def test_what_is_impeded_is_every_node_along_the_circuits_links():
+    circuit = Circuit("chain", ("m1", "m2"), ("a1.h1",), ("m1",), (), (), followed=(), whole=("v",))
+    mlps, heads = "m2 → logits; m1 → logits; m1 → m2 → logits", "a1.h1 → m1 → logits; a1.h1 → m1 → m2 → logits"
+    assert impeded(circuit, END) == PathSet.parse(f"{mlps}; {heads}", end=END)
+    assert impeded(AT_LAST, END) == PathSet.parse("a0.h1 → logits", end=END)
+
+
+@each_engine
+def test_plain_sentences_are_disturbed_by_nodes_that_act_on_them(engine_name):
+    sentences = planted_sentences()
+    plain = Sentences(sentences.clean, sentences.clean, torch.arange(SIZES.vocab_size))
+    engine: Engine = make_engine(engine_name, planted_model(), plain)
+    own = Circuit("own", ("m2",), ("a1.h1",), ("m2",), (), (), followed=(), whole=("v",))
+    idle = replace(own, name="idle", mlps=("m1",), heads=("a0.h1",), heads_feed=("m1",))
+    found = disturbance(engine, divergence_scale(engine), {"own": own, "idle": idle}, END)
+    assert found["own"].value > 0.1
+    assert found["idle"].value == pytest.approx(0, abs=1e-5)
+    ablated = engine.patch(PathSet.at(Node.logits(END)).extend([Node.mlp(2, END)]), inside="mean")
+    clean = engine.clean()
+    expected = (clean * (clean.clamp(min=1e-12) / ablated.clamp(min=1e-12)).log()).sum(1).mean()
+    assert found["own"].value == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_two_abilities_of_one_name_are_one_line():
+    long, short = abilities("torch")
+    assert short.end == BEFORE_END
+    with pytest.raises(UserError, match="names of their own"):
+        dissociation([long, replace(short, name="long")], random.Random(0))

@@ -1,0 +1,106 @@
+"""What searches on draws of the sentences have in common, and that a planted circuit is found on every one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from path_patching.circuits.circuit import Circuit
+from path_patching.circuits.search import find_circuit, find_members
+from path_patching.circuits.validation.stability import (
+    Searches,
+    Stability,
+    jaccard,
+    mean_jaccard,
+    members_of,
+    stability,
+)
+from path_patching.errors import UserError
+from path_patching.sweeps import remembered_effects
+from tests.helpers.engines import each_engine, make_engine
+from tests.helpers.planted import END, YEARS, YY, planted_model, planted_sentences
+from utils import greater_than
+
+PLANTED = Circuit("planted", ("m2",), ("a1.h1",), ("m2",), ("m0",), (), followed=("v",), whole=())
+WEIGHTS = torch.tensor([[1, 1, 1, 1], [2, 0, 1, 1], [0, 3, 1, 0]])
+
+
+def test_what_sets_have_in_common_by_hand():
+    assert jaccard({"m1", "m2", "m3"}, {"m2", "m3", "m4"}) == 2 / 4
+    assert jaccard({"m1"}, set()) == 0
+    assert jaccard(set(), set()) == 1
+    assert mean_jaccard([{"m1"}, {"m1", "m2"}, {"m3"}]) == pytest.approx((1 / 2 + 0 + 0) / 3)
+
+
+def test_membership_and_consensus_by_hand():
+    found = Searches(0.02, tuple(map(frozenset, [{"m1@END", "m0@YY"}, {"m1@END"}, {"m1@END", "m0@YY"}, {"m2@END"}])))
+    assert found.membership == {"m1@END": 0.75, "m0@YY": 0.5, "m2@END": 0.25}
+    assert found.consensus() == {"m1@END"}  # over half, which m0 is not
+    assert found.within(["YY"]).membership == {"m0@YY": 0.5}
+    assert found.within(["YY"]).jaccard() == pytest.approx((0 + 1 + 0 + 0 + 1 + 0) / 6)
+
+
+@each_engine
+def test_the_planted_circuit_is_found_on_every_draw(engine_name):
+    engine = make_engine(engine_name, planted_model(), planted_sentences())
+    found = stability(remembered_effects(engine, greater_than(YEARS)), WEIGHTS, YY, END, (0.05, 0.001))
+    for searches in found.searches:
+        assert searches.membership == {"m2@END": 1, "a1.h1@END": 1, "m0@YY": 1}
+        assert searches.jaccard() == 1
+        assert searches.consensus() == members_of(PLANTED)
+    assert all(verdict.passed for verdict in found.verdicts(PLANTED, 0.05) if verdict.passed is not None)
+
+
+def test_a_draw_costs_no_sweep_of_its_own(monkeypatch):
+    engine = make_engine("torch", planted_model(), planted_sentences())
+    effects = remembered_effects(engine, greater_than(YEARS))
+    expected = find_members(effects, YY, END, 0.01)
+    monkeypatch.setattr(engine, "sweep", None)
+    assert [find_members(effects.weighted(each), YY, END, 0.01) for each in WEIGHTS] == [expected] * 3
+
+
+def test_members_are_those_of_the_whole_search():
+    engine = make_engine("torch", planted_model(), planted_sentences())
+    found = find_circuit(engine, greater_than(YEARS), YY, END, 0.01)
+    effects = remembered_effects(engine, greater_than(YEARS))
+    assert find_members(effects, YY, END, 0.01) == replace(found.circuit, studied=())
+    assert find_members(effects, YY, END, 1e3) is None
+    assert members_of(None) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("circuit", "index"),
+    [
+        (PLANTED, 1),
+        (replace(PLANTED, further_below=("a0.h0",)), 3 / 4),  # one too many
+        (Circuit("few", ("m2",), ("a1.h1",), ("m2",), (), (), (), whole=("v",)), 2 / 3),  # one too few
+        (replace(PLANTED, first_below=("m1",), heads=("a2.h0",)), 1 / 5),  # swapped
+    ],
+)
+def test_the_consensus_is_held_against_the_circuit(circuit, index):
+    found = Stability((Searches(0.02, (members_of(PLANTED),) * 3), Searches(0.01, (frozenset(),) * 3)))
+    verdicts = [each for each in found.verdicts(circuit, 0.02) if each.bar == "consensus" and each.passed is not None]
+    assert verdicts[-1].measured == pytest.approx(index)
+    assert verdicts[-1].passed == (index >= 0.7)
+    shown = [each for each in found.verdicts(circuit, 0.02) if each.remark == "another threshold, to compare"]
+    assert len(shown) == 4
+    assert all(each.passed is None for each in shown)
+
+
+def test_a_circuit_of_no_search_is_judged_where_the_consensus_is_most_like_it():
+    found = Stability((Searches(0.02, (frozenset(),) * 2), Searches(0.01, (members_of(PLANTED),) * 2)))
+    judged = [verdict.subject for verdict in found.verdicts(PLANTED) if verdict.passed is not None]
+    assert judged
+    assert all("1% of clean" in subject for subject in judged)
+
+
+def test_what_cannot_be_compared_is_one_line():
+    effects = remembered_effects(make_engine("torch", planted_model(), planted_sentences()), greater_than(YEARS))
+    with pytest.raises(UserError, match="two draws or more"):
+        stability(effects, WEIGHTS[0], YY, END)
+    with pytest.raises(UserError, match="no threshold is given"):
+        stability(effects, WEIGHTS, YY, END, ())
+    with pytest.raises(UserError, match=r"no search was made at 0\.3"):
+        Stability((Searches(0.02, (frozenset(),) * 2),)).verdicts(PLANTED, 0.3)

@@ -1,0 +1,50 @@
+"""Effects over draws of the sentences are those of the sentences drawn, without another evaluation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from path_patching.errors import UserError
+from path_patching.paths import Node, PathSet
+from path_patching.sweeps import effects_on, remembered_effects
+from tests.helpers.engines import each_engine, make_engine
+from tests.helpers.planted import CHAIN, END, YEARS, planted_model, planted_sentences
+from utils import greater_than
+
+LOGITS = PathSet.at(Node.logits(END))
+ROWS = torch.tensor([0, 0, 2, 3, 3, 3])  # a draw of the four sentences
+COUNTS = ROWS.bincount(minlength=4)
+
+
+@each_engine
+def test_a_draw_has_the_effects_of_the_sentences_drawn(engine_name):
+    engine = make_engine(engine_name, planted_model(), planted_sentences())
+    drawn = engine.like(engine.sentences.rows(ROWS))
+    weighted = remembered_effects(engine, greater_than(YEARS)).weighted(COUNTS)
+    expected = remembered_effects(drawn, greater_than(YEARS[ROWS]))
+    paths = LOGITS.through(*CHAIN[:2])
+    assert weighted.clean == pytest.approx(expected.clean, abs=1e-6)
+    assert weighted.of(paths) == pytest.approx(expected.of(paths), abs=1e-6)
+    assert weighted.alone(paths) == pytest.approx(expected.alone(paths), abs=1e-6)
+    table = effects_on(drawn, LOGITS, greater_than(YEARS[ROWS]), END)
+    torch.testing.assert_close(weighted(LOGITS, END), table, atol=1e-6, rtol=0)
+
+
+def test_draws_share_what_was_evaluated(monkeypatch):
+    engine = make_engine("torch", planted_model(), planted_sentences())
+    effects, paths = remembered_effects(engine, greater_than(YEARS)), LOGITS.through(CHAIN[0])
+    effects(LOGITS, END), effects.of(paths), effects.alone(paths)
+    for name in ("sweep", "evaluate"):
+        monkeypatch.setattr(engine, name, None)
+    drawn = effects.weighted(COUNTS)
+    assert drawn.of(paths) != effects.of(paths)
+    assert drawn.alone(paths) != effects.alone(paths)
+    assert not torch.equal(drawn(LOGITS, END), effects(LOGITS, END))
+
+
+@pytest.mark.parametrize("weights", [[1, 1, 1], [1, 1, 1, -1], [0, 0, 0, 0], [1, 1, 1, float("nan")]], ids=str)
+def test_weights_that_are_no_draw_are_one_line(weights):
+    effects = remembered_effects(make_engine("torch", planted_model(), planted_sentences()), greater_than(YEARS))
+    with pytest.raises(UserError, match="a draw of 4 sentences has one weight for each"):
+        effects.weighted(torch.tensor(weights))
