@@ -5,15 +5,22 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.10 || command -v p
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: figures test clean
+.PHONY: figures test style types tests clean
 
 figures: $(VENV)/.installed
 	$(RUN) reproduce.py
 
-test: $(VENV)/.installed-dev
+test: style
+	$(MAKE) --no-print-directory --jobs 2 types tests # mypy works on one core, for a minute
+
+style: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy
+
+tests: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
 
 $(VENV)/.installed: requirements.txt pyproject.toml

@@ -6,7 +6,7 @@ python examples/colour_model.py FOLDER
 from __future__ import annotations
 
 import argparse
-import random
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from path_patching.progress import progress
 THINGS = ("ball", "book", "bag", "car", "chair", "coat", "cup", "door", "flag", "hat", "house", "lamp")
 COLOURS = ("red", "blue", "green", "black", "brown", "pink", "orange", "purple", "gold", "yellow", "white")
 TEMPLATE = "{eos} The {thing} is {colour}, so its color is"
-STEPS, BATCH = 300, 64
+STEPS, BATCH = 150, 64
 
 
 def sentence(thing: str, colour: str) -> str:
@@ -32,16 +32,18 @@ def sentence(thing: str, colour: str) -> str:
 def train(folder: Path) -> None:
     """Train a GPT-2 of four layers on sentences drawn at random, and save it as a checkpoint."""
     torch.manual_seed(0)
-    rng, tokenizer = random.Random(0), load_tokenizer()
+    tokenizer = load_tokenizer()
     sizes = {"n_layer": 4, "n_head": 8, "n_embd": 64, "n_positions": 32, "vocab_size": 50257}
     model = GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
     # Much weight decay: without it, nearly all of a model as small as this takes part in everything.
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1.0)
+    every = list(itertools.product(THINGS, COLOURS))
+    tokens = torch.tensor([tokenizer(sentence(*each)).input_ids for each in every])
+    answers = torch.tensor([tokenizer(f" {colour}").input_ids[0] for _, colour in every])
     for _ in progress(range(STEPS), "training"):
-        drawn = [(rng.choice(THINGS), rng.choice(COLOURS)) for _ in range(BATCH)]
-        tokens = torch.tensor([tokenizer(sentence(*each)).input_ids for each in drawn])
-        answers = torch.tensor([tokenizer(f" {colour}").input_ids[0] for _, colour in drawn])
-        loss = torch.nn.functional.cross_entropy(model(tokens, logits_to_keep=1).logits[:, -1], answers)
+        drawn = torch.randint(len(every), (BATCH,))
+        logits = model(tokens[drawn], logits_to_keep=1).logits[:, -1]
+        loss = torch.nn.functional.cross_entropy(logits, answers[drawn])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

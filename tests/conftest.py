@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+
 import pytest
+from filelock import FileLock
+
+from reproduction.run import Artifacts, read_artifacts
+from reproduction.steps import EVALUATE_A_CIRCUIT
+from tests.helpers.experiments import made_by
 
 
 def is_slow(item: pytest.Item) -> bool:
@@ -15,3 +23,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}, slow" if is_slow(item) else item.location[0]))
     items.sort(key=lambda item: not is_slow(item))
+
+
+@pytest.fixture(scope="session")
+def standin_made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifacts]:
+    """What an experiment leaves on the stand-in: N = 97, torch engine, the paper's circuit, run once for all tests."""
+    folder = tmp_path_factory.getbasetemp()
+    shared = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "standin"
+    shared.mkdir(exist_ok=True)
+
+    def made(script: str) -> Artifacts:
+        circuit = ("--circuit", "paper") if script in EVALUATE_A_CIRCUIT else ()
+        with FileLock(shared / f"{script}.lock"):
+            if (shared / script / "out").is_dir():
+                return read_artifacts(shared / script / "out", script)
+            return made_by(script, shared / script, "standin", 97, "--engine", "torch", *circuit)
+
+    return made

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
 from importlib.util import find_spec
 
 import pytest
@@ -25,10 +23,11 @@ from path_patching.errors import UserError
 from path_patching.files import ROOT
 from path_patching.paths import Node, PathSet, layer_nodes
 from path_patching.torch_engine.engine import TorchEngine
-from tests.helpers.scripts import error_line, output, run_python
+from tests.helpers.benchmarks import rows_of, run_here
+from tests.helpers.scripts import error_line, output, run_python, run_script
 from tests.helpers.setups import SETUPS, Setup
 
-COMMAND = str(ROOT / "benchmarks" / "path_patching.py")
+COMMAND = ROOT / "benchmarks" / "path_patching.py"
 TINY = ("--model-shape", "tiny", "--n", "3", "--threads", "1")
 TOLERANCE = 5e-6  # of probability differences in float32, half of what the benchmark itself allows
 HAVE_RUST = find_spec("rust_circuit") is not None
@@ -152,17 +151,16 @@ def exit_at_once(code: int) -> None:
     os._exit(code)
 
 
-def rows_of(printed: str, header: str) -> dict[str, list[str]]:
-    """The cells of a printed table by their row's first cell; the table is the one whose header begins so."""
-    lines = printed[printed.index(f"| {header} |") :].split("\n\n")[0].splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    return {first: rest for first, *rest in cells[2:]}
+@pytest.mark.slow
+def test_the_command_prints_a_table() -> None:
+    printed = output(run_python(str(COMMAND), *TINY, "--nodes", "2", "--baselines", "--engines", "torch"))
+    assert rows_of(printed, "how").keys() == {"torch engine"}
 
 
 @pytest.mark.slow
-def test_the_command_prints_its_table() -> None:
+def test_every_way_has_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     baselines = ("release", "hooks") if HAVE_RUST else ("hooks",)
-    printed = output(run_python(COMMAND, *TINY, "--nodes", "2", "--baselines", *baselines))
+    printed = run_here(main, (*TINY, "--nodes", "2", "--baselines", *baselines), (path_patching,), capsys)
     rows, floors = rows_of(printed, "how"), rows_of(printed, "engine")
     expected = {"transformers, hooks", "torch engine"}
     expected |= {"rust_circuit, the release's way", "rust_circuit engine"} if HAVE_RUST else set()
@@ -174,11 +172,6 @@ def test_the_command_prints_its_table() -> None:
     assert all(float(cells[-1]) > 0 for cells in floors.values())
 
 
-def measured_here(measure: Callable[..., object], *arguments: object, **_: object) -> object:
-    with contextlib.redirect_stdout(sys.stderr):
-        return measure(*arguments)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "header", "names"),
@@ -188,15 +181,10 @@ def measured_here(measure: Callable[..., object], *arguments: object, **_: objec
         ("--growth", "sentences", {"2", "exponent of time"}),
     ],
 )
-def test_the_other_tables(
-    flag: str, header: str, names: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Measured in this process: starting one for each takes longer than all else, and the table above has that."""
-    for module in (path_patching, growth):
-        monkeypatch.setattr(module, "in_own_process", measured_here)
+def test_the_other_tables(flag: str, header: str, names: set[str], capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ("--growth-n", "2", "--growth-lengths", "14", "--growth-shapes", "tiny")
-    main([*TINY, flag, "--engines", "torch", *sizes])
-    rows = rows_of(capsys.readouterr().out, header)
+    flags = (*TINY, flag, "--engines", "torch", *sizes)
+    rows = rows_of(run_here(main, flags, (path_patching, growth), capsys), header)
     assert names <= rows.keys()
     assert all(any(cells) for name, cells in rows.items() if name != "exponent of time")  # of one point there is none
 
@@ -217,4 +205,4 @@ def test_bad_flags_are_refused(flags: tuple[str, ...], said: str, monkeypatch: p
 
 
 def test_a_bad_flag_gets_one_line() -> None:
-    assert "device tpu" in error_line(run_python(COMMAND, "--device", "tpu"))
+    assert "device tpu" in error_line(run_script(COMMAND, "--device", "tpu"))

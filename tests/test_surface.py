@@ -20,7 +20,7 @@ QUESTION = f"""\
 from path_patching import PathSet
 from utils import start_experiment
 
-experiment = start_experiment(model="standin", n=97)
+experiment = start_experiment(model="standin", n=24)
 path = PathSet.parse("{PATH}", end=experiment.END, yy=experiment.YY)
 print(experiment.effect(path))          # change of the mean probability difference, with its interval
 """
@@ -38,7 +38,7 @@ def expected(tensors) -> float:
     """The answer from the definition, in float64."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("TENSORS_CACHE_DIR", str(tensors))
-        experiment = start_experiment(model="standin", n=97, engine="torch")
+        experiment = start_experiment(model="standin", n=24, engine="torch")
     reference = Reference(experiment.model, experiment.engine.sentences)
     paths = PathSet.parse(PATH, end=experiment.END)
     changes = experiment.metric(reference.probabilities(paths)) - experiment.metric(reference.probabilities())
@@ -77,10 +77,10 @@ def test_what_is_handed_on_is_there_once():
     assert all(hasattr(path_patching, name) for name in path_patching.__all__)
 
 
-@pytest.mark.parametrize("module", ["path_patching", "dataset", "utils"])
-def test_importing_waits_for_nothing_that_may_not_be_needed(module):
+def test_importing_waits_for_nothing_that_may_not_be_needed():
     late = "rust_circuit concept_erasure transformers.modeling_utils transformers.tokenization_utils_base plotly"
-    code = f"import sys, {module}; print([name for name in {late!r}.split() if name in sys.modules])"
+    imports = "import sys, path_patching, dataset, utils"
+    code = f"{imports}; print([name for name in {late!r}.split() if name in sys.modules])"
     assert output(run_python("-c", code)) == "[]\n"
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import layer_norm
 
+from benchmarks import neurons as benchmark
 from benchmarks.subjects import SHAPES
 from path_patching import neurons as module
 from path_patching.errors import UserError
@@ -20,8 +21,8 @@ from path_patching.sweeps import Metric
 from path_patching.torch_engine.engine import TorchEngine
 from path_patching.unembedding import Unembedding, answer_probabilities
 from reproduction.settings import chosen_layer, layer_folder
+from tests.helpers.benchmarks import run_here
 from tests.helpers.engines import each_engine, make_engine
-from tests.helpers.scripts import output, run_python
 from tests.helpers.setups import SETUPS, Setup
 from utils import greater_than, prob_diff
 
@@ -226,9 +227,9 @@ def test_a_neuron_of_gpt2_small_s_shape_in_all_of_its_vocabulary() -> None:
     assert (effects - expected).abs().max() < FLOAT32_EXPONENTIALS * expected.abs().max()
 
 
-def test_the_benchmark_prints_its_table() -> None:
+def test_the_benchmark_prints_its_table(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("--model-shape", "tiny", "--n", "3", "--threads", "1")
-    printed = output(run_python(str(ROOT / "benchmarks" / "neurons.py"), *flags))
+    printed = run_here(benchmark.main, flags, (benchmark,), capsys)
     header, _, row = (line for line in printed.splitlines() if line.startswith("|"))
     cells = dict(zip(header.split(" | "), row.split(" | "), strict=True))
     assert cells["| neurons"] == f"| {SHAPES['tiny'].d_mlp}"

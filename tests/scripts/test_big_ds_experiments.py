@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -155,9 +156,9 @@ def test_the_clean_heatmap_is_that_of_transformers(with_heatmaps, checkpoint):
         torch.testing.assert_close(with_heatmaps.load("clean_probs.pt")[yy - 2], expected, rtol=0, atol=1e-6)
 
 
-def test_the_stand_in_runs_with_the_paper_s_names(tmp_path):
-    output(run_experiment(SCRIPT, tmp_path, "standin", 97, "--circuit", "paper"))
-    artifacts = read_artifacts(tmp_path / "out", SCRIPT)
+@pytest.mark.slow
+def test_the_stand_in_runs_with_the_paper_s_names(standin_made):
+    artifacts = standin_made(SCRIPT)
     assert artifacts.number("clean/probability_difference").value > 0.8
     assert artifacts.number("circuit/name") == "the paper's circuit"
 
@@ -174,20 +175,17 @@ def test_the_paper_s_circuit_in_a_smaller_model_is_one_line(checkpoint, tmp_path
 def test_memory_does_not_grow_with_the_sentences(tmp_path, engine_name):
     """But for what is kept of each, a kilobyte; the probabilities of all requests would be ten."""
     skip_without(engine_name)
-    watched = (
-        "import resource, runpy, sys\n"
-        "runpy.run_path(sys.argv[0])\n"
-        "print('peak kB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    )
     model = random_gpt2(tmp_path / "mine")
     circuit = tmp_path / "circuit.json"
     circuit.write_text(json.dumps(CIRCUIT))
 
-    def peak(n: int) -> float:
-        code = f"import sys; sys.argv[0] = {str(ROOT / (SCRIPT + '.py'))!r}\n{watched}"
-        flags = ["--model", str(model), "--engine", engine_name, "--circuit", str(circuit), "--memory-gb", "0.03"]
-        run = run_python("-c", code, *flags, "--n", str(n), "--out", str(tmp_path / "out"))
-        return float(output(run).split("peak kB")[1]) / 1e6
-
-    few, many = peak(2_000), peak(12_000)
-    assert many - few < 0.06, f"{few} GB for 2,000 sentences, {many} GB for 12,000"
+    flags = ["--model", str(model), "--engine", engine_name, "--circuit", str(circuit), "--memory-gb", "0.03"]
+    watched = f"""
+import resource, runpy, sys
+for n in (2_000, 7_000):
+    sys.argv = [{str(ROOT / (SCRIPT + ".py"))!r}, *{flags}, "--n", str(n), "--out", {str(tmp_path / "out")!r}]
+    runpy.run_path(sys.argv[0])
+    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    few, many = (float(kb) / 1e6 for kb in re.findall(r"(?m)^peak (\d+)$", output(run_python("-c", watched))))
+    assert many - few < 0.03, f"{few} GB for 2,000 sentences, {many} GB for 7,000"

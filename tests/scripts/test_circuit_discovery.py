@@ -37,12 +37,12 @@ def checkpoint(tmp_path_factory) -> Path:
     return random_gpt2(tmp_path_factory.mktemp("two layers"))
 
 
-def test_the_papers_circuit_leaves_the_artifacts_of_the_paper(tmp_path):
-    output(run_experiment(SCRIPT, tmp_path, "standin", 97, "--circuit", "paper", "--engine", "torch"))
-    artifacts = read_artifacts(tmp_path / "out", SCRIPT)
+@pytest.mark.slow
+def test_the_papers_circuit_leaves_the_artifacts_of_the_paper(standin_made):
+    artifacts = standin_made(SCRIPT)
     assert set(artifacts.record["artifacts"]) == OF_THE_PAPERS
     assert artifacts.number("circuit/name") == PAPER.name
-    assert read_circuit(tmp_path / "out" / "circuit.json") == PAPER
+    assert read_circuit(artifacts.folder / "circuit.json") == PAPER
     described = artifacts.load("circuit.json")
     assert "search" not in described
     for name in OF_THE_PAPERS - {
@@ -125,11 +125,3 @@ def test_what_cannot_be_is_one_line(flags, complaint, checkpoint, tmp_path):
     assert complaint in run.stderr.splitlines()[-1]
     assert len(run.stderr.splitlines()) == 1
     assert not list((tmp_path / "out").glob("*.pt"))
-
-
-@pytest.mark.slow
-def test_the_stand_ins_circuit_is_found(tmp_path):
-    output(run_experiment(SCRIPT, tmp_path, "standin", 97, "--engine", "torch"))
-    artifacts = read_artifacts(tmp_path / "out", SCRIPT)
-    assert artifacts.number("late_half/probability_difference/share_of_clean").value >= 0.8
-    assert artifacts.number("full_circuit/probability_difference/share_of_clean").value >= 0.8

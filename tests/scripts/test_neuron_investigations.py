@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -43,10 +44,10 @@ def drawn(folder: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def standin(tmp_path_factory):
+def standin(standin_made, tmp_path_factory):
     """The default layer, and the stand-in's last one."""
     folder = tmp_path_factory.mktemp("standin")
-    assert "strongest neurons of m10" in output(investigate(folder, "standin"))
+    shutil.copytree(standin_made("neuron_investigations").folder, folder / "out")
     assert "strongest neurons of m11" in output(investigate(folder, "standin", "--layer", "11"))
     return folder
 

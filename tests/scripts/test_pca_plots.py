@@ -122,10 +122,8 @@ def test_equal_runs_are_identical(in_process, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_paper_s_nodes_on_the_standin(cache, tmp_path):
-    folder = tmp_path / "artifacts"
-    arguments = ("--model", "standin", "--n", "97", "--circuit", "paper", "--out", str(folder))
-    output(run_script(ROOT / "pca_experiments.py", *arguments, settings=cache))
+def test_the_paper_s_nodes_on_the_standin(standin_made):
+    folder = standin_made("pca_experiments").folder
     names = ["input of m8 at END", "output of a7.h10 at END", "output of a7.h8 at END", "embedding of YY"]
     differences = check_run(folder, names)
     clean = read_artifacts(folder, "pca_experiments").load("pca_ablation.pt")["clean"]

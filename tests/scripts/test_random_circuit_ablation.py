@@ -79,22 +79,15 @@ def test_two_layers_run_with_the_circuit_found_automatically(tmp_path):
     assert artifacts.record["settings"]["circuits"] == 3
 
 
-def test_the_stand_in_runs_with_the_paper_s_names(tmp_path):
-    output(run_experiment(SCRIPT, tmp_path, "standin", 97, "--circuit", "paper", "--circuits", "3"))
-    artifacts = read_artifacts(tmp_path / "out", SCRIPT)
-    assert artifacts.load("random_circuits.pt").shape == (3,)
+@pytest.mark.slow
+def test_the_papers_circuit_beats_random_ones_in_the_stand_in(standin_made):
+    artifacts = standin_made(SCRIPT)
     assert artifacts.number("circuit/name") == "the paper's circuit"
+    assert artifacts.load("random_circuits.pt").shape == (200,)
+    assert artifacts.number("random_circuits/recover_less") == 1
+    assert artifacts.number("late_half/probability_difference/share_of_clean").low > 0.8
 
 
 def test_no_circuits_are_one_line(tmp_path):
     failed = run_experiment(SCRIPT, tmp_path, "standin", 97, "--circuits", "0")
     assert error_line(failed) == "error: --circuits 0: give at least one random circuit"
-
-
-@pytest.mark.slow
-def test_the_circuit_found_automatically_beats_random_ones(tmp_path):
-    output(run_experiment(SCRIPT, tmp_path, "standin", 97, "--engine", "torch"))
-    artifacts = read_artifacts(tmp_path / "out", SCRIPT)
-    assert artifacts.load("random_circuits.pt").shape == (200,)
-    assert artifacts.number("random_circuits/recover_less") >= 0.99
-    assert artifacts.number("late_half/probability_difference/share_of_clean").low > 0.8

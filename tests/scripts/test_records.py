@@ -13,7 +13,7 @@ from reproduction.claims import read_claims
 from reproduction.compare import compare
 from reproduction.run import KEY, Artifacts, Run
 from reproduction.steps import EVALUATE_A_CIRCUIT, EXPERIMENTS
-from tests.helpers.engines import skip_without
+from tests.helpers.engines import CLASSES, skip_without
 from tests.helpers.experiments import made_by, random_gpt2
 
 MORE_FLAGS = {"random_circuit_ablation": ("--circuits", "3")}
@@ -105,32 +105,29 @@ def test_both_engines_make_the_same_artifacts(noted_and_made, model):
     _, by_torch = noted_and_made
     found = by_torch.folder / "circuit.json"  # searched for by each engine, two nodes of nearly one effect may differ
     of_circuit = by_torch.script in EVALUATE_A_CIRCUIT and by_torch.script != "circuit_discovery"
-    made = by_the_other_engine(
-        by_torch, model.parent / "rust", model, *(("--circuit", str(found)) if of_circuit else ())
-    )
-    differences = compare(by_torch, made)
+    skip_without("rust_circuit")
+    if by_torch.record["engine"] == "transformers":
+        pytest.skip("the script patches nothing, and needs no engine")
+    circuit = ("--circuit", str(found)) if of_circuit else ()
+    flags = ("--engine", "rust_circuit", *MORE_FLAGS.get(by_torch.script, ()), *circuit)
+    differences = compare(by_torch, made_by(by_torch.script, model.parent / "rust", model, 97, *flags))
     of_artifacts = differences[differences["kind"] == "artifact"]
     assert of_artifacts[~(of_artifacts["difference"] < 1e-5)].empty
 
 
-def by_the_other_engine(by_torch: Artifacts, folder: Path, model: str | Path, *more: str) -> Artifacts:
-    """What rust_circuit makes where the torch engine made artifacts. Skips scripts that need no engine."""
-    skip_without("rust_circuit")
-    if by_torch.record["engine"] == "transformers":
-        pytest.skip("the script patches nothing, and needs no engine")
-    script = by_torch.script
-    return made_by(script, folder, model, 97, "--engine", "rust_circuit", *MORE_FLAGS.get(script, ()), *more)
+@pytest.mark.slow
+@pytest.mark.parametrize("script", EXPERIMENTS)
+def test_all_that_the_paper_claims_is_measured(standin_made, script):
+    """The stand-in has all of the paper's nodes, so that the paper's circuit runs in it."""
+    claims = [claim for claim in read_claims() if claim.script == script]
+    assert claims
+    assert [claim.key for claim in claims if claim.measure(standin_made(script)) is None] == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", EXPERIMENTS)
-def test_both_engines_measure_on_the_stand_in_all_that_the_paper_claims(tmp_path, script):
-    """The stand-in has all of the paper's nodes, so that the paper's circuit runs in it."""
-    circuit = () if script in WITHOUT_CIRCUIT else ("--circuit", "paper")
-    flags = ("--engine", "torch", *MORE_FLAGS.get(script, ()), *circuit)
-    by_torch = made_by(script, tmp_path / "torch", "standin", 97, *flags)
-    claims = [claim for claim in read_claims() if claim.script == script]
-    assert claims
-    assert [claim.key for claim in claims if claim.measure(by_torch) is None] == []
-    differences = compare(by_torch, by_the_other_engine(by_torch, tmp_path / "rust", "standin", *circuit))
+def test_both_engines_measure_the_same_with_the_papers_circuit(tmp_path):
+    skip_without("rust_circuit")
+    few = ("standin", 12, "--circuit", "paper", "--engine")
+    differences = compare(*(made_by("big_ds_experiments", tmp_path / name, *few, name) for name in CLASSES))
+    assert len(differences) > 20
     assert differences[~(differences["difference"] < 1e-5)].empty

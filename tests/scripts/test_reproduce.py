@@ -22,8 +22,8 @@ from path_patching.files import ROOT
 from path_patching.gpt2.tensor_cache import ModelUnavailable
 from reproduction.paper import PAPER
 from reproduction.run import read_artifacts
-from reproduction.steps import EXPERIMENTS, Step
-from tests.helpers.experiments import random_gpt2
+from reproduction.steps import Step
+from tests.helpers.experiments import made_by, random_gpt2
 from tests.helpers.scripts import output, run_python
 
 
@@ -175,21 +175,6 @@ def test_a_step_that_does_not_end_after_ctrl_c_is_ended(tmp_path, monkeypatch, i
     assert time.monotonic() - started < 15
 
 
-# Two experiments, their figures and results, on a random model small enough to run many times.
-SCRIPTS = ("circuit_discovery", "random_circuit_ablation", "appendix_plots", "results")
-
-
-def command(model: Path, out: Path) -> list[str]:
-    flags = ["--model", str(model), "--engine", "torch", "--n", "97", "--out", str(out)]
-    return [str(ROOT / "reproduce.py"), *flags, "--only", *SCRIPTS]
-
-
-def numbers(out: Path) -> dict[str, object]:
-    folder = out / "paper-cache"
-    experiments = [script for script in SCRIPTS if script in EXPERIMENTS]
-    return {script: read_artifacts(folder, script).record["numbers"] for script in experiments}
-
-
 def kill_once_it_has(started: subprocess.Popen, happened, with_its_step: bool) -> None:
     """Kill reproduce.py, alone or with the step that it runs, when something has happened."""
     deadline = time.monotonic() + 120
@@ -202,39 +187,35 @@ def kill_once_it_has(started: subprocess.Popen, happened, with_its_step: bool) -
 
 
 @pytest.mark.slow
-def test_killed_twice_it_ends_with_the_results_of_an_undisturbed_run(tmp_path):
+def test_killed_twice_it_ends_with_the_results_of_an_undisturbed_run(tmp_path, monkeypatch, capsys):
     model = random_gpt2(tmp_path / "mine")
-    hiding = tmp_path / "hiding" / "kaleido"  # since PDF and PNG take longer than all else
-    hiding.mkdir(parents=True)
-    (hiding / "__init__.py").write_text("raise ImportError('hidden')\n")
-    environment = {"TENSORS_CACHE_DIR": str(tmp_path / "tensors"), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = f"{hiding.parent}{os.pathsep}{ROOT}"
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    output(run_python(*command(model, whole), settings=environment))
+    scripts = ("circuit_discovery", "random_circuit_ablation")
+    whole = {script: made_by(script, tmp_path, model, 97, "--engine", "torch") for script in scripts}
 
-    folder = killed / "paper-cache"
+    flags = ["--model", str(model), "--engine", "torch", "--n", "97", "--out", str(tmp_path / "killed")]
+    command = [sys.executable, str(ROOT / "reproduce.py"), *flags, "--only", *scripts]
+    environment = {"TENSORS_CACHE_DIR": str(tmp_path / "tensors"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    folder = tmp_path / "killed" / "paper-cache"
     moments = (
         (lambda: any(folder.glob(".circuit_discovery.*.staged/*")), True),  # in the middle of a step
         (lambda: any(folder.glob(".random_circuit_ablation.*.staged")), False),  # it goes on alone
     )
     for happened, with_its_step in moments:
         started = subprocess.Popen(
-            [sys.executable, *command(model, killed)],
-            env=os.environ | environment,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
+            command, env=os.environ | environment, stdout=subprocess.DEVNULL, start_new_session=True
         )
         kill_once_it_has(started, happened, with_its_step)
-    finished = output(run_python(*command(model, killed), settings=environment))
+    finished = output(run_python(*command[1:], settings=environment))
     assert "circuit_discovery is done already" in finished
-    assert numbers(killed) == numbers(whole)
-    for script in SCRIPTS[:2]:
-        for name in read_artifacts(whole / "paper-cache", script).record["artifacts"]:
-            one, other = (read_artifacts(out / "paper-cache", script).load(name) for out in (whole, killed))
+    for script, undisturbed in whole.items():
+        made = read_artifacts(folder, script)
+        assert made.record["numbers"] == undisturbed.record["numbers"]
+        for name in undisturbed.record["artifacts"]:
+            one, other = undisturbed.load(name), made.load(name)
             assert torch.equal(one, other) if isinstance(one, torch.Tensor) else str(one) == str(other), name
     assert not list(folder.glob(".*.staged"))
-    drawn = [sorted(path.name for path in (out / "paper-plots").rglob("*.html")) for out in (whole, killed)]
-    assert drawn[0] == drawn[1] != []
 
-    again = output(run_python(*command(model, killed), settings=environment))
-    assert again.count("is done already") == len(SCRIPTS)
+    monkeypatch.setenv("TENSORS_CACHE_DIR", environment["TENSORS_CACHE_DIR"])
+    monkeypatch.setattr(reproduce.sys, "excepthook", reproduce.sys.excepthook)
+    reproduce.main(command[2:])
+    assert capsys.readouterr().out.count("is done already") == len(scripts)

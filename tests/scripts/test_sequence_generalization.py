@@ -36,12 +36,10 @@ def generalize(folder: Path, *arguments: str):
     return run_script(script, "--engine", "torch", "--out", str(folder), *arguments, settings=cache_setting)
 
 
-@pytest.fixture(scope="module")
-def standin(tmp_path_factory):
+@pytest.fixture
+def standin(standin_made):
     """The folder of a run on the stand-in with the paper's circuit."""
-    folder = tmp_path_factory.mktemp("standin") / "run"
-    output(generalize(folder, "--model", "standin", "--circuit", "paper", "--n", "1"))
-    return folder
+    return standin_made("sequence_generalization").folder
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,9 @@ from path_patching.files import ROOT
 from reproduce import show_circuit
 from reproduction.paper import PAPER
 from tests.helpers.refusals import put_there, unless_refused
-from tests.helpers.scripts import error_line, output, run_python
+from tests.helpers.scripts import error_line, output, run_script
 
-SCRIPT = str(ROOT / "reproduce.py"), "circuit"
+SCRIPT = ROOT / "reproduce.py", "circuit"
 REQUIRED = ("name", "mlps", "heads", "heads_feed", "first_below", "further_below")
 SMALL = replace(
     PAPER, mlps=("m8", "m9"), heads=("a7.h10",), heads_feed=("m8",), first_below=("m0", "m1"), further_below=("m0",),
@@ -119,7 +119,7 @@ def test_the_table_of_a_circuit_of_heads_alone():
 
 
 def test_the_script_prints_the_papers_circuit_as_json():
-    assert from_json(json.loads(output(run_python(*SCRIPT, "--json")))) == PAPER
+    assert from_json(json.loads(output(run_script(*SCRIPT, "--json")))) == PAPER
 
 
 def test_the_script_prints_the_circuit_of_a_file_as_a_table(tmp_path, capsys):
@@ -135,7 +135,7 @@ def test_the_script_prints_the_circuit_of_a_file_as_a_table(tmp_path, capsys):
 
 
 def test_the_script_ends_with_one_line_where_there_is_no_circuit(tmp_path):
-    assert "no circuit can be read" in error_line(run_python(*SCRIPT, str(tmp_path / "none.json")))
+    assert "no circuit can be read" in error_line(run_script(*SCRIPT, str(tmp_path / "none.json")))
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])

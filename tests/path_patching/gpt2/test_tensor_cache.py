@@ -30,7 +30,7 @@ from reproduce import show_weights
 from tests.helpers.checkpoints import edit_config, edit_tensors, save_checkpoint, transformers_logits
 from tests.helpers.plain_gpt2 import logits
 from tests.helpers.refusals import put_there
-from tests.helpers.scripts import error_line, output, run_python
+from tests.helpers.scripts import error_line, output, run_python, run_script
 
 NEEDS_RUST_CIRCUIT = pytest.mark.skipif(find_spec("rust_circuit") is None, reason="rust_circuit is not installed")
 
@@ -550,11 +550,12 @@ def test_gpt2_that_cannot_be_had_says_how(gpt2: Model, monkeypatch: pytest.Monke
 # As a script
 
 
-SCRIPT = str(ROOT / "reproduce.py"), "weights"
+SCRIPT = ROOT / "reproduce.py", "weights"
 
 
-def test_script_converts_and_reports(checkpoint: Path, cache: Path, tmp_path: Path):
-    printed = output(run_python(*SCRIPT, "--model", "little-gpt2", cwd=tmp_path)).splitlines()
+def test_script_converts_and_reports(checkpoint: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    printed = output(run_script(*SCRIPT, "--model", "little-gpt2")).splitlines()
     assert description_path(str(checkpoint)).is_file()
     assert printed == [
         f"little-gpt2: 37 tensors in {cache}, named by {description_path(str(checkpoint))}",
@@ -563,14 +564,14 @@ def test_script_converts_and_reports(checkpoint: Path, cache: Path, tmp_path: Pa
 
 
 def test_script_ends_in_one_line_on_an_error(tmp_path: Path):
-    assert "nowhere is not a folder" in error_line(run_python(*SCRIPT, "--model", str(tmp_path / "nowhere")))
+    assert "nowhere is not a folder" in error_line(run_script(*SCRIPT, "--model", str(tmp_path / "nowhere")))
 
 
 def test_no_space_left_is_one_line(checkpoint: Path, cache: Path):
     def no_tensor_fits() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
-    line = error_line(run_python(*SCRIPT, "--model", str(checkpoint), preexec_fn=no_tensor_fits))
+    line = error_line(run_python(*map(str, SCRIPT), "--model", str(checkpoint), preexec_fn=no_tensor_fits))
     assert f"cannot write to the tensor cache {cache}" in line
     assert "TENSORS_CACHE_DIR" in line
     assert not [path for path in cache.rglob("*") if path.is_file()]
