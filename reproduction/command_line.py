@@ -56,7 +56,17 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, default: Any, flag_of:
     option = f"--{name.replace('_', '-')}"
     if isinstance(default, bool):
         parser.add_argument(option, action=argparse.BooleanOptionalAction, default=default, help=flag_of["help"])
+    elif flag_of["several"]:
+        chosen = {"nargs": "+", "action": _Tuple, "choices": flag_of["choices"], "metavar": name.upper()}
+        parser.add_argument(option, type=flag_of["parse"], default=default, help=flag_of["help"], **chosen)
     else:
         parser.add_argument(
             option, type=flag_of["parse"], default=default, choices=flag_of["choices"], help=flag_of["help"]
         )
+
+
+class _Tuple(argparse.Action):
+    """Keeps several values as a tuple, so that settings stay values."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, tuple(values))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,14 @@ EDITS = 50  # of an activation, with their controls
 
 
 def flag(
-    default: Any, help_text: str, parse: Callable[[str], Any] = str, choices: tuple[str, ...] | None = None
+    default: Any,
+    help_text: str,
+    parse: Callable[[str], Any] = str,
+    choices: tuple[str, ...] | None = None,
+    several: bool = False,
 ) -> Any:
-    """A settings field that is a command-line flag as well; a boolean default makes it a switch."""
-    return field(default=default, metadata={"help": help_text, "parse": parse, "choices": choices})
+    """A settings field that is a command-line flag as well; a boolean default makes it a switch, `several` a tuple."""
+    return field(default=default, metadata={"help": help_text, "parse": parse, "choices": choices, "several": several})
 
 
 def _check_types(settings: Settings | PlotSettings) -> None:
@@ -45,7 +49,10 @@ def _check_types(settings: Settings | PlotSettings) -> None:
         words, kinds = KINDS[bool if is_switch else each.metadata["parse"]]
         if value is None and each.default is None:
             continue
-        if not isinstance(value, kinds) or isinstance(value, bool) != is_switch:
+        if each.metadata["several"]:
+            if not isinstance(value, tuple) or not all(isinstance(one, kinds) for one in value):
+                raise UserError(f"{each.name} is {shortened(repr(value))}; give a tuple, each of them {words}")
+        elif not isinstance(value, kinds) or isinstance(value, bool) != is_switch:
             raise UserError(f"{each.name} is {shortened(repr(value))}; give {words}")
 
 
@@ -178,6 +185,44 @@ class RandomCircuitSettings(Settings):
     def bytes_a_sentence(self, model: Model) -> int:
         """With both metrics of every circuit, and while they are joined."""
         return SENTENCE_BYTES + 4 * FLOAT64 * self.circuits
+
+
+VALIDATION = (  # the tests, in the order in which they are made
+    "faithfulness", "seeds", "random", "minimality", "completeness", "counterfactuals", "sizes", "stability",
+    "strength", "specificity", "interactions",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ValidationSettings(Settings):
+    """Of circuit_validation.py: with which tests to make, and how many draws each takes."""
+
+    only: tuple[str, ...] = flag(VALIDATION, "the tests to make", choices=VALIDATION, several=True)
+    circuits: int = flag(200, "number of random circuits of each kind", int)
+    bootstraps: int = flag(20, "number of draws of the sentences on which the circuit is searched for again", int)
+    seeds: int = flag(3, "number of data sets, of this seed and the next ones", int)
+    quick: bool = flag(False, "a first look, with a tenth of the random circuits, draws and sentences")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least, most in (("circuits", 1, MOST_CIRCUITS), ("bootstraps", 2, 1000), ("seeds", 2, 100)):
+            if not least <= getattr(self, name) <= most:
+                raise UserError(f"--{name} {getattr(self, name)}: give {least} to {most:,}")
+        if unknown := [test for test in self.only if test not in VALIDATION]:
+            raise UserError(f"--only {shortened(unknown[0])}: the tests are {', '.join(VALIDATION)}")
+
+    def thinned(self) -> ValidationSettings:
+        """With `quick`, a tenth of everything drawn, but one sentence of each YY; without it, these."""
+        if not self.quick:
+            return self
+        fewer = {name: max(2, getattr(self, name) // 10) for name in ("circuits", "bootstraps", "seeds")}
+        return replace(self, n=max(97, self.n // 10) if self.n > 97 else self.n, quick=False, **fewer)
+
+    def bytes_a_sentence(self, model: Model) -> int:
+        """With a metric of each node of the model in each of some sweeps, and of each random circuit."""
+        sizes = model.architecture
+        swept = sizes.n_layers * (sizes.n_heads + 1)
+        return SENTENCE_BYTES + FLOAT64 * (40 * swept + 4 * self.circuits) + 3 * ANSWERS_BYTES * swept
 
 
 @dataclass(frozen=True)

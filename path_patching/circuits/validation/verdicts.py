@@ -45,7 +45,7 @@ BARS: dict[str, Bar] = {
     "faithfulness": Bar(
         "does it do alone what the model does?", 0.8, 1.2, "the search stops at 0.85; more than the whole is no circuit"
     ),
-    "complement": Bar("is the ability gone without it?", most=0.2, reason="what is left mirrors what faithfulness asks"),
+    "complement": Bar("is the ability gone without it?", most=0.2, reason="the mirror of what faithfulness asks"),
     "divergence": Bar(
         "is its distribution the model's? Share of the KL divergence of ∅ that is left",
         most=0.2,
@@ -60,7 +60,9 @@ BARS: dict[str, Bar] = {
     ),
     "minimality_links": Bar("is every link needed? Share of links, likewise", 0.9, reason="links are many, some weak"),
     "completeness": Bar(
-        "is nothing left out that takes over? Largest |F(M∖K) − F(C∖K)|", most=0.3, reason="IOI's was judged at about that"
+        "is nothing left out that takes over? Largest |F(M∖K) − F(C∖K)|",
+        most=0.3,
+        reason="twice what faithfulness may lack, and rounded up: both may fall short",
     ),
     "counterfactual": Bar("does it hold for another counterfactual? F", 0.7, 1.3, "others change more than YY's order"),
     "control": Bar(
@@ -71,7 +73,9 @@ BARS: dict[str, Bar] = {
         most=0.1,
         reason="a tenth of the whole effect",
     ),
-    "stability": Bar("is it found again on other sentences? Mean pairwise Jaccard index", 0.7, reason="common in ACDC"),
+    "stability": Bar(
+        "is it found again on other sentences? Mean pairwise Jaccard index", 0.7, reason="five of six nodes in common"
+    ),
     "consensus": Bar("is it the consensus of these searches? Jaccard index", 0.7, reason="as for stability"),
     "monotone": Bar(
         "does a stronger patch do more? Share of the steps from 0 to 1 that go the same way", 1.0, reason="all of them"

@@ -1,0 +1,275 @@
+"""Is it a circuit? What the field has come to ask of a claimed circuit, and the paper does not answer.
+
+python circuit_validation.py [--model gpt2|standin|PATH] [--circuit paper|auto|FILE] [--only TEST ...] [--quick] [--help]
+
+Each test is judged by a bar that was written down before anything was measured (docs/validation.md says what each asks,
+and what it cannot show). The late half is judged, and the full circuit. validation_plots.py draws the figures.
+"""
+
+# %% What is asked, of which model? In an interactive window, change the settings here.
+import random
+from dataclasses import replace
+from functools import partial
+
+from reproduction.command_line import read_settings
+
+import pandas as pd
+
+from dataset import (
+    century_copying,
+    clusters_of,
+    get_valid_years,
+    indirect_object,
+    plain_sentences,
+    subject_verb_number,
+)
+from path_patching.bootstrap import sentence_weights
+from path_patching.circuits.circuit import full_circuit, late_half
+from path_patching.circuits.search import find_circuit
+from path_patching.circuits.validation.completeness import completeness
+from path_patching.circuits.validation.counterfactuals import Scheme, compare
+from path_patching.circuits.validation.dissociation import Ability, dissociation, disturbance
+from path_patching.circuits.validation.faithfulness import divergence, divergence_scale, faithfulness, spread
+from path_patching.circuits.validation.interactions import interactions, mlp_shares
+from path_patching.circuits.validation.matched import DRAWS, matched
+from path_patching.circuits.validation.measuring import Scale, measured
+from path_patching.circuits.validation.members import members
+from path_patching.circuits.validation.minimality import minimality
+from path_patching.circuits.validation.size_curve import halves, on_curve, random_curve, ranked_nodes, size_curve
+from path_patching.circuits.validation.stability import stability
+from path_patching.circuits.validation.strength import strengths
+from path_patching.circuits.validation.verdicts import judge
+from path_patching.engine import Request
+from path_patching.errors import UserError
+from path_patching.gpt2.tensor_cache import is_gpt2_small
+from path_patching.gpt2.tokenizer import load_tokenizer
+from path_patching.sweeps import remembered_effects
+from reproduction.settings import ValidationSettings
+from reproduction.verdicts import Verdicts, as_key, columns
+from utils import (
+    Evaluations,
+    choose_circuit,
+    cutoff_sharpness,
+    draw_sentences,
+    greater_than,
+    open_run,
+    start_experiment,
+)
+
+settings = read_settings(__doc__, ValidationSettings(n=490), evaluates_circuit=True).thinned()
+
+# %% Which sentences, and which circuit? ∅, the run with everything on 01 data, is scored on the original YY.
+experiment = start_experiment(settings)
+run = open_run("circuit_validation", experiment)
+circuit = choose_circuit(experiment, run)
+engine, dataset, YY, END = experiment.engine, experiment.dataset, experiment.YY, experiment.END
+parts = {"late half": late_half(circuit, END), "full circuit": full_circuit(circuit, YY, END)}
+scale = Scale.of(engine, experiment.metric, experiment.clusters)
+verdicts, evaluations = Verdicts(run), Evaluations(run, dataset.as_table())
+tokenizer = load_tokenizer()
+years = get_valid_years(tokenizer, as_published=settings.as_published)
+
+
+def save(name: str, rows: list[dict[str, object]], **about: str) -> None:
+    """Stage one of the tables from which the figures are drawn."""
+    run.save_table(f"validation_{name}.csv", [pd.DataFrame(rows)], kind=f"validation_{name}", **about)
+
+
+# %% Does the circuit alone do what the model does, and can the model do it without the circuit?
+if "faithfulness" in settings.only:
+    clean = evaluations.note("clean", engine.clean(), "clean")["probability_difference"]
+    evaluations.note("corrupted", engine.corrupted(), "all on 01 data", clean=clean)
+    sharp = Scale.of(engine, partial(cutoff_sharpness, years_yy=dataset.years_YY), experiment.clusters)
+    apart, found = divergence_scale(engine, experiment.clusters), []
+    for part, paths in parts.items():
+        evaluations.note(as_key(part), engine.isolate(paths), part, clean=clean)
+        evaluations.note(f"{as_key(part)}/without", engine.patch(paths), f"all but the {part}", clean=clean)
+        of_difference, of_sharpness = (faithfulness(engine, each, paths, part) for each in (scale, sharp))
+        of_divergence = divergence(engine, apart, paths, part)
+        found += [*of_difference.verdicts(), *of_divergence.verdicts()]
+        key = f"faithfulness/{as_key(part)}"
+        run.note(f"{key}/cutoff_sharpness", of_sharpness.normalized, f"{part}: F of cutoff sharpness")
+        run.note(f"{key}/divergence", of_divergence.alone, f"{part}: KL divergence from the model, in nats")
+        run.note(f"{key}/divergence/nothing", of_divergence.nothing, f"{part}: that of ∅")
+        by_sentence = {f"{share:.0%}": value for share, value in spread(of_difference.each).items()}
+        run.note(f"{key}/by_sentence", by_sentence, f"{part}: F of single sentences, below which so many lie")
+    verdicts.note("faithfulness", found)
+
+# %% Is it the same with other sentences? The nouns and the years of each data set are drawn anew.
+if "seeds" in settings.only:
+    by_seed: dict[str, list[float]] = {part: [] for part in parts}
+    for seed in range(settings.seed, settings.seed + settings.seeds):
+        drawn = draw_sentences(replace(settings, seed=seed), balanced=True)
+        of_seed = experiment.engine_for(drawn)
+        scale_of_seed = Scale.of(of_seed, greater_than(drawn.years_YY))
+        alone = measured(of_seed, [Request.isolate(paths) for paths in parts.values()], [scale_of_seed.metric])[0]
+        for part, value in zip(parts, scale_of_seed.of_means(alone).tolist(), strict=True):
+            by_seed[part].append(value)
+    for part, values in by_seed.items():
+        run.note(f"seeds/{as_key(part)}", values, f"{part}: F with each of {settings.seeds} data sets")
+    verdicts.note("seeds", [judge("seeds", max(each) - min(each), part) for part, each in by_seed.items()])
+
+# %% Do random circuits of its shape do less? From any layers, and with as many heads in each layer.
+if "random" in settings.only:
+    rows, found = [], []
+    choose = {
+        "late half": lambda drawn: late_half(drawn, END),
+        "full circuit": lambda drawn: full_circuit(drawn, YY, END),
+    }
+    for part, paths_of in choose.items():
+        for kind in DRAWS:
+            try:
+                beside = matched(engine, scale, circuit, paths_of, kind, part, settings.circuits, settings.seed)
+            except UserError as none:
+                print(f"left out: {none}")
+                continue
+            found += beside.verdicts()
+            own = {"part": part, "kind": kind, "drawn": False, "alone": beside.own_alone, "without": beside.own_without}
+            pairs = zip(beside.alone.tolist(), beside.without.tolist(), strict=True)
+            rows += [own, *(own | {"drawn": True, "alone": alone, "without": without} for alone, without in pairs)]
+    save("random", rows)
+    verdicts.note("random", found)
+
+# %% Is every node and every link of it needed?
+if "minimality" in settings.only:
+    of_nodes, of_links, found = [], [], []
+    for part, paths in parts.items():
+        lost = minimality(engine, scale, paths, YY, END, part)
+        found += lost.verdicts()
+        for node in lost.nodes:
+            ends = columns(alone=node.alone, given_class=node.given_class)
+            of_nodes.append({"part": part, "node": node.name, "class": node.node_class, "needed": node.needed} | ends)
+        of_links += [
+            {"part": part, "link": str(link.link), "needed": link.needed} | columns(alone=link.alone)
+            for link in lost.links
+        ]
+    save("nodes", of_nodes)
+    save("links", of_links)
+    verdicts.note("minimality", found)
+
+# %% Is nothing left out that takes over when nodes are removed?
+if "completeness" in settings.only:
+    rows, found = [], []
+    for part, paths in parts.items():
+        complete = completeness(engine, scale, paths, YY, END, part, settings.seed)
+        found += complete.verdicts()
+        for gap in complete.gaps:
+            ends = {"model": gap.model, "circuit": gap.circuit} | columns(gap=gap.gap)
+            rows.append({"part": part, "removed": gap.removed, "nodes": " ".join(gap.nodes)} | ends)
+    save("completeness", rows, nan="nothing is removed")
+    verdicts.note("completeness", found)
+
+# %% Does it depend on the counterfactual? Other twins, two of them controls, and mean and zero ablation.
+if "counterfactuals" in settings.only:
+    schemes = [Scheme("01", engine)]
+    for name in ("another YY", "another century", "another noun"):
+        try:
+            twins = dataset.with_twins(name, years, tokenizer, settings.seed)
+        except UserError as none:
+            print(f"left out: {none}")
+        else:
+            schemes.append(Scheme(name, experiment.engine_for(twins), control=name != "another YY"))
+    schemes += [Scheme("mean ablation", engine, "mean"), Scheme("zero ablation", engine, "zero")]
+    compared = compare(schemes, scale, circuit, parts, END)
+    verdicts.note("counterfactuals", [verdict for each in compared for verdict in each.verdicts()])
+    rows = []
+    for each in compared:
+        told = {"scheme": each.name, "control": each.control, "too_weak": each.too_weak, "of": each.of}
+        told |= {"rank_correlation": each.rank_correlation, "leading": " ".join(each.leading)}
+        of_parts = {as_key(part): estimate for part, estimate in each.faithfulness.items()}
+        rows.append(told | columns(span=each.span, share_of_01=each.of_first, **of_parts))
+    save("counterfactuals", rows, nan="all effects of the sweep are equal, or the span is zero")
+
+# %% How good is the best circuit of each size? One half of the sentences ranks nodes, the other is evaluated.
+if "sizes" in settings.only:
+    ranking, held_out = halves(len(dataset), settings.seed)
+    yy_of, drawn_of = dataset.years_YY, dataset.as_table()
+    order = ranked_nodes(engine.like(engine.sentences.rows(ranking)), greater_than(yy_of[ranking]), END)
+    evaluated = engine.like(engine.sentences.rows(held_out))
+    scale_of_half = Scale.of(evaluated, greater_than(yy_of[held_out]), clusters_of(drawn_of.iloc[held_out.tolist()]))
+    curve = size_curve(evaluated, scale_of_half, order, END)
+    by_chance = random_curve(evaluated, scale_of_half, END, seed=settings.seed)
+    point = on_curve(evaluated, scale_of_half, order, circuit, END)
+    verdicts.note("sizes", point.verdicts())
+    for name, each in {"by_effect": curve, "at_random": by_chance}.items():
+        words = f"nodes added {name.replace('_', ' ')}"
+        run.note(f"sizes/{name}/cpr", each.cpr, f"{words}: CPR, the area under F")
+        run.note(f"sizes/{name}/cmd", each.cmd, f"{words}: CMD, the area between F and 1")
+    run.note("sizes/circuit/nodes", point.size, "nodes of the circuit at END")
+    run.note("sizes/circuit/faithfulness", point.own, "F of the circuit's late half, on that half of the sentences")
+    three = zip(curve.sizes, curve.faithfulness, by_chance.faithfulness, strict=True)
+    save("sizes", [{"nodes": size, "by_effect": one, "at_random": other} for size, one, other in three])
+
+# %% Is it found again? The search by rule, on draws of the nouns and years, at several thresholds.
+if "stability" in settings.only:
+    weights = sentence_weights(len(dataset), settings.seed, experiment.clusters, settings.bootstraps)
+    searches = stability(remembered_effects(engine, experiment.metric), weights, YY, END)
+    verdicts.note("stability", searches.verdicts(circuit))
+    shares = [(each.threshold, each.membership.items()) for each in searches.searches]
+    save(
+        "membership", [{"threshold": at, "node": node, "share": share} for at, found in shares for node, share in found]
+    )
+
+# %% Does a stronger patch do more?
+if "strength" in settings.only:
+    late = parts["late half"]
+    graded = strengths(engine, scale, late, members(late, YY, END), "late half")
+    verdicts.note("strength", [verdict for each in graded for verdict in each.verdicts()])
+    rows = []
+    for each in graded:
+        for alpha, mean in zip(each.alphas, each.means, strict=True):
+            rows.append({"subject": each.subject, "alpha": alpha} | columns(probability_difference=mean))
+    save("strength", rows)
+
+# %% Is it the circuit of greater-than alone? Other abilities without it, and greater-than without their circuits.
+if "specificity" in settings.only:
+    abilities = [Ability("greater-than", engine, scale, circuit, END)]
+    others = [century_copying(dataset, years, tokenizer, settings.seed)]
+    if is_gpt2_small(experiment.model):
+        others += [ask(tokenizer, settings.n, settings.seed) for ask in (indirect_object, subject_verb_number)]
+    else:
+        print("left out: indirect objects, subject–verb number and plain sentences, which ask for GPT-2 small")
+    for data in others:
+        asked = experiment.engine_for(data)
+        try:
+            own_circuit = find_circuit(asked, data.metric, data.yy, data.end).circuit
+        except UserError as none:
+            print(f"left out: {data.name}: {none}")
+        else:
+            abilities.append(
+                Ability(data.name, asked, Scale.of(asked, data.metric, data.clusters), own_circuit, data.end)
+            )
+    table = dissociation(abilities, random.Random(settings.seed))
+    verdicts.note("specificity", table.verdicts())
+    rows = []
+    for (ability, impeded), lost in table.losses.items():
+        chance = table.by_chance[ability, impeded]
+        rows.append({"ability": ability, "circuit": impeded} | columns(lost=lost, lost_by_chance=chance))
+    save("specificity", rows)
+    if is_gpt2_small(experiment.model):
+        plain = plain_sentences(tokenizer)
+        asked = experiment.engine_for(plain)
+        circuits = {each.name: each.circuit for each in abilities}
+        for name, moved in disturbance(asked, divergence_scale(asked), circuits, plain.end).items():
+            words = f"plain sentences: KL divergence with the circuit of {name} mean-ablated, in nats"
+            run.note(f"specificity/plain_sentences/{as_key(name)}", moved, words)
+
+# %% Do its nodes add up? And what do its MLPs do directly, what by way of others?
+if "interactions" in settings.only:
+    late = parts["late half"]
+    together = interactions(engine, scale, late, members(late, YY, END))
+    verdicts.note("interactions", together.verdicts())
+    alone = [{"one": name, "other": name} | columns(effect=each) for name, each in together.alone.items()]
+    pairs = [{"one": a, "other": b} | columns(effect=each) for (a, b), each in together.pairs.items()]
+    save("interactions", alone + pairs)
+    for mlp, shares_of in mlp_shares(engine, scale, circuit, END).items():
+        run.note(f"interactions/{mlp}/direct", shares_of.direct, f"direct effect of {mlp}, as a share of clean")
+        if shares_of.indirect is not None:
+            run.note(
+                f"interactions/{mlp}/indirect", shares_of.indirect, f"indirect effect of {mlp}, as a share of clean"
+            )
+
+# %% Everything ran: publish it.
+verdicts.save()
+evaluations.save()
+run.publish()

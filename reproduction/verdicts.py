@@ -1,0 +1,85 @@
+"""Verdicts of a run: each number under a key, with its bar; one table of them, which the report shows.
+
+    asked, subject, measured [interval], N, bar, verdict, remark
+
+The tables of a validation hold estimates in columns: `faithfulness`, `faithfulness_low`, `faithfulness_high`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from path_patching.bootstrap import Estimate
+from path_patching.circuits.validation.verdicts import BARS, Verdict
+from reproduction.run import Artifacts, Run
+
+TABLE = "validation_verdicts.csv"
+KIND = "verdicts"
+OUTCOMES = {True: "passed", False: "failed", None: "not judged"}
+
+
+@dataclass(frozen=True, eq=False)
+class Verdicts:
+    """The verdicts of a run, test by test; a test that is run again replaces its own."""
+
+    run: Run
+    by_test: dict[str, tuple[Verdict, ...]] = field(default_factory=dict)
+
+    def note(self, test: str, verdicts: Iterable[Verdict]) -> None:
+        """Record what a test measured, each number under the test, its subject and its bar."""
+        self.by_test[test] = tuple(verdicts)
+        for verdict in self.by_test[test]:
+            words = f"{verdict.subject}: {BARS[verdict.bar].asked}"
+            self.run.note(f"{test}/{as_key(verdict.subject)}/{verdict.bar}", verdict.measured, words)
+
+    def save(self) -> None:
+        """Stage the table, and record how many verdicts there are of each kind."""
+        lines = [_line(test, verdict) for test, verdicts in self.by_test.items() for verdict in verdicts]
+        table = pd.DataFrame(lines)
+        counts = table["verdict"].value_counts()
+        for outcome in OUTCOMES.values():
+            self.run.note(f"verdicts/{as_key(outcome)}", int(counts.get(outcome, 0)), f"verdicts: {outcome}")
+        self.run.save_table(TABLE, [table], kind=KIND, nan="a number without an interval")
+
+
+def read_verdicts(made: Artifacts) -> pd.DataFrame:
+    """The table of a run's verdicts. Raises `UserError` like `Artifacts.load`."""
+    (name,) = made.find(kind=KIND)
+    table: pd.DataFrame = made.load(name).fillna({"remark": ""})
+    return table
+
+
+def as_key(words: str) -> str:
+    """Words as part of a key: `late half, mean ablation` becomes `late_half_mean_ablation`."""
+    return "_".join(re.findall(r"[a-z0-9]+(?:\.[a-z0-9]+)*", words.lower()))
+
+
+def columns(**named: Estimate) -> dict[str, float]:
+    """Estimates as columns of a table: the value, and the ends of its interval, by name."""
+    found: dict[str, float] = {}
+    for name, each in named.items():
+        found |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}
+    return found
+
+
+def _line(test: str, verdict: Verdict) -> dict[str, object]:
+    measured, bar = verdict.measured, BARS[verdict.bar]
+    is_estimate = isinstance(measured, Estimate)
+    return {
+        "test": test,
+        "asked": bar.asked,
+        "subject": verdict.subject,
+        "measured": str(measured) if is_estimate else f"{measured:.4g}",
+        "value": measured.value if is_estimate else float(measured),
+        "low": measured.low if is_estimate else float("nan"),
+        "high": measured.high if is_estimate else float("nan"),
+        "n": measured.n if is_estimate else 0,
+        "bar": bar.words,
+        "reason": bar.reason,
+        "verdict": OUTCOMES[verdict.passed],
+        "remark": verdict.remark,
+    }
