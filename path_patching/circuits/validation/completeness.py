@@ -74,7 +74,7 @@ def completeness(
 ) -> Completeness:
     """The gaps between model and circuit on the metric of a scale; a random set that was there before is left out.
 
-    Raises `PathSetError` for paths that the model or its sentences do not have.
+    Raises `UserError` for paths without a node, `PathSetError` for those that the model or its sentences do not have.
     """
     nodes = members(paths, yy, end)
     sets: dict[frozenset[Node], str] = {frozenset(): "nothing"}

@@ -19,6 +19,7 @@ from collections import defaultdict
 from functools import cache
 
 from path_patching.circuits.links import EVERYTHING, Link
+from path_patching.errors import UserError, shortened
 from path_patching.paths import Node, PathSet, Via
 
 HEADS, MLPS, LOWER = "heads", "MLPs", "lower nodes"
@@ -27,8 +28,13 @@ Step = tuple[Node, Via, Node]  # reader, its input, sender
 
 
 def members(paths: PathSet, yy: int, end: int) -> dict[str, Node]:
-    """The heads and MLPs on a circuit's paths by name, in the order in which a forward pass computes them."""
+    """The heads and MLPs on a circuit's paths by name, those at YY first, in the order of layers.
+
+    Raises `UserError` if there are none.
+    """
     found = [node for node in paths.nodes() if node.kind in ("head", "mlp")]
+    if not found:
+        raise UserError(f"no head or MLP is on the paths {shortened(repr(paths))}: no node of theirs can be removed")
     in_order = sorted(found, key=lambda node: (node.position, node.depth, node.index))
     return {_label(node, yy, end): node for node in in_order}
 
