@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.links import Link
 from path_patching.circuits.validation.measuring import Scale, isolated, measured
-from path_patching.circuits.validation.members import class_of, classes, link_steps, members
+from path_patching.circuits.validation.members import class_of, classes, link_steps, listed, members
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Engine, Request
 from path_patching.paths import PathSet
@@ -120,4 +120,4 @@ def _needed(losses: Sequence[NodeLoss | LinkLoss]) -> float:
 
 
 def _named(what: str, names: Sequence[str]) -> str:
-    return f"{what}: {', '.join(names)}" if names else ""
+    return f"{what}: {listed(names)}" if names else ""
