@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.validation.measuring import Scale, isolated, measured, removed
-from path_patching.circuits.validation.members import classes, members
+from path_patching.circuits.validation.members import classes, listed, members
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Engine
 from path_patching.paths import Node, PathSet
@@ -59,7 +59,9 @@ class Completeness:
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """On the size of the largest gap."""
-        return (judge("completeness", magnitude(self.largest.gap), self.subject, f"without {self.largest.removed}"),)
+        largest = self.largest
+        remark = f"without {largest.removed}" + (f": {listed(largest.nodes)}" if len(largest.nodes) > 1 else "")
+        return (judge("completeness", magnitude(largest.gap), self.subject, remark),)
 
 
 def completeness(
@@ -74,7 +76,7 @@ def completeness(
 ) -> Completeness:
     """The gaps between model and circuit on the metric of a scale; a random set that was there before is left out.
 
-    Raises `PathSetError` for paths that the model or its sentences do not have.
+    Raises `UserError` for paths without a node, `PathSetError` for those that the model or its sentences do not have.
     """
     nodes = members(paths, yy, end)
     sets: dict[frozenset[Node], str] = {frozenset(): "nothing"}

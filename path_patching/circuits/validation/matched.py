@@ -82,8 +82,12 @@ class Matched:
 
 
 def p_value(drawn: torch.Tensor, own: float) -> float:
-    """(1 + #{drawn ≥ own}) / (1 + R) of (R,) random values; what is less by rounding only counts as equal."""
-    return (1 + int((drawn >= own - TIE).sum())) / (1 + len(drawn))
+    """(1 + #{drawn ≥ own}) / (1 + R) of (R,) random values.
+
+    What is less by rounding only counts as equal, and so does what is not a number.
+    """
+    less = drawn < own - TIE
+    return (1 + int((~less).sum())) / (1 + len(drawn))
 
 
 def matched(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.circuit import full_circuit
-from path_patching.circuits.validation.completeness import completeness, magnitude
+from path_patching.circuits.validation.completeness import Completeness, completeness, magnitude
 from path_patching.circuits.validation.measuring import Scale
 from path_patching.paths import Node
 from tests.helpers.calibration import engine_of, planted
@@ -63,5 +65,7 @@ def test_the_verdict_names_the_largest_gap():
     found = completeness(engine, scale, paths, YY, END, "two heads")
     (verdict,) = found.verdicts()
     assert verdict.passed is False
-    assert verdict.remark == f"without {found.largest.removed}"
+    assert verdict.remark == "without nothing"
     assert verdict.measured == magnitude(found.largest.gap)
+    several = replace(found.gaps[0], removed="2 nodes at random", nodes=("m0@YY", "m1@END"))
+    assert Completeness("", (several,)).verdicts()[0].remark == "without 2 nodes at random: m0@YY, m1@END"

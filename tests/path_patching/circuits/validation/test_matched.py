@@ -26,6 +26,7 @@ def test_p_counts_the_circuit_among_those_that_do_as_much():
     assert p_value(drawn, 0.5) == 3 / 5
     assert p_value(drawn, 0.5 + TIE / 2) == 3 / 5, "rounding does not decide for the circuit"
     assert p_value(drawn, -1.0) == 1
+    assert p_value(drawn, float("nan")) == p_value(drawn * float("nan"), 0.5) == 1
 
 
 def test_a_complement_is_stronger_with_less_left():

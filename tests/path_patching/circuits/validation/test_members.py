@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from path_patching.circuits.circuit import full_circuit, late_half
 from path_patching.circuits.links import links
-from path_patching.circuits.validation.members import classes, link_steps, members
+from path_patching.circuits.validation.members import classes, link_steps, listed, members
+from path_patching.errors import UserError
 from path_patching.paths import Node, PathSet
 from reproduction.paper import PAPER
 
@@ -49,6 +52,16 @@ def test_the_paths_without_any_link_are_none_and_each_link_has_some():
         left = narrow.avoiding_steps(steps)
         assert left is None or left.count() < narrow.count()
     assert narrow.avoiding_steps([step for steps in found.values() for step in steps]) is None
+
+
+def test_paths_without_a_node_are_said():
+    with pytest.raises(UserError, match=r"no head or MLP is on the paths <PathSet of 1 path: embeds@12 → logits@12>"):
+        members(PathSet.parse("embeds → logits", end=END), YY, END)
+
+
+def test_what_is_listed_can_be_read():
+    assert listed(["m0@YY", "m1@END"]) == "m0@YY, m1@END"
+    assert listed([f"m{layer}@END" for layer in range(10)]).endswith("m7@END, and 2 more")
 
 
 def test_other_places_are_called_by_their_number():

@@ -21,6 +21,7 @@ from tests.helpers.calibration import engine_of, planted
 from tests.helpers.planted import END, YEARS, YY
 from utils import greater_than
 
+NAN = float("nan")
 METRIC = greater_than(YEARS)
 LOGITS = PathSet.at(Node.logits(END))
 M1, M2, M3 = (Node.mlp(layer, END) for layer in (1, 2, 3))
@@ -32,7 +33,7 @@ def estimate(low: float, high: float) -> Estimate:
 
 @pytest.mark.parametrize(
     ("low", "high", "nothing"),
-    [(-0.1, 0.2, True), (0.0, 0.2, True), (0.1, 0.2, False), (-0.2, -0.1, False), (2e-7, 3e-7, True)],
+    [(-0.1, 0.2, True), (0.0, 0.2, True), (0.1, 0.2, False), (-0.2, -0.1, False), (2e-7, 3e-7, True), (NAN, NAN, True)],
 )
 def test_nothing_is_an_interval_with_zero_or_next_to_it(low, high, nothing):
     assert is_nothing(estimate(low, high)) == nothing
