@@ -37,6 +37,7 @@ RESAMPLES = 2000
 LEVEL = 0.95
 SMALL = 1e-3  # of which four decimals would show one digit
 ALIKE = 1.1  # how many times as wide as the other an interval is at most that says the same
+ROUNDING = 1e-12  # of a value: an interval of no width may be as wide as that
 DRAWN_AT_ONCE = 1_000_000  # sentences; memory stays the same for any number of them
 
 Clusters = Sequence[torch.Tensor]  # a number for what each sentence was made of, int64 (N,) for each way; () for none
@@ -104,7 +105,8 @@ def estimate(
         return found
     plain_low, plain_high = _interval(of(resampled_means(values, seed, (), resamples)))
     narrow, wide = sorted([high - low, plain_high - plain_low])
-    return replace(found, plain_low=plain_low, plain_high=plain_high) if wide > ALIKE * narrow else found
+    differ = wide > ALIKE * narrow + ROUNDING * abs(found.value)
+    return replace(found, plain_low=plain_low, plain_high=plain_high) if differ else found
 
 
 def resampled_means(

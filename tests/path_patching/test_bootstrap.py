@@ -169,6 +169,9 @@ def test_the_plain_interval_stands_beside_where_the_widths_differ_by_more_than_a
 def test_a_constant_has_an_interval_of_no_width_with_clusters_too():
     found = mean(torch.full((4,), 0.25), 0, TWO_BY_TWO)
     assert found == bootstrap.Estimate(0.25, 0.25, 0.25, 4)
+    values = normal(600)
+    exact = share(0.7 * values, values, 0, crossed(20, 30))
+    assert (exact.low, exact.high, exact.plain_low) == (pytest.approx(0.7), pytest.approx(0.7), None)
 
 
 def test_a_number_made_of_means_is_that_of_the_same_draws():
