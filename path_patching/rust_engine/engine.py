@@ -23,7 +23,7 @@ from path_patching.engine import BYTES, Data, DataSet, Engine, Means, Request, S
 from path_patching.gpt2.model import Model
 from path_patching.paths import AnyVia, Branch, Node, PathSet, Via
 from path_patching.progress import progress
-from path_patching.rust_engine.activations import Activations, evaluate
+from path_patching.rust_engine.activations import AS_IT_IS, Activations, evaluate
 from path_patching.rust_engine.gpt2_circuits import Gpt2Circuit, input_matcher, stream_name
 
 BYTES_AT_ONCE = 128_000_000  # in one evaluation: enough to keep the cores busy and rust_circuit's own work small
@@ -186,7 +186,8 @@ class RustCircuitEngine(Engine[Activations]):
     ) -> list[torch.Tensor]:
         """What is unembedded (..., part, D) of circuits whose leaves `bind` gives for a part of the batch."""
         leaves = dict.fromkeys(leaf for template in templates for leaf in template.leaves)
-        return evaluate([each.circuit for each in templates], {leaf.name: bind(leaf, part) for leaf in leaves})
+        bound = {leaf.name: bind(leaf, part) for leaf in leaves}
+        return evaluate([each.circuit for each in templates], bound, AS_IT_IS)
 
     def _unpatched(self) -> PathCircuit:
         logits = Node.logits(self.sentences.end)
