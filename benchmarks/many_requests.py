@@ -4,8 +4,7 @@ python benchmarks/many_requests.py [--model standin] [--n 97] [--engines torch r
 
 Two sets of requests, as the validation of a circuit asks for: the late halves of random circuits of the paper's shape,
 alone; and the paper's full circuit alone, with each of its nodes avoided. Together they share a forward pass, what
-equal parts of their paths change, and the unembedding's blocks. Half of them are run first and, with the same half of
-the calls one by one, warm up.
+equal parts of their paths change, and the unembedding's blocks. Half of them are run first, to warm up.
 
 The floor is what no identity avoids: of each request that equals no other, a row of the unembedding for each sentence.
 It is the product alone, on a block of the size that the engine works on, at the rate measured in the same process; no
@@ -43,7 +42,7 @@ from reproduction.paper import PAPER
 
 AGREEMENT = 1e-6  # of probabilities in float32, between requests together and one by one
 STANDIN = "standin"
-RANDOM_CIRCUITS, AVOIDING = "random late halves", "full circuit, a node avoided"
+RANDOM, AVOIDING = "random late halves", "full circuit, a node avoided"
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def requests_of(on: Subject) -> dict[str, list[Request]]:
     full = full_circuit(PAPER, on.yy, end)
     left = [full.avoiding([node]) for node in sorted(full.nodes())]
     return {
-        RANDOM_CIRCUITS: [Request.isolate(late_half(each, end)) for each in circuits],
+        RANDOM: [Request.isolate(late_half(each, end)) for each in circuits],
         AVOIDING: [Request.isolate(paths) for paths in left if paths is not None],
     }
 

@@ -356,8 +356,8 @@ class Engine(ABC, Generic[Batch]):
     def _answers(self, batch: Batch, requests: Sequence[Request]) -> Iterator[torch.Tensor]:
         """Answer probabilities (B, A) of each request in turn, unembedded together as far as memory allows."""
         rows = BLOCKS_AT_ONCE * ROWS_AT_ONCE[torch.device(self.device).type]
-        rows = min(rows, self.memory_gb * 1e9 / 8 / BYTES / self.model.architecture.d_model)
-        at_once = max(1, int(rows / len(batch)))
+        rows_that_fit = self.memory_gb * 1e9 / 8 / BYTES / self.model.architecture.d_model
+        at_once = max(1, int(min(rows, rows_that_fit) / len(batch)))
         reads = self._reads(batch, requests)
         while read := [*islice(reads, at_once)]:
             yield from self._unembedding.probabilities(torch.stack(read))
