@@ -10,8 +10,8 @@ effects add up, against their sign where one node does what the other does too, 
     >>> found = interactions(engine, scale, late_half(circuit, END), pair)
     >>> found.table.shape  # symmetric, 0 on the diagonal
     torch.Size([2, 2])
-    >>> print(found.pairs["m2@END", "a1.h0@END"])  # with its interval
-    ... [..., ...]
+    >>> found.pairs["m2@END", "a1.h0@END"]  # with its interval
+    Estimate(value=..., low=..., high=..., n=97)
     >>> mlp_shares(engine, scale, circuit, END)["m2"].indirect is None  # of the last MLP
     True
     >>> print(*found.verdicts())

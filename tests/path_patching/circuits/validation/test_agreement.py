@@ -17,11 +17,9 @@ from path_patching.circuits.validation.faithfulness import divergence_scale
 from path_patching.circuits.validation.interactions import interactions, mlp_shares
 from path_patching.circuits.validation.measuring import Scale
 from path_patching.circuits.validation.size_curve import on_curve, ranked_nodes, size_curve
-from path_patching.circuits.validation.stability import stability
 from path_patching.circuits.validation.strength import strengths
 from path_patching.engine import Engine
 from path_patching.paths import Node
-from path_patching.sweeps import remembered_effects
 from tests.helpers.engines import CLASSES, make_engine
 from tests.helpers.setups import SETUPS
 
@@ -77,12 +75,6 @@ def curve(engine: Engine, scale: Scale) -> object:
     return size_curve(engine, scale, order, END), on_curve(engine, scale, order, MINE, END)
 
 
-def searches(engine: Engine, scale: Scale) -> object:
-    weights = torch.tensor([[1, 1, 1, 1], [0, 2, 1, 1]])
-    found = stability(remembered_effects(engine, metric), weights, YY, END, (0.01,))
-    return [each.membership for each in found.searches]
-
-
 def abilities(engine: Engine, scale: Scale) -> object:
     table = dissociation([Ability("mine", engine, scale, MINE, END)], random.Random(0), draws=2)
     return table, disturbance(engine, divergence_scale(engine), {"mine": MINE}, END)
@@ -91,7 +83,6 @@ def abilities(engine: Engine, scale: Scale) -> object:
 TESTS: dict[str, Callable[[Engine, Scale], object]] = {
     "counterfactuals": counterfactuals,
     "size curve": curve,
-    "stability": searches,
     "strength": lambda engine, scale: strengths(engine, scale, late_half(MINE, END), MEMBERS, "late half"),
     "dissociation": abilities,
     "interactions": lambda engine, scale: interactions(engine, scale, late_half(MINE, END), MEMBERS),
