@@ -1,6 +1,6 @@
 """Is it a circuit? What the field has come to ask of a claimed circuit, and the paper does not answer.
 
-python circuit_validation.py [--model gpt2|standin|PATH] [--circuit paper|auto|FILE] [--only TEST ...] [--quick] [--help]
+python circuit_validation.py [--model gpt2|standin|PATH] [--circuit paper|auto|FILE] [--only TEST ...] [--quick]
 
 Each test is judged by a bar that was written down before anything was measured (docs/validation.md says what each asks,
 and what it cannot show). The late half is judged, and the full circuit. validation_plots.py draws the figures.
@@ -139,10 +139,8 @@ if "minimality" in settings.only:
         for node in lost.nodes:
             ends = columns(alone=node.alone, given_class=node.given_class)
             of_nodes.append({"part": part, "node": node.name, "class": node.node_class, "needed": node.needed} | ends)
-        of_links += [
-            {"part": part, "link": str(link.link), "needed": link.needed} | columns(alone=link.alone)
-            for link in lost.links
-        ]
+        for link in lost.links:
+            of_links.append({"part": part, "link": str(link.link), "needed": link.needed} | columns(alone=link.alone))
     save("nodes", of_nodes)
     save("links", of_links)
     verdicts.note("minimality", found)
@@ -205,10 +203,10 @@ if "stability" in settings.only:
     weights = sentence_weights(len(dataset), settings.seed, experiment.clusters, settings.bootstraps)
     searches = stability(remembered_effects(engine, experiment.metric), weights, YY, END)
     verdicts.note("stability", searches.verdicts(circuit))
-    shares = [(each.threshold, each.membership.items()) for each in searches.searches]
-    save(
-        "membership", [{"threshold": at, "node": node, "share": share} for at, found in shares for node, share in found]
-    )
+    rows = []
+    for at in searches.searches:
+        rows += [{"threshold": at.threshold, "node": node, "share": share} for node, share in at.membership.items()]
+    save("membership", rows)
 
 # %% Does a stronger patch do more?
 if "strength" in settings.only:
@@ -236,9 +234,8 @@ if "specificity" in settings.only:
         except UserError as none:
             print(f"left out: {data.name}: {none}")
         else:
-            abilities.append(
-                Ability(data.name, asked, Scale.of(asked, data.metric, data.clusters), own_circuit, data.end)
-            )
+            scale_of_data = Scale.of(asked, data.metric, data.clusters)
+            abilities.append(Ability(data.name, asked, scale_of_data, own_circuit, data.end))
     table = dissociation(abilities, random.Random(settings.seed))
     verdicts.note("specificity", table.verdicts())
     rows = []
@@ -263,11 +260,10 @@ if "interactions" in settings.only:
     pairs = [{"one": a, "other": b} | columns(effect=each) for (a, b), each in together.pairs.items()]
     save("interactions", alone + pairs)
     for mlp, shares_of in mlp_shares(engine, scale, circuit, END).items():
-        run.note(f"interactions/{mlp}/direct", shares_of.direct, f"direct effect of {mlp}, as a share of clean")
+        words = f"effect of {mlp}, as a share of clean"
+        run.note(f"interactions/{mlp}/direct", shares_of.direct, f"direct {words}")
         if shares_of.indirect is not None:
-            run.note(
-                f"interactions/{mlp}/indirect", shares_of.indirect, f"indirect effect of {mlp}, as a share of clean"
-            )
+            run.note(f"interactions/{mlp}/indirect", shares_of.indirect, f"indirect {words}")
 
 # %% Everything ran: publish it.
 verdicts.save()
