@@ -189,23 +189,24 @@ def test_the_other_tables(flag: str, header: str, names: set[str], capsys: pytes
     assert all(any(cells) for name, cells in rows.items() if name != "exponent of time")  # of one point there is none
 
 
-def test_many_requests_in_one_call_give_what_single_ones_give(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(many_requests, "in_own_process", measured_here)
-    many_requests.main(["--model", "tiny", "--n", "2", "--requests", "3", "--engines", "torch"])
-    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| torch")]
+def test_many_requests_in_one_call_give_what_single_ones_give(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--model", "tiny", "--n", "2", "--requests", "3", "--engines", "torch")
+    printed = run_here(many_requests.main, flags, (many_requests,), capsys)
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| torch")]
     assert [(cells[1], cells[2]) for cells in rows] == [(many_requests.RANDOM, "3"), (many_requests.AVOIDING, "3")]
     assert all(float(cells[6]) > 0 and float(cells[-1].strip(" |")) < many_requests.AGREEMENT for cells in rows)
 
 
-def test_many_requests_that_differ_from_single_ones_get_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(many_requests, "in_own_process", measured_here)
+def test_many_requests_that_differ_from_single_ones_get_no_times(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(many_requests, "AGREEMENT", -1.0)
-    with pytest.raises(UserError, match="no times"):
-        many_requests.main(["--model", "tiny", "--n", "1", "--requests", "1", "--engines", "torch"])
-    with pytest.raises(UserError, match="give --requests 1 or more"):
-        many_requests.main(["--requests", "0"])
+    for flags, said in (
+        (("--model", "tiny", "--n", "1", "--requests", "1", "--engines", "torch"), "no times"),
+        (("--requests", "0"), "give --requests 1 or more"),
+    ):
+        with pytest.raises(UserError, match=said):
+            run_here(many_requests.main, flags, (many_requests,), capsys)
 
 
 def test_requests_are_of_random_circuits_and_of_the_paper_s_without_each_node() -> None:
