@@ -8,7 +8,7 @@ and what it cannot show). The late half is judged, and the full circuit. validat
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 from reproduction.command_line import read_settings
@@ -140,7 +140,7 @@ if "minimality" in settings.only:
             ends = columns(alone=node.alone, given_class=node.given_class)
             of_nodes.append({"part": part, "node": node.name, "class": node.node_class, "needed": node.needed} | ends)
         for link in lost.links:
-            of_links.append({"part": part, "link": str(link.link), "needed": link.needed} | columns(alone=link.alone))
+            of_links.append({"part": part, **asdict(link.link), "needed": link.needed} | columns(alone=link.alone))
     save("nodes", of_nodes)
     save("links", of_links)
     verdicts.note("minimality", found)

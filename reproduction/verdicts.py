@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from path_patching.bootstrap import Estimate
@@ -64,6 +65,11 @@ def columns(**named: Estimate) -> dict[str, float]:
     for name, each in named.items():
         found |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}
     return found
+
+
+def interval_columns(table: pd.DataFrame, name: str) -> np.ndarray:
+    """An estimate's columns of a table: (rows, 3) value, low and high."""
+    return table[[name, f"{name}_low", f"{name}_high"]].to_numpy(float)
 
 
 def _line(test: str, verdict: Verdict) -> dict[str, object]:
