@@ -25,9 +25,8 @@ settings = read_settings(__doc__, PlotSettings())
 
 # %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
 artifacts = read_artifacts(settings.artifact_folder(), "circuit_validation")
-tables = {
-    entry["kind"].removeprefix("validation_"): artifacts.load(name) for name, entry in artifacts.record["index"].items()
-}
+kinds = {name: entry["kind"].removeprefix("validation_") for name, entry in artifacts.record["index"].items()}
+tables = {kind: artifacts.load(name) for name, kind in kinds.items()}
 plots = start_plots("validation_plots", settings, artifacts)
 circuit = artifacts.number("circuit/name")
 F = "F: 0 for all on 01 data, 1 for the whole model"
@@ -76,9 +75,8 @@ if made("random"):
         title = plots.titled(f"F of random circuits, {part}")
         subtitle = f"{len(drawn)} circuits of the same shape, {kind}"
         marks = {circuit: own["alone"], f"the model without {circuit}": own["without"]}
-        figure = share_histogram(
-            torch.tensor(drawn["alone"].to_numpy(float)), marks, title, subtitle, "F of the circuit alone"
-        )
+        alone = torch.tensor(drawn["alone"].to_numpy(float))
+        figure = share_histogram(alone, marks, title, subtitle, "F of the circuit alone")
         write(figure, f"random-{part}-{kind}".replace(" ", "-"))
 
 # %% What does F lose with each node?
@@ -89,24 +87,20 @@ if made("nodes"):
         subtitle = f"{circuit}; a node whose interval includes 0 is not needed"
         write(intervals(groups, title, "loss of F", rows, subtitle), f"minimality-{part}".replace(" ", "-"))
 
+
 # %% How far do the model and the circuit part as nodes are removed from both?
+def shown_set(removed: str, nodes: str) -> str:
+    """What was removed, in words, with the nodes of a small random set."""
+    return f"{removed}: {nodes}" if removed.endswith("at random") and len(nodes) < 50 else removed
+
+
 if made("completeness"):
     for part, gaps in tables["completeness"].groupby("part", sort=False):
-        removed = [
-            f"{line.removed}: {line.nodes}"
-            if line.removed.endswith("at random") and len(line.nodes) < 60
-            else line.removed
-            for line in gaps.itertuples()
-        ]
+        removed = [shown_set(line.removed, line.nodes) for line in gaps.itertuples()]
         title, rows = plots.titled(f"Completeness of the {part}"), named("", removed)
         subtitle = f"{circuit}; 0: what is removed costs the model what it costs the circuit"
-        figure = intervals(
-            {"": interval_columns(gaps, "gap")},
-            title,
-            "F of the model − F of the circuit, both without these",
-            rows,
-            subtitle,
-        )
+        x_title = "F of the model − F of the circuit, both without these"
+        figure = intervals({"": interval_columns(gaps, "gap")}, title, x_title, rows, subtitle)
         write(figure, f"completeness-{part}".replace(" ", "-"))
 
 # %% Does it hold for other counterfactuals?
@@ -121,21 +115,12 @@ if made("counterfactuals"):
     values = found[[*columns.values()]].astype(float)
     weak = found["too_weak"] | found["control"]
     values.loc[weak, ["late_half", "full_circuit"]] = float("nan")  # of next to nothing
-    x, y = (
-        named("", list(columns)),
-        named(
-            "",
-            [
-                f"{name}{' (control)' * control}"
-                for name, control in zip(found["scheme"], found["control"], strict=True)
-            ],
-        ),
-    )
+    schemes = found["scheme"] + found["control"].map({True: " (control)", False: ""})
+    x, y = named("", list(columns)), named("", list(schemes))
     title = plots.titled("Other counterfactuals")
     subtitle = f"{circuit}; grey: the span is too small to judge F by"
-    figure = heatmap(
-        values.to_numpy(), title, x, y, partial(diverging, title="1: as the whole model, or as 01"), subtitle
-    )
+    colours = partial(diverging, title="1: as the whole model, or as 01")
+    figure = heatmap(values.to_numpy(), title, x, y, colours, subtitle)
     texts = [["" if pd.isna(each) else f"{each:.2f}" for each in row] for row in values.to_numpy()]
     write(with_numbers(figure, texts), "counterfactuals")
 
@@ -152,10 +137,8 @@ if made("strength"):
 # %% Is it the circuit of greater-than alone?
 if made("specificity"):
     panels, texts = {}, []
-    for name, column in {
-        "its own or another's circuit": "lost",
-        "random circuits of its shape": "lost_by_chance",
-    }.items():
+    panel_of = {"its own or another's circuit": "lost", "random circuits of its shape": "lost_by_chance"}
+    for name, column in panel_of.items():
         table = square(tables["specificity"], "ability", "circuit", column)
         panels[name] = 100 * table.to_numpy(float)
         ends = [square(tables["specificity"], "ability", "circuit", f"{column}_{end}") for end in ("low", "high")]
@@ -165,10 +148,8 @@ if made("specificity"):
     title = plots.titled("What abilities lose without circuits")
     figure = facets(panels, title, x, y, partial(diverging, title="share of the span lost (%)"), size=(360, 300))
     for trace, of_panel in zip(figure.data, texts, strict=True):
-        width = len(x.values)
-        trace.update(
-            text=[of_panel[first : first + width] for first in range(0, len(of_panel), width)], texttemplate="%{text}"
-        )
+        rows = [of_panel[first : first + len(x.values)] for first in range(0, len(of_panel), len(x.values))]
+        trace.update(text=rows, texttemplate="%{text}")
     write(figure, "specificity")
 
 # %% Do its nodes add up?
@@ -190,16 +171,13 @@ if made("membership"):
     often = membership.groupby("node")["share"].max()
     shown = membership[membership["node"].isin(often[often >= 0.25].index)]
     by_node = square(shown.sort_values("threshold", ascending=False), "threshold", "node", "share").fillna(0)
-    x, y = (
-        named("node", list(by_node.columns)),
-        named("threshold (share of clean)", [f"{at:g}" for at in by_node.index]),
-    )
+    x = named("node", list(by_node.columns))
+    y = named("threshold (share of clean)", [f"{at:g}" for at in by_node.index])
     title = plots.titled("How often the search finds each node again")
     subtitle = "on draws of the sentences; nodes of under a quarter of the searches at every threshold are left out"
     size = (max(480, 18 * len(x.values)), 300)
-    figure = heatmap(
-        by_node.to_numpy(float), title, x, y, partial(sequential, title="share of the searches"), subtitle, size
-    )
+    colours = partial(sequential, title="share of the searches")
+    figure = heatmap(by_node.to_numpy(float), title, x, y, colours, subtitle, size)
     write(figure.update_xaxes(tickangle=-90), "membership")
 
 # %% And on the circuit itself: what F loses with each link, and how often each node is found again.
@@ -210,9 +188,8 @@ if made("links", "membership"):
     shares = tables["membership"][tables["membership"]["threshold"] == judged]
     beside = {line.node: f"{line.share:.0%}" for line in shares.itertuples()}
     said = f"beside a node: how many searches at a threshold of {judged:g} find it again"
-    figure = circuit_figure(
-        links, plots.titled(f"What F loses with each link of {circuit}"), Measure("F", "% of F", 100), said, beside
-    )
+    title = plots.titled(f"What F loses with each link of {circuit}")
+    figure = circuit_figure(links, title, Measure("F", "% of F", 100), said, beside)
     write(figure, "circuit")
 
 # %% Everything is drawn: publish it.
