@@ -202,6 +202,8 @@ if "sizes" in settings.only:
 if "stability" in settings.only:
     weights = sentence_weights(len(dataset), settings.seed, experiment.clusters, settings.bootstraps)
     searches = stability(remembered_effects(engine, experiment.metric), weights, YY, END)
+    judged_at = searches.judged_at(circuit)
+    run.note("stability/threshold", judged_at, "threshold of the searches that are judged, as a share of clean")
     verdicts.note("stability", searches.verdicts(circuit))
     rows = []
     for at in searches.searches:

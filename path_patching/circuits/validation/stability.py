@@ -74,6 +74,16 @@ class Stability:
 
     searches: tuple[Searches, ...]
 
+    def judged_at(self, circuit: Circuit, found_at: float | None = None) -> float:
+        """The threshold of the search that is judged; see `verdicts`."""
+        thresholds = [each.threshold for each in self.searches]
+        if found_at is None:
+            claimed = members_of(circuit)
+            return max(self.searches, key=lambda each: jaccard(each.consensus(), claimed)).threshold
+        if found_at not in thresholds:
+            raise UserError(f"no search was made at {found_at:g}; there are {', '.join(map(str, thresholds))}")
+        return found_at
+
     def verdicts(self, circuit: Circuit, found_at: float | None = None) -> tuple[Verdict, ...]:
         """Whether searches find the same again, and whether that is the circuit: at END, and with YY.
 
@@ -81,11 +91,7 @@ class Stability:
         no search found it is the one whose consensus is most like it. Raises `UserError` if `found_at` is none of the
         thresholds.
         """
-        claimed, thresholds = members_of(circuit), [each.threshold for each in self.searches]
-        if found_at is not None and found_at not in thresholds:
-            raise UserError(f"no search was made at {found_at:g}; there are {', '.join(map(str, thresholds))}")
-        closest = max(self.searches, key=lambda each: jaccard(each.consensus(), claimed)).threshold
-        judged = closest if found_at is None else found_at
+        claimed, judged = members_of(circuit), self.judged_at(circuit, found_at)
         why = "its consensus is the most like the circuit" if found_at is None else "where the circuit was found"
         again, alike = [], []
         for each in self.searches:
