@@ -63,19 +63,20 @@ for rows, probs in experiment.engine.evaluate_in_parts(list(requests.values())):
             collated[key].add(of_key, yy[rows])
 
 # %% How well does each compute greater-than, and what share is that of the clean run?
-measured, seed = {}, settings.seed
+measured, seed, clusters = {}, settings.seed, evaluations.clusters
 for key, words in WORDS.items():
     measured[key] = evaluations.note_measured(key, words)
     for metric, values in measured[key].items():
         named = f"{words}: {metric.replace('_', ' ')}"
         run.note(f"{key}/{metric}/standard_deviation", values.std(correction=0).item(), f"{named}, standard deviation")
         if key != "clean":
-            of_clean = share(values, measured["clean"][metric], seed)
+            of_clean = share(values, measured["clean"][metric], seed, clusters)
             run.note(f"{key}/{metric}/share_of_clean", of_clean, f"{named}, share of clean")
 
 # %% What does the late half lose with its heads' queries and keys? About 15 % of what it achieves, in the paper.
 late_alone = measured["late_half"]["probability_difference"]
-loss = share(late_alone - measured["late_half/values_alone"]["probability_difference"], late_alone, seed)
+lost = late_alone - measured["late_half/values_alone"]["probability_difference"]
+loss = share(lost, late_alone, seed, clusters)
 run.note("late_half/queries_and_keys/share_lost", loss, "queries and keys on 01 data cost, as a share of the late half")
 
 # %% What share of the clean probability difference is lost with each MLP's direct effect, and with its indirect one?
@@ -85,7 +86,8 @@ for mlp in in_order(circuit.mlps):
         key = f"mlps/{mlp}/{effect}"
         if key in requests:
             lost = clean - evaluations.column(key, "probability_difference")
-            run.note(f"{key}/share_of_clean", share(lost, clean, seed), f"{effect} effect of {mlp}, share of clean")
+            of_clean = share(lost, clean, seed, clusters)
+            run.note(f"{key}/share_of_clean", of_clean, f"{effect} effect of {mlp}, share of clean")
 
 # %% What do they predict for each YY? With few sentences some YY has none, and there are no heatmaps.
 if has_every_yy(yy):

@@ -11,26 +11,33 @@ every data set is checked to differ at YY alone, unless `as_published` asks for 
     ('<|endoftext|> The ... lasted from the year ...02 to the year ...', '<|endoftext|> The ...01 to the year ...')
     >>> dataset.good_prompt[dataset.yy], dataset.end  # END is the last position
     ('YY', 12)
+    >>> dataset.with_twins("another noun", [], tokenizer).bad_prompt[2]  # other counterfactuals, as controls
+    'another NOUN'
     >>> build(TASKS[5], tokenizer).good_sentences[0]  # the ten prompts of section 5
     '<|endoftext|> 1702 is smaller than 17'
+    >>> indirect_object(tokenizer, n=100).good_sentences[0]  # another ability, to see what the circuit is specific to
+    '<|endoftext|> ... and ... the ..., ... a ... to'
 """
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import pandas as pd
 import torch
 
+from path_patching.bootstrap import Clusters
 from path_patching.errors import UserError, first_line
 from path_patching.files import reading, regular
 from path_patching.gpt2.tokenizer import CACHE, EOS, load_vocabulary, token_texts
+from path_patching.sweeps import Metric
 
 if TYPE_CHECKING:
     from transformers import GPT2Tokenizer
@@ -44,6 +51,14 @@ def find_year_token_ids(tokenizer: GPT2Tokenizer) -> torch.Tensor:
     return torch.tensor([tokenizer.convert_tokens_to_ids(year) for year in YEARS])
 
 
+DRAWN = ("noun", "YY")  # of which year spans are made, each time that a noun or a YY is drawn
+
+
+def clusters_of(sentences: pd.DataFrame, drawn: Iterable[str] = DRAWN) -> Clusters:
+    """What sentences were made of, numbered, int64 (N,) for each column that they have: intervals draw these again."""
+    return [torch.tensor(pd.factorize(sentences[name])[0]) for name in drawn if name in sentences]
+
+
 ValidYears = Literal["greater", "less"]
 FIRST_YY, LAST_YY = 2, 98
 COLLATED_YY = tuple(range(FIRST_YY, LAST_YY + 1))
@@ -54,6 +69,18 @@ PROMPT = (EOS, "The", "NOUN", "lasted", "from", "the", "year", "XX1", "YY", "to"
 CORRUPTED_YY = 1
 TOKENIZED_AT_ONCE = 1_000  # sentences, of which the tokenizer keeps more than their tokens
 TRAPPED_CENTURY = 10  # " 1001" is [" 100", "1"]
+
+
+Counterfactual = Literal["01", "another YY", "another century", "another noun"]
+CHANGED: dict[Counterfactual, tuple[str, ...]] = {  # by the twins of each, as their prompt names it
+    "01": ("YY",),
+    "another YY": ("YY",),
+    "another century": ("XX1", "XX2"),
+    "another noun": ("NOUN",),
+}
+
+
+Word = TypeVar("Word", str, int)  # a noun, a name or a year
 
 
 class YearDataset:
@@ -110,8 +137,7 @@ class YearDataset:
                 sentences whose tokens do not fit the prompt, or differ from their twins nowhere or elsewhere than at
                 YY.
         """
-        if n < 1:
-            raise UserError(f"a data set needs at least one sentence, not N = {n}")
+        _check_count(n)
         candidates = [int(year) for year in years]
         if not candidates:
             raise UserError("there are no valid years to draw from; see dataset.get_valid_years")
@@ -132,6 +158,41 @@ class YearDataset:
         self.bad_prompt = tuple("01" if name == "YY" else name for name in prompt)
         self.years, self.years_XX, self.years_YY = drawn_years, drawn_years // 100, drawn_years % 100
         self.nouns = tuple(noun for _, noun in pairs)
+
+    def with_twins(
+        self,
+        counterfactual: Counterfactual,
+        years: Sequence[int] | torch.Tensor,
+        tokenizer: GPT2Tokenizer,
+        seed: int = 0,
+    ) -> YearDataset:
+        """The same clean sentences with other twins, which differ from them in one thing; what each asks is:
+
+        - `01`, the paper's: does it matter that YY is not the first year, after which every year is valid?
+        - `another YY`, of `years` in the same century: does it matter which year YY is?
+        - `another century`, of `years` with the same YY, in both places where it stands: a control, since years are
+          greater than YY in any century, so the circuit should not be found by it.
+        - `another noun`, of another of these sentences: a control likewise.
+
+        Drawn from `seed`. Raises `UserError` for a sentence that has no other of its kind, and twins that differ
+        elsewhere than where they should, or not there.
+        """
+        if counterfactual == "01":
+            return self
+        other, changed = copy(self), CHANGED[counterfactual]
+        drawn = _others(
+            counterfactual, self.nouns, self.years.tolist(), years, random.Random(f"{counterfactual} {seed}")
+        )
+        other.bad_sentences = tuple(_sentence(noun, year, self.good_prompt[0] == EOS) for noun, year in drawn)
+        other.bad_toks = _tokens(other.bad_sentences, self.good_prompt, tokenizer)
+        other.bad_prompt = tuple(f"another {name}" if name in changed else name for name in self.good_prompt)
+        _check_differing(other, [self.good_prompt.index(name) for name in changed])
+        return other
+
+    @property
+    def answers(self) -> torch.Tensor:
+        """The tokens whose probabilities are wanted, "00" ... "99", int64 (100,)."""
+        return year_indices()
 
     @property
     def N(self) -> int:  # noqa: N802
@@ -193,14 +254,21 @@ def get_valid_years(
 
 def load_nouns(path: Path = NOUNS_FILE) -> tuple[str, ...]:
     """The nouns of a file, one a line. Raises UserError if the file is missing or holds none."""
+    return _lines(path, "noun")
+
+
+def _lines(path: Path, what: str) -> tuple[str, ...]:
+    """What a file has on each line, a `what`. Raises UserError if the file is missing or holds none."""
     try:
-        lines = regular(Path(path)).read_text(encoding="utf-8").splitlines()
+        text = regular(Path(path)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read nouns from {path} ({first_line(error)}); give a text file, one a line") from None
-    nouns = tuple(line.strip() for line in lines if line.strip())
-    if not nouns:
-        raise UserError(f"{path} holds no noun; give a text file with one a line")
-    return nouns
+        raise UserError(
+            f"cannot read {what}s from {path} ({first_line(error)}); give a text file, one a line"
+        ) from None
+    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not lines:
+        raise UserError(f"{path} holds no {what}; give a text file with one a line")
+    return lines
 
 
 def year_indices(path: Path = YEAR_TOKEN_IDS_FILE) -> torch.Tensor:
@@ -228,6 +296,11 @@ def year_indices(path: Path = YEAR_TOKEN_IDS_FILE) -> torch.Tensor:
 def _year_ids() -> tuple[int, ...]:
     vocabulary = load_vocabulary()
     return tuple(vocabulary[year] for year in YEARS)
+
+
+def _check_count(n: int) -> None:
+    if n < 1:
+        raise UserError(f"a data set needs at least one sentence, not N = {n}")
 
 
 def _splits_into_xx_and_yy(year: int, tokenizer: GPT2Tokenizer) -> bool:
@@ -287,6 +360,50 @@ def _tokens(sentences: Sequence[str], prompt: Sequence[str], tokenizer: GPT2Toke
                 )
         found.append(torch.tensor(rows))
     return torch.cat(found)
+
+
+def _others(
+    counterfactual: Counterfactual,
+    nouns: Sequence[str],
+    of_sentences: Sequence[int],
+    years: Sequence[int] | torch.Tensor,
+    rng: random.Random,
+) -> list[tuple[str, int]]:
+    """Noun and year of each sentence's twin."""
+    if counterfactual == "another noun":
+        every = sorted(set(nouns))
+        return [(_another(noun, every, rng), year) for noun, year in zip(nouns, of_sentences, strict=True)]
+
+    def kept(year: int) -> int:
+        return year // 100 if counterfactual == "another YY" else year % 100
+
+    alike: dict[int, list[int]] = defaultdict(list)
+    for year in map(int, years):
+        alike[kept(year)].append(year)
+    return [(noun, _another(year, alike[kept(year)], rng)) for noun, year in zip(nouns, of_sentences, strict=True)]
+
+
+def _another(one: Word, choices: Sequence[Word], rng: random.Random) -> Word:
+    """One of the choices that is not `one`. Raises `UserError` if there is none."""
+    others = [choice for choice in choices if choice != one]
+    if not others:
+        raise UserError(
+            f"there is no twin for a sentence of {one}: no other of its kind is given; give more to draw from"
+        )
+    return rng.choice(others)
+
+
+def _check_differing(data: YearDataset | AbilityDataset, places: Sequence[int]) -> None:
+    """UserError unless each clean sentence differs from its twin at all of these positions, and at no other."""
+    expected = torch.zeros(data.good_toks.shape[1], dtype=torch.bool)
+    expected[places] = True
+    wrong = ((data.good_toks != data.bad_toks) != expected).any(1)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise UserError(
+            f"{data.good_sentences[row]!r} and its twin {data.bad_sentences[row]!r} should differ at token "
+            f"{', '.join(map(str, places))} and nowhere else; choose words that are one token each"
+        )
 
 
 def _check_twins(
@@ -392,6 +509,11 @@ class TaskDataset:
     """Position of YY, the only one at which clean and corrupted sentences differ."""
 
     @property
+    def answers(self) -> torch.Tensor:
+        """The tokens whose probabilities are wanted, "00" ... "99", int64 (100,)."""
+        return year_indices()
+
+    @property
     def end(self) -> int:
         """Position of END, the last token (the century), where the end year is predicted."""
         return self.good_toks.shape[1] - 1
@@ -476,3 +598,232 @@ def _where_yy_is(clean: Sequence[int], corrupted: Sequence[int], yy_token: int, 
         return None
     differing = {place: both for place, both in enumerate(zip(clean, corrupted, strict=True)) if both[0] != both[1]}
     return next(iter(differing)) if list(differing.values()) == [(yy_token, corrupted_token)] else None
+
+
+# fmt: off
+PLACES = (
+    "store", "park", "school", "office", "garden", "station", "kitchen", "library", "museum", "hospital", "beach",
+)
+THINGS = ("book", "key", "ball", "letter", "ring", "drink", "cup", "map", "gift", "ticket", "box", "camera")
+OPENINGS, ARRIVALS = ("When", "After", "While", "Once"), ("went to", "came to", "met at")
+GIFTS = ("gave", "handed", "sent")
+SINGULAR, PLURAL = ("is", "was", "has"), ("are", "were", "have")
+REMARKS = ("mentioned", "described", "shown", "seen", "chosen", "found")
+PLACED = ("above", "here", "there", "today", "nearby")
+# fmt: on
+NAMES_FILE, SUBJECTS_FILE, PLAIN_FILE = (CACHE / f"{name}.txt" for name in ("names", "subjects", "plain_sentences"))
+PLAIN_TOKENS = 13  # of a plain sentence, with `<|endoftext|>`: as many as a year span has
+
+
+@dataclass(frozen=True, eq=False)
+class AbilityDataset:
+    """N sentences that ask for another ability than greater-than, and their twins; T tokens each.
+
+    A twin differs at one token, so that another answer is right. What is measured is the probability of a sentence's
+    right answers minus that of its wrong ones. Raises `UserError` for twins that differ elsewhere, or not at all.
+    """
+
+    name: str
+    good_toks: torch.Tensor
+    """Token ids of the clean sentences, int64 (N, T)."""
+    bad_toks: torch.Tensor
+    """Token ids of the corrupted sentences, int64 (N, T)."""
+    good_sentences: tuple[str, ...]
+    bad_sentences: tuple[str, ...]
+    yy: int
+    """The only position at which clean and corrupted sentences differ; it plays the part of YY."""
+    answers: torch.Tensor
+    """The tokens whose probabilities are wanted, int64 (A,)."""
+    signs: torch.Tensor
+    """1 for the right answers of each clean sentence, −1 for its wrong ones, 0 for others, float64 (N, A)."""
+    drawn: pd.DataFrame
+    """What each sentence was made of, a row each, in columns that were drawn."""
+
+    def __post_init__(self) -> None:
+        shape = (len(self.good_toks), len(self.answers))
+        if self.signs.shape != shape or not (self.signs > 0).any(1).all() or len(self.answers.unique()) != shape[1]:
+            raise UserError(
+                f"{self.name}: each of {shape[0]} sentences needs a right one among {shape[1]} other answers"
+            )
+        _check_differing(self, [self.yy])
+
+    @property
+    def end(self) -> int:
+        """Position of END, the last token, after which the answer is predicted."""
+        return self.good_toks.shape[1] - 1
+
+    @property
+    def metric(self) -> Metric:
+        """The probability of the right answers minus that of the wrong ones, (N, A) to (N,) in [-1, 1]."""
+        return partial(_right_minus_wrong, signs=self.signs)
+
+    @property
+    def clusters(self) -> Clusters:
+        """What intervals draw again, int64 (N,) each."""
+        return clusters_of(self.drawn, map(str, self.drawn))
+
+    def as_table(self) -> pd.DataFrame:
+        """What tells the sentences apart, a row each."""
+        return self.drawn
+
+
+def _right_minus_wrong(probabilities: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
+    return (probabilities * signs.to(probabilities)).sum(-1)
+
+
+def century_copying(
+    dataset: YearDataset, years: Sequence[int] | torch.Tensor, tokenizer: GPT2Tokenizer, seed: int = 0
+) -> AbilityDataset:
+    """Is XX1 said again? The year spans before XX2, with the probability of XX1; twins have another century.
+
+    The twins' years are drawn from `years`, with the same YY. Raises `UserError` like `YearDataset.with_twins`.
+    """
+    twins = dataset.with_twins("another century", years, tokenizer, seed)
+    centuries = sorted({int(year) // 100 for year in [*years, *dataset.years]})
+    answers = torch.tensor([_one_token(str(century)) for century in centuries])
+    return AbilityDataset(
+        "century copying",
+        twins.good_toks[:, : dataset.end],
+        twins.bad_toks[:, : dataset.end],
+        tuple(map(_without_last_word, twins.good_sentences)),
+        tuple(map(_without_last_word, twins.bad_sentences)),
+        dataset.xx1,
+        answers,
+        (dataset.years_XX[:, None] == torch.tensor(centuries)).double(),
+        dataset.as_table()[[*DRAWN]],
+    )
+
+
+def indirect_object(tokenizer: GPT2Tokenizer, n: int, seed: int = 0) -> AbilityDataset:
+    """Who is given it? `When Mary and John went to the park, John gave a book to`: Mary, not John.
+
+    A twin has the other name as the giver. Names (`cache/names.txt`) and words are drawn from `seed`. Raises
+    `UserError` for n < 1 and names that are not one token.
+    """
+    _check_count(n)
+    rng, names = random.Random(seed), _lines(NAMES_FILE, "name")
+    drawn, sentences = [], []
+    for _ in range(n):
+        right, wrong = rng.sample(names, 2)
+        first, second = rng.sample((right, wrong), 2)
+        opening, arrival, place, gift, thing = map(rng.choice, (OPENINGS, ARRIVALS, PLACES, GIFTS, THINGS))
+        before, after = f"{EOS} {opening} {first} and {second} {arrival} the {place},", f"{gift} a {thing} to"
+        sentences.append([f"{before} {giver} {after}" for giver in (wrong, right)])
+        drawn.append((right, wrong))
+    signs = torch.zeros(n, len(names), dtype=torch.float64)
+    for row, (right, wrong) in zip(signs, drawn, strict=True):
+        row[names.index(right)], row[names.index(wrong)] = 1, -1
+    table = pd.DataFrame(drawn, columns=["name", "giver"])
+    return _ability("indirect object", sentences, names, signs, table, tokenizer)
+
+
+def subject_verb_number(tokenizer: GPT2Tokenizer, n: int, seed: int = 0) -> AbilityDataset:
+    """One or several? `The dogs mentioned above`: are, were or have, not is, was or has; no other noun stands between.
+
+    A twin has the subject in the other number. Subjects (`cache/subjects.txt`) and words are drawn from `seed`, as many
+    of either number. Raises `UserError` for n < 1 and words that are not one token.
+    """
+    _check_count(n)
+    rng, subjects = random.Random(seed), [line.split() for line in _lines(SUBJECTS_FILE, "subject")]
+    drawn, sentences = [], []
+    for row in range(n):
+        numbers = rng.choice(subjects)
+        remark = f"{rng.choice(REMARKS)} {rng.choice(PLACED)}"
+        twins = numbers if row % 2 == 0 else reversed(numbers)
+        sentences.append([f"{EOS} The {subject} {remark}" for subject in twins])
+        drawn.append((numbers[0], remark))
+    of_singular = torch.tensor([1.0] * len(SINGULAR) + [-1.0] * len(PLURAL), dtype=torch.float64)
+    signs = torch.stack([of_singular if row % 2 == 0 else -of_singular for row in range(n)])
+    table = pd.DataFrame(drawn, columns=["subject", "remark"])
+    return _ability("subject–verb number", sentences, (*SINGULAR, *PLURAL), signs, table, tokenizer)
+
+
+def _ability(
+    name: str,
+    sentences: Sequence[Sequence[str]],
+    answers: Sequence[str],
+    signs: torch.Tensor,
+    drawn: pd.DataFrame,
+    tokenizer: GPT2Tokenizer,
+) -> AbilityDataset:
+    """The data set of pairs of a clean and a corrupted sentence, which differ at the first place of the first pair."""
+    good_sentences, bad_sentences = zip(*sentences, strict=True)
+    good_toks, bad_toks = (_of_one_length(texts, tokenizer) for texts in (good_sentences, bad_sentences))
+    if good_toks.shape != bad_toks.shape:
+        raise UserError(f"{name}: sentences and twins differ in length; choose words that are one token each")
+    ids = torch.tensor([_one_token(answer) for answer in answers])
+    yy = int((good_toks[0] != bad_toks[0]).int().argmax())
+    return AbilityDataset(name, good_toks, bad_toks, good_sentences, bad_sentences, yy, ids, signs, drawn)
+
+
+@dataclass(frozen=True, eq=False)
+class PlainDataset:
+    """N plain sentences, each cut after T tokens: what is measured is how far the next token's distribution moves.
+
+    They have no twins: each is its own, and the inside data of what is patched is the mean or zero.
+    """
+
+    good_toks: torch.Tensor
+    """Token ids, int64 (N, T)."""
+    good_sentences: tuple[str, ...]
+    answers: torch.Tensor
+    """All tokens, int64 (A,)."""
+
+    @property
+    def bad_toks(self) -> torch.Tensor:
+        """The sentences themselves, int64 (N, T)."""
+        return self.good_toks
+
+    @property
+    def bad_sentences(self) -> tuple[str, ...]:
+        """The sentences themselves."""
+        return self.good_sentences
+
+    @property
+    def end(self) -> int:
+        """Position of END, the last token."""
+        return self.good_toks.shape[1] - 1
+
+    def metric(self, clean: torch.Tensor) -> Metric:
+        """The KL divergence from the clean probabilities (N, A), Σ p · ln(p / q) in nats, (N, A) to (N,); 0 at best."""
+        return partial(_divergence, clean=clean)
+
+
+def _divergence(probabilities: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    least = torch.finfo(probabilities.dtype).tiny
+    return (torch.xlogy(clean, clean) - torch.xlogy(clean, probabilities.clamp(min=least))).sum(-1)
+
+
+def plain_sentences(tokenizer: GPT2Tokenizer) -> PlainDataset:
+    """The sentences of `cache/plain_sentences.txt`, cut after 12 tokens. Raises `UserError` for a shorter one."""
+    texts = [f"{EOS} {line}" for line in _lines(PLAIN_FILE, "sentence")]
+    rows = tokenizer(texts)["input_ids"]
+    for text, row in zip(texts, rows, strict=True):
+        if len(row) < PLAIN_TOKENS:
+            raise UserError(f"{text!r} is {len(row)} tokens; a plain sentence needs at least {PLAIN_TOKENS}")
+    tokens = torch.tensor([row[:PLAIN_TOKENS] for row in rows])
+    return PlainDataset(tokens, tuple(tokenizer.batch_decode(tokens)), torch.arange(len(load_vocabulary())))
+
+
+AnyDataset = YearDataset | TaskDataset | AbilityDataset | PlainDataset
+
+
+def _of_one_length(sentences: Sequence[str], tokenizer: GPT2Tokenizer) -> torch.Tensor:
+    """Token ids (N, T). Raises `UserError` that names the first sentence of another length than the first one's."""
+    rows = tokenizer(list(sentences))["input_ids"]
+    for sentence, row in zip(sentences, rows, strict=True):
+        if len(row) != len(rows[0]):
+            raise UserError(f"{sentence!r} is {len(row)} tokens, not {len(rows[0])}; choose words of one token each")
+    return torch.tensor(rows)
+
+
+def _one_token(word: str) -> int:
+    """The token of a word with its leading space. Raises `UserError` if it is not one."""
+    token = load_vocabulary().get(f"Ġ{word}")
+    if token is None:
+        raise UserError(f"{word!r} is not one token to GPT-2; choose another")
+    return token
+
+
+def _without_last_word(sentence: str) -> str:
+    return sentence.rpartition(" ")[0]

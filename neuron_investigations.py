@@ -50,7 +50,7 @@ summed, of_strongest = by_sentence.sum(0), by_sentence[strongest].sum(0)
 run.note("neurons/count", len(neurons), "neurons")
 evaluations.note_mean(mlp.name, "direct_effect", whole, f"direct effect of {mlp.name}")
 evaluations.note_mean("neurons", "direct_effects_summed", summed, "direct effects of its neurons, summed")
-part = share(of_strongest, summed, settings.seed)
+part = share(of_strongest, summed, settings.seed, evaluations.clusters)
 run.note("neurons/strongest/share_of_sum", part, f"share of that sum in the strongest {STRONGEST}")
 
 # %% What does each of the strongest write to the year tokens? Its activation times what its output weights unembed to.

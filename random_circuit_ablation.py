@@ -48,7 +48,7 @@ run.note("corrupted/probability_difference/share_of_clean", nothing.item(), "sha
 
 # %% Where does the circuit fall among them?
 run.note("circuit/nodes_at_end", [*in_order((*circuit.mlps, *circuit.heads))], "circuit's nodes at END")
-own_share = share(differences[2], clean, settings.seed)
+own_share = share(differences[2], clean, settings.seed, evaluations.clusters)
 run.note("late_half/probability_difference/share_of_clean", own_share, "circuit's share of clean")
 less = (random_ones < own).double().mean().item()
 run.note("random_circuits/recover_less", less, "random circuits that recover less")

@@ -31,13 +31,14 @@ from dataset import (
     LAST_YY,
     NOUNS_FILE,
     YEARS,
-    TaskDataset,
+    AnyDataset,
     ValidYears,
     YearDataset,
+    clusters_of,
     get_valid_years,
     year_indices,
 )
-from path_patching.bootstrap import Estimate, mean, share
+from path_patching.bootstrap import Clusters, Estimate, mean, share
 from path_patching.circuits.circuit import Circuit, check_fits
 from path_patching.circuits.circuit_file import from_json, read_circuit
 from path_patching.circuits.search import find_circuit
@@ -181,11 +182,16 @@ class YearExperiment:
         """The probability difference of the sentences."""
         return greater_than(self.dataset.years_YY)
 
+    @property
+    def clusters(self) -> Clusters:
+        """The nouns and the YYs of which the sentences were made, (N,) each; intervals draw these again."""
+        return clusters_of(self.dataset.as_table())
+
     def effect(self, paths: PathSet) -> Estimate:
         """What patching a path set adds to the mean probability difference, with its interval."""
-        return effect(self.engine, paths, self.metric, self.settings.seed)
+        return effect(self.engine, paths, self.metric, self.settings.seed, self.clusters)
 
-    def engine_for(self, dataset: YearDataset | TaskDataset) -> Engine:
+    def engine_for(self, dataset: AnyDataset) -> Engine:
         """An engine like that of the experiment, which was checked, for other sentences.
 
         Raises `UserError` if a checkpoint's own tokenizer reads them otherwise.
@@ -244,11 +250,11 @@ def check_tokens(settings: Settings, texts: Sequence[str], tokens: torch.Tensor)
         check_reads_alike(checkpoint_folder(settings.model), list(row_of), rows, years)
 
 
-def _sentences(settings: Settings, dataset: YearDataset | TaskDataset) -> Sentences:
+def _sentences(settings: Settings, dataset: AnyDataset) -> Sentences:
     """A data set as engines take it; its tokens are checked."""
     texts, tokens = (*dataset.good_sentences, *dataset.bad_sentences), torch.cat([dataset.good_toks, dataset.bad_toks])
     check_tokens(settings, texts, tokens)
-    return Sentences(dataset.good_toks, dataset.bad_toks, year_indices())
+    return Sentences(dataset.good_toks, dataset.bad_toks, dataset.answers)
 
 
 SENTENCES_LOOKED_AT = 20
@@ -309,6 +315,11 @@ class Evaluations:
         """The seed of the intervals."""
         return int(self.run.provenance["settings"]["seed"])
 
+    @property
+    def clusters(self) -> Clusters:
+        """What the intervals draw again, (N,) each."""
+        return clusters_of(self.sentences)
+
     def column(self, evaluation: str, column: str) -> torch.Tensor:
         """What was measured of each sentence, (N,) float64."""
         return self.tables[evaluation][1][column]
@@ -331,7 +342,7 @@ class Evaluations:
     def note_mean(self, evaluation: str, column: str, values: torch.Tensor, words: str) -> None:
         """Keep a per-sentence quantity (N,), and record its mean with its interval."""
         self.add(evaluation, column, values)
-        self.run.note(f"{evaluation}/{column}", mean(values, self.seed), words)
+        self.run.note(f"{evaluation}/{column}", mean(values, self.seed, self.clusters), words)
 
     def measure(
         self, evaluation: str, probabilities: torch.Tensor, rows: torch.Tensor | None = None
@@ -354,7 +365,7 @@ class Evaluations:
         self.measure(evaluation, probabilities)
         measured = self.note_measured(evaluation, words)
         if clean is not None:
-            part = share(measured["probability_difference"], clean, self.seed)
+            part = share(measured["probability_difference"], clean, self.seed, self.clusters)
             self.run.note(f"{evaluation}/probability_difference/share_of_clean", part, f"{words}: share of clean")
         return measured
 
@@ -362,7 +373,8 @@ class Evaluations:
         """Record the means of both metrics of an evaluation that was measured. Returns them by column, (N,) each."""
         measured = {column: self.column(evaluation, column) for column in METRICS}
         for column, values in measured.items():
-            self.run.note(f"{evaluation}/{column}", mean(values, self.seed), f"{words}: {column.replace('_', ' ')}")
+            found = mean(values, self.seed, self.clusters)
+            self.run.note(f"{evaluation}/{column}", found, f"{words}: {column.replace('_', ' ')}")
         return measured
 
     def save(self) -> None:

@@ -8,7 +8,7 @@ The effect of a path set on a metric is what patching it adds to the metric's me
 put on other data than the corrupted, such as their means.
 
     >>> effect(engine, PathSet.parse("a1.h0 → m2 → logits", end=END), metric)  # with its 95 % interval
-    Estimate(value=..., low=..., high=..., n=...)
+    Estimate(value=..., low=..., high=..., n=..., plain_low=None, plain_high=None)
     >>> table = effects_on(engine, PathSet.at(Node.logits(END)), metric, END)  # (L, H + 1), MLPs in the last column
     >>> len(strongest(table, 3))
     3
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 import torch
 
-from path_patching.bootstrap import Estimate, mean
+from path_patching.bootstrap import Clusters, Estimate, mean
 from path_patching.engine import Data, Engine, Request
 from path_patching.errors import UserError
 from path_patching.paths import AnyVia, Node, PathSet, layer_nodes
@@ -44,9 +44,9 @@ def changes(engine: Engine, paths: PathSet, metric: Metric) -> torch.Tensor:
     return metric(engine.patch(paths)) - metric(engine.clean())
 
 
-def effect(engine: Engine, paths: PathSet, metric: Metric, seed: int = 0) -> Estimate:
-    """The effect of a path set on the mean of a metric, with its 95 % interval over the sentences."""
-    return mean(changes(engine, paths, metric), seed)
+def effect(engine: Engine, paths: PathSet, metric: Metric, seed: int = 0, clusters: Clusters = ()) -> Estimate:
+    """The effect of a path set on the mean of a metric, with its 95 % interval over the sentences or their clusters."""
+    return mean(changes(engine, paths, metric), seed, clusters)
 
 
 def effects_of(

@@ -121,8 +121,10 @@ class Claim:
             return ", ".join(f"{name}\N{NO-BREAK SPACE}{effect}" for name, effect in effects.items())
         if not isinstance(measured, Estimate):
             return with_unit(measured, self.unit)
-        low, high = (_in_unit(end, self.unit) for end in (measured.low, measured.high))
-        return f"{with_unit(measured.value, self.unit)} [{low} … {high}]"
+        shown = f"{with_unit(measured.value, self.unit)} {self._interval(measured.low, measured.high)}"
+        if measured.plain_low is None or measured.plain_high is None:
+            return shown
+        return f"{shown}, plain {self._interval(measured.plain_low, measured.plain_high)}"
 
     def verdict(self, measured: Any) -> Verdict | None:
         """Whether a measurement is like what is stated; None if nothing is."""
@@ -141,6 +143,9 @@ class Claim:
     def _kind(self) -> str:
         """What is measured, by its unit."""
         return "ranking" if self.unit in RANKED else "text" if self.unit == "text" else "number"
+
+    def _interval(self, low: float, high: float) -> str:
+        return f"[{_in_unit(low, self.unit)} … {_in_unit(high, self.unit)}]"
 
     def _in_ones(self, text: str) -> float:
         return float(text) / (100 if self.unit in HUNDREDTHS else 1)

@@ -86,7 +86,7 @@ def compare(one: Artifacts, other: Artifacts) -> pd.DataFrame:
     for name in sorted(one.record["artifacts"]):
         rows.append((ARTIFACT, name, _difference_of(name, one, other)))
     for key in one.keys:
-        rows.append((NUMBER, key, largest_difference(_number(one, key), _number(other, key))))
+        rows.append((NUMBER, key, largest_difference(*_numbers(key, one, other))))
     return pd.DataFrame(rows, columns=["kind", "name", "difference"])
 
 
@@ -113,12 +113,19 @@ def _same_rows(
     return one[[rows[ranked] for ranked in both]], other[[rows_of_other[ranked] for ranked in both]]
 
 
-def _number(made: Artifacts, key: str) -> object:
-    """A number of a record, an estimate with its interval; a ranking without names, which may have swapped places."""
-    number = made.number(key)
-    if made.is_ranking(key):
-        return [*number.values()]
-    return number.as_json() if isinstance(number, Estimate) else number
+def _numbers(key: str, one: Artifacts, other: Artifacts) -> tuple[object, object]:
+    """A number of both records, an estimate with its interval; a ranking without names, which may have swapped places.
+
+    A plain interval is compared where both have it, since one that is at the limit may be shown in one alone.
+    """
+    numbers = one.number(key), other.number(key)
+    if one.is_ranking(key) and other.is_ranking(key):
+        return [*numbers[0].values()], [*numbers[1].values()]
+    if not all(isinstance(number, Estimate) for number in numbers):
+        return numbers
+    if any(number.plain_low is None for number in numbers):
+        numbers = numbers[0].without_plain(), numbers[1].without_plain()
+    return numbers[0].as_json(), numbers[1].as_json()
 
 
 def _run_into_both(one: Path, other: Path) -> list[tuple[str, str]]:

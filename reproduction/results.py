@@ -1,14 +1,15 @@
 """The table of the paper's numbers and the measured ones, from claims and the artifacts of experiments.
 
-One table is made, a line for each claim, and everything else from it: Markdown, CSV, the record, the report's page. The
-interval is that of the mean over the N sentences.
+One table is made, a line for each claim, and everything else from it: Markdown, CSV, the record, the report's page.
+Intervals draw the nouns and YYs again of which the N sentences were made; a plain one, of single sentences, stands
+beside where it is clearly narrower or wider.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from reproduction.command_line import read_settings
 
@@ -42,7 +43,7 @@ NOT_MEASURED = "not measured"
 def results_table(claims: Iterable[Claim], made: Mapping[str, Artifacts]) -> pd.DataFrame:
     """A line for each claim, from what the experiments made (by script).
 
-    `measured` and `paper` are in words, with units; `value`, `low`, `high` and `n` are numbers in ones, or None.
+    `measured` and `paper` are in words, with units; the fields of an `Estimate` are numbers in ones, or None.
     """
     return pd.DataFrame([_line(claim, made) for claim in claims], dtype=object)
 
@@ -73,7 +74,7 @@ def _values(claim: Claim, measured: Number | None) -> dict[str, object]:
     if isinstance(measured, Estimate):
         return asdict(measured)
     value = claim.shown(measured) if isinstance(measured, Mapping) else measured
-    return {"value": value, "low": None, "high": None, "n": None}
+    return {each.name: None for each in fields(Estimate)} | {"value": value}
 
 
 def sections(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

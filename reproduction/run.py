@@ -15,7 +15,7 @@ import math
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, Literal
@@ -233,8 +233,8 @@ class Artifacts:
         found = self.record["numbers"].get(key)
         if found is None:
             return None
-        value, low, high, n = (found.get(name) for name in ("value", "low", "high", "n"))
-        return value if n is None else Estimate(value, low, high, n)
+        names = [each.name for each in fields(Estimate) if each.name in found]
+        return Estimate(**{name: found[name] for name in names}) if "n" in names else found["value"]
 
     @property
     def keys(self) -> list[str]:

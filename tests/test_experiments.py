@@ -6,18 +6,30 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
-from dataset import TASKS, build, year_indices
+from dataset import (
+    TASKS,
+    build,
+    century_copying,
+    get_valid_years,
+    plain_sentences,
+    subject_verb_number,
+    year_indices,
+)
+from path_patching.bootstrap import mean, share
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import load_tokenizer
+from path_patching.paths import PathSet
+from path_patching.sweeps import changes
 from reproduction.plots import start_plots
 from reproduction.run import read_artifacts
 from reproduction.settings import PlotSettings, Settings
 from tests.helpers.checkpoints import edit_tensors
 from tests.helpers.experiments import random_gpt2
-from utils import YearExperiment, check_tokens, open_run, start_experiment, start_transformers_experiment
+from utils import Evaluations, YearExperiment, check_tokens, open_run, start_experiment, start_transformers_experiment
 
 TOKENIZER = load_tokenizer()
 STARTS = {"patching": start_experiment, "next tokens": start_transformers_experiment}
@@ -74,6 +86,46 @@ def test_other_sentences_are_checked_as_well(tmp_path: Path):
         experiment.engine_for(build(TASKS[5], TOKENIZER))
     with pytest.raises(UserError, match="' a cat'"):
         check_tokens(experiment.settings, [" a cat"], torch.tensor([TOKENIZER(" a cat").input_ids]))
+
+
+def test_sentences_of_other_abilities_and_with_other_twins_are_taken(tmp_path: Path):
+    folder = random_gpt2(tmp_path / "model")
+    bring_tokenizer(folder, "Ġcastle", "Ġcannon")
+    experiment = start_experiment(settings_for(folder))
+    years, spans = get_valid_years(TOKENIZER), experiment.dataset
+    copying = century_copying(spans, years, TOKENIZER)
+    assert copying.metric(experiment.engine_for(copying).clean()).shape == (4,)
+    others = experiment.engine_for(spans.with_twins("another century", years, TOKENIZER))
+    assert torch.equal(others.clean(), experiment.engine.clean())
+    assert not torch.equal(others.corrupted(), experiment.engine.corrupted())
+    plain = plain_sentences(TOKENIZER)
+    probabilities = experiment.engine_for(plain).clean()
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(50, dtype=torch.float64))
+    assert plain.metric(probabilities)(probabilities).abs().max() < 1e-12
+    with pytest.raises(UserError, match=r"The castles? "):
+        experiment.engine_for(subject_verb_number(TOKENIZER, 97))
+
+
+# What the intervals draw again
+
+
+def test_intervals_are_those_of_the_nouns_and_yys(tmp_path: Path):
+    experiment = start_experiment(settings_for(random_gpt2(tmp_path / "model"), n=97))
+    path = PathSet.parse("m1 → logits", end=experiment.END)
+    values = changes(experiment.engine, path, experiment.metric)
+    clusters = [torch.tensor(pd.factorize(pd.Series(experiment.dataset.nouns))[0]), experiment.dataset.years_YY]
+    expected = mean(values, 0, clusters)
+    assert experiment.effect(path) == expected != mean(values)
+    run = open_run("circuit_discovery", experiment)
+    evaluations = Evaluations(run, experiment.dataset.as_table())
+    evaluations.note_mean("path", "change", values, "change")
+    clean = evaluations.note("clean", experiment.engine.clean(), "clean")["probability_difference"]
+    patched = evaluations.note("patched", experiment.engine.patch(path), "patched", clean)["probability_difference"]
+    run.publish()
+    made = read_artifacts(run.folder, run.script)
+    assert made.number("path/change") == expected
+    assert made.number("clean/probability_difference") == mean(clean, 0, clusters)
+    assert made.number("patched/probability_difference/share_of_clean") == share(patched, clean, 0, clusters)
 
 
 # The warning

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import path_patching
-from dataset import NOUNS_FILE, YearDataset, get_valid_years, year_indices
+from dataset import NOUNS_FILE, YearDataset, clusters_of, get_valid_years, year_indices
 from path_patching import Circuit, Sentences, load_tokenizer
 from path_patching.files import ROOT
 from path_patching.gpt2.model import Architecture, Model, random_model
@@ -63,6 +63,8 @@ def shared() -> dict[str, object]:
         "sentences": sentences,
         "engine": TorchEngine(tiny_model(), sentences),
         "metric": greater_than(dataset.years_YY),
+        "nouns": clusters_of(dataset.as_table())[0],
+        "years_yy": dataset.years_YY,
         "END": dataset.end,
         "YY": dataset.yy,
         "circuit": Circuit("mine", ("m1", "m2"), ("a1.h0",), ("m1", "m2"), first_below=("m0",), further_below=()),

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 
-from path_patching.circuits.circuit import Circuit, in_order, is_same, nodes
+from path_patching.circuits.circuit import Circuit, in_order, nodes
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture
 from path_patching.paths import Node, layer_nodes
@@ -60,12 +60,17 @@ def matched_circuit(circuit: Circuit, architecture: Architecture, rng: random.Ra
         heads = _drawn_by_layer(circuit.heads, architecture.n_heads, rng)
         lower = _drawn_by_layer(circuit.lower, architecture.n_heads, rng)
         drawn = _in_their_place(circuit, {}, heads, lower)
-        if not is_same(drawn, circuit):
+        if _roles(drawn) != _roles(circuit):
             return drawn
     raise UserError(
         f"layers of {architecture.n_heads} heads have no other circuit with as many heads in each as {circuit.name}; "
         "draw from any layers"
     )
+
+
+def _roles(circuit: Circuit) -> tuple[set[str], ...]:
+    """What is drawn of a circuit with its MLPs given, in no order."""
+    return {*circuit.heads}, {*circuit.first_below}, {*circuit.further_below}
 
 
 def _in_their_place(

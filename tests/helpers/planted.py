@@ -23,12 +23,25 @@ those features are zero, at every other position (score −FOCUS).
 **Decoys** are what a careless search would take for the circuit. a0.h0 writes the ½ of ANSWER at END, which matters
 but is the same in both data sets. a0.h1 and a2.h0 move the year from YY to END and m1 copies it there, all into JUNK,
 which nobody reads. a1.h0 moves PREPARED into MOVED, but to the position before END, from where nobody reads it.
+
+**Other shapes** are planted in the same way in models with more heads, so that many random circuits can be drawn:
+
+    heads alone   three heads each add a third of u to ANSWER at END
+    MLP chains    a head moves u to END, from where three MLPs hand it on, each to every later one and to ANSWER
+    lower MLPs    two MLPs at YY prepare u, the second also from the first; a head and an MLP at END move and copy it
+
+Their ANSWER is u + 0.3, so that a third of u missing moves the bell across YY. Each `Planted` says what its circuit is,
+and what circuits with a node too few, one too many, and one swapped are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
 import torch
 
+from path_patching.circuits.circuit import LOGITS, Circuit
 from path_patching.engine import Sentences
 from path_patching.gpt2.model import Architecture, Model
 from path_patching.paths import Node
@@ -48,7 +61,97 @@ SHARPNESS = 30.0  # the bell's standard deviation is 1 / √SHARPNESS, 9 years
 SIZES = Architecture(n_layers=3, n_heads=2, d_model=18, d_head=9, d_mlp=4, n_positions=7, vocab_size=105)
 CHAIN = (Node.mlp(2, END), Node.head(1, 1, END), Node.mlp(0, YY), Node.embeds(YY))
 
+SMALL_SHIFT = 0.3  # 15 years
+MANY_HEADS = replace(SIZES, n_layers=5, n_heads=9, d_head=2)
+
 Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Planted:
+    """A model with a circuit planted in it, the circuit, and some that differ from it by a node."""
+
+    model: Model
+    circuit: Circuit
+    too_few: Circuit
+    too_many: Circuit
+    swapped: Circuit
+
+    @property
+    def variants(self) -> dict[str, Circuit]:
+        """The planted circuit and the wrong ones, by what they are."""
+        wrong = {"too few": self.too_few, "too many": self.too_many, "swapped": self.swapped}
+        return {"planted": self.circuit, **wrong}
+
+
+def planted_chain() -> Planted:
+    """The chain of this module's model."""
+    ends = {"mlps": ("m2",), "heads_feed": ("m2",), "further_below": (), "followed": ("v",), "whole": ()}
+    circuit = Circuit("the planted chain", heads=("a1.h1",), first_below=("m0",), **ends)
+    too_few = replace(circuit, mlps=(), heads_feed=(LOGITS,))
+    too_many = replace(circuit, heads=("a1.h0", "a1.h1"))
+    swapped = replace(circuit, heads=("a1.h0",))
+    return Planted(planted_model(), circuit, too_few, too_many, swapped)
+
+
+def planted_heads() -> Planted:
+    """Heads that read the embeddings at YY and write to the logits, with decoys beside them."""
+    tensors = blank(MANY_HEADS)
+    for layer, head in ((1, 1), (1, 4), (2, 0)):
+        moving_head(tensors, f"a{layer}", head, YEAR, ANSWER, to=AT_END, size=1 / 3)
+    constant_head(tensors, "a0", 0, SMALL_SHIFT, ANSWER)
+    moving_head(tensors, "a1", 2, YEAR, JUNK, to=AT_END)
+    moving_head(tensors, "a2", 3, YEAR, ANSWER, to=AT_BEFORE_END)
+    ends = {"mlps": (), "heads_feed": (LOGITS,), "first_below": ("embeds",), "further_below": ()}
+    circuit = Circuit("planted heads", heads=("a1.h1", "a1.h4", "a2.h0"), followed=("v",), whole=(), **ends)
+    too_few = replace(circuit, heads=("a1.h1", "a2.h0"))
+    too_many = replace(circuit, heads=(*circuit.heads, "a1.h2"))
+    swapped = replace(circuit, heads=("a1.h1", "a1.h4", "a2.h3"))
+    return Planted(Model("planted heads", MANY_HEADS, tensors, "heads"), circuit, too_few, too_many, swapped)
+
+
+def planted_mlps() -> Planted:
+    """A head, and MLPs at END that hand on what it moved, adding up in PREPARED: 1 u, 2 u; and in ANSWER: ¼, ½, 1 u."""
+    tensors = blank(MANY_HEADS)
+    moving_head(tensors, "a0", 1, YEAR, MOVED, to=AT_END)
+    mixing_mlp(tensors, "m1", {MOVED: 1}, {PREPARED: 1, ANSWER: 1 / 4})
+    mixing_mlp(tensors, "m2", {PREPARED: 1}, {PREPARED: 1, ANSWER: 1 / 4})
+    mixing_mlp(tensors, "m3", {PREPARED: 1}, {ANSWER: 1 / 4})
+    constant_head(tensors, "a0", 0, SMALL_SHIFT, ANSWER)
+    moving_head(tensors, "a0", 2, YEAR, JUNK, to=AT_END)
+    copying_mlp(tensors, "m0", MOVED, JUNK)
+    ends = {"first_below": ("embeds",), "further_below": (), "followed": ("v",), "whole": ()}
+    circuit = Circuit("planted MLPs", mlps=("m1", "m2", "m3"), heads=("a0.h1",), heads_feed=("m1",), **ends)
+    too_few = replace(circuit, mlps=("m1", "m3"))
+    too_many = replace(circuit, mlps=("m0", *circuit.mlps), heads_feed=("m0", "m1"))
+    swapped = replace(circuit, heads=("a0.h2",))
+    return Planted(Model("planted MLPs", MANY_HEADS, tensors, "mlps"), circuit, too_few, too_many, swapped)
+
+
+def planted_lower() -> Planted:
+    """Two MLPs at YY that prepare u, each for the head and the first for the second, which then adds ½ · (u + u)."""
+    tensors = blank(MANY_HEADS)
+    copying_mlp(tensors, "m0", YEAR, PREPARED)
+    mixing_mlp(tensors, "m1", {YEAR: 1 / 2, PREPARED: 1 / 2}, {PREPARED: 1})
+    moving_head(tensors, "a3", 1, PREPARED, MOVED, to=AT_END, size=1 / 2)
+    copying_mlp(tensors, "m3", MOVED, ANSWER)
+    constant_head(tensors, "a0", 0, SMALL_SHIFT, ANSWER)
+    mixing_mlp(tensors, "m2", {YEAR: 1}, {JUNK: 1})
+    moving_head(tensors, "a3", 2, JUNK, MOVED, to=AT_BEFORE_END)
+    ends = {"mlps": ("m3",), "heads": ("a3.h1",), "heads_feed": ("m3",), "followed": ("v",), "whole": ()}
+    circuit = Circuit("planted lower MLPs", first_below=("m0", "m1"), further_below=("m0",), **ends)
+    too_few = replace(circuit, first_below=("m0",), further_below=())
+    too_many = replace(circuit, first_below=("m0", "m1", "m2"))
+    swapped = replace(circuit, first_below=("m0", "m2"))
+    return Planted(Model("planted lower MLPs", MANY_HEADS, tensors, "lower"), circuit, too_few, too_many, swapped)
+
+
+SHAPES = {
+    "chain": planted_chain,
+    "heads alone": planted_heads,
+    "MLP chains": planted_mlps,
+    "lower MLPs": planted_lower,
+}
 
 
 def planted_sentences() -> Sentences:
@@ -60,11 +163,7 @@ def planted_sentences() -> Sentences:
 
 
 def planted_model() -> Model:
-    tensors = {name: torch.zeros(shape) for name, shape in SIZES.tensor_shapes().items()}
-    for name, tensor in tensors.items():
-        if name.endswith("ln.w.scale_arr"):
-            tensor.fill_(LARGE / 3)
-    embed(tensors)
+    tensors = blank(SIZES)
     moving_head(tensors, "a1", 1, PREPARED, MOVED, to=AT_END)
     copying_mlp(tensors, "m0", YEAR, PREPARED)
     copying_mlp(tensors, "m2", MOVED, ANSWER)
@@ -73,8 +172,18 @@ def planted_model() -> Model:
     moving_head(tensors, "a1", 0, PREPARED, MOVED, to=AT_BEFORE_END)
     copying_mlp(tensors, "m1", MOVED, JUNK)
     moving_head(tensors, "a2", 0, PREPARED, JUNK, to=AT_END)
-    unembed(tensors)
     return Model("planted", SIZES, tensors, "planted")
+
+
+def blank(sizes: Architecture) -> Tensors:
+    """Tensors of a model that embeds years and positions and reads ANSWER, with nothing between."""
+    tensors = {name: torch.zeros(shape) for name, shape in sizes.tensor_shapes().items()}
+    for name, tensor in tensors.items():
+        if name.endswith("ln.w.scale_arr"):
+            tensor.fill_(LARGE / 3)
+    embed(tensors)
+    unembed(tensors)
+    return tensors
 
 
 def scaled(years: torch.Tensor) -> torch.Tensor:
@@ -103,21 +212,30 @@ def embed(tensors: Tensors) -> None:
 
 
 def copying_mlp(tensors: Tensors, name: str, source: int, target: int) -> None:
-    """Neuron 0 is gelu(x) and writes it, neuron 1 is gelu(−x) and takes it away; the other two are silent."""
-    tensors[f"{name}.w.proj_in_arr"][0, first(source)] = 1.0
-    tensors[f"{name}.w.proj_in_arr"][1, first(source)] = -1.0
-    tensors[f"{name}.w.proj_out_arr"][:, 0] = pair(target)
-    tensors[f"{name}.w.proj_out_arr"][:, 1] = -pair(target)
+    mixing_mlp(tensors, name, {source: 1}, {target: 1})
 
 
-def moving_head(tensors: Tensors, name: str, head: int, source: int, target: int, to: int) -> None:
-    """Copies `source` at YY to `target` at the position that the feature `to` marks; copies nothing elsewhere."""
-    score = FOCUS * SIZES.d_head**0.5
+def mixing_mlp(tensors: Tensors, name: str, sources: Mapping[int, float], targets: Mapping[int, float]) -> None:
+    """Reads x, a sum of features, and adds its share of x to each target.
+
+    Neuron 0 is gelu(x) and writes it, neuron 1 is gelu(−x) and takes it away; the other two are silent.
+    """
+    for source, size in sources.items():
+        tensors[f"{name}.w.proj_in_arr"][0, first(source)] = size
+        tensors[f"{name}.w.proj_in_arr"][1, first(source)] = -size
+    written = torch.stack([pair(target, size) for target, size in targets.items()]).sum(0)
+    tensors[f"{name}.w.proj_out_arr"][:, 0] = written
+    tensors[f"{name}.w.proj_out_arr"][:, 1] = -written
+
+
+def moving_head(tensors: Tensors, name: str, head: int, source: int, target: int, to: int, size: float = 1.0) -> None:
+    """Adds `source` at YY to `target` at the position that the feature `to` marks; copies nothing elsewhere."""
+    score = FOCUS * tensors[f"{name}.w.q_arr"].shape[1] ** 0.5
     tensors[f"{name}.w.q_arr"][head, 0, first(to)] = 2 * score
     tensors[f"{name}.w.q_bias_arr"][head, 0] = -score
     tensors[f"{name}.w.k_arr"][head, 0, first(AT_YY)] = 1.0
     tensors[f"{name}.w.v_arr"][head, 0, first(source)] = 1.0
-    tensors[f"{name}.w.o_arr"][head, :, 0] = pair(target)
+    tensors[f"{name}.w.o_arr"][head, :, 0] = pair(target, size)
 
 
 def constant_head(tensors: Tensors, name: str, head: int, size: float, target: int) -> None:

@@ -596,3 +596,32 @@ def test_what_is_of_another_type_is_one_line(make, complaint):
     with pytest.raises(PathSetError, match=complaint) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+def test_paths_that_pass_a_node_and_those_that_avoid_it_are_all():
+    paths = PathSet.parse("m0@1 →v a1.h0 → m1 → logits; a1.h0 → logits; a0.h0 → m1 → logits; m1 → logits", end=2)
+    for nodes in ([Node.head(1, 0, 2)], [Node.mlp(1, 2)], [Node.mlp(0, 1), Node.head(0, 0, 2)]):
+        passing, avoiding = paths.passing(nodes), paths.avoiding(nodes)
+        assert passing is not None
+        assert avoiding is not None
+        assert passing.count() + avoiding.count() == paths.count()
+        assert passing | avoiding == paths
+        assert all(any(str(node) in path for node in nodes) for path in passing)
+        assert not any(str(node) in path for node in nodes for path in avoiding)
+
+
+def test_no_paths_pass_a_node_elsewhere_and_all_pass_the_logits():
+    paths = PathSet.parse("a1.h0 → m1 → logits", end=2)
+    elsewhere = [Node.mlp(1, 1)]
+    assert (paths.passing(elsewhere), paths.avoiding(elsewhere)) == (None, paths)
+    assert (paths.passing([]), paths.avoiding([])) == (None, paths)
+    assert (paths.passing([Node.logits(2)]), paths.avoiding([Node.logits(2)])) == (paths, None)
+    assert paths.avoiding([Node.mlp(1, 2)]) is None
+
+
+def test_paths_that_avoid_a_step_may_pass_its_ends():
+    paths = PathSet.parse("a1.h0 → m1 → logits; a1.h0 → logits; m0@1 →k a1.h0 → m1 → logits", end=2)
+    step = (Node.mlp(1, 2), "in", Node.head(1, 0, 2))
+    assert paths.avoiding_steps([step]) == PathSet.parse("a1.h0 → logits", end=2)
+    assert paths.avoiding_steps([step, (Node.logits(2), "in", Node.head(1, 0, 2))]) is None
+    assert paths.avoiding_steps([(Node.head(1, 0, 2), "v", Node.mlp(0, 1))]) == paths

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from path_patching.bootstrap import Estimate
 from path_patching.circuits.circuit import Circuit
 from path_patching.errors import UserError
 from path_patching.files import ROOT
@@ -100,6 +101,19 @@ def test_names_that_are_no_ranking_may_not_be_swapped(tmp_path):
         run.publish()
     compared = by_name(*(read_artifacts(folder, "neuron_investigations") for folder in folders))
     assert compared == {"quantiles": pytest.approx(0.1)}
+
+
+def test_a_plain_interval_is_compared_where_both_runs_show_it(tmp_path):
+    """One whose width is a tenth another may be shown by one run and not by the other."""
+    found = Estimate(0.5, 0.4, 0.6, 97, plain_low=0.45, plain_high=0.55)
+    runs = {"both": found, "other": replace(found, plain_low=0.35), "none": found.without_plain()}
+    for folder, number in runs.items():
+        run = start_run("neuron_investigations", Settings(out=tmp_path / folder), MODEL, "torch", "cpu")
+        run.note("share", number, "share")
+        run.publish()
+    both, other, none = (read_artifacts(tmp_path / folder, "neuron_investigations") for folder in runs)
+    assert by_name(both, none) == by_name(none, both) == by_name(both, both) == {"share": 0}
+    assert by_name(both, other) == {"share": pytest.approx(0.1)}
 
 
 def test_a_number_that_one_run_lacks_is_named(tmp_path):

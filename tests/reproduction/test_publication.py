@@ -392,8 +392,9 @@ def test_a_record_may_be_formatted_anew(tmp_path):
     "text",
     [
         "NaN", '{"record_version": NaN}', '{"record_version": 1e999, "artifacts": {}}', "[" * 100_000, "9" * 5000,
-        '{"record_version": [4], "artifacts": {}}', '{"record_version": 4, "artifacts": []}', '"record_version"',
-        '{"record_version": 4, "artifacts": {}, "read": [["a"]]}', "[[[[]]]]", "null", "\xff", '{"a": 1, "a": 1}',
+        f'{{"record_version": [{RECORD_VERSION}], "artifacts": {{}}}}', '"record_version"', "[[[[]]]]", "null", "\xff",
+        f'{{"record_version": {RECORD_VERSION}, "artifacts": []}}', '{"a": 1, "a": 1}',
+        f'{{"record_version": {RECORD_VERSION}, "artifacts": {{}}, "read": [["a"]]}}',
     ],
 )  # fmt: skip
 def test_what_is_no_record_is_one_line(tmp_path, text):

@@ -297,6 +297,7 @@ def test_a_file_that_holds_no_claims_is_one_line(tmp_path):
         (-2.346, "", "−2.35"),
         (-0.0004, "%", "0.0 %"),
         (Estimate(0.1, -0.02, 0.3, 97), "%", "10.0 % [−2.0 … 30.0]"),
+        (Estimate(0.1, -0.02, 0.3, 97, 0.05, 0.2), "%", "10.0 % [−2.0 … 30.0], plain [5.0 … 20.0]"),
     ],
 )
 def test_numbers_are_shown_with_their_unit(measured, unit, text):

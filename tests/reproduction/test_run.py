@@ -63,7 +63,13 @@ def test_a_published_run_is_read_back_with_its_record(tmp_path):
     "key",
     ["a", "late_half/probability_difference/share_of_clean", "attention/a7.h10/end_to_yy", "m10.n5/x", "task_2/y"],
 )
-@pytest.mark.parametrize("value", [0.5, 3, "words", ["m8", "m9"], {"m8": 0.1}, Estimate(0.5, 0.4, 0.6, 97)])
+@pytest.mark.parametrize(
+    "value",
+    [
+        0.5, 3, "words", ["m8", "m9"], {"m8": 0.1}, Estimate(0.5, 0.4, 0.6, 97),
+        Estimate(0.5, 0.4, 0.6, 97, plain_low=0.45, plain_high=0.55),
+    ],
+)  # fmt: skip
 def test_a_number_is_read_back_by_its_key(tmp_path, capsys, key, value):
     run = new_run(tmp_path)
     run.note(key, value, "what it is: in words")

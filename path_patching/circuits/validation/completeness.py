@@ -7,8 +7,8 @@ circuit is all there is, what it loses with K is what the model loses.
 
     >>> paths, scale = late_half(circuit, END), Scale.of(engine, metric)
     >>> found = completeness(engine, scale, paths, YY, END, "late half")
-    >>> [gap.removed for gap in found.gaps][:4]
-    ['nothing', 'heads', 'MLPs', 'a1.h0@END']
+    >>> [gap.removed for gap in found.gaps]  # a class of one is that node, and no set is there twice
+    ['nothing', 'heads', 'MLPs', 'm1@END', 'm2@END', ...]
     >>> print(f"without {found.largest.removed}: {found.largest.gap}")  # of F, signed
     without ...: ... [..., ...]
     >>> [verdict.bar for verdict in found.verdicts()]
@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.validation.measuring import Scale, isolated, measured, removed
-from path_patching.circuits.validation.members import classes, members
+from path_patching.circuits.validation.members import classes, listed, members
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Engine
 from path_patching.paths import Node, PathSet
@@ -33,13 +33,13 @@ RANDOM_SETS = 20
 
 @dataclass(frozen=True)
 class Gap:
-    """F of the model and of the circuit alone, both without the same nodes; `removed` says which in words."""
+    """F of the model and of the circuit alone, both without the same nodes K; `removed` says which in words."""
 
     removed: str
     nodes: tuple[str, ...]
-    model: Estimate
+    model: float
     """F(M∖K)."""
-    circuit: Estimate
+    circuit: float
     """F(C∖K)."""
     gap: Estimate
     """F(M∖K) − F(C∖K)."""
@@ -59,7 +59,9 @@ class Completeness:
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """On the size of the largest gap."""
-        return (judge("completeness", magnitude(self.largest.gap), self.subject, f"without {self.largest.removed}"),)
+        largest = self.largest
+        remark = f"without {largest.removed}" + (f": {listed(largest.nodes)}" if len(largest.nodes) > 1 else "")
+        return (judge("completeness", magnitude(largest.gap), self.subject, remark),)
 
 
 def completeness(
@@ -74,10 +76,9 @@ def completeness(
 ) -> Completeness:
     """The gaps between model and circuit on the metric of a scale; a random set that was there before is left out.
 
-    Raises `PathSetError` for paths that the model or its sentences do not have.
+    Raises `UserError` for paths without a node, `PathSetError` for those that the model or its sentences do not have.
     """
     nodes = members(paths, yy, end)
-    names = {node: name for name, node in nodes.items()}
     sets: dict[frozenset[Node], str] = {frozenset(): "nothing"}
     for group, of_group in classes(paths, yy, end).items():
         sets.setdefault(frozenset(of_group), group)
@@ -90,9 +91,9 @@ def completeness(
     gaps = [
         Gap(
             what,
-            tuple(name for node, name in names.items() if node in each),
-            scale.normalized(model),
-            scale.normalized(circuit),
+            tuple(name for name, node in nodes.items() if node in each),
+            scale.of_means(model).item(),
+            scale.of_means(circuit).item(),
             scale.of_span(model - circuit),
         )
         for (each, what), model, circuit in zip(sets.items(), of_models, of_circuits, strict=True)

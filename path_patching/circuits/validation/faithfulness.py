@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 import torch
 
-from path_patching.bootstrap import Estimate
+from path_patching.bootstrap import Clusters, Estimate
 from path_patching.circuits.validation.measuring import Scale, measured
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Engine, Request
@@ -122,9 +122,9 @@ def divergence(engine: Engine, scale: Scale, paths: PathSet, subject: str) -> Di
     return Divergence(subject, *means, left=scale.share(alone, scale.nothing))
 
 
-def divergence_scale(engine: Engine) -> Scale:
+def divergence_scale(engine: Engine, clusters: Clusters = ()) -> Scale:
     """The scale of the divergence from the model's own distribution, which is 0 for the whole model."""
-    return Scale.of(engine, divergence_from(engine.clean()))
+    return Scale.of(engine, divergence_from(engine.clean()), clusters)
 
 
 def divergence_from(reference: torch.Tensor) -> Metric:

@@ -8,11 +8,11 @@ MLPs. Of a model with few such circuits, all are drawn, and p is the rank of C a
 
     >>> scale = Scale.of(engine, metric)
     >>> found = matched(engine, scale, circuit, lambda drawn: late_half(drawn, END), "any layers", "late half", count=3)
-    >>> found.alone.shape, found.without.shape  # F of each circuit drawn, and of each complement
-    (torch.Size([3]), torch.Size([3]))
-    >>> 1 / 4 <= found.p_alone <= 1
+    >>> found.alone.shape, found.without.shape  # F of each circuit drawn, here of the only other, and of its complement
+    (torch.Size([1]), torch.Size([1]))
+    >>> found.p_alone in (1 / 2, 1)
     True
-    >>> [verdict.passed for verdict in found.verdicts()]  # three are too few to judge by
+    >>> [verdict.passed for verdict in found.verdicts()]  # one is too few to judge by
     [None, None]
 """
 
@@ -74,7 +74,7 @@ class Matched:
         drawn = len(self.alone)
         most = BARS["random"].most
         too_few = most is not None and 1 / (1 + drawn) > most
-        remark = f"{drawn} circuits of its shape, {self.kind}" + (", too few to judge by" if too_few else "")
+        remark = f"{self.kind}, {drawn} drawn" + (", too few to judge by" if too_few else "")
         return (
             judge("random", self.p_alone, f"{self.subject} alone", remark, too_few),
             judge("random", self.p_without, f"complement of the {self.subject}", remark, too_few),
@@ -82,8 +82,12 @@ class Matched:
 
 
 def p_value(drawn: torch.Tensor, own: float) -> float:
-    """(1 + #{drawn ≥ own}) / (1 + R) of (R,) random values; what is less by rounding only counts as equal."""
-    return (1 + int((drawn >= own - TIE).sum())) / (1 + len(drawn))
+    """(1 + #{drawn ≥ own}) / (1 + R) of (R,) random values.
+
+    What is less by rounding only counts as equal, and so does what is not a number.
+    """
+    less = drawn < own - TIE
+    return (1 + int((~less).sum())) / (1 + len(drawn))
 
 
 def matched(

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
-from path_patching.bootstrap import Estimate, mean, share
+from path_patching.bootstrap import Clusters, Estimate, mean, share
 from path_patching.engine import PROBABILITY_BYTES, Engine, Request
 from path_patching.errors import UserError
 from path_patching.paths import PathSet
@@ -65,12 +65,14 @@ class Scale:
     """m(M), (N,) float64."""
     nothing: torch.Tensor
     """m(∅), (N,) float64."""
+    clusters: Clusters = ()
+    """What the sentences were made of, for their intervals; () where they were drawn one by one."""
 
     @classmethod
-    def of(cls, engine: Engine, metric: Metric) -> Scale:
+    def of(cls, engine: Engine, metric: Metric, clusters: Clusters = ()) -> Scale:
         """The scale of an engine's sentences."""
         whole, nothing = measured(engine, [Request.clean(), Request.corrupted()], [metric])[0]
-        return cls(metric, whole, nothing)
+        return cls(metric, whole, nothing, clusters)
 
     @property
     def span(self) -> torch.Tensor:
@@ -79,11 +81,11 @@ class Scale:
 
     def mean(self, scores: torch.Tensor) -> Estimate:
         """The mean of scores (N,), with its interval."""
-        return mean(scores)
+        return mean(scores, clusters=self.clusters)
 
     def share(self, part: torch.Tensor, whole: torch.Tensor) -> Estimate:
         """The mean of `part` (N,) as a share of the mean of `whole` (N,), with its interval."""
-        return share(part, whole)
+        return share(part, whole, clusters=self.clusters)
 
     def of_span(self, difference: torch.Tensor) -> Estimate:
         """A difference of two scores (N,) as one of F: its mean as a share of the span's, with its interval.

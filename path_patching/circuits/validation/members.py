@@ -16,19 +16,27 @@ be left out; the links that lead to them are.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import cache
 
 from path_patching.circuits.links import EVERYTHING, Link
+from path_patching.errors import UserError, shortened
 from path_patching.paths import Node, PathSet, Via
 
 HEADS, MLPS, LOWER = "heads", "MLPs", "lower nodes"
+SHOWN = 8  # names in a remark
 
 Step = tuple[Node, Via, Node]  # reader, its input, sender
 
 
 def members(paths: PathSet, yy: int, end: int) -> dict[str, Node]:
-    """The heads and MLPs on a circuit's paths by name, in the order in which a forward pass computes them."""
+    """The heads and MLPs on a circuit's paths by name, those at YY first, in the order of layers.
+
+    Raises `UserError` if there are none.
+    """
     found = [node for node in paths.nodes() if node.kind in ("head", "mlp")]
+    if not found:
+        raise UserError(f"no head or MLP is on the paths {shortened(repr(paths))}: no node of theirs can be removed")
     in_order = sorted(found, key=lambda node: (node.position, node.depth, node.index))
     return {_label(node, yy, end): node for node in in_order}
 
@@ -63,6 +71,12 @@ def link_steps(paths: PathSet, yy: int, end: int) -> dict[Link, frozenset[Step]]
     for reader, via, sender in within(paths):
         found[Link(_label(reader, yy, end), via, _label(sender, yy, end))].add((reader, via, sender))
     return {link: frozenset(found[link]) for link in sorted(found)}
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names of nodes or links in a remark, as many as can be read."""
+    rest = len(names) - SHOWN
+    return ", ".join([*names[:SHOWN], *([f"and {rest} more"] if rest > 0 else [])])
 
 
 def _label(node: Node, yy: int, end: int) -> str:

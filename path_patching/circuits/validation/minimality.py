@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.links import Link
 from path_patching.circuits.validation.measuring import Scale, isolated, measured
-from path_patching.circuits.validation.members import class_of, classes, link_steps, members
+from path_patching.circuits.validation.members import class_of, classes, link_steps, listed, members
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Engine, Request
 from path_patching.paths import PathSet
@@ -33,8 +33,8 @@ ROUNDING = 1e-5  # of F: what one engine may find where another finds nothing
 
 
 def is_nothing(lost: Estimate) -> bool:
-    """Whether an interval includes 0, or comes as close to it as rounding does."""
-    return lost.low <= ROUNDING and lost.high >= -ROUNDING
+    """Whether an interval includes 0, or comes as close to it as rounding does; so does what is not a number."""
+    return not (lost.low > ROUNDING or lost.high < -ROUNDING)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Minimality:
 def minimality(engine: Engine, scale: Scale, paths: PathSet, yy: int, end: int, subject: str) -> Minimality:
     """What F loses with each node and each link on a circuit's paths, on the metric of a scale.
 
-    Raises `PathSetError` for paths that the model or its sentences do not have.
+    Raises `UserError` for paths without a node, `PathSetError` for those that the model or its sentences do not have.
     """
     nodes, groups, steps = members(paths, yy, end), classes(paths, yy, end), link_steps(paths, yy, end)
     rest_of = {name: {*groups[class_of(node, end)]} - {node} for name, node in nodes.items()}
@@ -120,4 +120,4 @@ def _needed(losses: Sequence[NodeLoss | LinkLoss]) -> float:
 
 
 def _named(what: str, names: Sequence[str]) -> str:
-    return f"{what}: {', '.join(names)}" if names else ""
+    return f"{what}: {listed(names)}" if names else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from path_patching.bootstrap import mean, share
 from path_patching.circuits.validation.measuring import Scale, isolated, measured, removed
 from path_patching.engine import Request, Sentences
 from path_patching.errors import UserError
@@ -70,6 +71,15 @@ def test_a_scale_has_the_corrupted_sentences_scored_by_the_clean_ones_years():
     assert torch.equal(scale.whole, METRICS[0](engine.clean()))
     assert torch.equal(scale.nothing, METRICS[0](engine.corrupted()))
     assert scale.span.mean() > 0.5
+
+
+def test_intervals_are_of_the_clusters_that_sentences_were_made_of():
+    whole, nothing = torch.tensor([0.9, 0.7, 0.8, 0.4]).double(), torch.tensor([0.1, -0.1, 0.0, 0.3]).double()
+    scores, clusters = torch.tensor([0.5, 0.3, 0.6, 0.1]).double(), [torch.tensor([0, 0, 1, 1])]
+    scale = Scale(METRICS[0], whole, nothing, clusters)
+    assert scale.normalized(scores) == share(scores - nothing, whole - nothing, clusters=clusters)
+    assert scale.mean(scores) == mean(scores, clusters=clusters)
+    assert scale.mean(scores) != mean(scores)
 
 
 def test_without_a_span_there_is_no_number():

@@ -1,0 +1,59 @@
+"""Random circuits with as many heads in each layer: same MLPs, other heads, linked alike."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from path_patching.circuits.circuit import Circuit, full_circuit, is_same
+from path_patching.circuits.random_circuits import matched_circuit
+from path_patching.errors import UserError
+from path_patching.gpt2.model import GPT2_SMALL, Architecture
+from path_patching.paths import Node
+from reproduction.paper import PAPER
+
+TINY = Architecture(n_layers=2, n_heads=2, d_model=8, d_head=4, d_mlp=16, n_positions=16, vocab_size=50)
+HEADS = {"heads": ("a1.h0", "a1.h1"), "followed": (), "first_below": (), "further_below": (), "whole": ("v",)}
+
+
+def layers(names: tuple[str, ...]) -> Counter[int]:
+    return Counter(Node.named(name, 0).layer for name in names if name.startswith("a"))
+
+
+def test_it_has_as_many_heads_in_each_layer_and_the_same_mlps():
+    rng = random.Random(0)
+    drawn = [matched_circuit(PAPER, GPT2_SMALL, rng) for _ in range(100)]
+    for circuit in drawn:
+        assert circuit.mlps == PAPER.mlps
+        assert circuit.heads_feed == PAPER.heads_feed
+        assert (circuit.followed, circuit.whole, circuit.studied) == (PAPER.followed, PAPER.whole, ())
+        assert layers(circuit.heads) == layers(PAPER.heads)
+        assert layers(circuit.lower) == layers(PAPER.lower)
+        assert layers(circuit.further_below) == layers(PAPER.further_below)
+        assert {*circuit.lower} - {*circuit.first_below} == set()
+        assert len({*circuit.heads}) == len(PAPER.heads)
+    assert full_circuit(drawn[0], 8, 12).count() == full_circuit(PAPER, 8, 12).count()
+    assert len({circuit.heads for circuit in drawn}) == 100
+    assert {head for circuit in drawn for head in circuit.heads if head.startswith("a9")} == {
+        f"a9.h{index}" for index in range(12)
+    }
+
+
+def test_it_is_never_the_circuit_itself():
+    one = Circuit("one head", mlps=(), heads_feed=("logits",), **{**HEADS, "heads": ("a1.h0",)})
+    drawn = [matched_circuit(one, TINY, random.Random(seed)) for seed in range(10)]
+    assert {circuit.heads for circuit in drawn} == {("a1.h1",)}
+    assert not any(is_same(circuit, one) for circuit in drawn)
+
+
+def test_layers_without_another_head_are_said():
+    both = Circuit("both heads", mlps=(), heads_feed=("logits",), **HEADS)
+    with pytest.raises(UserError, match="layers of 2 heads have no other circuit with as many heads in each as both"):
+        matched_circuit(both, TINY, random.Random(0))
+
+
+def test_it_repeats_with_its_seed():
+    first, again, other = (matched_circuit(PAPER, GPT2_SMALL, random.Random(seed)) for seed in (3, 3, 4))
+    assert first == again != other

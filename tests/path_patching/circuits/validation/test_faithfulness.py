@@ -1,0 +1,103 @@
+"""Faithfulness and divergence beside small cases worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from path_patching.bootstrap import mean, share
+from path_patching.circuits.circuit import full_circuit
+from path_patching.circuits.validation.faithfulness import (
+    divergence,
+    divergence_from,
+    divergence_scale,
+    faithfulness,
+    spread,
+)
+from path_patching.circuits.validation.measuring import Scale
+from tests.helpers.calibration import engine_of, planted
+from tests.helpers.engines import each_engine
+from tests.helpers.planted import END, SHARPNESS, SMALL_SHIFT, YEARS, YY, scaled
+from utils import greater_than
+
+METRIC = greater_than(YEARS)
+CLOSE = 1e-4  # of a probability difference: the planted LayerNorm is off by a few millionths
+
+
+def bell(answer: torch.Tensor) -> torch.Tensor:
+    """The metric (N,) of the bell around u = answer (N,); words have no probability to speak of."""
+    u = scaled(torch.arange(100)).double()
+    return METRIC((SHARPNESS * (u * answer.double()[:, None] - u.square() / 2)).softmax(1))
+
+
+@each_engine
+def test_a_circuit_of_two_of_three_heads(engine_name):
+    """Alone it carries two thirds of u and one of 01's; its complement the other way round."""
+    engine, paths = engine_of("heads alone", engine_name), full_circuit(planted("heads alone").too_few, YY, END)
+    found = faithfulness(engine, Scale.of(engine, METRIC), paths, "two heads")
+    u, u01 = scaled(YEARS), scaled(torch.ones(4))
+    whole, nothing = bell(u + SMALL_SHIFT), bell(u01 + SMALL_SHIFT)
+    alone, without = bell(u * 2 / 3 + u01 / 3 + SMALL_SHIFT), bell(u / 3 + u01 * 2 / 3 + SMALL_SHIFT)
+    span = (whole - nothing).mean()
+    expected = {
+        "whole": whole.mean(),
+        "nothing": nothing.mean(),
+        "alone": alone.mean(),
+        "without": without.mean(),
+        "normalized": (alone - nothing).mean() / span,
+        "complement": (without - nothing).mean() / span,
+        "ratio": alone.mean() / whole.mean(),
+    }
+    assert {name: getattr(found, name).value for name in expected} == pytest.approx(
+        {name: value.item() for name, value in expected.items()}, abs=CLOSE
+    )
+    assert torch.allclose(found.each, (alone - nothing) / (whole - nothing), atol=CLOSE)
+    assert [verdict.passed for verdict in found.verdicts()] == [False, False]
+
+
+def test_intervals_are_of_shares_of_the_span():
+    engine, paths = engine_of("heads alone"), full_circuit(planted("heads alone").too_few, YY, END)
+    scale = Scale.of(engine, METRIC)
+    found, alone = faithfulness(engine, scale, paths, "two heads"), METRIC(engine.isolate(paths))
+    assert found.normalized == share(alone - scale.nothing, scale.whole - scale.nothing)
+    assert found.alone == mean(alone)
+
+
+def test_divergence_by_hand():
+    """½ ln(½ / ¼) + ¼ ln(¼ / ¼) + ¼ ln(¼ / ½), the last of anything else."""
+    reference, probs = torch.tensor([[0.5, 0.25]] * 2).double(), torch.tensor([[0.25, 0.25], [0.5, 0.25]]).double()
+    assert divergence_from(reference)(probs).tolist() == pytest.approx([math.log(2) / 4, 0])
+
+
+@pytest.mark.parametrize(
+    ("reference", "probs", "expected"),
+    [
+        ([1.0, 0.0], [0.5, 0.5], math.log(2)),
+        ([1.0, 0.0], [0.0, 1.0], 12 * math.log(10)),
+        ([0.5, 0.5], [0.0, 0.0], 12 * math.log(10) + math.log(0.5)),  # all on anything else
+        ([0.0, 0.0], [0.0, 0.0], 0.0),
+        ([0.5, 0.5 + 1e-9], [0.5, 0.5 + 1e-9], 0.0),  # more than one in all, by rounding
+    ],
+)
+def test_divergence_stays_finite_where_a_probability_is_zero(reference, probs, expected):
+    found = divergence_from(torch.tensor([reference]).double())(torch.tensor([probs]).double())
+    assert found.item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_divergence_of_a_circuit_as_a_share_of_nothing_s():
+    engine, paths = engine_of("heads alone"), full_circuit(planted("heads alone").too_few, YY, END)
+    found, distance = divergence(engine, divergence_scale(engine), paths, "two heads"), divergence_from(engine.clean())
+    alone, nothing = distance(engine.isolate(paths)).mean(), distance(engine.corrupted()).mean()
+    assert found.alone.value == pytest.approx(alone.item())
+    assert found.without.value == pytest.approx(distance(engine.patch(paths)).mean().item())
+    assert found.nothing.value == pytest.approx(nothing.item())
+    assert found.left.value == pytest.approx((alone / nothing).item())
+    assert found.left.value == pytest.approx(1 / 9, abs=0.01)  # a bell a third as far away, and KL goes by its square
+
+
+def test_the_spread_leaves_out_sentences_without_a_span():
+    each = torch.tensor([0.0, 1.0, float("inf"), 2.0, float("nan"), 3.0, 4.0]).double()
+    assert spread(each) == pytest.approx({0.05: 0.2, 0.25: 1, 0.5: 2, 0.75: 3, 0.95: 3.8})
+    assert all(math.isnan(value) for value in spread(each[2:3]).values())
