@@ -45,9 +45,7 @@ BARS: dict[str, Bar] = {
     "faithfulness": Bar(
         "does it do alone what the model does?", 0.8, 1.2, "the search stops at 0.85; more than the whole is no circuit"
     ),
-    "complement": Bar(
-        "is the ability gone without it?", most=0.2, reason="what is left mirrors what faithfulness asks"
-    ),
+    "complement": Bar("is the ability gone without it?", most=0.2, reason="what is left mirrors what faithfulness asks"),
     "divergence": Bar(
         "is its distribution the model's? Share of the KL divergence of ∅ that is left",
         most=0.2,
@@ -62,9 +60,7 @@ BARS: dict[str, Bar] = {
     ),
     "minimality_links": Bar("is every link needed? Share of links, likewise", 0.9, reason="links are many, some weak"),
     "completeness": Bar(
-        "is nothing left out that takes over? Largest |F(M∖K) − F(C∖K)|",
-        most=0.3,
-        reason="IOI's was judged at about that",
+        "is nothing left out that takes over? Largest |F(M∖K) − F(C∖K)|", most=0.3, reason="IOI's was judged at about that"
     ),
     "counterfactual": Bar("does it hold for another counterfactual? F", 0.7, 1.3, "others change more than YY's order"),
     "control": Bar(
