@@ -313,6 +313,7 @@ class Engine(ABC, Generic[Batch]):
         pairs = torch.stack([sentences.clean, sentences.corrupted], 1)
         self._pairs, self._pair_of_sentence = pairs.unique(dim=0, return_inverse=True)  # (pairs, 2, T), (N,)
         self._kept: Batch | None = None
+        self._needed_bytes: int | None = None
         self._means: Means = {}  # shared with all batches; empty until they are asked for
 
     def _check_requests(self, requests: Sequence[Request]) -> None:
@@ -355,8 +356,8 @@ class Engine(ABC, Generic[Batch]):
     def _answers(self, batch: Batch, requests: Sequence[Request]) -> Iterator[torch.Tensor]:
         """Answer probabilities (B, A) of each request in turn, unembedded together as far as memory allows."""
         rows = BLOCKS_AT_ONCE * ROWS_AT_ONCE[torch.device(self.device).type]
-        rows = min(rows, self.memory_gb * 1e9 / 8 / BYTES / self.model.architecture.d_model)
-        at_once = max(1, int(rows / len(batch)))
+        rows_that_fit = self.memory_gb * 1e9 / 8 / BYTES / self.model.architecture.d_model
+        at_once = max(1, int(min(rows, rows_that_fit) / len(batch)))
         reads = self._reads(batch, requests)
         while read := [*islice(reads, at_once)]:
             yield from self._unembedding.probabilities(torch.stack(read))
@@ -404,7 +405,9 @@ class Engine(ABC, Generic[Batch]):
         self, compute: Callable[[Batch, torch.Tensor], Found], bytes_each: int = 0
     ) -> Iterator[tuple[torch.Tensor, Found]]:
         """The numbers (B,) of a batch's pairs, and what `compute` gives for its activations and these."""
-        needed = self._batch_bytes(self._pairs) + bytes_each * len(self._pairs)
+        if self._needed_bytes is None:
+            self._needed_bytes = self._batch_bytes(self._pairs)
+        needed = self._needed_bytes + bytes_each * len(self._pairs)
         n_batches = min(len(self._pairs), math.ceil(needed / (self.memory_gb * 1e9 / 2)))
         batches = torch.arange(len(self._pairs)).tensor_split(n_batches)
         for pairs in progress(batches, f"{n_batches} batches of sentences"):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import floor as floor_module
-from benchmarks import growth, path_patching
+from benchmarks import growth, many_requests, path_patching
 from benchmarks.floor import Floor, measure_floor
 from benchmarks.growth import exponent, parameters
 from benchmarks.hook_loop import HookedModel, TransformerLensHooks, TransformersHooks, differences
@@ -199,6 +199,34 @@ def test_the_other_tables(
     rows = rows_of(capsys.readouterr().out, header)
     assert names <= rows.keys()
     assert all(any(cells) for name, cells in rows.items() if name != "exponent of time")  # of one point there is none
+
+
+def test_many_requests_in_one_call_give_what_single_ones_give(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(many_requests, "in_own_process", measured_here)
+    many_requests.main(["--model", "tiny", "--n", "2", "--requests", "3", "--engines", "torch"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| torch")]
+    assert [(cells[1], cells[2]) for cells in rows] == [(many_requests.RANDOM, "3"), (many_requests.AVOIDING, "3")]
+    assert all(float(cells[6]) > 0 and float(cells[-1].strip(" |")) < many_requests.AGREEMENT for cells in rows)
+
+
+def test_many_requests_that_differ_from_single_ones_get_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many_requests, "in_own_process", measured_here)
+    monkeypatch.setattr(many_requests, "AGREEMENT", -1.0)
+    with pytest.raises(UserError, match="no times"):
+        many_requests.main(["--model", "tiny", "--n", "1", "--requests", "1", "--engines", "torch"])
+    with pytest.raises(UserError, match="give --requests 1 or more"):
+        many_requests.main(["--requests", "0"])
+
+
+def test_requests_are_of_random_circuits_and_of_the_paper_s_without_each_node() -> None:
+    asked = many_requests.requests_of(many_requests.subject_of("tiny", 1))
+    assert {name: len(requests) for name, requests in asked.items()} == {
+        many_requests.RANDOM: 60,
+        many_requests.AVOIDING: 28,
+    }
+    assert len({*asked[many_requests.RANDOM]}) == 60
 
 
 @pytest.mark.parametrize(

@@ -22,15 +22,27 @@ from path_patching.rust_engine.gpt2_circuits import Gpt2Circuit, stream_name
 ROWS_AT_ONCE = {"cpu": 1024, "cuda": 32_768}
 # Evaluate in any order that works: the circuits are small, and searching for the best order costs more than it saves.
 AS_IT_COMES = rc.OptimizationSettings(scheduling_naive=True, scheduling_simplify=False)
+# Of path circuits, which have thousands of nodes, simplifying takes half of the time too, and saves little.
+AS_IT_IS = rc.OptimizationSettings(
+    scheduling_naive=True,
+    scheduling_simplify=False,
+    push_down_index=False,
+    deep_maybe_distribute=False,
+    simp_fn_subset=rc.SimpFnSubset.none(),
+)
 
 
-def evaluate(circuits: Sequence[rc.Circuit], bound: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+def evaluate(
+    circuits: Sequence[rc.Circuit],
+    bound: Mapping[str, torch.Tensor],
+    settings: rc.OptimizationSettings = AS_IT_COMES,
+) -> list[torch.Tensor]:
     """Evaluate circuits with their symbols bound, by name, to tensors that may have batch axes in front."""
     arrays = {name: rc.Array(value.contiguous(), name) for name, value in bound.items()}
     expander = rc.Expander(*((name, lambda symbol: arrays[symbol.name]) for name in arrays))
     with interrupts_held():  # rust_circuit makes a panic of one, with hundreds of lines
         evaluated: list[torch.Tensor] = rc.optimize_and_evaluate_many(
-            [expander(circuit) for circuit in circuits], AS_IT_COMES
+            [expander(circuit) for circuit in circuits], settings
         )
         rc.clear_module_circuit_caches()  # they would keep every tensor that was ever bound
     return evaluated
@@ -71,7 +83,8 @@ class Activations:
         weights = weights.to(self._circuit.device)
         streams: Means = {name: total(rows) for name, rows in self._streams.items()}
         z: Means = {layer: total(rows) for layer, rows in enumerate(self._z)}
-        return streams | z | {node: weights @ self.writes([node], "clean")[0].double() for node in neurons}
+        written = self.writes(neurons, "clean") if neurons else ()
+        return streams | z | {node: weights @ each.double() for node, each in zip(neurons, written, strict=True)}
 
     def stream(self, name: str, position: int, data: Data, part: slice = slice(None)) -> torch.Tensor:
         """A residual stream at a position, for some of the pairs: (B, D)."""
@@ -87,11 +100,10 @@ class Activations:
         return mean.to(self._streams["a0.in"]).expand(len(self._prefix["clean"][part]), *mean.shape)
 
     def writes(self, nodes: Sequence[Node], data: Data, part: slice = slice(None)) -> torch.Tensor:
-        """What nodes write, (len(nodes), B, D); the heads of one layer and position are evaluated together."""
+        """What nodes write, (len(nodes), B, D); heads, or neurons, of one layer and position are evaluated together."""
         together: dict[tuple[int, str, int], list[Node]] = {}
         for node in dict.fromkeys(nodes):
-            index = 0 if node.kind in ("head", "embeds") else node.index
-            together.setdefault((node.layer, f"{node.kind}{index}", node.position), []).append(node)
+            together.setdefault((node.layer, node.kind, node.position), []).append(node)
         written: dict[Node, torch.Tensor] = {}
         for alike in together.values():
             written |= zip(alike, self._written(alike, data, part), strict=True)
@@ -112,7 +124,7 @@ class Activations:
         return evaluate([self._circuit.attention_layer(layer, read.shape[1]).pattern], {name: read})[0]
 
     def _written(self, alike: list[Node], data: Data, part: slice) -> Sequence[torch.Tensor]:
-        """Writes (B, D) of heads of one layer and position, or of a single other node."""
+        """Writes (B, D) of heads, or of neurons, of one layer and position, or of a single other node."""
         node = alike[0]
         if node.kind == "embeds":
             return [self.stream("a0.in", node.position, data, part)]
@@ -121,15 +133,15 @@ class Activations:
             written = evaluate([self._circuit.head_writes(node.layer)], {"z": z})[0]  # (B, H, D)
             return [written[:, head.index] for head in alike]
         if data == "zero":
-            return [torch.zeros_like(self.stream("a0.in", node.position, "clean", part))]
+            return [torch.zeros_like(self.stream("a0.in", node.position, "clean", part))] * len(alike)
         if data == "mean" and node.kind == "neuron":
-            return [self._mean(self._means[node], part)]
+            return [self._mean(self._means[neuron], part) for neuron in alike]
         if data == "mean":
             before, after = self._circuit.around_mlp(node.layer)
             return [self.stream(after, node.position, data, part) - self.stream(before, node.position, data, part)]
         stream = stream_name(Node.mlp(node.layer, node.position))
         read = self.stream(stream, node.position, data, part)
-        return evaluate([self._circuit.node(node)], {f"{stream}@{node.position}": read})
+        return evaluate([self._circuit.node(each) for each in alike], {f"{stream}@{node.position}": read}, AS_IT_IS)
 
     def _run(self) -> None:
         for layer in progress(range(self._circuit.architecture.n_layers), "forward pass"):

@@ -9,10 +9,10 @@ evaluation of a circuit that was built once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Literal
 
 import rust_circuit as rc
@@ -23,7 +23,7 @@ from path_patching.engine import BYTES, Data, DataSet, Engine, Means, Request, S
 from path_patching.gpt2.model import Model
 from path_patching.paths import AnyVia, Branch, Node, PathSet, Via
 from path_patching.progress import progress
-from path_patching.rust_engine.activations import Activations, evaluate
+from path_patching.rust_engine.activations import AS_IT_IS, Activations, evaluate
 from path_patching.rust_engine.gpt2_circuits import Gpt2Circuit, input_matcher, stream_name
 
 BYTES_AT_ONCE = 128_000_000  # in one evaluation: enough to keep the cores busy and rust_circuit's own work small
@@ -71,8 +71,9 @@ class PathCircuitBuilder:
         self._open_ends = open_ends
         self._leaves: dict[Leaf, rc.Circuit] = {}
         self._recomputed = cache(self._recompute)
+        self.build = cache(self._build)
 
-    def build(self, paths: PathSet) -> PathCircuit:
+    def _build(self, paths: PathSet) -> PathCircuit:
         """The circuit in which the paths of the set, and nothing else, are recomputed."""
         if paths.ends_here:
             paths = PathSet.at(paths.node).extend([Node.residual(paths.node.position)])
@@ -134,11 +135,10 @@ class RustCircuitEngine(Engine[Activations]):
         return batch.weighted(weights, neurons)
 
     def _reads(self, batch: Activations, requests: Sequence[Request]) -> Iterator[torch.Tensor]:
-        for _, alike in groupby(requests, key=lambda request: request.data):
-            builder, together = PathCircuitBuilder(self._circuit), [*alike]
-            size = self._requests_at_once(batch)
-            for first in range(0, len(together), size):
-                yield from self._read_together(batch, builder, together[first : first + size])
+        builder, size = PathCircuitBuilder(self._circuit), self._requests_at_once(batch)
+        for _, on_same_data in groupby(requests, key=lambda request: request.data):
+            while together := [*islice(on_same_data, size)]:
+                yield from self._read_together(batch, builder, together)
 
     def _read_together(
         self, batch: Activations, builder: PathCircuitBuilder, requests: list[Request]
@@ -146,8 +146,8 @@ class RustCircuitEngine(Engine[Activations]):
         """`_reads` of requests on the same data, their circuits evaluated at once."""
         templates = [builder.build(each.paths) if each.paths else self._unpatched() for each in requests]
 
-        def bind(leaf: Leaf, part: slice) -> torch.Tensor:
-            return _value(leaf, batch, part, requests[0])
+        def bind(leaves: Collection[Leaf], part: slice) -> dict[Leaf, torch.Tensor]:
+            return _values(leaves, batch, part, requests[0])
 
         parts = [self._evaluate_part(templates, bind, part) for part in self._parts(batch, len(requests))]
         return map(torch.cat, zip(*parts, strict=True))
@@ -170,10 +170,9 @@ class RustCircuitEngine(Engine[Activations]):
         changes = batch.writes(senders, inside) - batch.writes(senders, "clean")  # (S, B, D)
         request = Request.patch(open_ended, inside)
 
-        def bind(leaf: Leaf, part: slice) -> torch.Tensor:
-            if leaf.role == "change":
-                return _where_read(leaf, senders, changes[:, part])
-            return _value(leaf, batch, part, request)
+        def bind(leaves: Collection[Leaf], part: slice) -> dict[Leaf, torch.Tensor]:
+            filled = {leaf: _where_read(leaf, senders, changes[:, part]) for leaf in leaves if leaf.role == "change"}
+            return filled | _values([leaf for leaf in leaves if leaf not in filled], batch, part, request)
 
         def answers(part: slice) -> torch.Tensor:
             return self._unembedding.probabilities(self._evaluate_part([template], bind, part)[0])
@@ -182,11 +181,15 @@ class RustCircuitEngine(Engine[Activations]):
         return torch.cat([answers(part) for part in parts], dim=1)
 
     def _evaluate_part(
-        self, templates: Sequence[PathCircuit], bind: Callable[[Leaf, slice], torch.Tensor], part: slice
+        self,
+        templates: Sequence[PathCircuit],
+        bind: Callable[[Collection[Leaf], slice], dict[Leaf, torch.Tensor]],
+        part: slice,
     ) -> list[torch.Tensor]:
         """What is unembedded (..., part, D) of circuits whose leaves `bind` gives for a part of the batch."""
         leaves = dict.fromkeys(leaf for template in templates for leaf in template.leaves)
-        return evaluate([each.circuit for each in templates], {leaf.name: bind(leaf, part) for leaf in leaves})
+        bound = {leaf.name: value for leaf, value in bind(leaves, part).items()}
+        return evaluate([each.circuit for each in templates], bound, AS_IT_IS)
 
     def _unpatched(self) -> PathCircuit:
         logits = Node.logits(self.sentences.end)
@@ -215,19 +218,20 @@ class RustCircuitEngine(Engine[Activations]):
         return torch.stack([patterns[layer][:, head] for layer, head in heads])
 
 
-def _value(leaf: Leaf, batch: Activations, part: slice, request: Request) -> torch.Tensor:
-    """The tensor (part, D) of a leaf on the data of a request."""
+def _values(leaves: Collection[Leaf], batch: Activations, part: slice, request: Request) -> dict[Leaf, torch.Tensor]:
+    """The tensors (part, D) of leaves on the data of a request."""
+    ends = [leaf for leaf in leaves if leaf.role in ("change", "inside")]
+    outside, inside = _on(request.outside, leaves, batch, part), _on(request.inside, ends, batch, part)
+    changes = {leaf: request.strength * (inside[leaf] - outside[leaf]) for leaf in ends}
+    return outside | {leaf: each if leaf.role == "change" else outside[leaf] + each for leaf, each in changes.items()}
 
-    def on(data: Data) -> torch.Tensor:
-        if leaf.stream:
-            return batch.stream(leaf.stream, leaf.node.position, data, part)
-        return batch.writes([leaf.node], data, part)[0]
 
-    outside = on(request.outside)
-    if leaf.role in ("residual", "write"):
-        return outside
-    change = request.strength * (on(request.inside) - outside)
-    return change if leaf.role == "change" else outside + change
+def _on(data: Data, leaves: Collection[Leaf], batch: Activations, part: slice) -> dict[Leaf, torch.Tensor]:
+    """What stands at leaves on one kind of data: their streams, or what their nodes write."""
+    streams = {leaf: batch.stream(leaf.stream, leaf.node.position, data, part) for leaf in leaves if leaf.stream}
+    writing = [leaf for leaf in leaves if not leaf.stream]
+    written = batch.writes([leaf.node for leaf in writing], data, part) if writing else ()
+    return streams | dict(zip(writing, written, strict=True))
 
 
 def _where_read(leaf: Leaf, senders: list[Node], changes: torch.Tensor) -> torch.Tensor:

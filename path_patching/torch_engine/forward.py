@@ -151,11 +151,12 @@ class Activations:
         """How far a head or a neuron writes along each of its `directions`, (N, r)."""
         if data == "zero":
             return self._streams[0].new_zeros(len(self), len(self.transformer.directions(node)))
-        if node.kind == "head" and data == "mean":
-            return self._mean(("z", node.layer), node.position)[:, node.index]
+        if data == "mean":
+            of_head = ("z", node.layer), node.position
+            return self._mean(*of_head)[:, node.index] if node.kind == "head" else self._mean(node)
         if node.kind == "head":
             return self._z[node.layer][self._prefix[data][:, node.position], node.index]
-        return self._mean(node) if data == "mean" else self._neurons_on(node, data)[:, node.index, None]
+        return self._neurons_on(node, data)[:, node.index, None]
 
     def _neurons_on(self, node: Node, data: DataSet) -> torch.Tensor:
         """Activations of all neurons of the MLP that a neuron belongs to, (N, d_mlp)."""

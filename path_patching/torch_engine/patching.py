@@ -11,7 +11,7 @@ is nothing or S.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 
 import torch
@@ -28,8 +28,10 @@ class Patching:
         self.activations = activations
         self.transformer = activations.transformer
         self.inside, self.outside, self.strength = inside, outside, strength
-        self._known: dict[tuple[PathSet, tuple[int, ...]], torch.Tensor] = {}
-        self._unpatched: dict[Node, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        self._numbered: dict[int, tuple[PathSet, int]] = {}  # by id; the path set is kept, so that its id is no other's
+        self._numbers: dict[Hashable, int] = {}
+        self._known: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
+        self._outside: dict[Hashable, torch.Tensor] = {}
 
     @property
     def data(self) -> tuple[Data, Data, float]:
@@ -38,12 +40,11 @@ class Patching:
 
     def n_bytes(self) -> int:
         """The memory of what is remembered."""
-        tensors = [*self._known.values(), *(each for parts in self._unpatched.values() for each in parts)]
-        return sum(each.nbytes for each in tensors)
+        return sum(each.nbytes for each in (*self._known.values(), *self._outside.values()))
 
     def give(self, sender: Node, change: torch.Tensor) -> None:
         """Let `sender` write `change` more, (..., N, D), wherever a path ends at it."""
-        self._known[PathSet.at(sender), ()] = change
+        self._known[self._number(PathSet.at(sender)), ()] = change
 
     def end_stream(self, paths: PathSet) -> torch.Tensor:
         """The residual stream that the logits read, (..., N, D)."""
@@ -73,9 +74,18 @@ class Patching:
 
     def _written(self, paths: PathSet, neurons: tuple[int, ...] = ()) -> torch.Tensor:
         """Change of what `paths.node` writes. These `neurons` of an MLP are inside, whatever the MLP reads."""
-        if (paths, neurons) not in self._known:
-            self._known[paths, neurons] = self._computed(paths, neurons)
-        return self._known[paths, neurons]
+        key = self._number(paths), neurons
+        if key not in self._known:
+            self._known[key] = self._computed(paths, neurons)
+        return self._known[key]
+
+    def _number(self, paths: PathSet) -> int:
+        """The same number for equal sub-trees. Comparing these whole, once for each that is met, would take longer."""
+        if id(paths) not in self._numbered:
+            below = tuple((branch.via, self._number(branch.paths)) for branch in paths.branches)
+            number = self._numbers.setdefault((paths.node, paths.ends_here, below), len(self._numbers))
+            self._numbered[id(paths)] = paths, number
+        return self._numbered[id(paths)][1]
 
     def _computed(self, paths: PathSet, neurons: tuple[int, ...]) -> torch.Tensor:
         if paths.ends_here:
@@ -89,7 +99,8 @@ class Patching:
         for index in neurons:
             neuron = Node.neuron(mlp.layer, index, mlp.position)
             activations[..., [index]] = self._graded(partial(self.activations.coefficients, neuron))
-        return self.transformer.mlp_write(mlp.layer, activations) - self.activations.write(mlp, self.outside)
+        written = self._once(("write", mlp), partial(self.activations.write, mlp, self.outside))
+        return self.transformer.mlp_write(mlp.layer, activations) - written
 
     def _written_by_head(self, paths: PathSet) -> torch.Tensor:
         """Change of a head's write when some of its queries, keys and values change."""
@@ -97,25 +108,38 @@ class Patching:
 
         def patched(via: Via) -> dict[int, torch.Tensor]:  # at each position that changes, (..., N, d_head)
             return {
-                at: self._projected(head, via, self.activations.stream(head, at, self.outside) + change)
+                at: self._projected(head, via, self._outside_stream(head, at) + change)
                 for at, change in self._read(paths, via).items()
             }
 
-        old_query, keys, values = self._inputs(head)
-        query = patched("q").get(head.position, old_query)
+        keys, values = (self._outside_input(head, via) for via in ("k", "v"))
+        queries = patched("q")
+        query = queries[head.position] if queries else self._outside_input(head, "q")
         pattern = self._scores(query, keys, patched("k")).softmax(-1)  # (..., N, keys)
         z = torch.einsum("...nk,nkc->...nc", pattern, values)
         for at, value in patched("v").items():
             z = z + pattern[..., at, None] * (value - values[:, at])
         return (z - self.activations.coefficients(head, self.outside)) @ self.transformer.directions(head)
 
-    def _inputs(self, head: Node) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """A head's query (N, d_head), its keys and its values (N, keys, d_head) from outside streams."""
-        if head not in self._unpatched:
-            streams = self.activations.stream(head, slice(head.position + 1), self.outside)  # (N, keys, D)
-            query = self._projected(head, "q", streams[:, -1])
-            self._unpatched[head] = query, self._projected(head, "k", streams), self._projected(head, "v", streams)
-        return self._unpatched[head]
+    def _outside_input(self, head: Node, via: Via) -> torch.Tensor:
+        """A head's query (N, d_head), or its keys or values (N, keys, d_head), from outside streams."""
+
+        def compute() -> torch.Tensor:
+            at = head.position if via == "q" else slice(head.position + 1)
+            return self._projected(head, via, self.activations.stream(head, at, self.outside))
+
+        return self._once((via, head), compute)
+
+    def _outside_stream(self, reader: Node, position: int) -> torch.Tensor:
+        """The stream (N, D) that a reader finds outside; all heads of a layer find the same."""
+        of = partial(self.activations.stream, reader, position, self.outside)
+        return self._once(("stream", reader.depth, position), of)
+
+    def _once(self, key: Hashable, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Something of the outside data, which many paths ask for."""
+        if key not in self._outside:
+            self._outside[key] = compute()
+        return self._outside[key]
 
     def _projected(self, head: Node, via: Via, stream: torch.Tensor) -> torch.Tensor:
         return self.transformer.head_input(head.layer, head.index, via, stream)
@@ -136,7 +160,7 @@ class Patching:
     def _patched_stream(self, paths: PathSet) -> torch.Tensor:
         """The residual stream that an MLP or the logits read."""
         reader, at = paths.node, paths.node.position
-        return self.activations.stream(reader, at, self.outside) + self._read(paths, "in")[at]
+        return self._outside_stream(reader, at) + self._read(paths, "in")[at]
 
     def _read(self, paths: PathSet, via: Via) -> dict[int, torch.Tensor]:
         """Change of what `paths.node` reads through `via`, at each position where there is one."""
