@@ -7,9 +7,10 @@
 A draw is a weight for each sentence, so that whoever draws can draw whole clusters. Sweeps are made once for all
 sentences: a draw, or a threshold, that asks for one that was made only weighs its sentences otherwise.
 
+    >>> from path_patching.bootstrap import sentence_weights
     >>> from path_patching.sweeps import remembered_effects
-    >>> drawn = [torch.randint(97, (97,)).bincount(minlength=97) for _ in range(3)]  # three draws of the 97 sentences
-    >>> found = stability(remembered_effects(engine, metric), torch.stack(drawn), YY, END, thresholds=(0.02,))
+    >>> drawn = sentence_weights(97, seed=0, resamples=3)  # three draws, (draws, N); with clusters=… of those
+    >>> found = stability(remembered_effects(engine, metric), drawn, YY, END, thresholds=(0.02,))
     >>> found.searches[0].membership  # by node, END and YY apart
     {...: ...}
     >>> for verdict in found.verdicts(circuit):
