@@ -232,7 +232,7 @@ if "specificity" in settings.only:
     for data in others:
         asked = experiment.engine_for(data)
         try:
-            own_circuit = find_circuit(asked, data.metric, data.yy, data.end).circuit
+            own_circuit = find_circuit(asked, data.log_odds, data.yy, data.end).circuit
         except UserError as none:
             print(f"left out: {data.name}: {none}")
         else:
