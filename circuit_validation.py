@@ -66,6 +66,7 @@ engine, dataset, YY, END = experiment.engine, experiment.dataset, experiment.YY,
 parts = {"late half": late_half(circuit, END), "full circuit": full_circuit(circuit, YY, END)}
 scale = Scale.of(engine, experiment.metric, experiment.clusters)
 verdicts, evaluations = Verdicts(run), Evaluations(run, dataset.as_table())
+clean = evaluations.note("clean", engine.clean(), "clean")["probability_difference"]
 tokenizer = load_tokenizer()
 years = get_valid_years(tokenizer, as_published=settings.as_published)
 
@@ -77,7 +78,6 @@ def save(name: str, rows: list[dict[str, object]], **about: str) -> None:
 
 # %% Does the circuit alone do what the model does, and can the model do it without the circuit?
 if "faithfulness" in settings.only:
-    clean = evaluations.note("clean", engine.clean(), "clean")["probability_difference"]
     evaluations.note("corrupted", engine.corrupted(), "all on 01 data", clean=clean)
     sharp = Scale.of(engine, partial(cutoff_sharpness, years_yy=dataset.years_YY), experiment.clusters)
     apart, found = divergence_scale(engine, experiment.clusters), []

@@ -90,8 +90,8 @@ if made("nodes"):
 
 # %% How far do the model and the circuit part as nodes are removed from both?
 def shown_set(removed: str, nodes: str) -> str:
-    """What was removed, in words, with the nodes of a small random set."""
-    return f"{removed}: {nodes}" if removed.endswith("at random") and len(nodes) < 50 else removed
+    """What was removed, in words, with the nodes of a random set if they are few."""
+    return f"{removed}: {nodes}" if removed.endswith("at random") and len(nodes) < 30 else removed
 
 
 if made("completeness"):

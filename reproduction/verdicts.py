@@ -8,6 +8,7 @@ The tables of a validation hold estimates in columns: `faithfulness`, `faithfuln
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -40,11 +41,11 @@ class Verdicts:
     def save(self) -> None:
         """Stage the table, and record how many verdicts there are of each kind."""
         lines = [_line(test, verdict) for test, verdicts in self.by_test.items() for verdict in verdicts]
-        table = pd.DataFrame(lines)
-        counts = table["verdict"].value_counts()
+        counts = Counter(line["verdict"] for line in lines)
         for outcome in OUTCOMES.values():
-            self.run.note(f"verdicts/{as_key(outcome)}", int(counts.get(outcome, 0)), f"verdicts: {outcome}")
-        self.run.save_table(TABLE, [table], kind=KIND, nan="a number without an interval")
+            self.run.note(f"verdicts/{as_key(outcome)}", counts[outcome], f"verdicts: {outcome}")
+        if lines:
+            self.run.save_table(TABLE, [pd.DataFrame(lines)], kind=KIND, nan="a number without an interval")
 
 
 def read_verdicts(made: Artifacts) -> pd.DataFrame:
