@@ -17,7 +17,6 @@ from path_patching.gpt2.tensor_cache import load_model
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node, PathSet
 from reproduction.run import read_artifacts
-from tests.helpers.engines import each_engine, skip_without
 from tests.helpers.experiments import random_gpt2, run_experiment
 from tests.helpers.reference import Reference
 from tests.helpers.scripts import output, run_python
@@ -171,15 +170,13 @@ def test_the_paper_s_circuit_in_a_smaller_model_is_one_line(checkpoint, tmp_path
 
 
 @pytest.mark.slow
-@each_engine
-def test_memory_does_not_grow_with_the_sentences(tmp_path, engine_name):
-    """But for what is kept of each, a kilobyte; the probabilities of all requests would be ten."""
-    skip_without(engine_name)
+def test_memory_does_not_grow_with_the_sentences(tmp_path):
+    """But for what is kept of each, a kilobyte; the probabilities of all requests would be ten. Engines share this."""
     model = random_gpt2(tmp_path / "mine")
     circuit = tmp_path / "circuit.json"
     circuit.write_text(json.dumps(CIRCUIT))
 
-    flags = ["--model", str(model), "--engine", engine_name, "--circuit", str(circuit), "--memory-gb", "0.03"]
+    flags = ["--model", str(model), "--engine", "torch", "--circuit", str(circuit), "--memory-gb", "0.03"]
     watched = f"""
 import resource, runpy, sys
 for n in (2_000, 7_000):
