@@ -9,7 +9,6 @@ the correlation, effects that differ by no more than rounding have one rank. A c
 it is judged by how small its span is. A scheme with less than a tenth of the first's span is too weak to judge a
 circuit by, and is shown all the same.
 
-    >>> from path_patching.circuits.validation.measuring import Scale
     >>> schemes = [Scheme("01", engine), Scheme("mean ablation", engine, "mean")]
     >>> found = compare(schemes, Scale.of(engine, metric), circuit, {"late half": late_half(circuit, END)}, END)
     >>> found[1].name, round(found[0].rank_correlation, 6)
@@ -27,6 +26,7 @@ import torch
 
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.circuit import LOGITS, Circuit
+from path_patching.circuits.validation.completeness import magnitude
 from path_patching.circuits.validation.measuring import Scale, measured
 from path_patching.circuits.validation.minimality import ROUNDING
 from path_patching.circuits.validation.verdicts import Verdict, judge
@@ -80,7 +80,7 @@ class Counterfactual:
         alike = "none" if self.rank_correlation is None else f"{self.rank_correlation:.2f}"
         remark = f"{led}, whose rank correlation with the first is {alike}"
         if self.control:
-            return (judge("control", _magnitude(self.of_first), self.name, remark),)
+            return (judge("control", magnitude(self.of_first), self.name, remark),)
         if self.too_weak:
             remark = f"too weak to judge by: its span is {self.of_first.value:.3f} of the first; {remark}"
         return tuple(
@@ -141,9 +141,3 @@ def spearman(one: torch.Tensor, other: torch.Tensor) -> float | None:
     a, b = (each - each.mean() for each in (ranks(one), ranks(other)))
     product = float(a.norm() * b.norm())
     return float(a @ b) / product if product else None
-
-
-def _magnitude(estimate: Estimate) -> Estimate:
-    """The absolute value of an estimate, with the interval of that."""
-    low, high = sorted((abs(estimate.low), abs(estimate.high)))
-    return Estimate(abs(estimate.value), 0.0 if estimate.low < 0 < estimate.high else low, high, estimate.n)

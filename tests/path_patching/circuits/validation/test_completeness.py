@@ -24,6 +24,7 @@ METRIC = greater_than(YEARS)
 )
 def test_the_size_of_a_gap(signed, size):
     assert magnitude(Estimate(*signed, 4)) == Estimate(*size, 4)
+    assert magnitude(Estimate(0.1, -0.1, 0.3, 4, *signed[1:])) == Estimate(0.1, 0.0, 0.3, 4, *size[1:])
 
 
 def test_each_gap_is_between_the_same_nodes_removed():
