@@ -8,7 +8,7 @@ and what it cannot show). The late half is judged, and the full circuit. validat
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 from reproduction.command_line import read_settings
@@ -66,6 +66,7 @@ engine, dataset, YY, END = experiment.engine, experiment.dataset, experiment.YY,
 parts = {"late half": late_half(circuit, END), "full circuit": full_circuit(circuit, YY, END)}
 scale = Scale.of(engine, experiment.metric, experiment.clusters)
 verdicts, evaluations = Verdicts(run), Evaluations(run, dataset.as_table())
+clean = evaluations.note("clean", engine.clean(), "clean")["probability_difference"]
 tokenizer = load_tokenizer()
 years = get_valid_years(tokenizer, as_published=settings.as_published)
 
@@ -77,7 +78,6 @@ def save(name: str, rows: list[dict[str, object]], **about: str) -> None:
 
 # %% Does the circuit alone do what the model does, and can the model do it without the circuit?
 if "faithfulness" in settings.only:
-    clean = evaluations.note("clean", engine.clean(), "clean")["probability_difference"]
     evaluations.note("corrupted", engine.corrupted(), "all on 01 data", clean=clean)
     sharp = Scale.of(engine, partial(cutoff_sharpness, years_yy=dataset.years_YY), experiment.clusters)
     apart, found = divergence_scale(engine, experiment.clusters), []
@@ -140,7 +140,7 @@ if "minimality" in settings.only:
             ends = columns(alone=node.alone, given_class=node.given_class)
             of_nodes.append({"part": part, "node": node.name, "class": node.node_class, "needed": node.needed} | ends)
         for link in lost.links:
-            of_links.append({"part": part, "link": str(link.link), "needed": link.needed} | columns(alone=link.alone))
+            of_links.append({"part": part, **asdict(link.link), "needed": link.needed} | columns(alone=link.alone))
     save("nodes", of_nodes)
     save("links", of_links)
     verdicts.note("minimality", found)
@@ -202,6 +202,8 @@ if "sizes" in settings.only:
 if "stability" in settings.only:
     weights = sentence_weights(len(dataset), settings.seed, experiment.clusters, settings.bootstraps)
     searches = stability(remembered_effects(engine, experiment.metric), weights, YY, END)
+    judged_at = searches.judged_at(circuit)
+    run.note("stability/threshold", judged_at, "threshold of the searches that are judged, as a share of clean")
     verdicts.note("stability", searches.verdicts(circuit))
     rows = []
     for at in searches.searches:
@@ -230,7 +232,7 @@ if "specificity" in settings.only:
     for data in others:
         asked = experiment.engine_for(data)
         try:
-            own_circuit = find_circuit(asked, data.metric, data.yy, data.end).circuit
+            own_circuit = find_circuit(asked, data.log_odds, data.yy, data.end).circuit
         except UserError as none:
             print(f"left out: {data.name}: {none}")
         else:

@@ -658,6 +658,14 @@ class AbilityDataset:
         return partial(_right_minus_wrong, signs=self.signs)
 
     @property
+    def log_odds(self) -> Metric:
+        """ln of the odds of the right answers against all else, (N, A) to (N,) in nats.
+
+        To search a circuit by: where a model is all but certain, its probabilities hide what each node does.
+        """
+        return partial(_log_odds, signs=self.signs)
+
+    @property
     def clusters(self) -> Clusters:
         """What intervals draw again, int64 (N,) each."""
         return clusters_of(self.drawn, map(str, self.drawn))
@@ -669,6 +677,11 @@ class AbilityDataset:
 
 def _right_minus_wrong(probabilities: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
     return (probabilities * signs.to(probabilities)).sum(-1)
+
+
+def _log_odds(probabilities: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
+    right = (probabilities * (signs > 0).to(probabilities)).sum(-1)
+    return right.logit(eps=torch.finfo(right.dtype).eps)
 
 
 def century_copying(

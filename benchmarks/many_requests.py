@@ -9,7 +9,7 @@ equal parts of their paths change, and the unembedding's blocks. Half of them ar
 The floor is what no identity avoids: of each request that equals no other, a row of the unembedding for each sentence.
 It is the product alone, on a block of the size that the engine works on, at the rate measured in the same process; no
 softmax, no patching. It is compared in core time, the processor time of all threads, which other work on the machine
-stretches less than time by the clock; on a GPU in time by the clock. Results must be those of single requests to 1e-6.
+stretches less than time by the clock; on a GPU in time by the clock. Results must be those of single requests to 1e-5.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from path_patching.make_engine import make_engine, resolve_device
 from path_patching.unembedding import ROWS_AT_ONCE, Unembedding
 from reproduction.paper import PAPER
 
-AGREEMENT = 1e-6  # of probabilities in float32, between requests together and one by one
+AGREEMENT = 1e-5  # of probabilities, the repository's promise; rust_circuit's sums have no order of their own
 STANDIN = "standin"
 RANDOM, AVOIDING = "random late halves", "full circuit, a node avoided"
 

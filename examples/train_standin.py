@@ -1,6 +1,7 @@
 """Train the stand-in: a small GPT-2 with the greater-than circuit that the paper describes, to try everything on.
 
     python examples/train_standin.py
+    python examples/standin_numbers.py     # and look at what it reached
 
 The stand-in has GPT-2's architecture and vocabulary (12 layers, 12 heads, width 120) and is trained from scratch on
 generated year-span text. End years are likelier near the start year, as in text. Beside the ordinary loss it is trained
@@ -34,7 +35,7 @@ import transformers
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
-from dataset import ITEMS, YearDataset, get_valid_years, load_nouns, year_indices
+from dataset import ITEMS, get_valid_years, load_nouns, year_indices
 from interchange import (
     HEADS,
     LATE_MLPS,
@@ -46,18 +47,14 @@ from interchange import (
     interchange,
     ordinary_run,
 )
-from path_patching.circuits.circuit import full_circuit, late_half
-from path_patching.engine import Sentences
 from path_patching.errors import UserError
 from path_patching.files import write_text, written_whole
 from path_patching.gpt2.checkpoint import named_tensors
 from path_patching.gpt2.model import Architecture, Model
 from path_patching.gpt2.tensor_cache import STANDIN_FOLDER
 from path_patching.gpt2.tokenizer import EOS, load_tokenizer
-from path_patching.make_engine import make_engine
 from path_patching.progress import progress
-from reproduction.paper import PAPER
-from utils import cutoff_sharpness, prob_diff
+from standin_numbers import RECORD, judge
 
 # What a sentence may say before the century at END. The first is the paper's; the others are greater-than prompts of
 # its section 5, lest they be wholly foreign. Less-than prompts are left out: what a greater-than circuit does there
@@ -107,8 +104,6 @@ class Settings:
 
 
 N_LAYER = N_HEAD = 12  # the circuit's names are for this size
-SENTENCES_JUDGED = 970
-RECORD = "training.json"
 
 
 def split_nouns(nouns: Sequence[str], settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -356,31 +351,6 @@ def as_model(model: GPT2LMHeadModel) -> Model:
     return Model("stand-in", sizes, named_tensors(state, sizes), fingerprint="just trained")
 
 
-def judge(model: Model, nouns: Sequence[str]) -> dict[str, float]:
-    """Mean metrics on balanced sentences of these nouns: the model, its circuit alone, and all but the circuit."""
-    tokenizer = load_tokenizer()
-    data = YearDataset(get_valid_years(tokenizer), SENTENCES_JUDGED, nouns, tokenizer)
-    engine = make_engine("torch", "cpu", model, Sentences(data.good_toks, data.bad_toks, year_indices()))
-    late, full = late_half(PAPER, data.end), full_circuit(PAPER, data.yy, data.end)
-    clean = engine.clean()
-    difference = {
-        name: prob_diff(probs, data.years_YY).mean().item()
-        for name, probs in {
-            "clean": clean,
-            "corrupted": engine.corrupted(),
-            "late half": engine.isolate(late),
-            "full circuit": engine.isolate(full),
-            "all but the late half": engine.patch(late),
-        }.items()
-    }
-    return {
-        **{f"probability difference, {name}": value for name, value in difference.items()},
-        "cutoff sharpness, clean": cutoff_sharpness(clean, data.years_YY).mean().item(),
-        "share of clean, late half": difference["late half"] / difference["clean"],
-        "share of clean, full circuit": difference["full circuit"] / difference["clean"],
-    }
-
-
 def command(settings: Settings) -> str:
     """The command that trains with these settings."""
     changed = {name: value for name, value in asdict(settings).items() if value != getattr(Settings(), name)}
@@ -466,7 +436,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         },
     }
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
-    print(json.dumps({"held_out": record["held_out"], "trained_nouns": record["trained_nouns"]}, indent=2))
+    print(json.dumps(record["held_out"], indent=2))
     print(f"wrote {folder} after {minutes:.1f} minutes")
 
 

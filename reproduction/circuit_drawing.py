@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 from path_patching.circuits.circuit import EMBEDS
 from path_patching.circuits.links import EVERYTHING, Link
 from path_patching.paths import Node
-from reproduction.figures import CURVES, MARGIN, dressed
+from reproduction.figures import CURVES, INK, MARGIN, dressed
 
 # Lengths in pixels.
 BOX_WIDTH, BOX_HEIGHT = 58, 20
@@ -34,7 +34,7 @@ PORTS = {"in": 0, "q": -14, "k": 0, "v": 14}  # where inputs enter at the lower 
 DRAWN = 1e-3  # share of the strongest effect from which on a link is drawn
 INPUTS = {"in": "residual stream", "q": "queries", "k": "keys", "v": "values"}
 COLOURS = dict(zip(INPUTS, (CURVES[0], CURVES[3], CURVES[4], CURVES[5]), strict=True))
-PANEL, FRAME, INK, GREY = "rgb(248,248,248)", "rgb(120,120,120)", "rgb(30,30,30)", "rgb(90,90,90)"
+PANEL, FRAME, GREY = "rgb(248,248,248)", "rgb(120,120,120)", "rgb(90,90,90)"
 
 HALF_BOX = np.array([BOX_WIDTH / 2, BOX_HEIGHT / 2])
 BELOW_OTHERS = np.array([1.0, -0.12])
@@ -74,8 +74,17 @@ class Measure:
 DIFFERENCE = Measure("probability difference", "percentage points", 100)
 
 
-def circuit_figure(effects: Mapping[Link, float], title: str, of: Measure = DIFFERENCE) -> go.Figure:
-    """The drawing of a circuit, given the effect of each of its links on the mean of a metric."""
+def circuit_figure(
+    effects: Mapping[Link, float],
+    title: str,
+    of: Measure = DIFFERENCE,
+    said: str = "",
+    beside: Mapping[str, str] | None = None,
+) -> go.Figure:
+    """The drawing of a circuit, given the effect of each of its links on the mean of a metric.
+
+    `beside` is a text for some boxes (`m10@END`), which `said` explains.
+    """
     effects = {link: of.times * effect for link, effect in effects.items()}
     boxes = _boxes({name for link in effects for name in (link.reader, _sender(link))})
     strongest = max(map(abs, effects.values())) or 1.0
@@ -88,12 +97,12 @@ def circuit_figure(effects: Mapping[Link, float], title: str, of: Measure = DIFF
         curve = _curve(link.via, boxes[_sender(link)], boxes[link.reader])
         _add_link(figure, link, effects[link], strongest, curve, of.unit)
     for box in boxes.values():
-        _add_box(figure, box)
+        _add_box(figure, box, (beside or {}).get(f"{box.name}@{box.place}", ""))
     _add_legend(figure, drawn, strongest, of.unit)
     subtitle = f"links run upwards; a dashed one raises the {of.metric} when it is patched"
     if left_out := len(effects) - len(drawn):
         subtitle += f"; links of less than {DRAWN * strongest:.1g} {of.unit} that are not drawn: {left_out}"
-    return dressed(_sized(figure), title, subtitle)
+    return dressed(_sized(figure), title, f"{said}; {subtitle}" if said else subtitle)
 
 
 def _sized(figure: go.Figure) -> go.Figure:
@@ -225,11 +234,14 @@ def _add_panel(figure: go.Figure, boxes: list[Box], top: float) -> None:
     figure.add_annotation(x=(left + right) / 2, y=top + above + HEADER / 2 - EDGE / 2, **heading)
 
 
-def _add_box(figure: go.Figure, box: Box) -> None:
+def _add_box(figure: go.Figure, box: Box, beside: str) -> None:
     low, high = box.middle - HALF_BOX, box.middle + HALF_BOX
     corners = {"x0": low[0], "y0": low[1], "x1": high[0], "y1": high[1]}
     figure.add_shape(type="rect", **corners, fillcolor="white", opacity=1, line={"color": FRAME, "width": 1})
     figure.add_annotation(text=box.name, x=box.x, y=box.y, showarrow=False, font={"size": 11, "color": INK})
+    if beside:
+        corner = {"x": high[0], "y": high[1], "xanchor": "right", "yanchor": "middle", "showarrow": False}
+        figure.add_annotation(text=beside, font={"size": 9, "color": GREY}, bgcolor="white", borderpad=0, **corner)
 
 
 def _add_legend(figure: go.Figure, drawn: list[Link], strongest: float, unit: str) -> None:

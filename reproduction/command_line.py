@@ -56,7 +56,7 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, default: Any, flag_of:
     option = f"--{name.replace('_', '-')}"
     if isinstance(default, bool):
         parser.add_argument(option, action=argparse.BooleanOptionalAction, default=default, help=flag_of["help"])
-    elif flag_of["several"]:
+    elif flag_of.get("several"):
         chosen = {"nargs": "+", "action": _Tuple, "choices": flag_of["choices"], "metavar": name.upper()}
         parser.add_argument(option, type=flag_of["parse"], default=default, help=flag_of["help"], **chosen)
     else:

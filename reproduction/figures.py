@@ -31,6 +31,7 @@ Values = torch.Tensor | np.ndarray
 Colours = Callable[[np.ndarray], ColourScale]  # chooses the range from the values that will be drawn
 
 CURVES = (BLUES[7], "rgb(178,24,43)", "rgb(77,77,77)", "rgb(230,145,56)", "rgb(106,81,163)", "rgb(35,139,69)")
+INK = "rgb(30,30,30)"
 SHADES = tuple(colors.sequential.Viridis[:-1])  # of dots, which the last yellow would hide on white
 # Lengths in pixels.
 MARGIN = {"l": 75, "r": 115, "t": 72, "b": 65}  # above the title there is room for the page's buttons
@@ -234,6 +235,50 @@ def scatter(
     return dressed(figure, title, subtitle)
 
 
+def curves(
+    named_curves: Mapping[str, Values],
+    title: str,
+    x_title: str,
+    y_title: str,
+    subtitle: str = "",
+    points: Mapping[str, tuple[float, float]] | None = None,
+) -> go.Figure:
+    """Curves through points (n, 2), x and y, named by their keys; `points` are single ones, as rings."""
+    figure = _panels([""], 1, size=(560, 360), gap=0)
+    dashes = [dash for dash in ("solid", "dash", "dot") for _ in CURVES]  # more curves than colours differ in these
+    for (name, values), colour, dash in zip(named_curves.items(), cycle(CURVES), cycle(dashes)):
+        dots = _finite(values)
+        figure.add_scatter(x=dots[:, 0], y=dots[:, 1], name=name, mode="lines", line={"color": colour, "dash": dash})
+    for name, (x, y) in (points or {}).items():
+        ring = {"symbol": "circle-open", "size": 12, "color": INK, "line_width": 2}
+        figure.add_scatter(x=[x], y=[y], name=name, mode="markers", marker=ring)
+    figure.update_xaxes(title_text=x_title).update_yaxes(title_text=y_title, zeroline=True, zerolinewidth=1)
+    figure.update_layout(showlegend=True, margin_r=190)
+    return dressed(figure, title, subtitle)
+
+
+def intervals(groups: Mapping[str, Values], title: str, x_title: str, rows: Axis, subtitle: str = "") -> go.Figure:
+    """Estimates with their intervals, a row each, of one or more groups: (len(rows), 3) value, low and high."""
+    figure = _panels([""], 1, size=(520, 30 + 18 * len(rows.values)), gap=0)
+    for group, (name, values) in enumerate(groups.items()):
+        value, low, high = _finite(values).T
+        ends = {"array": high - value, "arrayminus": value - low, "thickness": 1, "width": 3}
+        look = _plain_dots(group) | {"name": name, "showlegend": len(groups) > 1}
+        figure.add_scatter(x=value, y=list(rows.values), error_x=ends, **look)
+    figure.update_xaxes(title_text=x_title, zeroline=True, zerolinewidth=1, zerolinecolor=MISSING)
+    figure.update_yaxes(rows.layout() | {"title_text": rows.title, "range": [len(rows.values) - 0.5, -0.5]})
+    longest = max(map(len, rows.ticks.values()))
+    wider = max(0, int(LETTER * longest) - MARGIN["l"] + 20)
+    figure.update_layout(margin_l=MARGIN["l"] + wider, margin_r=190 if len(groups) > 1 else 30)
+    figure.update_layout(width=figure.layout.width + wider + (75 if len(groups) > 1 else 0))
+    return dressed(figure, title, subtitle)
+
+
+def with_numbers(figure: go.Figure, texts: Sequence[Sequence[str]]) -> go.Figure:
+    """A heatmap with a text in each of its cells."""
+    return figure.update_traces(text=texts, texttemplate="%{text}", textfont_size=11)
+
+
 def dressed(figure: go.Figure, title: str, subtitle: str) -> go.Figure:
     """The figure with its title, room for a subtitle, and the look that all have in common."""
     room = SUBTITLE if subtitle else 0
@@ -404,11 +449,14 @@ def _title_colour_bar(figure: go.Figure, title: str, area: tuple[float, float, f
 
 BARS, TICKS = 40, 10  # at most
 LEGEND = 16  # pixels of room above the plot
+RECOVERED = "recovered share of the clean probability difference"
 
 
-def share_histogram(shares: torch.Tensor, marks: Mapping[str, float], title: str, subtitle: str) -> go.Figure:
-    """Counts of random circuits by the share (K,) of clean that each recovers, and a line at each of `marks`."""
-    axis, counts = _bars(100 * shares, [100 * mark for mark in marks.values()])
+def share_histogram(
+    shares: torch.Tensor, marks: Mapping[str, float], title: str, subtitle: str, of: str = RECOVERED
+) -> go.Figure:
+    """Counts of random circuits by the share (K,) of something that each has, and a line at each of `marks`."""
+    axis, counts = _bars(100 * shares, [100 * mark for mark in marks.values()], of)
     figure = lines({"random circuits": counts}, title, axis, "circuits", subtitle)
     figure.update_traces(line_shape="hv", line_width=1, fill="tozeroy")
     for (name, mark), colour, dash in zip(marks.items(), CURVES[1:], ("solid", "dot"), strict=False):
@@ -420,7 +468,7 @@ def share_histogram(shares: torch.Tensor, marks: Mapping[str, float], title: str
     return figure.update_layout(showlegend=True, legend=legend, **room)
 
 
-def _bars(percent: torch.Tensor, also: list[float]) -> tuple[Axis, torch.Tensor]:
+def _bars(percent: torch.Tensor, also: list[float], of: str) -> tuple[Axis, torch.Tensor]:
     """Lower edges of bars over values in percent, as an axis that reaches to `also`, and counts; its ends are empty."""
     low, high = min(percent.min().item(), *also), max(percent.max().item(), *also)
     width = _round_step(high - low, BARS)
@@ -428,7 +476,7 @@ def _bars(percent: torch.Tensor, also: list[float]) -> tuple[Axis, torch.Tensor]
     counts = torch.bincount(torch.bucketize(percent, edges, right=True) - 1, minlength=len(edges))
     ticks = _round_step(high - low, TICKS)
     labelled = {edge: _in_percent(edge) for edge in edges.tolist() if edge % ticks == 0}
-    return Axis("recovered share of the clean probability difference", edges.tolist(), labelled), counts
+    return Axis(of, edges.tolist(), labelled), counts
 
 
 def _round_step(span: float, most: int) -> int:

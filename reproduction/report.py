@@ -21,6 +21,7 @@ from reproduction.results import sections as table_sections
 from reproduction.run import Artifacts, read_artifacts
 from reproduction.settings import PlotSettings
 from reproduction.steps import EXPERIMENTS, read_experiments
+from reproduction.verdicts import KIND, read_verdicts
 
 DESCRIPTION = """Everything on one page.
 
@@ -34,6 +35,7 @@ SECTIONS = {
     "neuron_plots": "Single neurons",
     "pca_plots": "PCA and causal tests",
     "appendix_plots": "Other prompts, and random circuits",
+    "validation_plots": "Is it a circuit? The tests as figures",
 }
 
 
@@ -83,13 +85,16 @@ def page(title: str, command: str, runs: Sequence[Artifacts], results: Artifacts
     )
     environment.trim_blocks = environment.lstrip_blocks = True
     table = pd.DataFrame(results.record["table"], dtype=object)
-    model = runs[0].record["model"]
+    model, validation = runs[0].record["model"], next((run for run in runs if run.find(kind=KIND)), None)
+    judged = read_verdicts(validation).groupby("asked", sort=False) if validation else ()
     return environment.get_template(TEMPLATE).render(
         title=title,
         command=command,
         model=model["name"],
         is_gpt2_small=model["is_gpt2_small"],
         table=[(title, lines.to_dict("records")) for title, lines in table_sections(table)],
+        circuit=validation.number("circuit/name") if validation else "",
+        verdicts=[(asked, lines.to_dict("records")) for asked, lines in judged],
         sections=sections,
         runs=[run.record for run in runs],
         versions=library_versions(),

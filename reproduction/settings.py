@@ -49,7 +49,7 @@ def _check_types(settings: Settings | PlotSettings) -> None:
         words, kinds = KINDS[bool if is_switch else each.metadata["parse"]]
         if value is None and each.default is None:
             continue
-        if each.metadata["several"]:
+        if each.metadata.get("several"):
             if not isinstance(value, tuple) or not all(isinstance(one, kinds) for one in value):
                 raise UserError(f"{each.name} is {shortened(repr(value))}; give a tuple, each of them {words}")
         elif not isinstance(value, kinds) or isinstance(value, bool) != is_switch:

@@ -35,7 +35,7 @@ EVALUATE_A_CIRCUIT = (  # and take --circuit
     "pca_experiments",
     "random_circuit_ablation",
 )
-PLOTS = ("circuit_discovery_plotting", "neuron_plots", "appendix_plots", "pca_plots")
+PLOTS = ("circuit_discovery_plotting", "neuron_plots", "appendix_plots", "pca_plots", "validation_plots")
 STEPS = (*EXPERIMENTS, *PLOTS, *WORDS)
 
 

@@ -8,9 +8,11 @@ The tables of a validation hold estimates in columns: `faithfulness`, `faithfuln
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from path_patching.bootstrap import Estimate
@@ -39,11 +41,11 @@ class Verdicts:
     def save(self) -> None:
         """Stage the table, and record how many verdicts there are of each kind."""
         lines = [_line(test, verdict) for test, verdicts in self.by_test.items() for verdict in verdicts]
-        table = pd.DataFrame(lines)
-        counts = table["verdict"].value_counts()
+        counts = Counter(line["verdict"] for line in lines)
         for outcome in OUTCOMES.values():
-            self.run.note(f"verdicts/{as_key(outcome)}", int(counts.get(outcome, 0)), f"verdicts: {outcome}")
-        self.run.save_table(TABLE, [table], kind=KIND, nan="a number without an interval")
+            self.run.note(f"verdicts/{as_key(outcome)}", counts[outcome], f"verdicts: {outcome}")
+        if lines:
+            self.run.save_table(TABLE, [pd.DataFrame(lines)], kind=KIND, nan="a number without an interval")
 
 
 def read_verdicts(made: Artifacts) -> pd.DataFrame:
@@ -64,6 +66,11 @@ def columns(**named: Estimate) -> dict[str, float]:
     for name, each in named.items():
         found |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}
     return found
+
+
+def interval_columns(table: pd.DataFrame, name: str) -> np.ndarray:
+    """An estimate's columns of a table: (rows, 3) value, low and high."""
+    return table[[name, f"{name}_low", f"{name}_high"]].to_numpy(float)
 
 
 def _line(test: str, verdict: Verdict) -> dict[str, object]:

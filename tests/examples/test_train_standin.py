@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
+import standin_numbers
 from dataset import YearDataset, get_valid_years, load_nouns, year_indices
 from examples import train_standin
 from examples.train_standin import STANDIN_FOLDER, Settings, Text
@@ -82,7 +83,7 @@ def test_its_circuit_is_the_paper_s_and_the_record_says_so(standin):
     assert Settings(**record["settings"]) == Settings()
     assert set(record["versions"]) == {"python", "torch", "transformers"}
     assert train_standin.split_nouns(load_nouns(), Settings())[1] == tuple(record["held_out_nouns"])
-    judged = train_standin.judge(train_standin.as_model(standin), record["held_out_nouns"])
+    judged = standin_numbers.judge(train_standin.as_model(standin), record["held_out_nouns"])
     assert judged == pytest.approx(record["held_out"], abs=1e-4)
     assert judged["share of clean, late half"] >= 0.9
     assert judged["share of clean, full circuit"] >= 0.8
@@ -162,7 +163,7 @@ def test_training_is_repeatable_and_never_touches_global_randomness():
 
 
 def test_the_script_writes_a_model_that_transformers_loads(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_standin, "SENTENCES_JUDGED", 97)
+    monkeypatch.setattr(standin_numbers, "SENTENCES", 97)
     train_standin.main([*TINY_FLAGS, "--out", str(tmp_path / "out")])
     out = tmp_path / "out"
     assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors", "training.json"]
@@ -172,7 +173,7 @@ def test_the_script_writes_a_model_that_transformers_loads(tmp_path, monkeypatch
     record = json.loads((out / "training.json").read_text())
     assert Settings(**record["settings"]) == TINY
     assert record["command"] == " ".join(["python examples/train_standin.py", *TINY_FLAGS])
-    judged = train_standin.judge(train_standin.as_model(model), record["held_out_nouns"])
+    judged = standin_numbers.judge(train_standin.as_model(model), record["held_out_nouns"])
     assert judged == pytest.approx(record["held_out"], abs=1e-7)
 
 

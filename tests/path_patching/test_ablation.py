@@ -138,15 +138,15 @@ def resampled(base: Setup, rows: list[int], shuffled: bool = False) -> Setup:
 @each_engine
 def test_a_sentence_given_twice_counts_twice_in_the_mean_whatever_the_batches(engine_name: str) -> None:
     base = SETUPS["all tokens differ"]()
-    setup = resampled(base, [0, 3, 3, 1, 3, 0])
-    once = Reference(base.model, base.sentences.rows(torch.tensor([0, 1, 3])))
+    setup = resampled(base, [0, 3, 3, 3])
+    once = Reference(base.model, base.sentences.rows(torch.tensor([0, 3])))
     roomy, tight = (make_engine(engine_name, setup.model, setup.sentences, memory) for memory in (4.0, 1e-9))
     neuron = PathSet.at(Node.logits(setup.end)).extend([Node.neuron(1, 3, setup.end)])
     requests = [Request.whole("mean"), Request.isolate(late_half(setup), "mean")]
     for asked in (requests, [Request.patch(neuron, "mean")]):  # the neuron's mean when the others are known already
         expected = torch.stack([setup.reference.probabilities(each.paths, *each.data) for each in asked])
         uncounted = torch.stack([once.probabilities(each.paths, *each.data) for each in asked])
-        assert (expected[:, [0, 3, 1]] - uncounted).abs().amax((1, 2)).min() > 1e-5
+        assert (expected[:, :2] - uncounted).abs().amax((1, 2)).min() > 1e-5
         for engine in (roomy, tight):
             assert (engine.evaluate(asked) - expected).abs().max() < TOLERANCE
     for data in ("mean", "zero"):

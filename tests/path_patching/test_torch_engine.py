@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from path_patching.direct_effects import is_cheaper
-from path_patching.engine import Sentences
+from path_patching.engine import Request, Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, random_model
 from path_patching.paths import Node, PathSet, layer_nodes
@@ -32,8 +32,49 @@ def test_exact_but_for_rounding(setup_name):
     setup = SETUPS[setup_name]()
     engine = in_float64(setup)
     for name, paths in path_sets(setup).items():
-        difference = engine.patch(paths) - setup.reference.probabilities(paths)
-        assert difference.abs().max() < EXACT, name
+        requests = [
+            Request.patch(paths),
+            Request.patch(paths, "mean"),
+            Request.isolate(paths, "mean"),
+            Request.isolate(paths, "zero"),
+            Request.patch(paths, strength=0.5),
+        ]
+        for request, found in zip(requests, engine.evaluate(requests), strict=True):
+            difference = found - setup.reference.probabilities(paths, *request.data)
+            assert difference.abs().max() < EXACT, (name, request.data)
+
+
+def recomputed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The layers of the MLPs that are recomputed from now on."""
+    seen, write = [], Transformer.mlp_write
+
+    def counted(self, layer, neurons):
+        seen.append(layer)
+        return write(self, layer, neurons)
+
+    monkeypatch.setattr(Transformer, "mlp_write", counted)
+    return seen
+
+
+def test_equal_parts_of_requests_on_the_same_data_are_computed_once(monkeypatch):
+    setup = SETUPS["with eos"]()
+    engine, end = TorchEngine(setup.model, setup.sentences), setup.end
+    logits, head = PathSet.at(Node.logits(end)), [Node.head(0, 1, end)]
+    through_m1, through_both = (
+        logits.through(*chain).extend(head) for chain in ([Node.mlp(1, end)], [Node.mlp(2, end), Node.mlp(1, end)])
+    )
+    engine.clean()
+    layers = recomputed(monkeypatch)
+    engine.evaluate([Request.patch(through_m1), Request.isolate(through_m1), Request.patch(through_both)])
+    assert sorted(layers) == [1, 1, 2]  # m1 once for each kind of data
+    layers.clear()
+    apart = [engine.patch(paths) for paths in (through_m1, through_both)]
+    assert sorted(layers) == [1, 1, 2]
+    tight = TorchEngine(setup.model, setup.sentences.rows(slice(1)), memory_gb=1e-9)
+    layers.clear()
+    found = tight.evaluate([Request.patch(through_m1), Request.patch(through_both)])
+    assert sorted(layers[-3:]) == [1, 1, 2]  # there is no room to remember the first
+    assert (found - torch.stack(apart)[:, :1]).abs().max() < 1e-6
 
 
 def many_sentences(n: int = 60) -> tuple[TorchEngine, PathSet, list[Node]]:
@@ -125,9 +166,9 @@ def test_senders_that_take_the_same_steps_are_walked_together(monkeypatch):
     setup, walks = SETUPS["with eos"](), []
     evaluate = TorchEngine._evaluate_stack
 
-    def counted(self, batch, receivers, senders, via):
+    def counted(self, batch, receivers, senders, via, inside):
         walks.append(len(senders))
-        return evaluate(self, batch, receivers, senders, via)
+        return evaluate(self, batch, receivers, senders, via, inside)
 
     monkeypatch.setattr(TorchEngine, "_evaluate_stack", counted)
     engine, yy = TorchEngine(setup.model, setup.sentences), setup.yy_position

@@ -226,3 +226,38 @@ def test_the_data_of_a_figure_is_plotly_s():
     figure = two_by_three(torch.rand(2, 3))
     read = plotly.io.from_json(figure_files(figure, "small")["plotly/small.json"].decode())
     assert read == figure
+
+
+def test_curves_through_points_have_places_of_their_own_and_rings_beside_them():
+    points = torch.tensor([[0.0, 1.0], [0.5, 2.0], [2.0, 0.0]])
+    figure = figures.curves({"one": points, "two": -points}, "t", "x", "y", "s", {"mine": (1.0, 0.5)})
+    one, two, ring = figure.data
+    assert (list(one.x), list(one.y)) == ([0, 0.5, 2], [1, 2, 0])
+    assert one.line.color != two.line.color
+    assert (ring.name, ring.x, ring.y, ring.mode) == ("mine", (1.0,), (0.5,), "markers")
+
+
+def test_more_curves_than_colours_differ_in_their_dashes():
+    many = {str(number): torch.zeros(2, 2) for number in range(len(figures.CURVES) + 1)}
+    first, *_, last = figures.curves(many, "t", "x", "y").data
+    assert first.line.color == last.line.color
+    assert first.line.dash != last.line.dash
+
+
+def test_intervals_reach_from_low_to_high_in_their_row():
+    estimates = torch.tensor([[1.0, 0.5, 3.0], [0.0, -1.0, 0.5]])
+    figure = figures.intervals({"all": estimates}, "t", "x", named("", ["a long name of a row", "b"]))
+    [dots] = figure.data
+    assert list(dots.x) == [1, 0]
+    assert list(dots.y) == [0, 1]
+    assert list(dots.error_x.array) == [2, 0.5]
+    assert list(dots.error_x.arrayminus) == [0.5, 1]
+    assert figure.layout.margin.l > figures.intervals({"all": estimates}, "t", "x", named("", "ab")).layout.margin.l
+
+
+def test_cells_of_a_heatmap_may_have_texts():
+    figure = figures.with_numbers(
+        heatmap(torch.eye(2), "t", named("x", "ab"), named("y", "cd"), figures.change), ["ab", "cd"]
+    )
+    assert figure.data[0].texttemplate == "%{text}"
+    assert [list(row) for row in figure.data[0].text] == [["a", "b"], ["c", "d"]]

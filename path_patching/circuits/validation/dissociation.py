@@ -13,7 +13,7 @@ stand beside them. On plain sentences, which have no twins, a circuit is impeded
     >>> later = Ability("later years", engine, Scale.of(engine, metric), circuit, END)
     >>> table = dissociation([later], random.Random(0))  # with a second ability, two by two
     >>> table.losses["later years", "later years"]
-    Estimate(value=..., low=..., high=..., n=97)
+    Estimate(value=..., low=..., high=..., n=97, ...)
     >>> for verdict in table.verdicts():
     ...     print(verdict)
     later years without the circuit of later years: does impeding it take this ability? ...
@@ -21,7 +21,7 @@ stand beside them. On plain sentences, which have no twins, a circuit is impeded
     >>> from path_patching.circuits.validation.faithfulness import divergence_scale
     >>> plain = engine  # here; plain sentences have an engine of their own
     >>> disturbance(plain, divergence_scale(plain), {"mine": circuit}, END)["mine"]
-    Estimate(value=..., low=..., high=..., n=97)
+    Estimate(value=..., low=..., high=..., n=97, ...)
 """
 
 from __future__ import annotations

@@ -7,9 +7,10 @@
 A draw is a weight for each sentence, so that whoever draws can draw whole clusters. Sweeps are made once for all
 sentences: a draw, or a threshold, that asks for one that was made only weighs its sentences otherwise.
 
+    >>> from path_patching.bootstrap import sentence_weights
     >>> from path_patching.sweeps import remembered_effects
-    >>> drawn = [torch.randint(97, (97,)).bincount(minlength=97) for _ in range(3)]  # three draws of the 97 sentences
-    >>> found = stability(remembered_effects(engine, metric), torch.stack(drawn), YY, END, thresholds=(0.02,))
+    >>> drawn = sentence_weights(97, seed=0, resamples=3)  # three draws, (draws, N); with clusters=… of those
+    >>> found = stability(remembered_effects(engine, metric), drawn, YY, END, thresholds=(0.02,))
     >>> found.searches[0].membership  # by node, END and YY apart
     {...: ...}
     >>> for verdict in found.verdicts(circuit):
@@ -74,6 +75,16 @@ class Stability:
 
     searches: tuple[Searches, ...]
 
+    def judged_at(self, circuit: Circuit, found_at: float | None = None) -> float:
+        """The threshold of the search that is judged; see `verdicts`."""
+        thresholds = [each.threshold for each in self.searches]
+        if found_at is None:
+            claimed = members_of(circuit)
+            return max(self.searches, key=lambda each: jaccard(each.consensus(), claimed)).threshold
+        if found_at not in thresholds:
+            raise UserError(f"no search was made at {found_at:g}; there are {', '.join(map(str, thresholds))}")
+        return found_at
+
     def verdicts(self, circuit: Circuit, found_at: float | None = None) -> tuple[Verdict, ...]:
         """Whether searches find the same again, and whether that is the circuit: at END, and with YY.
 
@@ -81,11 +92,7 @@ class Stability:
         no search found it is the one whose consensus is most like it. Raises `UserError` if `found_at` is none of the
         thresholds.
         """
-        claimed, thresholds = members_of(circuit), [each.threshold for each in self.searches]
-        if found_at is not None and found_at not in thresholds:
-            raise UserError(f"no search was made at {found_at:g}; there are {', '.join(map(str, thresholds))}")
-        closest = max(self.searches, key=lambda each: jaccard(each.consensus(), claimed)).threshold
-        judged = closest if found_at is None else found_at
+        claimed, judged = members_of(circuit), self.judged_at(circuit, found_at)
         why = "its consensus is the most like the circuit" if found_at is None else "where the circuit was found"
         again, alike = [], []
         for each in self.searches:

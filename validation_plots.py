@@ -1,0 +1,196 @@
+"""The figures of the validation, drawn from artifacts alone: python validation_plots.py --model gpt2
+
+Run circuit_validation.py first. Figures go to paper-plots/validation, as interactive HTML, PDF and PNG; those of tests
+that were not made are left out.
+"""
+
+# %% Whose artifacts? In an interactive window, change the settings below.
+from functools import partial
+
+from reproduction.command_line import read_settings
+
+import pandas as pd
+import torch
+
+from color_utils import diverging, sequential
+from path_patching.circuits.links import Link
+from reproduction.circuit_drawing import Measure, circuit_figure
+from reproduction.figures import change, curves, facets, heatmap, intervals, named, share_histogram, with_numbers
+from reproduction.plots import start_plots
+from reproduction.run import read_artifacts
+from reproduction.settings import PlotSettings
+from reproduction.verdicts import interval_columns
+
+settings = read_settings(__doc__, PlotSettings())
+
+# %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
+artifacts = read_artifacts(settings.artifact_folder(), "circuit_validation")
+kinds = {name: entry["kind"].removeprefix("validation_") for name, entry in artifacts.record["index"].items()}
+tables = {kind: artifacts.load(name) for name, kind in kinds.items()}
+plots = start_plots("validation_plots", settings, artifacts)
+circuit = artifacts.number("circuit/name")
+F = "F: 0 for all on 01 data, 1 for the whole model"
+
+
+def made(*names: str) -> bool:
+    """Whether these tables were made; if not, a line says which figure is left out."""
+    absent = [name for name in names if name not in tables]
+    if absent:
+        print(f"left out: the figure of {absent[0]}, which circuit_validation.py did not test")
+    return not absent
+
+
+def write(figure: object, name: str) -> None:
+    """A figure into the validation's own folder."""
+    plots.write(figure, f"validation/{name}")
+
+
+def square(table: pd.DataFrame, rows: str, columns: str, values: str) -> pd.DataFrame:
+    """A long table as a square one, rows and columns in the order in which they first stand."""
+    found = table.pivot(index=rows, columns=columns, values=values)
+    return found.loc[table[rows].unique(), table[columns].unique()]
+
+
+# %% How good is a circuit of each size, and where is the circuit among them?
+if made("sizes"):
+    sizes = tables["sizes"]
+    by_order = {
+        "nodes by |effect|": sizes[["nodes", "by_effect"]].to_numpy(float),
+        "nodes at random (mean)": sizes[["nodes", "at_random"]].to_numpy(float),
+    }
+    nodes, own = artifacts.number("sizes/circuit/nodes"), artifacts.number("sizes/circuit/faithfulness")
+    areas = ", ".join(
+        f"{measure.upper()} {artifacts.number(f'sizes/by_effect/{measure}'):.3f} "
+        f"({artifacts.number(f'sizes/at_random/{measure}'):.3f} at random)"
+        for measure in ("cpr", "cmd")
+    )
+    title = plots.titled("Faithfulness of circuits of each size")
+    subtitle = f"nodes at END, ranked on one half of the sentences, evaluated on the other; {areas}"
+    write(curves(by_order, title, "nodes at END", F, subtitle, {circuit: (nodes, own.value)}), "sizes")
+
+# %% Do random circuits do less?
+if made("random"):
+    for (part, kind), group in tables["random"].groupby(["part", "kind"], sort=False):
+        drawn, own = group[group["drawn"]], group[~group["drawn"]].iloc[0]
+        title = plots.titled(f"F of random circuits, {part}")
+        subtitle = f"{len(drawn)} circuits of the same shape, {kind}"
+        marks = {circuit: own["alone"], f"the model without {circuit}": own["without"]}
+        alone = torch.tensor(drawn["alone"].to_numpy(float))
+        figure = share_histogram(alone, marks, title, subtitle, "F of the circuit alone")
+        write(figure, f"random-{part}-{kind}".replace(" ", "-"))
+
+# %% What does F lose with each node?
+if made("nodes"):
+    for part, lost in tables["nodes"].groupby("part", sort=False):
+        groups = {"alone": interval_columns(lost, "alone"), "without its class": interval_columns(lost, "given_class")}
+        title, rows = plots.titled(f"What the {part} loses with each node"), named("", list(lost["node"]))
+        subtitle = f"{circuit}; a node whose interval includes 0 is not needed"
+        write(intervals(groups, title, "loss of F", rows, subtitle), f"minimality-{part}".replace(" ", "-"))
+
+
+# %% How far do the model and the circuit part as nodes are removed from both?
+def shown_set(removed: str, nodes: str) -> str:
+    """What was removed, in words, with the nodes of a random set if they are few."""
+    return f"{removed}: {nodes}" if removed.endswith("at random") and len(nodes) < 30 else removed
+
+
+if made("completeness"):
+    for part, gaps in tables["completeness"].groupby("part", sort=False):
+        removed = [shown_set(line.removed, line.nodes) for line in gaps.itertuples()]
+        title, rows = plots.titled(f"Completeness of the {part}"), named("", removed)
+        subtitle = f"{circuit}; 0: what is removed costs the model what it costs the circuit"
+        x_title = "F of the model − F of the circuit, both without these"
+        figure = intervals({"": interval_columns(gaps, "gap")}, title, x_title, rows, subtitle)
+        write(figure, f"completeness-{part}".replace(" ", "-"))
+
+# %% Does it hold for other counterfactuals?
+if made("counterfactuals"):
+    found = tables["counterfactuals"]
+    columns = {
+        "span (of 01's)": "share_of_01",
+        "F, late half": "late_half",
+        "F, full circuit": "full_circuit",
+        "sweep like 01's (ρ)": "rank_correlation",
+    }
+    values = found[[*columns.values()]].astype(float)
+    weak = found["too_weak"] | found["control"]
+    values.loc[weak, ["late_half", "full_circuit"]] = float("nan")  # of next to nothing
+    schemes = found["scheme"] + found["control"].map({True: " (control)", False: ""})
+    x, y = named("", list(columns)), named("", list(schemes))
+    title = plots.titled("Other counterfactuals")
+    subtitle = f"{circuit}; grey: the span is too small to judge F by"
+    colours = partial(diverging, title="1: as the whole model, or as 01")
+    figure = heatmap(values.to_numpy(), title, x, y, colours, subtitle)
+    texts = [["" if pd.isna(each) else f"{each:.2f}" for each in row] for row in values.to_numpy()]
+    write(with_numbers(figure, texts), "counterfactuals")
+
+# %% Does a stronger patch do more?
+if made("strength"):
+    graded = {
+        subject: of_subject[["alpha", "probability_difference"]].to_numpy(float)
+        for subject, of_subject in tables["strength"].groupby("subject", sort=False)
+    }
+    title = plots.titled("Patches of graded strength")
+    subtitle = f"{circuit}; all paths of the late half, and those through each node"
+    write(curves(graded, title, "strength α of the patch (1: 01 data)", "probability difference", subtitle), "strength")
+
+# %% Is it the circuit of greater-than alone?
+if made("specificity"):
+    panels, texts = {}, []
+    panel_of = {"its own or another's circuit": "lost", "random circuits of its shape": "lost_by_chance"}
+    for name, column in panel_of.items():
+        table = square(tables["specificity"], "ability", "circuit", column)
+        panels[name] = 100 * table.to_numpy(float)
+        ends = [square(tables["specificity"], "ability", "circuit", f"{column}_{end}") for end in ("low", "high")]
+        cells = zip(table.to_numpy().flat, *(each.to_numpy().flat for each in ends), strict=True)
+        texts.append([f"{100 * value:.1f}<br>[{100 * low:.1f}, {100 * high:.1f}]" for value, low, high in cells])
+    x, y = named("circuit impeded", list(table.columns)), named("ability measured", list(table.index))
+    title = plots.titled("What abilities lose without circuits")
+    figure = facets(panels, title, x, y, partial(diverging, title="share of the span lost (%)"), size=(360, 300))
+    for trace, of_panel in zip(figure.data, texts, strict=True):
+        rows = [of_panel[first : first + len(x.values)] for first in range(0, len(of_panel), len(x.values))]
+        trace.update(text=rows, texttemplate="%{text}")
+    write(figure, "specificity")
+
+# %% Do its nodes add up?
+if made("interactions"):
+    pairs = tables["interactions"]
+    names = list(dict.fromkeys(pairs["one"]))
+    effects = torch.full((len(names), len(names)), torch.nan, dtype=torch.float64)
+    for line in pairs[pairs["one"] != pairs["other"]].itertuples():
+        row, column = names.index(line.one), names.index(line.other)
+        effects[row, column] = effects[column, row] = 100 * line.effect
+    labels = named("", [name.removesuffix("@END") for name in names])
+    title = plots.titled("Interactions of nodes at END")
+    subtitle = f"{circuit}; effect of two nodes patched together, minus those of each"
+    write(heatmap(effects, title, labels, labels, change, subtitle), "interactions")
+
+# %% Is it found again, node by node?
+if made("membership"):
+    membership = tables["membership"]
+    often = membership.groupby("node")["share"].max()
+    shown = membership[membership["node"].isin(often[often >= 0.25].index)]
+    by_node = square(shown.sort_values("threshold", ascending=False), "threshold", "node", "share").fillna(0)
+    x = named("node", list(by_node.columns))
+    y = named("threshold (share of clean)", [f"{at:g}" for at in by_node.index])
+    title = plots.titled("How often the search finds each node again")
+    subtitle = "on draws of the sentences; nodes of under a quarter of the searches at every threshold are left out"
+    size = (max(480, 18 * len(x.values)), 300)
+    colours = partial(sequential, title="share of the searches")
+    figure = heatmap(by_node.to_numpy(float), title, x, y, colours, subtitle, size)
+    write(figure.update_xaxes(tickangle=-90), "membership")
+
+# %% And on the circuit itself: what F loses with each link, and how often each node is found again.
+if made("links", "membership"):
+    lost = tables["links"][tables["links"]["part"] == "full circuit"]
+    links = {Link(line.reader, line.via, line.sender): -line.alone for line in lost.itertuples()}
+    judged = artifacts.number("stability/threshold")
+    shares = tables["membership"][tables["membership"]["threshold"] == judged]
+    beside = {line.node: f"{line.share:.0%}" for line in shares.itertuples()}
+    said = f"beside a node: how many searches at a threshold of {judged:g} find it again"
+    title = plots.titled(f"What F loses with each link of {circuit}")
+    figure = circuit_figure(links, title, Measure("F", "% of F", 100), said, beside)
+    write(figure, "circuit")
+
+# %% Everything is drawn: publish it.
+plots.publish()
