@@ -15,7 +15,10 @@ import torch
 
 from colour_model import COLOURS, THINGS, sentence, train
 from path_patching import (
+    Scale,
     Sentences,
+    completeness,
+    faithfulness,
     find_circuit,
     full_circuit,
     late_half,
@@ -23,6 +26,8 @@ from path_patching import (
     load_model,
     load_tokenizer,
     make_engine,
+    matched,
+    minimality,
 )
 from path_patching.circuits.circuit_file import table
 from path_patching.files import ROOT, written_whole
@@ -30,6 +35,7 @@ from reproduction.circuit_drawing import Measure, circuit_figure
 from reproduction.settings import Settings
 
 TRAINED = "colour-model"
+RANDOM_CIRCUITS = 100  # to compare with; with fewer than 99, none is judged by them
 settings = read_settings(__doc__, Settings(model=TRAINED, n=98))
 folder = settings.out or ROOT / "paper-cache" / "own-task"
 if settings.model == TRAINED:
@@ -69,12 +75,21 @@ print(f"{model.name}: clean {whole:.3f}, corrupted {metric(engine.corrupted()).m
 # %% Which circuit does it? YY in the table is the position at which twins differ.
 circuit = find_circuit(engine, metric, differing, END).circuit
 print(table(circuit))
-for name, paths in {
-    "late half": late_half(circuit, END),
-    "full circuit": full_circuit(circuit, differing, END),
-}.items():
+late, full = late_half(circuit, END), full_circuit(circuit, differing, END)
+for name, paths in {"late half": late, "full circuit": full}.items():
     alone = metric(engine.isolate(paths)).mean().item()
     print(f"{name} alone: {alone:.3f}, {alone / whole:.1%} of clean")
+
+# %% Is it a circuit? Each line is a test, what it measured, and its bar; docs/validation.md says what each asks.
+things = torch.tensor([THINGS.index(thing) for thing, _ in drawn])
+scale = Scale.of(engine, metric, clusters=[things, right])  # sentences cross things with colours, and so do intervals
+for test in (
+    faithfulness(engine, scale, full, "full circuit"),
+    minimality(engine, scale, full, differing, END, "full circuit"),
+    completeness(engine, scale, full, differing, END, "full circuit", settings.seed),
+    matched(engine, scale, circuit, lambda other: late_half(other, END), "any layers", "late half", RANDOM_CIRCUITS),
+):
+    print(*test.verdicts(), sep="\n")
 
 # %% What does it look like?
 MEASURE = Measure("difference of logits", "nats", 1)

@@ -45,6 +45,11 @@ from path_patching.circuits.circuit_file import read_circuit
 from path_patching.circuits.links import link_effects
 from path_patching.circuits.random_circuits import random_circuit
 from path_patching.circuits.search import find_circuit
+from path_patching.circuits.validation.completeness import completeness
+from path_patching.circuits.validation.faithfulness import faithfulness
+from path_patching.circuits.validation.matched import matched
+from path_patching.circuits.validation.measuring import Scale
+from path_patching.circuits.validation.minimality import minimality
 from path_patching.engine import Engine, Request, Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Model
@@ -88,6 +93,12 @@ __all__ = [  # noqa: RUF022 - in the order in which they are needed
     "link_effects",
     "random_circuit",
     "read_circuit",
+    # Is it one?
+    "Scale",
+    "completeness",
+    "faithfulness",
+    "matched",
+    "minimality",
     # What nodes and neurons write
     "logit_lens",
     "neuron_effects",

@@ -27,16 +27,20 @@ def test_it_runs_on_any_model(tmp_path):
     printed = output(run_python(SCRIPT, *flags, settings={"TENSORS_CACHE_DIR": str(tmp_path / "tensors")}))
     assert "corrupted: '<|endoftext|> The" in printed
     assert "full circuit alone" in printed
+    assert len(re.findall(r"; bar: .*; (?:passed|failed|not judged)", printed)) == 7
     assert "Repeating a colour, mine" in (tmp_path / "out" / "own-task.html").read_text()
 
 
 @pytest.mark.slow
 def test_a_model_that_learned_the_task_has_a_circuit_for_it(tmp_path):
     folder = tmp_path / "out"
-    flags = ["--n", "60", "--out", str(folder)]
+    flags = ["--n", "60", "--engine", "torch", "--out", str(folder)]
     printed = output(run_python(SCRIPT, *flags, settings={"TENSORS_CACHE_DIR": str(tmp_path / "tensors")}))
     clean = float(re.search(r"^colour-model: clean ([\d.]+)", printed, re.MULTILINE)[1])
     assert clean > 4, "the model has learned to repeat the colour"
     late = float(re.search(r"^late half alone: .*, ([-\d.]+)% of clean", printed, re.MULTILINE)[1])
     assert late > 80
+    bars = dict(re.findall(r"(\S.*\?).*; bar: .*; (passed|failed|not judged)", printed))
+    assert bars["full circuit: does it do alone what the model does?"] == "passed"
+    assert bars["late half alone: do random circuits of its shape do less?"] in ("passed", "failed")  # enough are drawn
     assert (folder / "colour-model" / "config.json").is_file()

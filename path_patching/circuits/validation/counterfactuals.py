@@ -9,7 +9,6 @@ the correlation, effects that differ by no more than rounding have one rank. A c
 it is judged by how small its span is. A scheme with less than a tenth of the first's span is too weak to judge a
 circuit by, and is shown all the same.
 
-    >>> from path_patching.circuits.validation.measuring import Scale
     >>> schemes = [Scheme("01", engine), Scheme("mean ablation", engine, "mean")]
     >>> found = compare(schemes, Scale.of(engine, metric), circuit, {"late half": late_half(circuit, END)}, END)
     >>> found[1].name, round(found[0].rank_correlation, 6)

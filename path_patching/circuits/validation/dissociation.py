@@ -10,7 +10,6 @@ stand beside them. On plain sentences, which have no twins, a circuit is impeded
 
     KL = Σ_a p_M(a) log(p_M(a) / p_{M∖C}(a))  over the answers and “anything else”, in nats
 
-    >>> from path_patching.circuits.validation.measuring import Scale
     >>> later = Ability("later years", engine, Scale.of(engine, metric), circuit, END)
     >>> table = dissociation([later], random.Random(0))  # with a second ability, two by two
     >>> table.losses["later years", "later years"]

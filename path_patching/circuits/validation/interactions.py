@@ -5,7 +5,6 @@
 M∖K is the model with those paths of the circuit on corrupted data that pass a node of K. An interaction is zero where
 effects add up, against their sign where one node does what the other does too, and with it where one needs the other.
 
-    >>> from path_patching.circuits.validation.measuring import Scale
     >>> scale, pair = Scale.of(engine, metric), {"m2@END": Node.mlp(2, END), "a1.h0@END": Node.head(1, 0, END)}
     >>> found = interactions(engine, scale, late_half(circuit, END), pair)
     >>> found.table.shape  # symmetric, 0 on the diagonal

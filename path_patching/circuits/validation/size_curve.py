@@ -7,7 +7,6 @@ count as inside whole, as in the late half. An effect is that of the node on the
 END, what such a circuit has when it is whole: an MLP that acts by way of later ones, or a head that does, is ranked by
 all that it does there, and one sweep ranks them all. One half of the sentences ranks, the other is evaluated.
 
-    >>> from path_patching.circuits.validation.measuring import Scale
     >>> first, second = halves(97)  # rows of the sentences, here for a metric that needs no years
     >>> metric = lambda probs: probs[:, 50:].sum(1)
     >>> order = ranked_nodes(engine.like(engine.sentences.rows(first)), metric, END)

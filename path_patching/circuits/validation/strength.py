@@ -5,7 +5,6 @@
 at their lower ends: all paths of the late half, or those that pass one node. α = 0 is the clean run, α = 1 the plain
 patch. Half of the effect is reached at the least α with |m(α) − m(0)| = |m(1) − m(0)| / 2, on the same side.
 
-    >>> from path_patching.circuits.validation.measuring import Scale
     >>> scale, own = Scale.of(engine, metric), {"m2@END": Node.mlp(2, END)}
     >>> whole, of_m2 = strengths(engine, scale, late_half(circuit, END), own, "late half")
     >>> of_m2.subject, of_m2.alphas[:3], len(of_m2.means)

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.calibration import engine_of, planted
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.circuit import full_circuit
 from path_patching.circuits.validation.completeness import Completeness, completeness, magnitude
 from path_patching.circuits.validation.measuring import Scale
 from path_patching.paths import Node
-from tests.helpers.calibration import engine_of, planted
 from tests.helpers.planted import END, YEARS, YY
 from utils import greater_than
 
@@ -24,6 +24,7 @@ METRIC = greater_than(YEARS)
 )
 def test_the_size_of_a_gap(signed, size):
     assert magnitude(Estimate(*signed, 4)) == Estimate(*size, 4)
+    assert magnitude(Estimate(0.1, -0.1, 0.3, 4, *signed[1:])) == Estimate(0.1, 0.0, 0.3, 4, *size[1:])
 
 
 def test_each_gap_is_between_the_same_nodes_removed():

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from benchmarks.calibration import engine_of, planted
 from path_patching.bootstrap import mean, share
 from path_patching.circuits.circuit import full_circuit
 from path_patching.circuits.validation.faithfulness import (
@@ -17,9 +18,8 @@ from path_patching.circuits.validation.faithfulness import (
     spread,
 )
 from path_patching.circuits.validation.measuring import Scale
-from tests.helpers.calibration import engine_of, planted
-from tests.helpers.engines import each_engine
-from tests.helpers.planted import END, SHARPNESS, SMALL_SHIFT, YEARS, YY, scaled
+from tests.helpers.engines import each_engine, make_engine
+from tests.helpers.planted import END, SHARPNESS, SMALL_SHIFT, YEARS, YY, planted_sentences, scaled
 from utils import greater_than
 
 METRIC = greater_than(YEARS)
@@ -35,7 +35,8 @@ def bell(answer: torch.Tensor) -> torch.Tensor:
 @each_engine
 def test_a_circuit_of_two_of_three_heads(engine_name):
     """Alone it carries two thirds of u and one of 01's; its complement the other way round."""
-    engine, paths = engine_of("heads alone", engine_name), full_circuit(planted("heads alone").too_few, YY, END)
+    engine = make_engine(engine_name, planted("heads alone").model, planted_sentences())
+    paths = full_circuit(planted("heads alone").too_few, YY, END)
     found = faithfulness(engine, Scale.of(engine, METRIC), paths, "two heads")
     u, u01 = scaled(YEARS), scaled(torch.ones(4))
     whole, nothing = bell(u + SMALL_SHIFT), bell(u01 + SMALL_SHIFT)

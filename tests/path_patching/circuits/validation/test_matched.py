@@ -8,11 +8,11 @@ from functools import partial
 import pytest
 import torch
 
+from benchmarks.calibration import engine_of, planted
 from path_patching.circuits.circuit import full_circuit, late_half
 from path_patching.circuits.validation.matched import TIE, Matched, matched, p_value, random_parts
 from path_patching.circuits.validation.measuring import Scale
 from path_patching.errors import UserError
-from tests.helpers.calibration import engine_of, planted
 from tests.helpers.planted import END, SIZES, YEARS, YY
 from utils import greater_than
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks.calibration import engine_of, planted
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.circuit import full_circuit
 from path_patching.circuits.links import Link
@@ -17,7 +18,6 @@ from path_patching.circuits.validation.minimality import (
     minimality,
 )
 from path_patching.paths import Node, PathSet, union
-from tests.helpers.calibration import engine_of, planted
 from tests.helpers.planted import END, YEARS, YY
 from utils import greater_than
 
