@@ -77,7 +77,7 @@ def full(circuit: Circuit) -> PathSet:
 
 @cache
 def verdicts(shape: str, variant: str) -> tuple[Verdict, ...]:
-    """What all tests but those by random circuits and zero ablation say of a circuit of a shape."""
+    """What all tests but those by random circuits say of a circuit of a shape."""
     engine, scale, circuit = engine_of(shape), scale_of(shape), planted(shape).variants[variant]
     paths, late = full(circuit), late_half(circuit, END)
     compared = compare(schemes(engine), scale, circuit, {variant: paths}, END)
@@ -101,14 +101,6 @@ def random_verdicts(shape: str) -> tuple[Verdict, ...]:
     """What random circuits say of the planted one, alone and of its complement."""
     own = planted(shape).circuit
     return matched(engine_of(shape), scale_of(shape), own, full, "any layers", "planted", count=CIRCUITS).verdicts()
-
-
-@cache
-def zero_ablation(shape: str, variant: str) -> tuple[Verdict, ...]:
-    """What zero ablation says of a circuit. It asks for what writes the same on all data, too, and no twin shows."""
-    engine, circuit = engine_of(shape), planted(shape).variants[variant]
-    schemes = [Scheme("01", engine), Scheme("zero ablation", engine, "zero")]
-    return compare(schemes, scale_of(shape), circuit, {variant: full(circuit)}, END)[1].verdicts()
 
 
 def schemes(engine: Engine) -> list[Scheme]:
@@ -149,7 +141,6 @@ def searches_of(shape: str) -> Stability:
 def columns(shape: str, variant: str) -> dict[str, bool | None]:
     """What became of a circuit by test: passed everything that was judged, or not; None if nothing was."""
     named = [(verdict.bar, verdict) for verdict in verdicts(shape, variant)]
-    named += [("counterfactual: zero ablation", verdict) for verdict in zero_ablation(shape, variant)]
     if variant == "planted":  # a hundred circuits of the shape of each take longer than all else
         named += [("random", verdict) for verdict in random_verdicts(shape)]
     found: dict[str, list[bool]] = {}

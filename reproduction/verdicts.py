@@ -7,6 +7,7 @@ The tables of a validation hold estimates in columns: `faithfulness`, `faithfuln
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -70,21 +71,22 @@ def columns(**named: Estimate) -> dict[str, float]:
 
 def interval_columns(table: pd.DataFrame, name: str) -> np.ndarray:
     """An estimate's columns of a table: (rows, 3) value, low and high."""
-    return table[[name, f"{name}_low", f"{name}_high"]].to_numpy(float)
+    ends: np.ndarray = table[[name, f"{name}_low", f"{name}_high"]].to_numpy(float)
+    return ends
 
 
 def _line(test: str, verdict: Verdict) -> dict[str, object]:
     measured, bar = verdict.measured, BARS[verdict.bar]
-    is_estimate = isinstance(measured, Estimate)
+    if isinstance(measured, Estimate):
+        number = {"value": measured.value, "low": measured.low, "high": measured.high, "n": measured.n}
+    else:
+        number = {"value": measured, "low": math.nan, "high": math.nan, "n": 0}
     return {
         "test": test,
         "asked": bar.asked,
         "subject": verdict.subject,
-        "measured": str(measured) if is_estimate else f"{measured:.4g}",
-        "value": measured.value if is_estimate else float(measured),
-        "low": measured.low if is_estimate else float("nan"),
-        "high": measured.high if is_estimate else float("nan"),
-        "n": measured.n if is_estimate else 0,
+        "measured": str(measured) if isinstance(measured, Estimate) else f"{measured:.4g}",
+        **number,
         "bar": bar.words,
         "reason": bar.reason,
         "verdict": OUTCOMES[verdict.passed],

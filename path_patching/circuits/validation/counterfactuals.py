@@ -7,7 +7,8 @@ A scheme of counterfactual is an engine whose twins are made by it, or mean or z
 `leading` are those of the circuit's k nodes with an edge to the logits that are among the k strongest of the sweep; in
 the correlation, effects that differ by no more than rounding have one rank. A control changes what should not matter:
 it is judged by how small its span is. A scheme with less than a tenth of the first's span is too weak to judge a
-circuit by, and is shown all the same.
+circuit by, and is shown all the same; so is zero ablation, which takes away what all data have in common as well, and
+which no circuit that was found by twins can make up for.
 
     >>> schemes = [Scheme("01", engine), Scheme("mean ablation", engine, "mean")]
     >>> found = compare(schemes, Scale.of(engine, metric), circuit, {"late half": late_half(circuit, END)}, END)
@@ -69,13 +70,16 @@ class Counterfactual:
     of: int
     """How many such nodes the circuit has."""
 
+    of_what_differs: bool = True
+    """Whether it asks for what differs between data; zero ablation asks for what is the same in all of them, too."""
+
     @property
     def too_weak(self) -> bool:
         """Whether the span is too small beside the first's to judge a circuit by."""
         return not abs(self.of_first.value) >= LEAST_SPAN
 
     def verdicts(self) -> tuple[Verdict, ...]:
-        """A control by its span; another scheme by the F of each part, unless it is too weak for that."""
+        """A control by its span; another scheme by the F of each part, unless it is too weak or asks for more."""
         led = f"{len(self.leading)} of its {self.of} direct nodes lead the sweep on the logits"
         alike = "none" if self.rank_correlation is None else f"{self.rank_correlation:.2f}"
         remark = f"{led}, whose rank correlation with the first is {alike}"
@@ -83,8 +87,11 @@ class Counterfactual:
             return (judge("control", magnitude(self.of_first), self.name, remark),)
         if self.too_weak:
             remark = f"too weak to judge by: its span is {self.of_first.value:.3f} of the first; {remark}"
+        if not self.of_what_differs:
+            remark = f"not judged: it asks for what writes the same on all data, too; {remark}"
+        only_shown = self.too_weak or not self.of_what_differs
         return tuple(
-            judge("counterfactual", estimate, f"{part}, {self.name}", remark, self.too_weak)
+            judge("counterfactual", estimate, f"{part}, {self.name}", remark, only_shown)
             for part, estimate in self.faithfulness.items()
         )
 
@@ -121,6 +128,7 @@ def compare(
                 rank_correlation=spearman(*(each.flatten().div(unit).round() for each in (sweep, sweeps[0]))),
                 leading=tuple(name for name in strongest(sweep, len(direct)) if name in direct),
                 of=len(direct),
+                of_what_differs=scheme.data != "zero",
             )
         )
     return tuple(found)

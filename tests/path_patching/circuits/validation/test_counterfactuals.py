@@ -72,6 +72,8 @@ def test_the_planted_circuit_holds_for_other_years_and_no_control_moves_it(engin
     assert found["01"].of_first.value == pytest.approx(1)
     assert found["01"].span.value == pytest.approx(scale.span.mean().item())
     assert found["zero ablation"].sweep[-1, -1] < -0.1  # m2 writes nothing
+    [shown] = found["zero ablation"].verdicts()
+    assert (shown.passed, "the same on all data" in shown.remark) == (None, True)
 
     weak = found["the next year"]
     assert weak.too_weak
