@@ -89,8 +89,10 @@ if "faithfulness" in settings.only:
         found += [*of_difference.verdicts(), *of_divergence.verdicts()]
         key = f"faithfulness/{as_key(part)}"
         run.note(f"{key}/cutoff_sharpness", of_sharpness.normalized, f"{part}: F of cutoff sharpness")
-        run.note(f"{key}/divergence", of_divergence.alone, f"{part}: KL divergence from the model, in nats")
-        run.note(f"{key}/divergence/nothing", of_divergence.nothing, f"{part}: that of ∅")
+        run.note(f"{key}/kl_divergence", of_divergence.alone, f"{part}: KL divergence from the model, in nats")
+        run.note(
+            f"{key}/kl_divergence/nothing", of_divergence.nothing, f"{part}: KL divergence of ∅ from the model, in nats"
+        )
         by_sentence = {f"{share:.0%}": value for share, value in spread(of_difference.each).items()}
         run.note(f"{key}/by_sentence", by_sentence, f"{part}: F of single sentences, below which so many lie")
     verdicts.note("faithfulness", found)
@@ -201,7 +203,7 @@ if "sizes" in settings.only:
 # %% Is it found again? The search by rule, on draws of the nouns and years, at several thresholds.
 if "stability" in settings.only:
     weights = sentence_weights(len(dataset), settings.seed, experiment.clusters, settings.bootstraps)
-    searches = stability(remembered_effects(engine, experiment.metric), weights, YY, END)
+    searches = stability(remembered_effects(engine, experiment.metric), weights, YY, END, settings.thresholds)
     judged_at = searches.judged_at(circuit)
     run.note("stability/threshold", judged_at, "threshold of the searches that are judged, as a share of clean")
     verdicts.note("stability", searches.verdicts(circuit))

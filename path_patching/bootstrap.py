@@ -22,6 +22,8 @@ far results would move with other sentences of the same kind; they say nothing o
     Estimate(value=..., low=..., high=..., n=97, plain_low=..., plain_high=...)
     >>> print(share(clean, clean, clusters=drawn))
     1.0000 [1.0000, 1.0000]
+    >>> means(torch.stack([clean, alone]), clusters=drawn)[0] == mean(clean, clusters=drawn)  # many draw but once
+    True
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ SMALL = 1e-3  # of which four decimals would show one digit
 ALIKE = 1.1  # how many times as wide as the other an interval is at most that says the same
 ROUNDING = 1e-12  # of a value: an interval of no width may be as wide as that
 DRAWN_AT_ONCE = 1_000_000  # sentences; memory stays the same for any number of them
+SUMS_A_WEIGHT = 10  # that are made in the time that it takes to make a weight
 
 Clusters = Sequence[torch.Tensor]  # a number for what each sentence was made of, int64 (N,) for each way; () for none
 
@@ -74,7 +77,14 @@ class Estimate:
 
 def mean(values: torch.Tensor, seed: int = 0, clusters: Clusters = (), resamples: int = RESAMPLES) -> Estimate:
     """The mean of a per-sentence quantity (N,), with its 95 % percentile interval."""
-    return estimate(lambda means: means[..., 0], values[None], seed, clusters, resamples)
+    return means(values[None], seed, clusters, resamples)[0]
+
+
+def means(
+    values: torch.Tensor, seed: int = 0, clusters: Clusters = (), resamples: int = RESAMPLES
+) -> tuple[Estimate, ...]:
+    """The mean of each of Q quantities (Q, N), in the time that one takes."""
+    return estimates(lambda of_draws: of_draws, values, seed, clusters, resamples)
 
 
 def share(
@@ -84,8 +94,15 @@ def share(
 
     Where the mean of `whole` is not clearly different from zero, the share means nothing and its interval is huge.
     """
-    values = torch.stack([part, whole])
-    return estimate(lambda means: means[..., 0] / means[..., 1], values, seed, clusters, resamples)
+    return shares(part[None], whole, seed, clusters, resamples)[0]
+
+
+def shares(
+    parts: torch.Tensor, whole: torch.Tensor, seed: int = 0, clusters: Clusters = (), resamples: int = RESAMPLES
+) -> tuple[Estimate, ...]:
+    """The mean of each of several `parts` (Q, N) as a share of that of `whole` (N,), in the time that one takes."""
+    values = torch.cat([parts.double(), whole.double()[None]])
+    return estimates(lambda of_draws: of_draws[..., :-1] / of_draws[..., -1:], values, seed, clusters, resamples)
 
 
 def estimate(
@@ -99,14 +116,27 @@ def estimate(
 
     Raises ValueError like `resampled_means`.
     """
-    low, high = _interval(of(resampled_means(values, seed, clusters, resamples)))
-    found = Estimate(of(values.double().cpu().mean(1)).item(), low, high, values.shape[1])
+    return estimates(lambda of_draws: of(of_draws)[..., None], values, seed, clusters, resamples)[0]
+
+
+def estimates(
+    of: Callable[[torch.Tensor], torch.Tensor],
+    values: torch.Tensor,
+    seed: int = 0,
+    clusters: Clusters = (),
+    resamples: int = RESAMPLES,
+) -> tuple[Estimate, ...]:
+    """K numbers made of the same draws of Q quantities (Q, N), by `of` from (..., Q) to (..., K).
+
+    Raises ValueError like `resampled_means`.
+    """
+    by_cluster = _intervals(of(resampled_means(values, seed, clusters, resamples)))
+    found = of(values.double().cpu().mean(1)).tolist()
+    own = [Estimate(value, *ends, values.shape[1]) for value, ends in zip(found, by_cluster, strict=True)]
     if not clusters:
-        return found
-    plain_low, plain_high = _interval(of(resampled_means(values, seed, (), resamples)))
-    narrow, wide = sorted([high - low, plain_high - plain_low])
-    differ = wide > ALIKE * narrow + ROUNDING * abs(found.value)
-    return replace(found, plain_low=plain_low, plain_high=plain_high) if differ else found
+        return tuple(own)
+    plain = _intervals(of(resampled_means(values, seed, (), resamples)))
+    return tuple(_beside(each, *ends) for each, ends in zip(own, plain, strict=True))
 
 
 def resampled_means(
@@ -185,7 +215,7 @@ def _drawn(cells: _Cells, of_draws: OfDraws, seed: int, resamples: int) -> Itera
 
 def _totals(cells: _Cells, sums: torch.Tensor) -> OfDraws:
     """Makes of draws the sum of what the drawn cells have: (P, S) to (draws, S); the last column counts sentences."""
-    if len(cells.sizes) != 2 or math.prod(cells.sizes) > DRAWN_AT_ONCE:
+    if len(cells.sizes) != 2 or math.prod(cells.sizes) * sums.shape[1] > SUMS_A_WEIGHT * cells.count:
         return lambda times: _weights(cells, times) @ sums
     table = torch.zeros(*cells.sizes, sums.shape[1], dtype=sums.dtype)
     table[cells.clusters] = sums
@@ -220,8 +250,15 @@ def _without_minus_zero(number: str) -> str:
     return number.removeprefix("-") if float(number) == 0 else number
 
 
-def _interval(resampled: torch.Tensor) -> tuple[float, float]:
-    """The ends that hold the middle `LEVEL` of what resampling made of a number, (resamples,)."""
+def _beside(found: Estimate, plain_low: float, plain_high: float) -> Estimate:
+    """An estimate with the plain interval beside its own, if they differ."""
+    narrow, wide = sorted([found.high - found.low, plain_high - plain_low])
+    differ = wide > ALIKE * narrow + ROUNDING * abs(found.value)
+    return replace(found, plain_low=plain_low, plain_high=plain_high) if differ else found
+
+
+def _intervals(resampled: torch.Tensor) -> list[tuple[float, float]]:
+    """The ends that hold the middle `LEVEL` of what resampling made of each of K numbers, (resamples, K)."""
     tail = (1 - LEVEL) / 2
-    low, high = resampled.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return low, high
+    low, high = resampled.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
+    return [*zip(low.tolist(), high.tolist(), strict=True)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from path_patching.circuits.search import THRESHOLDS
+from path_patching.circuits.validation.stability import THRESHOLDS as STABILITY_THRESHOLDS
 from path_patching.errors import UserError, shortened
 from path_patching.files import ROOT, checkpoint_folder, named_path, told_apart
 from path_patching.gpt2.model import Model
@@ -191,6 +192,7 @@ VALIDATION = (  # the tests, in the order in which they are made
     "faithfulness", "seeds", "random", "minimality", "completeness", "counterfactuals", "sizes", "stability",
     "strength", "specificity", "interactions",
 )  # fmt: skip
+SEARCHED = STABILITY_THRESHOLDS[:3]  # a draw takes ever longer with lower ones, and few find the same
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,13 @@ class ValidationSettings(Settings):
     only: tuple[str, ...] = flag(VALIDATION, "the tests to make", choices=VALIDATION, several=True)
     circuits: int = flag(200, "number of random circuits of each kind", int)
     bootstraps: int = flag(20, "number of draws of the sentences on which the circuit is searched for again", int)
+    thresholds: tuple[float, ...] = flag(
+        SEARCHED,
+        "shares of clean with which the circuit is searched for again; for small circuits seconds a draw, for those of "
+        f"{STABILITY_THRESHOLDS[-1]:g} minutes",
+        float,
+        several=True,
+    )
     seeds: int = flag(3, "number of data sets, of this seed and the next ones", int)
     quick: bool = flag(False, "a first look, with a tenth of the random circuits, draws and sentences")
 
@@ -208,6 +217,10 @@ class ValidationSettings(Settings):
         for name, least, most in (("circuits", 1, MOST_CIRCUITS), ("bootstraps", 2, 1000), ("seeds", 2, 100)):
             if not least <= getattr(self, name) <= most:
                 raise UserError(f"--{name} {getattr(self, name)}: give {least} to {most:,}")
+        if not self.thresholds or len({*self.thresholds}) < len(self.thresholds):
+            raise UserError("--thresholds: give one or more shares of clean, none of them twice, as 0.05 0.02")
+        if unfit := [each for each in self.thresholds if not 0 < each < 1]:  # NaN fails too
+            raise UserError(f"--thresholds {unfit[0]}: give shares between 0 and 1, as 0.02")
         if unknown := [test for test in self.only if test not in VALIDATION]:
             raise UserError(f"--only {shortened(unknown[0])}: the tests are {', '.join(VALIDATION)}")
 

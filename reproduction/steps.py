@@ -27,6 +27,7 @@ EXPERIMENTS = (
     "random_circuit_ablation",
     "random_years",
     "topk_years",
+    "circuit_validation",
 )
 EVALUATE_A_CIRCUIT = (  # and take --circuit
     "circuit_discovery",
@@ -34,6 +35,7 @@ EVALUATE_A_CIRCUIT = (  # and take --circuit
     "sequence_generalization",
     "pca_experiments",
     "random_circuit_ablation",
+    "circuit_validation",
 )
 PLOTS = ("circuit_discovery_plotting", "neuron_plots", "appendix_plots", "pca_plots", "validation_plots")
 STEPS = (*EXPERIMENTS, *PLOTS, *WORDS)

@@ -88,15 +88,12 @@ def completeness(
         sets.setdefault(drawn, f"{len(drawn)} nodes at random")
     requests = [removed(paths.passing(each)) for each in sets] + [isolated(paths.avoiding(each)) for each in sets]
     of_models, of_circuits = measured(engine, requests, [scale.metric])[0].tensor_split(2)
+    both = zip(scale.of_means(of_models).tolist(), scale.of_means(of_circuits).tolist(), strict=True)
     gaps = [
-        Gap(
-            what,
-            tuple(name for name, node in nodes.items() if node in each),
-            scale.of_means(model).item(),
-            scale.of_means(circuit).item(),
-            scale.of_span(model - circuit),
+        Gap(what, tuple(name for name, node in nodes.items() if node in each), model, circuit, gap)
+        for (each, what), (model, circuit), gap in zip(
+            sets.items(), both, scale.of_spans(of_models - of_circuits), strict=True
         )
-        for (each, what), model, circuit in zip(sets.items(), of_models, of_circuits, strict=True)
     ]
     return Completeness(subject, tuple(gaps))
 

@@ -83,10 +83,12 @@ def interactions(engine: Engine, scale: Scale, paths: PathSet, members: Mapping[
     if not requests:
         raise UserError("no node is given whose effect could be asked for; give those of the circuit")
     changes = measured(engine, requests, [scale.metric])[0] - scale.whole  # (k + pairs, N)
-    eff = dict(zip(groups, changes, strict=True))
+    eff, pairs = dict(zip(groups, changes, strict=True)), [*combinations(members, 2)]
+    beyond = [eff[a, b] - eff[a,] - eff[b,] for a, b in pairs]
+    found = scale.means(torch.stack([*(eff[name,] for name in members), *beyond]))
     return Interactions(
-        alone={name: scale.mean(eff[name,]) for name in members},
-        pairs={(a, b): scale.mean(eff[a, b] - eff[a,] - eff[b,]) for a, b in combinations(members, 2)},
+        alone=dict(zip(members, found[: len(members)], strict=True)),
+        pairs=dict(zip(pairs, found[len(members) :], strict=True)),
     )
 
 

@@ -74,10 +74,10 @@ class Matched:
         drawn = len(self.alone)
         most = BARS["random"].most
         too_few = most is not None and 1 / (1 + drawn) > most
-        remark = f"{self.kind}, {drawn} drawn" + (", too few to judge by" if too_few else "")
+        remark = f"{drawn} drawn" + (", too few to judge by" if too_few else "")
         return (
-            judge("random", self.p_alone, f"{self.subject} alone", remark, too_few),
-            judge("random", self.p_without, f"complement of the {self.subject}", remark, too_few),
+            judge("random", self.p_alone, f"{self.subject} alone, {self.kind}", remark, too_few),
+            judge("random", self.p_without, f"complement of the {self.subject}, {self.kind}", remark, too_few),
         )
 
 

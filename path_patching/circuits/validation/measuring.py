@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
-from path_patching.bootstrap import Clusters, Estimate, mean, share
+from path_patching.bootstrap import Clusters, Estimate, means, shares
 from path_patching.engine import PROBABILITY_BYTES, Engine, Request
 from path_patching.errors import UserError
 from path_patching.paths import PathSet
@@ -81,18 +81,26 @@ class Scale:
 
     def mean(self, scores: torch.Tensor) -> Estimate:
         """The mean of scores (N,), with its interval."""
-        return mean(scores, clusters=self.clusters)
+        return self.means(scores[None])[0]
+
+    def means(self, scores: torch.Tensor) -> tuple[Estimate, ...]:
+        """The mean of each of many scores (Q, N), with its interval."""
+        return means(scores, clusters=self.clusters)
 
     def share(self, part: torch.Tensor, whole: torch.Tensor) -> Estimate:
         """The mean of `part` (N,) as a share of the mean of `whole` (N,), with its interval."""
-        return share(part, whole, clusters=self.clusters)
+        return shares(part[None], whole, clusters=self.clusters)[0]
 
     def of_span(self, difference: torch.Tensor) -> Estimate:
         """A difference of two scores (N,) as one of F: its mean as a share of the span's, with its interval.
 
         Where the span's mean is zero, the share is not a number, and passes no bar.
         """
-        return self.share(difference, self.span)
+        return self.of_spans(difference[None])[0]
+
+    def of_spans(self, differences: torch.Tensor) -> tuple[Estimate, ...]:
+        """`of_span` of each of many differences (Q, N)."""
+        return shares(differences, self.span, clusters=self.clusters)
 
     def normalized(self, scores: torch.Tensor) -> Estimate:
         """F of scores (N,): 0 for ∅, 1 for the whole model; of the means, with its interval."""

@@ -21,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.links import Link
 from path_patching.circuits.validation.measuring import Scale, isolated, measured
@@ -104,14 +106,16 @@ def minimality(engine: Engine, scale: Scale, paths: PathSet, yy: int, end: int, 
     requests |= {f"without all but {name}": isolated(paths.avoiding(rest)) for name, rest in rest_of.items()}
     requests |= {f"without {link}": isolated(paths.avoiding_steps(taken)) for link, taken in steps.items()}
     scores = dict(zip(requests, measured(engine, [*requests.values()], [scale.metric])[0], strict=True))
-    losses = []
-    for name, node in nodes.items():
-        alone = scale.of_span(scores[""] - scores[f"without {name}"])
-        own_class = class_of(node, end)
-        given_class = scale.of_span(scores[f"without all but {name}"] - scores[f"without {own_class}"])
-        losses.append(NodeLoss(name, own_class, alone, given_class))
-    of_links = [LinkLoss(link, scale.of_span(scores[""] - scores[f"without {link}"])) for link in steps]
-    return Minimality(subject, tuple(losses), tuple(of_links))
+    own_class = {name: class_of(node, end) for name, node in nodes.items()}
+    lost = [scores[""] - scores[f"without {each}"] for each in (*nodes, *steps)]
+    lost += [scores[f"without all but {name}"] - scores[f"without {group}"] for name, group in own_class.items()]
+    found, of_nodes, of_both = scale.of_spans(torch.stack(lost)), len(nodes), len(nodes) + len(steps)
+    losses = [
+        NodeLoss(name, own_class[name], alone, given_class)
+        for name, alone, given_class in zip(nodes, found[:of_nodes], found[of_both:], strict=True)
+    ]
+    links = [LinkLoss(link, alone) for link, alone in zip(steps, found[of_nodes:of_both], strict=True)]
+    return Minimality(subject, tuple(losses), tuple(links))
 
 
 def _needed(losses: Sequence[NodeLoss | LinkLoss]) -> float:

@@ -17,7 +17,7 @@ all that it does there, and one sweep ranks them all. One half of the sentences 
     ((0, 1, 2, 3, 4, 5, 6, 7, 8, 9), 0.0)
     >>> better = curve.cpr > by_chance.cpr, curve.cmd < by_chance.cmd
     >>> print(*on_curve(evaluated, scale, order, circuit, END).verdicts())
-    late half of mine: is it as good as the best nodes of its size? ...
+    late half: is it as good as the best nodes of its size? ...
 """
 
 from __future__ import annotations
@@ -162,5 +162,4 @@ def on_curve(engine: Engine, scale: Scale, order: Sequence[str], circuit: Circui
     size = len(circuit.mlps + circuit.heads)
     requests = [isolated(late_half(circuit, end)), isolated(circuit_of(order[:size], end))]
     own, best = measured(engine, requests, [scale.metric])[0]
-    subject = f"late half of {circuit.name}"
-    return OnCurve(subject, size, scale.normalized(own), scale.normalized(best), scale.of_span(best - own))
+    return OnCurve("late half", size, scale.normalized(own), scale.normalized(best), scale.of_span(best - own))

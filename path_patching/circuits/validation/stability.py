@@ -17,8 +17,8 @@ sentences: a draw, or a threshold, that asks for one that was made only weighs i
     ...     print(verdict)
     the search at 2% of clean, at END: is it found again on other sentences? ...
     the search at 2% of clean, at END and YY: ...
-    mine at END, the search at 2% of clean: is it the consensus of these searches? ...
-    mine at END and YY, the search at 2% of clean: ...
+    the circuit at END, the search at 2% of clean: is it the consensus of these searches? ...
+    the circuit at END and YY, the search at 2% of clean: ...
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Stability:
             remark = "another threshold, to compare" if other else why
             for place, places in PLACES.items():
                 within, own = each.within(places), at_places(claimed, places)
-                index, subject = jaccard(within.consensus(), own), f"{circuit.name} {place}, {named}"
+                index, subject = jaccard(within.consensus(), own), f"the circuit {place}, {named}"
                 again.append(judge("stability", within.jaccard(), f"{named}, {place}", remark, too_weak=other))
                 alike.append(judge("consensus", index, subject, remark, too_weak=other))
         return (*again, *alike)

@@ -97,8 +97,9 @@ def strengths(
         parts[name] = passing
     requests = [Request.patch(part, strength=alpha) for part in parts.values() for alpha in alphas]
     values = measured(engine, requests, [scale.metric])[0].unflatten(0, (len(parts), len(alphas)))  # (parts, alphas, N)
-    one = list(alphas).index(1.0)
+    means = scale.means(values.flatten(0, 1))
+    effects = scale.of_spans(values[:, list(alphas).index(1.0)] - values[:, 0])
     return tuple(
-        Strengths(name, tuple(alphas), tuple(map(scale.mean, of_part)), scale.of_span(of_part[one] - of_part[0]))
-        for name, of_part in zip(parts, values, strict=True)
+        Strengths(name, tuple(alphas), means[place * len(alphas) : (place + 1) * len(alphas)], effect)
+        for place, (name, effect) in enumerate(zip(parts, effects, strict=True))
     )
