@@ -72,8 +72,9 @@ years = get_valid_years(tokenizer, as_published=settings.as_published)
 
 
 def save(name: str, rows: list[dict[str, object]], **about: str) -> None:
-    """Stage one of the tables from which the figures are drawn."""
-    run.save_table(f"validation_{name}.csv", [pd.DataFrame(rows)], kind=f"validation_{name}", **about)
+    """Stage one of the tables from which the figures are drawn, if it has a row."""
+    if rows:
+        run.save_table(f"validation_{name}.csv", [pd.DataFrame(rows)], kind=f"validation_{name}", **about)
 
 
 # %% Does the circuit alone do what the model does, and can the model do it without the circuit?
