@@ -7,6 +7,7 @@ The tables of a validation hold estimates in columns: `faithfulness`, `faithfuln
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -68,16 +69,16 @@ def columns(**named: Estimate) -> dict[str, float]:
 
 def _line(test: str, verdict: Verdict) -> dict[str, object]:
     measured, bar = verdict.measured, BARS[verdict.bar]
-    is_estimate = isinstance(measured, Estimate)
+    if isinstance(measured, Estimate):
+        numbers = {"measured": str(measured), "value": measured.value, "low": measured.low, "high": measured.high}
+    else:
+        numbers = {"measured": f"{measured:.4g}", "value": float(measured), "low": math.nan, "high": math.nan}
     return {
         "test": test,
         "asked": bar.asked,
         "subject": verdict.subject,
-        "measured": str(measured) if is_estimate else f"{measured:.4g}",
-        "value": measured.value if is_estimate else float(measured),
-        "low": measured.low if is_estimate else float("nan"),
-        "high": measured.high if is_estimate else float("nan"),
-        "n": measured.n if is_estimate else 0,
+        **numbers,
+        "n": measured.n if isinstance(measured, Estimate) else 0,
         "bar": bar.words,
         "reason": bar.reason,
         "verdict": OUTCOMES[verdict.passed],
