@@ -100,9 +100,18 @@ def completeness(
 
 def magnitude(signed: Estimate) -> Estimate:
     """The size of a number whose sign does not matter, with the sizes that its interval holds."""
-    ends = sorted([abs(signed.low), abs(signed.high)])
-    least = 0.0 if signed.low <= 0 <= signed.high else ends[0]
-    return replace(signed, value=abs(signed.value), low=least, high=ends[1])
+    low, high = _sizes(signed.low, signed.high)
+    found = replace(signed, value=abs(signed.value), low=low, high=high)
+    if signed.plain_low is None or signed.plain_high is None:
+        return found
+    plain_low, plain_high = _sizes(signed.plain_low, signed.plain_high)
+    return replace(found, plain_low=plain_low, plain_high=plain_high)
+
+
+def _sizes(low: float, high: float) -> tuple[float, float]:
+    """The least and the largest size of what lies between two numbers."""
+    least, most = sorted([abs(low), abs(high)])
+    return (0.0 if low <= 0 <= high else least), most
 
 
 def _drawn(nodes: Sequence[Node], count: int, seed: int) -> list[frozenset[Node]]:

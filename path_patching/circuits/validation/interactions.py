@@ -11,7 +11,7 @@ effects add up, against their sign where one node does what the other does too, 
     >>> found.table.shape  # symmetric, 0 on the diagonal
     torch.Size([2, 2])
     >>> found.pairs["m2@END", "a1.h0@END"]  # with its interval
-    Estimate(value=..., low=..., high=..., n=97)
+    Estimate(value=..., low=..., high=..., n=97, plain_low=..., plain_high=...)
     >>> mlp_shares(engine, scale, circuit, END)["m2"].indirect is None  # of the last MLP
     True
     >>> print(*found.verdicts())

@@ -24,6 +24,7 @@ METRIC = greater_than(YEARS)
 )
 def test_the_size_of_a_gap(signed, size):
     assert magnitude(Estimate(*signed, 4)) == Estimate(*size, 4)
+    assert magnitude(Estimate(*signed, 4, *signed[1:])) == Estimate(*size, 4, *size[1:]), "the plain one too"
 
 
 def test_each_gap_is_between_the_same_nodes_removed():
