@@ -113,6 +113,8 @@ def test_both_engines_make_the_same_artifacts(noted_and_made, model):
     skip_without("rust_circuit")
     if by_torch.record["engine"] == "transformers":
         pytest.skip("the script patches nothing, and needs no engine")
+    if by_torch.script == "circuit_validation":
+        pytest.skip("all are shares of a span that this model hardly has; see test_circuit_validation.py")
     circuit = ("--circuit", str(found)) if of_circuit else ()
     flags = ("--engine", "rust_circuit", *MORE_FLAGS.get(by_torch.script, ()), *circuit)
     differences = compare(by_torch, made_by(by_torch.script, model.parent / "rust", model, 97, *flags))

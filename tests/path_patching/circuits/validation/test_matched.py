@@ -47,7 +47,8 @@ def test_too_few_circuits_are_not_judged_by():
         [True, True],
         [False, False],
     ]
-    assert enough[0].remark == "same layers, 99 drawn"
+    assert enough[0].remark == "99 drawn"
+    assert enough[0].subject == "full circuit alone, same layers", "a number of each kind has a key of its own"
 
 
 def test_f_of_each_random_circuit_is_that_of_its_paths():
