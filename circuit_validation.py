@@ -56,6 +56,8 @@ from utils import (
     start_experiment,
 )
 
+FEW = 194  # sentences, two of each YY, for what takes thousands of evaluations
+
 settings = read_settings(__doc__, ValidationSettings(n=490), evaluates_circuit=True).thinned()
 
 # %% Which sentences, and which circuit? ∅, the run with everything on 01 data, is scored on the original YY.
@@ -67,6 +69,9 @@ parts = {"late half": late_half(circuit, END), "full circuit": full_circuit(circ
 scale = Scale.of(engine, experiment.metric, experiment.clusters)
 verdicts, evaluations = Verdicts(run), Evaluations(run, dataset.as_table())
 clean = evaluations.note("clean", engine.clean(), "clean")["probability_difference"]
+few = slice(FEW)
+engine_of_few, clusters_of_few = engine.like(engine.sentences.rows(few)), [each[few] for each in experiment.clusters]
+metric_of_few = greater_than(dataset.years_YY[few])
 tokenizer = load_tokenizer()
 years = get_valid_years(tokenizer, as_published=settings.as_published)
 
@@ -119,10 +124,13 @@ if "random" in settings.only:
         "late half": lambda drawn: late_half(drawn, END),
         "full circuit": lambda drawn: full_circuit(drawn, YY, END),
     }
+    scale_of_few = Scale.of(engine_of_few, metric_of_few, clusters_of_few)
     for part, paths_of in choose.items():
         for kind in DRAWS:
             try:
-                beside = matched(engine, scale, circuit, paths_of, kind, part, settings.circuits, settings.seed)
+                beside = matched(
+                    engine_of_few, scale_of_few, circuit, paths_of, kind, part, settings.circuits, settings.seed
+                )
             except UserError as none:
                 print(f"left out: {none}")
                 continue
@@ -203,8 +211,9 @@ if "sizes" in settings.only:
 
 # %% Is it found again? The search by rule, on draws of the nouns and years, at several thresholds.
 if "stability" in settings.only:
-    weights = sentence_weights(len(dataset), settings.seed, experiment.clusters, settings.bootstraps)
-    searches = stability(remembered_effects(engine, experiment.metric), weights, YY, END, settings.thresholds)
+    weights = sentence_weights(len(engine_of_few.sentences), settings.seed, clusters_of_few, settings.bootstraps)
+    effects = remembered_effects(engine_of_few, metric_of_few)
+    searches = stability(effects, weights, YY, END, settings.thresholds)
     judged_at = searches.judged_at(circuit)
     run.note("stability/threshold", judged_at, "threshold of the searches that are judged, as a share of clean")
     verdicts.note("stability", searches.verdicts(circuit))
