@@ -25,7 +25,7 @@ path = PathSet.parse("{PATH}", end=experiment.END, yy=experiment.YY)
 print(experiment.effect(path))          # change of the mean probability difference, with its interval
 """
 IN_FULL = "print(experiment.effect(path).value)\n"
-ESTIMATE = re.compile(r"^(\S+) \[(\S+), (\S+)\]$", re.MULTILINE)
+ESTIMATE = re.compile(r"^(\S+) \[(\S+), (\S+)\](?:, plain \[\S+, \S+\])?$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
