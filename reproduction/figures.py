@@ -305,7 +305,7 @@ def figure_files(figure: go.Figure, name: str) -> dict[str, bytes]:
 
 
 def _finite(values: Values) -> np.ndarray:
-    array = torch.as_tensor(values).detach().cpu().double().numpy()
+    array = values.detach().cpu().double().numpy() if isinstance(values, torch.Tensor) else np.array(values, float)
     return np.where(np.isfinite(array), array, np.nan)
 
 

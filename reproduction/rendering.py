@@ -22,7 +22,8 @@ import plotly.io
 from path_patching.errors import UserError
 
 PNG_SCALE = 2
-SECONDS_TO_ANSWER = 120.0  # a figure takes a few
+SECONDS_TO_ANSWER = 60.0  # a figure takes a few
+TIMES_ASKED = 2  # now and then a renderer stops answering, and a new one does not
 
 
 @cache
@@ -80,6 +81,15 @@ def _avoid_spaces() -> None:
 
 
 def _image(figure: go.Figure, **options: Any) -> bytes:
+    """What kaleido makes of a figure; a renderer that does not answer is ended, and a new one asked."""
+    for _ in range(TIMES_ASKED):
+        with suppress(concurrent.futures.TimeoutError):
+            return _asked(figure, **options)
+        _end_renderer()
+    raise _no_image(f"no answer in {SECONDS_TO_ANSWER:.0f} s")
+
+
+def _asked(figure: go.Figure, **options: Any) -> bytes:
     """What kaleido makes of a figure, asked for in a thread, which is left behind if there is no answer."""
     answer: concurrent.futures.Future[bytes] = concurrent.futures.Future()
 
@@ -92,10 +102,25 @@ def _image(figure: go.Figure, **options: Any) -> bytes:
     threading.Thread(target=ask, daemon=True).start()
     try:
         return answer.result(SECONDS_TO_ANSWER)
-    except concurrent.futures.TimeoutError:
-        reason = f"no answer in {SECONDS_TO_ANSWER:.0f} s"
     except Exception as error:
+        if not answer.done():  # it timed out
+            raise
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         # The renderer's own words stand last, below a heading.
-        reason = lines[-1] if lines[0].endswith(":") else lines[0]
-    raise UserError(f"kaleido renders no PDF and PNG ({reason}); run again, or uninstall it to have HTML alone")
+        raise _no_image(lines[-1] if lines[0].endswith(":") else lines[0]) from None
+
+
+def _end_renderer() -> None:
+    """End the process that does not answer, so that kaleido starts another when it is asked again.
+
+    The thread that waits for it keeps the lock under which kaleido asks; so the next one gets a lock of its own.
+    """
+    scope = plotly.io.kaleido.scope
+    process = getattr(scope, "_proc", None)
+    if process is not None:
+        process.kill()
+        scope._proc, scope._proc_lock = None, threading.Lock()
+
+
+def _no_image(reason: str) -> UserError:
+    return UserError(f"kaleido renders no PDF and PNG ({reason}); run again, or uninstall it to have HTML alone")

@@ -84,6 +84,21 @@ def test_a_renderer_that_does_not_answer_is_given_up(monkeypatch):
     asked.set()
 
 
+def test_a_renderer_that_stopped_answering_is_replaced(monkeypatch, tmp_path):
+    """A program that starts, says that it did, and answers nothing: asked again, kaleido's own is there."""
+    pytest.importorskip("kaleido", reason="kaleido 0.2.1 is not installed")
+    scope, silent = plotly.io.kaleido.scope, tmp_path / "kaleido"
+    silent.write_text(
+        '#!/bin/sh\necho \'{"code": 0, "message": "Success", "result": null, "version": "0"}\'\nsleep 20\n'
+    )
+    silent.chmod(0o755)
+    own, given = scope.executable_path(), iter([str(silent)])
+    scope._shutdown_kaleido()
+    monkeypatch.setattr(scope, "executable_path", lambda: next(given, own), raising=False)
+    monkeypatch.setattr(rendering, "SECONDS_TO_ANSWER", 8.0)
+    assert render(go.Figure(), "png").startswith(b"\x89PNG")
+
+
 WITH_KALEIDO_AT = """
 import plotly.io
 from reproduction import rendering
