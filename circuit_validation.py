@@ -58,7 +58,7 @@ from utils import (
 
 FEW = 194  # sentences, two of each YY, for what takes thousands of evaluations
 
-settings = read_settings(__doc__, ValidationSettings(n=490), evaluates_circuit=True).thinned()
+settings = read_settings(__doc__, ValidationSettings(n=490), evaluates_circuit=True).chosen()
 
 # %% Which sentences, and which circuit? ∅, the run with everything on 01 data, is scored on the original YY.
 experiment = start_experiment(settings)

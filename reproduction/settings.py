@@ -224,6 +224,10 @@ class ValidationSettings(Settings):
         if unknown := [test for test in self.only if test not in VALIDATION]:
             raise UserError(f"--only {shortened(unknown[0])}: the tests are {', '.join(VALIDATION)}")
 
+    def chosen(self) -> ValidationSettings:
+        """These, with the torch engine for `auto`: rust_circuit builds a circuit for each of thousands of path sets."""
+        return replace(self.thinned(), engine="torch" if self.engine == "auto" else self.engine)
+
     def thinned(self) -> ValidationSettings:
         """With `quick`, a tenth of everything drawn, but one sentence of each YY; without it, these."""
         if not self.quick:

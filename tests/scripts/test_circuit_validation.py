@@ -122,6 +122,8 @@ def test_a_first_look_draws_a_tenth():
     assert ValidationSettings(n=12, quick=True).thinned().n == 12
     assert ValidationSettings(n=5000, quick=True).thinned().n == 500
     assert ValidationSettings().thinned() == ValidationSettings()
+    assert ValidationSettings().chosen() == ValidationSettings(engine="torch")
+    assert ValidationSettings(engine="rust_circuit").chosen() == ValidationSettings(engine="rust_circuit")
 
 
 def test_a_first_look_is_what_the_thinned_settings_make(tmp_path, model):
