@@ -33,7 +33,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def standin_made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifacts]:
-    """What an experiment leaves on the stand-in: N = 97, torch engine, the paper's circuit, run once for all tests."""
+    """What an experiment leaves on the stand-in: N = 97, torch engine, the paper's circuit, run once for all tests.
+
+    Of the validation a first look, with few draws.
+    """
     folder = tmp_path_factory.getbasetemp()
     shared = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "standin"
     shared.mkdir(exist_ok=True)
@@ -43,6 +46,7 @@ def standin_made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ar
         with FileLock(shared / f"{script}.lock"):
             if (shared / script / "out").is_dir():
                 return read_artifacts(shared / script / "out", script)
-            return made_by(script, shared / script, "standin", 97, "--engine", "torch", *circuit)
+            few = ("--quick",) if script == "circuit_validation" else ()
+            return made_by(script, shared / script, "standin", 97, "--engine", "torch", *circuit, *few)
 
     return made
