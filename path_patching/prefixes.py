@@ -31,6 +31,11 @@ class Prefixes(NamedTuple):
     example: torch.Tensor
 
 
+def weighted_sums(rows: torch.Tensor, of_sentence: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """What prefixes have (P, ...) summed over sentences (B, T), given the weight (B,) float64 of each: (T, ...)."""
+    return torch.stack([torch.tensordot(weights, rows[at].double(), 1) for at in of_sentence.unbind(1)])
+
+
 def distinct_prefixes(sentences: torch.Tensor) -> Prefixes:
     """The prefixes of token ids (B, T), int64."""
     n_sentences, n_positions = sentences.shape

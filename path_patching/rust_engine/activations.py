@@ -7,6 +7,7 @@ D width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import rust_circuit as rc
 import torch
@@ -14,7 +15,7 @@ import torch
 from path_patching.engine import Data, DataSet, Means
 from path_patching.interrupts import interrupts_held
 from path_patching.paths import Node
-from path_patching.prefixes import distinct_prefixes
+from path_patching.prefixes import distinct_prefixes, weighted_sums
 from path_patching.progress import progress
 from path_patching.rust_engine.gpt2_circuits import Gpt2Circuit, stream_name
 
@@ -75,12 +76,8 @@ class Activations:
 
     def weighted(self, weights: torch.Tensor, neurons: Sequence[Node]) -> Means:
         """Sums over the clean sentences, given the weight (B,) float64 of each: what is to be added up to `means`."""
-
-        def total(rows: torch.Tensor) -> torch.Tensor:  # (P, ...) to (T, ...)
-            at = self._prefix["clean"].unbind(1)
-            return torch.stack([torch.tensordot(weights, rows[each].double(), 1) for each in at])
-
         weights = weights.to(self._circuit.device)
+        total = partial(weighted_sums, of_sentence=self._prefix["clean"], weights=weights)
         streams: Means = {name: total(rows) for name, rows in self._streams.items()}
         z: Means = {layer: total(rows) for layer, rows in enumerate(self._z)}
         written = self.writes(neurons, "clean") if neurons else ()

@@ -6,6 +6,7 @@ The forward pass runs over the distinct prefixes (P) of sentences (B); positions
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import partial
 
 import torch
 from torch.nn import functional
@@ -13,7 +14,7 @@ from torch.nn import functional
 from path_patching.engine import Data, DataSet, Means
 from path_patching.gpt2.model import LAYER_NORM_EPSILON, Model
 from path_patching.paths import Node, Via
-from path_patching.prefixes import Prefixes, distinct_prefixes
+from path_patching.prefixes import Prefixes, distinct_prefixes, weighted_sums
 
 SENTENCES_AT_ONCE = 256  # in attention, where every sentence has its own copies of queries, keys and values
 
@@ -120,12 +121,8 @@ class Activations:
 
     def weighted(self, weights: torch.Tensor, neurons: Sequence[Node]) -> Means:
         """Sums over the clean sentences, given the weight (N,) float64 of each: what is to be added up to `means`."""
-
-        def total(rows: torch.Tensor) -> torch.Tensor:  # (P, ...) to (T, ...)
-            at = self._prefix["clean"].unbind(1)
-            return torch.stack([torch.tensordot(weights, rows[each].double(), 1) for each in at])
-
         weights = weights.to(self.transformer.device)
+        total = partial(weighted_sums, of_sentence=self._prefix["clean"], weights=weights)
         streams: Means = {("stream", place): total(rows) for place, rows in enumerate(self._streams)}
         z: Means = {("z", layer): total(rows) for layer, rows in enumerate(self._z)}
         return streams | z | {node: weights @ self.coefficients(node, "clean").double() for node in neurons}
