@@ -19,7 +19,7 @@ from path_patching.edits import EditedRuns, activation
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node
-from path_patching.subspaces import Edit, ablations, as_classes, as_number, erasures, principal_components
+from path_patching.subspaces import fitted_edits, principal_components
 from reproduction.paper import is_the_papers
 from reproduction.settings import PcaSettings
 from utils import Evaluations, choose_circuit, collate, open_run, prob_diff, start_experiment
@@ -73,6 +73,7 @@ pca = {"activations": list(activations), "points": torch.stack(points), "shares"
 run.save("pca.pt", pca, kind="pca")
 
 # %% Does the model need those dimensions, or the linear trace of YY? What is fitted on one half edits the other, where
+# controls show what any such edit does.
 WORDS = {  # of the edits
     **{f"pca_top_{rank}": f"PCA, top {rank}" for rank in RANKS},
     "leace_number": "LEACE, YY as a number",
@@ -80,21 +81,8 @@ WORDS = {  # of the edits
     "by_mean": "all, by its mean",
     "by_01_data": "all, by 01 data",
 }
-# controls show what any such edit does.
 fitted = torch.arange(len(dataset)) % 2 == 0
 generator = torch.Generator().manual_seed(settings.seed)
-
-
-def edits_fitted_to(known: torch.Tensor, labels: torch.Tensor) -> dict[str, list[Edit]]:
-    """Every edit of an activation by key, fitted to (n, D) and YY (n,): the edit itself, then its controls.
-
-    LEACE erases YY as a number, one direction, or as classes, up to as many directions as there are years.
-    """
-    edits = {f"pca_top_{rank}": each for rank, each in ablations(known, labels, RANKS, CONTROLS, generator).items()}
-    for name, concept in {"number": as_number, "classes": as_classes}.items():
-        edits[f"leace_{name}"] = erasures(known, labels, concept, CONTROLS, generator)
-    return edits | {"by_mean": [lambda other: known.double().mean(0).expand_as(other)]}
-
 
 # %% What does each edit cost? The edited activation is put back, and what reads it is computed anew.
 held_out = yy[~fitted]
@@ -107,7 +95,8 @@ runs = EditedRuns(model, dataset.good_toks[~fitted], engine.sentences.answers, e
 def measured(place: Node, clean_activation: torch.Tensor) -> dict[str, list[torch.Tensor]]:
     """Probability differences (n,) after each edit of an activation (N, D), and after its controls."""
     rest, corrupted = clean_activation[~fitted], activation(engine, place, "corrupted")[~fitted]
-    edits = edits_fitted_to(clean_activation[fitted], yy[fitted]) | {"by_01_data": [lambda _: corrupted]}
+    known = clean_activation[fitted]
+    edits = fitted_edits(known, yy[fitted], RANKS, CONTROLS, generator) | {"by_01_data": [lambda _: corrupted]}
     changes = torch.stack([edit(rest) - rest for versions in edits.values() for edit in versions])
     found = iter(runs.probabilities(place, changes))
     return {name: [prob_diff(next(found), held_out) for _ in versions] for name, versions in edits.items()}

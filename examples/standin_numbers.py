@@ -31,7 +31,7 @@ from path_patching.gpt2.tensor_cache import STANDIN_FOLDER, load_model
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.make_engine import make_engine
 from path_patching.paths import Node, PathSet
-from path_patching.subspaces import ablations, as_classes, as_number, erasures
+from path_patching.subspaces import fitted_edits
 from path_patching.sweeps import effects_on, strongest
 from reproduction.paper import PAPER
 from utils import cutoff_sharpness, greater_than, prob_diff
@@ -125,12 +125,7 @@ def of_edits(engine: Engine, data: YearDataset) -> Numbers:
     fitted = torch.arange(len(data)) % 2 == 0
     known, rest = (activation(engine, place)[rows] for rows in (fitted, ~fitted))
     generator = torch.Generator().manual_seed(0)
-    edits = {
-        f"PCA, top {rank}": each for rank, each in ablations(known, yy[fitted], RANKS, CONTROLS, generator).items()
-    }
-    for name, concept in {"a number": as_number, "classes": as_classes}.items():
-        edits[f"LEACE, YY as {name}"] = erasures(known, yy[fitted], concept, CONTROLS, generator)
-    edits["all, by its mean"] = [lambda other: known.double().mean(0).expand_as(other)]
+    edits = fitted_edits(known, yy[fitted], RANKS, CONTROLS, generator)
     runs = EditedRuns(engine.model, data.good_toks[~fitted], engine.sentences.answers)
     changes = torch.stack([edit(rest) - rest for versions in edits.values() for edit in versions])
     clean = prob_diff(engine.clean()[~fitted], yy[~fitted]).mean().item()

@@ -133,3 +133,18 @@ def erasures(
     """
     orders = [torch.arange(len(labels)), *(torch.randperm(len(labels), generator=generator) for _ in range(n_controls))]
     return [leace(activation, concept(labels[order])) for order in orders]
+
+
+def fitted_edits(
+    activation: torch.Tensor, labels: torch.Tensor, ranks: Sequence[int], n_controls: int, generator: torch.Generator
+) -> dict[str, list[Edit]]:
+    """Every edit of an activation by key, fitted to (N, D) and labels (N,): the edit itself, then its controls.
+
+    `pca_top_{rank}` ablate; LEACE erases the labels as a number, one direction (`leace_number`), or as classes, up to
+    as many directions as there are (`leace_classes`); `by_mean` leaves nothing but the mean, and has no control.
+    """
+    ablated = ablations(activation, labels, ranks, n_controls, generator)
+    edits = {f"pca_top_{rank}": each for rank, each in ablated.items()}
+    for name, concept in {"number": as_number, "classes": as_classes}.items():
+        edits[f"leace_{name}"] = erasures(activation, labels, concept, n_controls, generator)
+    return edits | {"by_mean": [lambda other: activation.double().mean(0).expand_as(other)]}
