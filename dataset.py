@@ -771,9 +771,10 @@ def _ability(
 
 @dataclass(frozen=True, eq=False)
 class PlainDataset:
-    """N plain sentences, each cut after T tokens: what is measured is how far the next token's distribution moves.
+    """N plain sentences, each cut after T tokens, to see how far the next token's distribution moves.
 
-    They have no twins: each is its own, and the inside data of what is patched is the mean or zero.
+    They have no twins: each is its own, and the inside data of what is patched is the mean or zero. What is measured is
+    `divergence_from` (`path_patching.circuits.validation.faithfulness`) the clean probabilities.
     """
 
     good_toks: torch.Tensor
@@ -796,15 +797,6 @@ class PlainDataset:
     def end(self) -> int:
         """Position of END, the last token."""
         return self.good_toks.shape[1] - 1
-
-    def metric(self, clean: torch.Tensor) -> Metric:
-        """The KL divergence from the clean probabilities (N, A), Σ p · ln(p / q) in nats, (N, A) to (N,); 0 at best."""
-        return partial(_divergence, clean=clean)
-
-
-def _divergence(probabilities: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    least = torch.finfo(probabilities.dtype).tiny
-    return (torch.xlogy(clean, clean) - torch.xlogy(clean, probabilities.clamp(min=least))).sum(-1)
 
 
 def plain_sentences(tokenizer: GPT2Tokenizer) -> PlainDataset:

@@ -13,7 +13,6 @@ from dataset import (
     PLURAL,
     SINGULAR,
     AbilityDataset,
-    PlainDataset,
     YearDataset,
     century_copying,
     get_valid_years,
@@ -21,6 +20,7 @@ from dataset import (
     plain_sentences,
     subject_verb_number,
 )
+from path_patching.circuits.validation.faithfulness import divergence_from
 from path_patching.engine import Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, random_model
@@ -174,7 +174,7 @@ def test_the_divergence_of_the_next_token_worked_out_by_hand():
     """½ ln(½ / ¼) + ½ ln(½ / ¾) = ½ ln(4 / 3); what is certain and half as likely now costs ln 2; 0 · ln 0 is 0."""
     clean = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.3, 0.7]], dtype=torch.float64)
     patched = torch.tensor([[0.25, 0.75], [0.5, 0.5], [0.3, 0.7]], dtype=torch.float64)
-    metric = PlainDataset(torch.zeros(3, 2, dtype=torch.int64), ("", "", ""), torch.arange(2)).metric(clean)
+    metric = divergence_from(clean)
     assert metric(patched).tolist() == pytest.approx([math.log(4 / 3) / 2, math.log(2), 0.0])
     assert metric(clean).tolist() == [0.0, 0.0, 0.0]
     assert metric(patched.flip(1))[1].item() == pytest.approx(math.log(2))

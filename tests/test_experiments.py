@@ -20,6 +20,7 @@ from dataset import (
     year_indices,
 )
 from path_patching.bootstrap import mean, share
+from path_patching.circuits.validation.faithfulness import divergence_from
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import PathSet
@@ -101,7 +102,7 @@ def test_sentences_of_other_abilities_and_with_other_twins_are_taken(tmp_path: P
     plain = plain_sentences(TOKENIZER)
     probabilities = experiment.engine_for(plain).clean()
     torch.testing.assert_close(probabilities.sum(1), torch.ones(50, dtype=torch.float64))
-    assert plain.metric(probabilities)(probabilities).abs().max() < 1e-12
+    assert divergence_from(probabilities)(probabilities).abs().max() < 1e-12
     with pytest.raises(UserError, match=r"The castles? "):
         experiment.engine_for(subject_verb_number(TOKENIZER, 97))
 
