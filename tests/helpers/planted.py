@@ -60,6 +60,17 @@ SHARPNESS = 30.0  # the bell's standard deviation is 1 / √SHARPNESS, 9 years
 
 SIZES = Architecture(n_layers=3, n_heads=2, d_model=18, d_head=9, d_mlp=4, n_positions=7, vocab_size=105)
 CHAIN = (Node.mlp(2, END), Node.head(1, 1, END), Node.mlp(0, YY), Node.embeds(YY))
+LARGER = Circuit(  # than the chain: a0.h1 and m1 do nothing
+    name="larger",
+    mlps=("m1", "m2"),
+    heads=("a0.h1", "a1.h1"),
+    heads_feed=(LOGITS, "m1", "m2"),
+    first_below=(),
+    further_below=(),
+    followed=(),
+    whole=("q", "k", "v"),
+)
+MEMBERS = {f"{name}@END": Node.named(name, END) for name in (*LARGER.heads, *LARGER.mlps)}
 
 SMALL_SHIFT = 0.3  # 15 years
 MANY_HEADS = replace(SIZES, n_layers=5, n_heads=9, d_head=2)

@@ -6,26 +6,14 @@ import pytest
 import torch
 
 from path_patching.bootstrap import mean
-from path_patching.circuits.circuit import LOGITS, Circuit, late_half
+from path_patching.circuits.circuit import late_half
 from path_patching.circuits.validation.interactions import Interactions, interactions, mlp_shares
 from path_patching.circuits.validation.measuring import Scale
 from path_patching.errors import UserError
 from path_patching.paths import Node, PathSet
 from tests.helpers.engines import each_engine, make_engine
-from tests.helpers.planted import END, YEARS, planted_model, planted_sentences
+from tests.helpers.planted import END, LARGER, MEMBERS, YEARS, planted_model, planted_sentences
 from utils import greater_than
-
-LARGER = Circuit(  # a0.h1 and m1 do nothing
-    name="larger",
-    mlps=("m1", "m2"),
-    heads=("a0.h1", "a1.h1"),
-    heads_feed=(LOGITS, "m1", "m2"),
-    first_below=(),
-    further_below=(),
-    followed=(),
-    whole=("q", "k", "v"),
-)
-MEMBERS = {f"{name}@END": Node.named(name, END) for name in (*LARGER.heads, *LARGER.mlps)}
 
 
 @each_engine
