@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from path_patching.bootstrap import Estimate
-from path_patching.circuits.validation.measuring import Scale, isolated, measured, removed
+from path_patching.circuits.validation.measuring import Scale, isolated, magnitude, measured, removed
 from path_patching.circuits.validation.members import classes, listed, members
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Engine
@@ -96,22 +96,6 @@ def completeness(
         )
     ]
     return Completeness(subject, tuple(gaps))
-
-
-def magnitude(signed: Estimate) -> Estimate:
-    """The size of a number whose sign does not matter, with the sizes that its intervals hold."""
-    low, high = _sizes(signed.low, signed.high)
-    size = Estimate(abs(signed.value), low, high, signed.n)
-    if signed.plain_low is None or signed.plain_high is None:
-        return size
-    plain_low, plain_high = _sizes(signed.plain_low, signed.plain_high)
-    return replace(size, plain_low=plain_low, plain_high=plain_high)
-
-
-def _sizes(low: float, high: float) -> tuple[float, float]:
-    """The smallest and the largest size of the numbers from one to another."""
-    least, most = sorted((abs(low), abs(high)))
-    return (0.0 if low <= 0 <= high else least), most
 
 
 def _drawn(nodes: Sequence[Node], count: int, seed: int) -> list[frozenset[Node]]:

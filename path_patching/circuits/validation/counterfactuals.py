@@ -27,9 +27,7 @@ import torch
 
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.circuit import LOGITS, Circuit
-from path_patching.circuits.validation.completeness import magnitude
-from path_patching.circuits.validation.measuring import Scale, measured
-from path_patching.circuits.validation.minimality import ROUNDING
+from path_patching.circuits.validation.measuring import ROUNDING, Scale, magnitude, measured
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Data, Engine, Request
 from path_patching.errors import UserError

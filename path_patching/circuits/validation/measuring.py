@@ -19,7 +19,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -30,6 +30,7 @@ from path_patching.paths import PathSet
 from path_patching.progress import progress
 from path_patching.sweeps import Metric
 
+ROUNDING = 1e-5  # of F: what one engine may find where another finds nothing
 SHARE_OF_MEMORY = 1 / 8  # of the engine's, that the probabilities of a call may take
 
 
@@ -123,3 +124,24 @@ def isolated(paths: PathSet | None) -> Request:
 def removed(paths: PathSet | None) -> Request:
     """The model without some paths; all of it if there are none."""
     return Request.clean() if paths is None else Request.patch(paths)
+
+
+def is_nothing(lost: Estimate) -> bool:
+    """Whether an interval includes 0, or comes as close to it as rounding does; so does what is not a number."""
+    return not (lost.low > ROUNDING or lost.high < -ROUNDING)
+
+
+def magnitude(signed: Estimate) -> Estimate:
+    """The size of a number whose sign does not matter, with the sizes that its intervals hold."""
+    low, high = _sizes(signed.low, signed.high)
+    size = Estimate(abs(signed.value), low, high, signed.n)
+    if signed.plain_low is None or signed.plain_high is None:
+        return size
+    plain_low, plain_high = _sizes(signed.plain_low, signed.plain_high)
+    return replace(size, plain_low=plain_low, plain_high=plain_high)
+
+
+def _sizes(low: float, high: float) -> tuple[float, float]:
+    """The smallest and the largest size of the numbers from one to another."""
+    least, most = sorted((abs(low), abs(high)))
+    return (0.0 if low <= 0 <= high else least), most

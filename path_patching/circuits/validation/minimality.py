@@ -25,18 +25,11 @@ import torch
 
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.links import Link
-from path_patching.circuits.validation.measuring import Scale, isolated, measured
+from path_patching.circuits.validation.measuring import Scale, is_nothing, isolated, measured
 from path_patching.circuits.validation.members import class_of, classes, link_steps, listed, members
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Engine, Request
 from path_patching.paths import PathSet
-
-ROUNDING = 1e-5  # of F: what one engine may find where another finds nothing
-
-
-def is_nothing(lost: Estimate) -> bool:
-    """Whether an interval includes 0, or comes as close to it as rounding does; so does what is not a number."""
-    return not (lost.low > ROUNDING or lost.high < -ROUNDING)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from path_patching.bootstrap import Estimate
-from path_patching.circuits.validation.measuring import Scale, measured
-from path_patching.circuits.validation.minimality import is_nothing
+from path_patching.circuits.validation.measuring import Scale, is_nothing, measured
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Engine, Request
 from path_patching.errors import UserError

@@ -9,8 +9,8 @@ import pytest
 from benchmarks.calibration import engine_of, planted
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.circuit import full_circuit
-from path_patching.circuits.validation.completeness import Completeness, completeness, magnitude
-from path_patching.circuits.validation.measuring import Scale
+from path_patching.circuits.validation.completeness import Completeness, completeness
+from path_patching.circuits.validation.measuring import Scale, magnitude
 from path_patching.paths import Node
 from tests.helpers.planted import END, YEARS, YY
 from utils import greater_than
