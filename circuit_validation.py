@@ -219,7 +219,8 @@ if "stability" in settings.only:
     verdicts.note("stability", searches.verdicts(circuit))
     rows = []
     for at in searches.searches:
-        rows += [{"threshold": at.threshold, "node": node, "share": share} for node, share in at.membership.items()]
+        told = {"threshold": at.threshold, "followed": at.followed}
+        rows += [told | {"node": node, "share": share} for node, share in at.membership.items()]
     save("membership", rows)
 
 # %% Does a stronger patch do more?

@@ -169,16 +169,19 @@ if made("interactions"):
 if made("membership"):
     membership = tables["membership"]
     often = membership.groupby("node")["share"].max()
-    shown = membership[membership["node"].isin(often[often >= 0.25].index)]
-    by_node = square(shown.sort_values("threshold", ascending=False), "threshold", "node", "share").fillna(0)
+    shown = membership[membership["node"].isin(often[often > 0.5].index)].sort_values("threshold", ascending=False)
+    by_node = square(shown, "threshold", "node", "share").fillna(0)
+    by_node = by_node[sorted(by_node.columns, key=lambda node: node.endswith("@YY"))]  # those at END first
+    at_end = shown.loc[~shown["followed"], "threshold"].unique()  # with these, searches end there
+    by_node.loc[at_end, [node for node in by_node.columns if node.endswith("@YY")]] = float("nan")
     x = named("node", list(by_node.columns))
     y = named("threshold (share of clean)", [f"{at:g}" for at in by_node.index])
     title = plots.titled("How often the search finds each node again")
-    subtitle = "on draws of the sentences; nodes of under a quarter of the searches at every threshold are left out"
+    subtitle = "on draws of the sentences; nodes of over half of the searches at some threshold; grey: not searched"
     size = (max(480, 18 * len(x.values)), 300)
     colours = partial(sequential, title="share of the searches")
     figure = heatmap(by_node.to_numpy(float), title, x, y, colours, subtitle, size)
-    write(figure.update_xaxes(tickangle=-90), "membership")
+    write(figure.update_xaxes(tickangle=-90).update_layout(plot_bgcolor="lightgrey"), "membership")
 
 # %% And on the circuit itself: what F loses with each link, and how often each node is found again.
 if made("links", "membership"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from path_patching.circuits.search import THRESHOLDS
+from path_patching.circuits.validation.stability import FOLLOWED_FROM
 from path_patching.circuits.validation.stability import THRESHOLDS as STABILITY_THRESHOLDS
 from path_patching.errors import UserError, shortened
 from path_patching.files import ROOT, checkpoint_folder, named_path, told_apart
@@ -192,7 +193,6 @@ VALIDATION = (  # the tests, in the order in which they are made
     "faithfulness", "seeds", "random", "minimality", "completeness", "counterfactuals", "sizes", "stability",
     "strength", "specificity", "interactions",
 )  # fmt: skip
-SEARCHED = STABILITY_THRESHOLDS[:3]  # a draw takes ever longer with lower ones, and few find the same
 
 
 @dataclass(frozen=True)
@@ -203,9 +203,8 @@ class ValidationSettings(Settings):
     circuits: int = flag(200, "number of random circuits of each kind", int)
     bootstraps: int = flag(20, "number of draws of the sentences on which the circuit is searched for again", int)
     thresholds: tuple[float, ...] = flag(
-        SEARCHED,
-        "shares of clean with which the circuit is searched for again; for small circuits seconds a draw, for those of "
-        f"{STABILITY_THRESHOLDS[-1]:g} minutes",
+        STABILITY_THRESHOLDS,
+        f"shares of clean with which the circuit is searched for again; below {FOLLOWED_FROM:g} at END alone",
         float,
         several=True,
     )

@@ -164,6 +164,15 @@ def find_members(effects: Effects, yy: int, end: int, threshold: float) -> Circu
     return None if late is None else _followed(strict, late[0])[0]
 
 
+def find_at_end(effects: Effects, yy: int, end: int, threshold: float) -> tuple[str, ...]:
+    """The nodes that a search with one threshold keeps at END, before it asks what their heads read and feed.
+
+    Raises `UserError` if the metric has no clean value to speak of.
+    """
+    search = _search(effects, yy, end)
+    return _kept_at_end(replace(search, threshold=threshold * abs(search.clean)))[0]
+
+
 def _search(effects: Effects, yy: int, end: int) -> Search:
     """A search that keeps everything. Raises `UserError` if the metric has no clean value to speak of."""
     clean = effects.clean
@@ -231,8 +240,7 @@ def _full(search: Search, late: Found) -> Found:
 
 def _found_at_end(search: Search) -> tuple[Circuit, tuple[Question, ...]] | None:
     """The circuit at END, the inputs of its heads whole; None if it has no head."""
-    swept = _sweep_end(search)
-    kept = in_order({name for step in swept.values() for name in search.kept(step)})
+    kept, swept = _kept_at_end(search)
     if not any(_is_head(name) for name in kept):
         return None
     circuit, fed = _late_half(search, kept, swept)
@@ -246,6 +254,12 @@ def _followed(search: Search, late: Circuit) -> tuple[Circuit, tuple[Question, .
     ways = [way for name in kept for way in INPUTS["head"] if way == name]
     circuit, below = _below_heads(search, late, ways)
     return circuit, (inputs, *below)
+
+
+def _kept_at_end(search: Search) -> tuple[tuple[str, ...], dict[str, Question]]:
+    """The nodes kept at END, and the sweeps that they were kept by."""
+    swept = _sweep_end(search)
+    return in_order({name for step in swept.values() for name in search.kept(step)}), swept
 
 
 def _sweep_end(search: Search) -> dict[str, Question]:

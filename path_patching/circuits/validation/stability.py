@@ -5,7 +5,9 @@
     consensus = the nodes of over half of the draws
 
 A draw is a weight for each sentence, so that whoever draws can draw whole clusters. Sweeps are made once for all
-sentences: a draw, or a threshold, that asks for one that was made only weighs its sentences otherwise.
+sentences: a draw, or a threshold, that asks for one that was made only weighs its sentences otherwise. At END draws
+have nearly all sweeps in common. What their heads read at YY is another question for every other set of heads, so that
+at thresholds below `FOLLOWED_FROM`, where each draw keeps a set of its own, searches end at END.
 
     >>> from path_patching.bootstrap import sentence_weights
     >>> from path_patching.sweeps import remembered_effects
@@ -25,19 +27,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import torch
 
 from path_patching.circuits.circuit import Circuit
-from path_patching.circuits.search import find_members
+from path_patching.circuits.search import find_at_end, find_members
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.errors import UserError
 from path_patching.progress import progress
 from path_patching.sweeps import Effects
 
 THRESHOLDS = (0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # shares of the metric's clean value
+FOLLOWED_FROM = 0.01  # the lowest of them at which searches go on to YY
 DRAWS = 20
 PLACES = {"at END": ("END",), "at END and YY": ("END", "YY")}
 
@@ -49,6 +52,13 @@ class Searches:
     threshold: float
     found: tuple[frozenset[str], ...]
     """By draw, the circuit's nodes with their place (`m10@END`, `m0@YY`); none where no head was found."""
+    followed: bool = True
+    """Whether the searches went on to YY; else there are all nodes that they kept at END."""
+
+    @property
+    def places(self) -> dict[str, tuple[str, ...]]:
+        """Where the searches looked, in words, with the places of nodes."""
+        return PLACES if self.followed else {"at END": ("END",)}
 
     @property
     def membership(self) -> dict[str, float]:
@@ -58,7 +68,7 @@ class Searches:
 
     def within(self, places: Iterable[str]) -> Searches:
         """The same for the nodes at some places alone."""
-        return Searches(self.threshold, tuple(at_places(members, places) for members in self.found))
+        return replace(self, found=tuple(at_places(members, places) for members in self.found))
 
     def jaccard(self) -> float:
         """The mean Jaccard index over all pairs of draws."""
@@ -80,7 +90,12 @@ class Stability:
         thresholds = [each.threshold for each in self.searches]
         if found_at is None:
             claimed = members_of(circuit)
-            return max(self.searches, key=lambda each: jaccard(each.consensus(), claimed)).threshold
+            whole = [each for each in self.searches if each.followed]
+            alike = {
+                each.threshold: jaccard(each.consensus(), claimed if each.followed else at_places(claimed, ("END",)))
+                for each in whole or self.searches
+            }
+            return max(alike, key=lambda threshold: alike[threshold])
         if found_at not in thresholds:
             raise UserError(f"no search was made at {found_at:g}; there are {', '.join(map(str, thresholds))}")
         return found_at
@@ -89,8 +104,8 @@ class Stability:
         """Whether searches find the same again, and whether that is the circuit: at END, and with YY.
 
         Judged is the search with the threshold at which the circuit was found; the others are shown. For a circuit that
-        no search found it is the one whose consensus is most like it. Raises `UserError` if `found_at` is none of the
-        thresholds.
+        no search found it is the one whose consensus is most like it, of those followed to YY if any is. Raises
+        `UserError` if `found_at` is none of the thresholds.
         """
         claimed, judged = members_of(circuit), self.judged_at(circuit, found_at)
         why = "its consensus is the most like the circuit" if found_at is None else "where the circuit was found"
@@ -98,7 +113,7 @@ class Stability:
         for each in self.searches:
             other, named = each.threshold != judged, f"the search at {100 * each.threshold:g}% of clean"
             remark = "another threshold, to compare" if other else why
-            for place, places in PLACES.items():
+            for place, places in each.places.items():
                 within, own = each.within(places), at_places(claimed, places)
                 index, subject = jaccard(within.consensus(), own), f"the circuit {place}, {named}"
                 again.append(judge("stability", within.jaccard(), f"{named}, {place}", remark, too_weak=other))
@@ -107,10 +122,16 @@ class Stability:
 
 
 def stability(
-    effects: Effects, weights: torch.Tensor, yy: int, end: int, thresholds: Sequence[float] = THRESHOLDS
+    effects: Effects,
+    weights: torch.Tensor,
+    yy: int,
+    end: int,
+    thresholds: Sequence[float] = THRESHOLDS,
+    followed_from: float = FOLLOWED_FROM,
 ) -> Stability:
     """Searches on draws of the sentences, at each threshold; `weights` (draws, N) say how often each was drawn.
 
+    With thresholds below `followed_from` they look at END alone.
     Raises `UserError` for weights of another shape, and for a draw in which the metric has no clean value.
     """
     if weights.ndim != 2 or len(weights) < 2:
@@ -120,9 +141,19 @@ def stability(
     drawn = [effects.weighted(each) for each in weights]
 
     def searched(threshold: float) -> Searches:
-        return Searches(threshold, tuple(members_of(find_members(each, yy, end, threshold)) for each in drawn))
+        followed = threshold >= followed_from
+        search = _found if followed else _kept_at_end
+        return Searches(threshold, tuple(search(each, yy, end, threshold) for each in drawn), followed)
 
     return Stability(tuple(map(searched, progress(thresholds, f"{len(drawn)} searches at each threshold"))))
+
+
+def _found(effects: Effects, yy: int, end: int, threshold: float) -> frozenset[str]:
+    return members_of(find_members(effects, yy, end, threshold))
+
+
+def _kept_at_end(effects: Effects, yy: int, end: int, threshold: float) -> frozenset[str]:
+    return frozenset(f"{name}@END" for name in find_at_end(effects, yy, end, threshold))
 
 
 def members_of(circuit: Circuit | None) -> frozenset[str]:

@@ -46,11 +46,31 @@ def test_membership_and_consensus_by_hand():
 def test_the_planted_circuit_is_found_on_every_draw(engine_name):
     engine = make_engine(engine_name, planted_model(), planted_sentences())
     found = stability(remembered_effects(engine, greater_than(YEARS)), WEIGHTS, YY, END, (0.05, 0.001))
-    for searches in found.searches:
-        assert searches.membership == {"m2@END": 1, "a1.h1@END": 1, "m0@YY": 1}
-        assert searches.jaccard() == 1
-        assert searches.consensus() == members_of(PLANTED)
+    followed, at_end = found.searches
+    assert followed.membership == {"m2@END": 1, "a1.h1@END": 1, "m0@YY": 1}
+    assert followed.consensus() == members_of(PLANTED)
+    assert at_end.membership == {"m2@END": 1, "a1.h1@END": 1}
+    assert followed.jaccard() == at_end.jaccard() == 1
     assert all(verdict.passed for verdict in found.verdicts(PLANTED, 0.05) if verdict.passed is not None)
+
+
+def test_below_a_threshold_searches_end_at_end():
+    engine = make_engine("torch", planted_model(), planted_sentences())
+    effects = remembered_effects(engine, greater_than(YEARS))
+    found = stability(effects, WEIGHTS, YY, END, (0.05, 0.02), followed_from=0.03)
+    assert [each.followed for each in found.searches] == [True, False]
+    subjects = [verdict.subject for verdict in found.verdicts(PLANTED)]
+    assert [subject for subject in subjects if "2% of clean" in subject and "YY" in subject] == []
+    assert found.judged_at(PLANTED) == 0.05
+
+
+def test_a_search_that_looked_at_end_alone_is_judged_only_where_no_other_is_there():
+    at_end = frozenset(["m2@END", "a1.h1@END"])
+    alike, other = Searches(0.002, (at_end,) * 2, followed=False), Searches(0.02, (frozenset({"m1@END"}),) * 2)
+    assert Stability((other, alike)).judged_at(PLANTED) == 0.02
+    assert Stability((replace(alike, threshold=0.001, found=(frozenset(),) * 2), alike)).judged_at(PLANTED) == 0.002
+    verdict = Stability((alike,)).verdicts(PLANTED)[-1]
+    assert (verdict.bar, verdict.measured) == ("consensus", 1)  # what the circuit has at YY is not asked
 
 
 def test_a_draw_costs_no_sweep_of_its_own(monkeypatch):
