@@ -1,0 +1,239 @@
+"""A pretend CUDA device for machines without one: tensors that say they are on `cuda:0`, computed on the CPU.
+
+    with pretend_cuda() as gpus:
+        engine = TorchEngine(model, sentences, device="cuda")
+        engine.clean()  # what it is on the CPU; a tensor that was forgotten there raises
+    with pretend_cuda(count=2, memory=10**6):  # cuda:0 and cuda:1, of a megabyte each
+        ...
+
+Tensors on it are a subclass, and a mode sees every call of PyTorch, those that make tensors included. What stays on the
+CPU by mistake, or is made there, raises as on a GPU; the rules are PyTorch's own:
+
+- the tensors of a call are on one device, `out=`, those of a `torch.cat` and of `torch.equal` among them; but where a
+  call is elementwise, a 0-dimensional CPU tensor may go with CUDA ones;
+- CPU indices may index a CUDA tensor, CUDA indices no CPU tensor;
+- `.numpy()` of a CUDA tensor raises; `.item()`, `.tolist()`, `.cpu()` and `.to("cpu")` bring it back;
+- what is moved is copied; what is drawn on a device needs a generator of that device; a device has to be there.
+
+`memory` limits the bytes that live on each device: a result that would exceed it raises `torch.OutOfMemoryError`. What
+a call needs for a while within itself is not counted. Numbers and speed are the CPU's, so it says nothing of CUDA's
+arithmetic, kernels or time; and rust_circuit does not run on it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NoReturn
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+CPU = torch.device("cpu")
+MOVES = {"to", "cpu", "cuda", "type_as", "copy_"}
+INDEXES = {"__getitem__", "__setitem__", "index_put", "index_put_"}
+NOT_ELEMENTWISE = {"cat", "stack", "equal", "index_select", "gather", "index_add_", "__set__"}
+IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__", "__iand__", "__ior__"}
+
+
+@dataclass
+class Gpus:
+    """The pretend devices: how many there are, and the bytes that live on each."""
+
+    count: int
+    memory: int | None
+    current: int = 0
+    times_emptied: int = 0
+    """How often their cache was."""
+    live: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """Tensors, by device and the address of what they hold."""
+    sizes: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Bytes, by the same."""
+
+    def held(self, index: int) -> int:
+        """The bytes that live on a device."""
+        return sum(size for (of, _), size in self.sizes.items() if of == index)
+
+    def place(self, device: str | int | torch.device) -> torch.device:
+        """A device with its index. Raises RuntimeError, as PyTorch does, if it is not there."""
+        found = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+        if found.type != "cuda":
+            return found
+        index = self.current if found.index is None else found.index
+        if index >= self.count:
+            raise RuntimeError("CUDA error: invalid device ordinal")
+        return torch.device("cuda", index)
+
+    def hold(self, tensor: OnCuda) -> None:
+        """Count what a new tensor holds for as long as it lives. Raises `OutOfMemoryError` if it does not fit."""
+        storage, index = tensor.untyped_storage(), tensor.place.index
+        key, size = (index, storage.data_ptr()), storage.nbytes()
+        if self.memory is not None and key not in self.sizes and self.held(index) + size > self.memory:
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} bytes. GPU {index} is full.")
+        self.sizes[key] = size
+        self.live[key] += 1
+        weakref.finalize(tensor, self._release, key).atexit = False
+
+    def _release(self, key: tuple[int, int]) -> None:
+        self.live[key] -= 1
+        if not self.live[key]:
+            del self.live[key], self.sizes[key]
+
+
+class OnCuda(torch.Tensor):
+    """A tensor that says that it is on a CUDA device."""
+
+    gpus: ClassVar[Gpus] = Gpus(1, None)  # those that are there now
+    place: torch.device
+
+    @property
+    def device(self) -> torch.device:
+        return self.place
+
+    @property
+    def is_cuda(self) -> bool:
+        return True
+
+    def get_device(self) -> int:
+        return self.place.index
+
+    def numpy(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError(f"can't convert {self.place} device type tensor to numpy. Use Tensor.cpu() first.")
+
+    __array__ = numpy
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(self.unbind(0))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
+        memo[id(self)] = self.clone()
+        return memo[id(self)]
+
+    def __repr__(self, **_: object) -> str:
+        return f"{self.cpu()!r} on {self.place}"
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: object, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return _called(func, args, kwargs or {})
+
+
+class _Mode(TorchFunctionMode):
+    """Sees the calls that no tensor of the subclass takes part in."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return _called(func, args, kwargs or {})
+
+
+def _called(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
+    """What a call of PyTorch gives, on the device where it gives it."""
+    name: str = getattr(func, "__name__", "")
+    tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+    places = {each.place for each in tensors if isinstance(each, OnCuda)}
+    place = _place_asked_for(name, args, kwargs)
+    if not places and (place is None or place.type != "cuda"):
+        return func(*args, **kwargs)
+    if places and name not in MOVES:
+        _check_together(name, args, kwargs, tensors, places)
+    if place is None:
+        place = args[0].device if name in INDEXES | MOVES else places.pop()
+    if (generator := kwargs.get("generator")) is not None and generator.device.type != place.type:
+        raise RuntimeError(f"Expected a '{place.type}' device type for generator but found '{generator.device.type}'")
+    moved = args[0] if name in MOVES and args[0].device != place else None
+    with torch._C.DisableTorchFunctionSubclass():
+        if name == "cuda":
+            return _on(args[0], place, moved)
+        if name == "to":
+            args = (args[0], *(CPU if _is_device(each) else each for each in args[1:]))
+        if "device" in kwargs:
+            kwargs = {**kwargs, "device": CPU}
+        found = func(*args, **kwargs)
+        return tree_map(lambda each: _on(each, place, moved) if isinstance(each, torch.Tensor) else each, found)
+
+
+def _on(tensor: torch.Tensor, place: torch.device, moved: torch.Tensor | None) -> torch.Tensor:
+    """A result where it is; if it is what was `moved` there, a copy."""
+    if isinstance(tensor, OnCuda) and tensor.place == place:
+        return tensor
+    if moved is not None and tensor.data_ptr() == moved.data_ptr():
+        tensor = tensor.clone()
+    if place.type != "cuda":
+        return tensor.as_subclass(torch.Tensor)
+    on_cuda = torch.Tensor._make_subclass(OnCuda, tensor)
+    on_cuda.place = place
+    OnCuda.gpus.hold(on_cuda)
+    return on_cuda
+
+
+def _place_asked_for(name: str, args: Any, kwargs: Mapping[str, Any]) -> torch.device | None:
+    """The device that a call names, if it names one."""
+    if name == "cpu":
+        return CPU
+    if name in ("to", "type_as"):
+        if others := [each for each in (*args[1:], kwargs.get("other")) if isinstance(each, torch.Tensor)]:
+            return others[0].device
+        named = [each for each in (*args[1:], kwargs.get("device")) if _is_device(each)]
+    else:
+        named = [kwargs["device"]] if kwargs.get("device") is not None else [*args[1:2]] if name == "cuda" else []
+        named = named or (["cuda"] if name == "cuda" else [])
+    return OnCuda.gpus.place(named[0]) if named else None
+
+
+def _is_device(given: object) -> bool:
+    return isinstance(given, str | torch.device) or (isinstance(given, int) and not isinstance(given, bool))
+
+
+def _check_together(
+    name: str, args: Any, kwargs: Mapping[str, Any], tensors: list[torch.Tensor], places: set[torch.device]
+) -> None:
+    """Raise RuntimeError, as PyTorch does, if the tensors of a call are on devices that do not go together."""
+    on_cpu = [each for each in tensors if not isinstance(each, OnCuda)]
+    if len(places) == 1 and name in INDEXES:
+        indexed, *of_indices = args
+        if not isinstance(indexed, OnCuda):
+            wrong = [each for each in tensors if isinstance(each, OnCuda) and (each.dim() or name != "__getitem__")]
+        else:  # by slices alone a value is copied to where it goes
+            picked = [each for each in tree_leaves(of_indices[:1]) if isinstance(each, torch.Tensor | list)]
+            value = of_indices[-1] if name != "__getitem__" and picked else None
+            wrong = [each for each in on_cpu if each is value and each.dim()]
+    elif len(places) == 1:
+        is_in_place = name in IN_PLACE or (name.endswith("_") and not name.endswith("__"))
+        written = [kwargs.get("out"), args[0] if is_in_place else None]
+        wrong = [each for each in on_cpu if each.dim() or name in NOT_ELEMENTWISE or any(each is it for it in written)]
+    else:
+        wrong = tensors
+    if wrong:
+        found = ", ".join(sorted({str(each.device) for each in tensors}))
+        raise RuntimeError(f"{name}: Expected all tensors to be on the same device, but found {found}")
+
+
+@contextmanager
+def pretend_cuda(count: int = 1, memory: int | None = None) -> Iterator[Gpus]:
+    """Within it there are so many CUDA devices, each of `memory` bytes, or of any number."""
+    gpus = Gpus(count, memory)
+    pretended: dict[str, Callable[..., object]] = {
+        "is_available": lambda: True,
+        "device_count": lambda: gpus.count,
+        "current_device": lambda: gpus.current,
+        "set_device": lambda device: setattr(gpus, "current", gpus.place(device).index),
+        "get_device_name": lambda *_: "pretended",
+        "synchronize": lambda *_: None,
+        "empty_cache": lambda: setattr(gpus, "times_emptied", gpus.times_emptied + 1),
+        "_lazy_init": lambda: None,
+    }
+    with pytest.MonkeyPatch.context() as patched:
+        for name, function in pretended.items():
+            patched.setattr(torch.cuda, name, function)
+        # A parameter that moves is replaced by another one, as on a real GPU; in place, it would keep its class.
+        patched.setattr(torch, "_has_compatible_shallow_copy_type", lambda *pair: pair[1].device == CPU)
+        patched.setattr(OnCuda, "gpus", gpus)
+        with _Mode():
+            yield gpus
