@@ -19,7 +19,6 @@ What does not fit at once is tried again in halves, and a line says so:
 
 from __future__ import annotations
 
-import gc
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,9 +65,11 @@ def in_parts(
     left = rows
     while len(left):
         part = left.tensor_split(-(-len(left) // at_once))[0]
-        found = _unless_out_of_memory(partial(compute, part), device)
+        found = _unless_out_of_memory(partial(compute, part))
         if found is None:
             at_once = halve(len(part))
+            if torch.device(device).type == "cuda":
+                torch.cuda.empty_cache()
         else:
             left = left[len(part) :]
             yield part, found
@@ -108,15 +109,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in SIGNS)
 
 
-def _unless_out_of_memory(compute: Callable[[], Found], device: str) -> Found | None:
-    """What `compute` gives; None if memory was too small for it, which then holds nothing more of the attempt."""
+def _unless_out_of_memory(compute: Callable[[], Found]) -> Found | None:
+    """What `compute` gives; None if memory was too small for it. Tensors of the attempt go with the error, here."""
     try:
         return compute()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    # Only here are the attempt's tensors let go, which the error's traceback held.
-    gc.collect()
-    if torch.device(device).type == "cuda":
-        torch.cuda.empty_cache()
     return None

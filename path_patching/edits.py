@@ -45,9 +45,9 @@ class EditedRuns:
     """Runs of a model on clean sentences, tokens (N, T), in which one node's activation is changed."""
 
     def __init__(self, model: Model, tokens: torch.Tensor, answers: torch.Tensor, device: str = "cpu") -> None:
-        self._tokens = tokens.to(device)
         hf_model = to_transformers(model)
         with placing(f"the weights of {model.name}", device):
+            self._tokens = tokens.to(device)
             hf_model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its self
         self._transformer = hf_model.transformer
         self._unembedding = Unembedding(model, answers, device)

@@ -32,7 +32,7 @@ from typing import Any, ClassVar, NoReturn
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 CPU = torch.device("cpu")
 MOVES = {"to", "cpu", "cuda", "type_as", "copy_"}
@@ -48,16 +48,14 @@ class Gpus:
     count: int
     memory: int | None
     current: int = 0
-    times_emptied: int = 0
-    """How often their cache was."""
-    live: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """Tensors, by device and the address of what they hold."""
-    sizes: dict[tuple[int, int], int] = field(default_factory=dict)
-    """Bytes, by the same."""
-
-    def held(self, index: int) -> int:
-        """The bytes that live on a device."""
-        return sum(size for (of, _), size in self.sizes.items() if of == index)
+    peak: int = 0
+    """The most bytes that have lived on one."""
+    held_when_emptied: list[int] = field(default_factory=list)
+    """The bytes that lived on the current one each time that the cache was emptied."""
+    held: Counter[int] = field(default_factory=Counter)
+    """The bytes that live on each."""
+    tensors: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """Those that live, by device and the address of what they hold."""
 
     def place(self, device: str | int | torch.device) -> torch.device:
         """A device with its index. Raises RuntimeError, as PyTorch does, if it is not there."""
@@ -73,16 +71,19 @@ class Gpus:
         """Count what a new tensor holds for as long as it lives. Raises `OutOfMemoryError` if it does not fit."""
         storage, index = tensor.untyped_storage(), tensor.place.index
         key, size = (index, storage.data_ptr()), storage.nbytes()
-        if self.memory is not None and key not in self.sizes and self.held(index) + size > self.memory:
-            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} bytes. GPU {index} is full.")
-        self.sizes[key] = size
-        self.live[key] += 1
-        weakref.finalize(tensor, self._release, key).atexit = False
+        if key not in self.tensors:
+            if self.memory is not None and self.held[index] + size > self.memory:
+                raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} bytes on GPU {index}.")
+            self.held[index] += size
+            self.peak = max(self.peak, self.held[index])
+        self.tensors[key] += 1
+        weakref.finalize(tensor, self._release, key, size).atexit = False
 
-    def _release(self, key: tuple[int, int]) -> None:
-        self.live[key] -= 1
-        if not self.live[key]:
-            del self.live[key], self.sizes[key]
+    def _release(self, key: tuple[int, int], size: int) -> None:
+        self.tensors[key] -= 1
+        if not self.tensors[key]:
+            del self.tensors[key]
+            self.held[key[0]] -= size
 
 
 class OnCuda(torch.Tensor):
@@ -136,7 +137,7 @@ class _Mode(TorchFunctionMode):
 def _called(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
     """What a call of PyTorch gives, on the device where it gives it."""
     name: str = getattr(func, "__name__", "")
-    tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+    tensors = [*_tensors(args), *_tensors([*kwargs.values()])]
     places = {each.place for each in tensors if isinstance(each, OnCuda)}
     place = _place_asked_for(name, args, kwargs)
     if not places and (place is None or place.type != "cuda"):
@@ -156,7 +157,20 @@ def _called(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> A
         if "device" in kwargs:
             kwargs = {**kwargs, "device": CPU}
         found = func(*args, **kwargs)
+        if isinstance(found, torch.Tensor):
+            return _on(found, place, moved)
         return tree_map(lambda each: _on(each, place, moved) if isinstance(each, torch.Tensor) else each, found)
+
+
+def _tensors(given: tuple[Any, ...] | list[Any]) -> list[torch.Tensor]:
+    """The tensors among arguments, and in lists of them."""
+    found = []
+    for each in given:
+        if isinstance(each, torch.Tensor):
+            found.append(each)
+        elif isinstance(each, tuple | list):
+            found += _tensors(each)
+    return found
 
 
 def _on(tensor: torch.Tensor, place: torch.device, moved: torch.Tensor | None) -> torch.Tensor:
@@ -201,7 +215,7 @@ def _check_together(
         if not isinstance(indexed, OnCuda):
             wrong = [each for each in tensors if isinstance(each, OnCuda) and (each.dim() or name != "__getitem__")]
         else:  # by slices alone a value is copied to where it goes
-            picked = [each for each in tree_leaves(of_indices[:1]) if isinstance(each, torch.Tensor | list)]
+            picked = _tensors(of_indices[:1]) or isinstance(of_indices[0], list)
             value = of_indices[-1] if name != "__getitem__" and picked else None
             wrong = [each for each in on_cpu if each is value and each.dim()]
     elif len(places) == 1:
@@ -226,7 +240,7 @@ def pretend_cuda(count: int = 1, memory: int | None = None) -> Iterator[Gpus]:
         "set_device": lambda device: setattr(gpus, "current", gpus.place(device).index),
         "get_device_name": lambda *_: "pretended",
         "synchronize": lambda *_: None,
-        "empty_cache": lambda: setattr(gpus, "times_emptied", gpus.times_emptied + 1),
+        "empty_cache": lambda: gpus.held_when_emptied.append(gpus.held[gpus.current]),
         "_lazy_init": lambda: None,
     }
     with pytest.MonkeyPatch.context() as patched:
