@@ -17,7 +17,7 @@ CPU by mistake, or is made there, raises as on a GPU; the rules are PyTorch's ow
 
 `memory` limits the bytes that live on each device: a result that would exceed it raises `torch.OutOfMemoryError`. What
 a call needs for a while within itself is not counted. Numbers and speed are the CPU's, so it says nothing of CUDA's
-arithmetic, kernels or time; and rust_circuit does not run on it.
+arithmetic, kernels or time. Gradients are not kept, `.cuda()` is not known, and rust_circuit does not run on it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 CPU = torch.device("cpu")
-MOVES = {"to", "cpu", "cuda", "type_as", "copy_"}
+MOVES = {"to", "cpu", "copy_"}
 INDEXES = {"__getitem__", "__setitem__", "index_put", "index_put_"}
 NOT_ELEMENTWISE = {"cat", "stack", "equal", "index_select", "gather", "index_add_", "__set__"}
 IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__", "__iand__", "__ior__"}
@@ -150,8 +150,6 @@ def _called(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> A
         raise RuntimeError(f"Expected a '{place.type}' device type for generator but found '{generator.device.type}'")
     moved = args[0] if name in MOVES and args[0].device != place else None
     with torch._C.DisableTorchFunctionSubclass():
-        if name == "cuda":
-            return _on(args[0], place, moved)
         if name == "to":
             args = (args[0], *(CPU if _is_device(each) else each for each in args[1:]))
         if "device" in kwargs:
@@ -191,14 +189,10 @@ def _place_asked_for(name: str, args: Any, kwargs: Mapping[str, Any]) -> torch.d
     """The device that a call names, if it names one."""
     if name == "cpu":
         return CPU
-    if name in ("to", "type_as"):
-        if others := [each for each in (*args[1:], kwargs.get("other")) if isinstance(each, torch.Tensor)]:
-            return others[0].device
-        named = [each for each in (*args[1:], kwargs.get("device")) if _is_device(each)]
-    else:
-        named = [kwargs["device"]] if kwargs.get("device") is not None else [*args[1:2]] if name == "cuda" else []
-        named = named or (["cuda"] if name == "cuda" else [])
-    return OnCuda.gpus.place(named[0]) if named else None
+    given = [*args[1:], kwargs.get("device")] if name == "to" else [kwargs.get("device")]
+    like = [each.device for each in given if isinstance(each, torch.Tensor)]
+    named = [OnCuda.gpus.place(each) for each in given if _is_device(each)]
+    return next(iter([*like, *named]), None)
 
 
 def _is_device(given: object) -> bool:
@@ -210,23 +204,27 @@ def _check_together(
 ) -> None:
     """Raise RuntimeError, as PyTorch does, if the tensors of a call are on devices that do not go together."""
     on_cpu = [each for each in tensors if not isinstance(each, OnCuda)]
-    if len(places) == 1 and name in INDEXES:
-        indexed, *of_indices = args
-        if not isinstance(indexed, OnCuda):
-            wrong = [each for each in tensors if isinstance(each, OnCuda) and (each.dim() or name != "__getitem__")]
-        else:  # by slices alone a value is copied to where it goes
-            picked = _tensors(of_indices[:1]) or isinstance(of_indices[0], list)
-            value = of_indices[-1] if name != "__getitem__" and picked else None
-            wrong = [each for each in on_cpu if each is value and each.dim()]
-    elif len(places) == 1:
+    if len(places) > 1:
+        wrong = tensors
+    elif name in INDEXES:
+        wrong = _wrong_to_index(name, args, tensors)
+    else:
         is_in_place = name in IN_PLACE or (name.endswith("_") and not name.endswith("__"))
         written = [kwargs.get("out"), args[0] if is_in_place else None]
         wrong = [each for each in on_cpu if each.dim() or name in NOT_ELEMENTWISE or any(each is it for it in written)]
-    else:
-        wrong = tensors
     if wrong:
         found = ", ".join(sorted({str(each.device) for each in tensors}))
         raise RuntimeError(f"{name}: Expected all tensors to be on the same device, but found {found}")
+
+
+def _wrong_to_index(name: str, args: Any, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Those that may not index another tensor, or be written into it: by slices alone a value is copied there."""
+    indexed, indices, value = args[0], args[1], None if name == "__getitem__" else args[2]
+    if not isinstance(indexed, OnCuda):
+        return [each for each in tensors if isinstance(each, OnCuda) and (each.dim() or name != "__getitem__")]
+    by_tensors = _tensors([indices]) or isinstance(indices, list)
+    is_elsewhere = isinstance(value, torch.Tensor) and not isinstance(value, OnCuda) and value.dim() > 0
+    return [value] if by_tensors and is_elsewhere else []
 
 
 @contextmanager
