@@ -42,13 +42,14 @@ from path_patching.bootstrap import Clusters, Estimate, mean, share
 from path_patching.circuits.circuit import Circuit, check_fits
 from path_patching.circuits.circuit_file import from_json, read_circuit
 from path_patching.circuits.search import find_circuit
+from path_patching.devices import fewer, in_parts, placing, resolve_device
 from path_patching.engine import Engine, Sentences
 from path_patching.errors import UserError
 from path_patching.files import checkpoint_folder, named_path
 from path_patching.gpt2.model import Model, end_logits, to_transformers
 from path_patching.gpt2.tensor_cache import is_gpt2_small, load_model
 from path_patching.gpt2.tokenizer import check_reads_alike, load_tokenizer
-from path_patching.make_engine import make_engine, resolve_device
+from path_patching.make_engine import make_engine
 from path_patching.paths import PathSet
 from path_patching.progress import progress
 from path_patching.sweeps import Metric, effect, strongest
@@ -487,14 +488,20 @@ def predict_next(
     model, or it has not all of GPT-2's tokens that occur.
     """
     _check_fits(hf_model, torch.cat([tokens.flatten(), answers]), tokens.shape[1])
-    hf_model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its self
-    batches, total = [], torch.zeros(hf_model.config.vocab_size, dtype=torch.float64)
-    for batch in progress(tokens.split(SENTENCES_AT_ONCE), "next tokens"):
+    with placing("the model's weights", device):
+        hf_model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its self
+
+    def of_batch(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         probabilities = end_logits(hf_model, batch.to(device)).double().softmax(-1)  # (B, V)
-        top, top_tokens = probabilities.topk(k)
-        batches.append((probabilities[:, answers.to(device)].cpu(), top.cpu(), top_tokens.cpu()))
-        total += probabilities.sum(0).cpu()
-    asked, top, top_tokens = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        found = probabilities[:, answers.to(device)], *probabilities.topk(k), probabilities.sum(0)
+        return tuple(each.cpu() for each in found)
+
+    batches, total = [], torch.zeros(hf_model.config.vocab_size, dtype=torch.float64)
+    parts = in_parts(of_batch, tokens, SENTENCES_AT_ONCE, fewer("sentences", device), device)
+    for _, (*of_sentences, summed) in progress(parts, "next tokens", -(-len(tokens) // SENTENCES_AT_ONCE)):
+        batches.append(of_sentences)
+        total += summed
+    asked, top, top_tokens = (torch.cat(found) for found in zip(*batches, strict=True))
     return NextToken(asked, top, top_tokens, mean=total / len(tokens))
 
 

@@ -36,8 +36,8 @@ from benchmarks.phases import (
 )
 from benchmarks.subjects import SHAPES
 from benchmarks.tables import gigabytes, ratio, seconds, table
+from path_patching.devices import resolve_device
 from path_patching.errors import UserError
-from path_patching.make_engine import resolve_device
 
 ENGINES = ("rust_circuit", "torch")
 TOLERANCE = 1e-5  # in probability difference

@@ -22,6 +22,7 @@ from copy import deepcopy
 
 import torch
 
+from path_patching.devices import fewer, in_parts, placing
 from path_patching.engine import Data, Engine
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Model, to_transformers
@@ -44,9 +45,10 @@ class EditedRuns:
     """Runs of a model on clean sentences, tokens (N, T), in which one node's activation is changed."""
 
     def __init__(self, model: Model, tokens: torch.Tensor, answers: torch.Tensor, device: str = "cpu") -> None:
-        self._tokens = tokens.to(device)
         hf_model = to_transformers(model)
-        hf_model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its self
+        with placing(f"the weights of {model.name}", device):
+            self._tokens = tokens.to(device)
+            hf_model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its self
         self._transformer = hf_model.transformer
         self._unembedding = Unembedding(model, answers, device)
 
@@ -57,14 +59,14 @@ class EditedRuns:
 
         What comes before the node's position is computed once for all changes.
         """
-        batches = zip(
-            self._tokens.split(SENTENCES_AT_ONCE),
-            changes.to(self._tokens.device, torch.float32).split(SENTENCES_AT_ONCE, 1),
-            strict=True,
-        )
-        n_batches = -(-len(self._tokens) // SENTENCES_AT_ONCE)
-        found = [self._batch(node, *batch) for batch in progress(batches, f"edits of {node}", n_batches)]
-        return torch.cat(found, 1)
+        device, every = self._tokens.device, torch.arange(len(self._tokens))
+
+        def of_batch(rows: torch.Tensor) -> torch.Tensor:
+            return self._batch(node, self._tokens[rows], changes[:, rows].to(device, torch.float32))
+
+        batches = in_parts(of_batch, every, SENTENCES_AT_ONCE, fewer("sentences", str(device)), str(device))
+        n_batches = -(-len(every) // SENTENCES_AT_ONCE)
+        return torch.cat([found for _, found in progress(batches, f"edits of {node}", n_batches)], 1)
 
     def _batch(self, node: Node, tokens: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
         before, from_node_on = tokens[:, : node.position], tokens[:, node.position :]

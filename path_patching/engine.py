@@ -28,6 +28,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Sized
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from numbers import Real
 from typing import Any, Generic, Literal, get_args
@@ -35,6 +36,7 @@ from typing import Any, Generic, Literal, get_args
 import torch
 from typing_extensions import Self, TypeVar
 
+from path_patching.devices import in_parts, resolve_device, too_small
 from path_patching.direct_effects import Change, direct_effects, is_cheaper
 from path_patching.errors import UserError, shortened
 from path_patching.gpt2.model import Model
@@ -160,20 +162,18 @@ class Engine(ABC, Generic[Batch]):
     """About how many heads are recomputed at most when the engine is checked; None for all of them."""
 
     def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
-        """`device` is "cpu", "cuda" or "cuda:i".
+        """`device` is "cpu", "cuda" (PyTorch's current one), "cuda:i", or "auto"; the engine's is "cpu" or "cuda:i".
 
-        Raises `UserError` if the sentences are too long for the model or use tokens it has not, or if there is no such
-        device.
+        `memory_gb` is lowered when a batch turns out not to fit in the device's memory. Raises `UserError` if the
+        sentences are too long for the model or use tokens it has not, or if there is no such device.
         """
-        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"device {device}: this PyTorch finds no CUDA device; choose cpu")
         if not LEAST_GB <= memory_gb <= MOST_GB:  # NaN fails too
             raise UserError(f"{memory_gb} gigabytes of memory for batches: give a number, as 4.0")
         self.model = model
-        self.device = device
+        self.device = resolve_device(device)
         self.memory_gb = memory_gb
         self._take(sentences)
-        self._unembedding = Unembedding(model, sentences.answers, device)
+        self._unembedding = Unembedding(model, sentences.answers, self.device)
 
     def like(self, sentences: Sentences) -> Self:
         """An engine like this one for other sentences, which shares the model on the device with it.
@@ -404,16 +404,42 @@ class Engine(ABC, Generic[Batch]):
     def _in_batches(
         self, compute: Callable[[Batch, torch.Tensor], Found], bytes_each: int = 0
     ) -> Iterator[tuple[torch.Tensor, Found]]:
-        """The numbers (B,) of a batch's pairs, and what `compute` gives for its activations and these."""
+        """The numbers (B,) of a batch's pairs, and what `compute` gives for its activations and these.
+
+        A batch that does not fit in the device's memory is halved. Raises `UserError` if not even one pair fits.
+        """
         if self._needed_bytes is None:
             self._needed_bytes = self._batch_bytes(self._pairs)
         needed = self._needed_bytes + bytes_each * len(self._pairs)
         n_batches = min(len(self._pairs), math.ceil(needed / (self.memory_gb * 1e9 / 2)))
-        batches = torch.arange(len(self._pairs)).tensor_split(n_batches)
-        for pairs in progress(batches, f"{n_batches} batches of sentences"):
-            with full_precision(), torch.no_grad():
-                found = compute(self._batch(self._pairs[pairs], keep=n_batches == 1), pairs)
-            yield pairs, found
+        every, at_once = torch.arange(len(self._pairs)), math.ceil(len(self._pairs) / n_batches)
+
+        @full_precision()
+        @torch.no_grad()
+        def of_batch(pairs: torch.Tensor) -> Found:
+            return compute(self._batch(self._pairs[pairs], keep=n_batches == 1), pairs)
+
+        halve = partial(self._halve, bytes_a_pair=needed / len(self._pairs))
+        yield from progress(
+            in_parts(of_batch, every, at_once, halve, self.device), f"{n_batches} batches of sentences", n_batches
+        )
+
+    def _halve(self, tried: int, bytes_a_pair: float) -> int:
+        """How many pairs to try now that so many did not fit; `memory_gb` is from now on what they are taken to need.
+
+        With it, all shrinks that is stacked up to a share of it.
+        """
+        self._kept = None
+        half = max(1, tried // 2)
+        needed_gb = half * bytes_a_pair * 2 / 1e9
+        if tried == 1 and self.memory_gb <= needed_gb:
+            raise too_small("one pair of sentences", self.device)
+        self.memory_gb = min(self.memory_gb / 2, needed_gb)
+        print(
+            f"out of memory on {self.device} with {tried} pairs of sentences at a time: trying {half}, and memory_gb "
+            f"{self.memory_gb:.3g}, which spares the attempt"
+        )
+        return half
 
     def _batch(self, pairs: torch.Tensor, keep: bool) -> Batch:
         """Activations of pairs (B, 2, T)."""

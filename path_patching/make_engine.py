@@ -7,16 +7,14 @@ everything the corrupted run, and the other way round; also where nodes on the w
     torch engine on cpu, random (seed 0), 97 sentences
     >>> make_engine("torch", "cuda:99", model, sentences)
     Traceback (most recent call last):
-    path_patching.errors.UserError: device cuda:99: PyTorch sees ... CUDA devices; try cpu
+    path_patching.errors.UserError: device cuda:99: PyTorch sees ...; give ...
 """
 
 from __future__ import annotations
 
 import importlib.util
-import re
 
-import torch
-
+from path_patching.devices import resolve_device
 from path_patching.engine import Engine, Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Model, end_logits, to_transformers
@@ -35,24 +33,11 @@ def make_engine(
     Raises `UserError` if the engine or the device is not to be had, or if a self-check fails.
     """
     engine_class = _engine_class(name)
-    place = resolve_device(device)
-    engine = engine_class(model, sentences, place, memory_gb)
+    engine = engine_class(model, sentences, resolve_device(device), memory_gb)
     if check:
         check_engine(engine.like(sentences.rows(slice(SENTENCES_CHECKED))))
-    print(f"{engine.name} engine on {place}, {model.name}, {len(sentences)} sentences")
+    print(f"{engine.name} engine on {engine.device}, {model.name}, {len(sentences)} sentences")
     return engine
-
-
-def resolve_device(device: str) -> str:
-    """`device` with "auto" decided. Raises `UserError` if it is unknown or not on this machine."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    match = re.fullmatch(r"cpu|cuda(?::([0-9]{1,3}))?", device)
-    if match is None:
-        raise UserError(f"device {device}: give auto, cpu, cuda or cuda:i")
-    if device != "cpu" and int(match[1] or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {device}: PyTorch sees {torch.cuda.device_count()} CUDA devices; try cpu")
-    return device
 
 
 def check_engine(engine: Engine) -> None:

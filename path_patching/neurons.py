@@ -35,6 +35,7 @@ from typing import TypeVar
 
 import torch
 
+from path_patching.devices import fewer, in_parts
 from path_patching.engine import Data, Engine
 from path_patching.gpt2.model import LAYER_NORM_EPSILON
 from path_patching.paths import Node
@@ -121,8 +122,13 @@ def neuron_effects(neurons: Neurons, metric_of: Callable[[torch.Tensor], Metric]
     `metric_of` gives the metric of some sentences, whose numbers (int64) it is told, since they come in batches. The
     metric has to be linear in the answer probabilities, as the probability difference is.
     """
-    batches = torch.arange(len(neurons.stream)).split(SENTENCES_AT_ONCE)
-    return torch.cat([_effects(_moved_by(neurons, batch), metric_of(batch)) for batch in batches], 1)
+    device, every = str(neurons.stream.device), torch.arange(len(neurons.stream))
+
+    def of_batch(batch: torch.Tensor) -> torch.Tensor:
+        return _effects(_moved_by(neurons, batch), metric_of(batch))
+
+    batches = in_parts(of_batch, every, SENTENCES_AT_ONCE, fewer("sentences", device), device)
+    return torch.cat([effects for _, effects in batches], 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,8 +201,8 @@ def _effects(moves: _Moves, metric: Metric) -> torch.Tensor:
         )  # (neurons, N, 1)
         moved = shrinking * moves.logits[:, moves.answers] + step * (heights.T[block][:, None] - mean)
         change = clean.exp() * torch.expm1(moved - growth)  # (neurons, N, A)
-        effects += [metric(of_neuron) for of_neuron in change]
-    return torch.stack(effects).cpu()
+        effects += [metric(of_neuron) for of_neuron in change.cpu()]
+    return torch.stack(effects)
 
 
 def _log_growth_of_denominator(moves: _Moves) -> torch.Tensor:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import torch
 
+from path_patching.devices import placing
 from path_patching.gpt2.model import LAYER_NORM_EPSILON, Model
 
 ROWS_AT_ONCE = {"cpu": 512, "cuda": 4096}
@@ -32,11 +33,12 @@ class Unembedding:
     def __init__(self, model: Model, answers: torch.Tensor, device: str) -> None:
         whole = model.tensors["t.w.unembed_arr"]
         first, kind = _equal_rows(whole)
-        if 2 * len(first) > len(whole):  # too few equal rows to be worth a weighted sum
-            self.rows, self.answers, self.counts = whole.to(device), answers.to(device), None
-        else:
-            self.rows, self.answers = whole[first].to(device), kind[answers].to(device)
-            self.counts = kind.bincount().double().to(device)
+        with placing(f"the unembedding of {model.name}", device):
+            if 2 * len(first) > len(whole):  # too few equal rows to be worth a weighted sum
+                self.rows, self.answers, self.counts = whole.to(device), answers.to(device), None
+            else:
+                self.rows, self.answers = whole[first].to(device), kind[answers].to(device)
+                self.counts = kind.bincount().double().to(device)
         self.norm_scale = model.tensors["final.ln.w.scale_arr"].to(device)  # of the LayerNorm before it, (D,)
         self.norm_bias = model.tensors["final.ln.w.bias_arr"].to(device)
         self.device = device

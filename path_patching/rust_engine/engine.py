@@ -126,7 +126,7 @@ class RustCircuitEngine(Engine[Activations]):
 
     def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
         super().__init__(model, sentences, device, memory_gb)
-        self._circuit = Gpt2Circuit(model, device)
+        self._circuit = Gpt2Circuit(model, self.device)
 
     def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Activations:
         return Activations(self._circuit, clean, corrupted, self._means)

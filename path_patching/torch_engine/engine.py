@@ -28,7 +28,7 @@ class TorchEngine(Engine[Activations]):
 
     def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
         super().__init__(model, sentences, device, memory_gb)
-        self._transformer = Transformer(model, device)
+        self._transformer = Transformer(model, self.device)
 
     def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Activations:
         return Activations(self._transformer, clean, corrupted, self._means)

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch.nn import functional
 
+from path_patching.devices import placing
 from path_patching.engine import Data, DataSet, Means
 from path_patching.gpt2.model import LAYER_NORM_EPSILON, Model
 from path_patching.paths import Node, Via
@@ -24,7 +25,8 @@ class Transformer:
 
     def __init__(self, model: Model, device: str) -> None:
         self.architecture, self.device = model.architecture, device
-        self.tensors = {name.removesuffix("_arr"): tensor.to(device) for name, tensor in model.tensors.items()}
+        with placing(f"the weights of {model.name}", device):
+            self.tensors = {name.removesuffix("_arr"): tensor.to(device) for name, tensor in model.tensors.items()}
         self.approximate = "tanh" if model.architecture.activation == "gelu_new" else "none"
 
     def __getitem__(self, name: str) -> torch.Tensor:

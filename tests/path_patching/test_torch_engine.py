@@ -10,7 +10,6 @@ import torch
 
 from path_patching.direct_effects import is_cheaper
 from path_patching.engine import Request, Sentences
-from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, random_model
 from path_patching.paths import Node, PathSet, layer_nodes
 from path_patching.prefixes import distinct_prefixes
@@ -231,13 +230,6 @@ def test_results_are_ordinary_tensors():
     for result in (engine.clean(), engine.writes([Node.mlp(0, 3)]), engine.attention([(0, 0)])):
         result += 1  # what `torch.inference_mode` gives refuses this
         assert not result.requires_grad
-
-
-def test_a_missing_gpu_is_an_error(monkeypatch):
-    setup = SETUPS["with eos"]()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="no CUDA device"):
-        TorchEngine(setup.model, setup.sentences, device="cuda:0")
 
 
 def test_an_engine_like_another_is_of_its_kind_and_for_other_sentences():
