@@ -16,8 +16,7 @@ from itertools import groupby, pairwise
 import numpy as np
 import plotly.graph_objects as go
 
-from path_patching.circuits.circuit import EMBEDS
-from path_patching.circuits.links import EVERYTHING, Link
+from path_patching.circuits.circuit import EMBEDS, EVERYTHING, Link
 from path_patching.paths import Node
 from reproduction.figures import CURVES, INK, MARGIN, dressed
 

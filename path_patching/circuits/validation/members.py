@@ -8,8 +8,7 @@ be left out; the links that lead to them are.
     {'m0@YY': Node(...), 'a1.h0@END': Node(...), 'm1@END': Node(...), 'm2@END': Node(...)}
     >>> {name: [str(node) for node in group] for name, group in classes(paths, YY, END).items()}
     {'heads': ['a1.h0@12'], 'MLPs': ['m1@12', 'm2@12'], 'lower nodes': ['m0@8']}
-    >>> from path_patching.circuits.links import links
-    >>> tuple(link_steps(paths, YY, END)) == links(circuit)
+    >>> tuple(link_steps(paths, YY, END)) == circuit.links
     True
 """
 
@@ -19,14 +18,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 
-from path_patching.circuits.links import EVERYTHING, Link
+from path_patching.circuits.circuit import EVERYTHING, Link, Step
 from path_patching.errors import UserError, shortened
-from path_patching.paths import Node, PathSet, Via
+from path_patching.paths import Node, PathSet
 
 HEADS, MLPS, LOWER = "heads", "MLPs", "lower nodes"
 SHOWN = 8  # names in a remark
-
-Step = tuple[Node, Via, Node]  # reader, its input, sender
 
 
 def members(paths: PathSet, yy: int, end: int) -> dict[str, Node]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 
 from path_patching.bootstrap import Estimate
-from path_patching.circuits.links import Link
+from path_patching.circuits.circuit import Link
 from path_patching.circuits.validation.measuring import Scale, is_nothing, isolated, measured
 from path_patching.circuits.validation.members import class_of, classes, link_steps, listed, members
 from path_patching.circuits.validation.verdicts import Verdict, judge
