@@ -26,25 +26,29 @@ to `read_circuit`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypedDict
 
+from path_patching.circuits import edge_lists
 from path_patching.circuits.circuit import (
     EMBEDS,
     END,
     EVERYTHING,
     LOGITS,
+    LONGEST_NAME,
     YY,
     Circuit,
     Link,
     bare,
     in_order,
+    on_paths,
     place_of,
 )
 from path_patching.circuits.papers_shape import Lists, in_papers_shape, lists_of
-from path_patching.errors import UserError, first_line, shortened
+from path_patching.errors import UserError, first_line, one_line, shortened
 from path_patching.files import parse_json, regular
 from path_patching.paths import VIAS, Via
 
@@ -122,17 +126,38 @@ def links_from_json(described: Sequence[LinkRecord]) -> dict[Link, float]:
 
 
 def read_circuit(path: Path) -> Circuit:
-    """The circuit that a JSON file describes. Raises `UserError` if it cannot be read or describes none."""
+    """The circuit that a file describes: JSON of ours, a graph of EAP-IG or MIB, or a text of edges (`edge_lists`).
+
+    Edges that are on no path are left out, which a line says. Raises `UserError` if the file cannot be read, or
+    describes no circuit.
+    """
     try:
-        described = parse_json(regular(path).read_text(encoding="utf-8"))
+        text = regular(path).read_text(encoding="utf-8")
+        described = parse_json(text) if text.lstrip().startswith(("{", "[")) else text
     except OSError as error:
         raise UserError(f"no circuit can be read from {path} ({error.strerror}); give paper, auto or a file") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({first_line(error)}); see python reproduce.py circuit --json") from error
     try:
+        if isinstance(described, str):
+            return _of_edges(path, edge_lists.from_text(described), outside=0)
+        if isinstance(described, dict) and "edges" in described:
+            return _of_edges(path, edge_lists.from_graph(described), edge_lists.edges_outside(described))
         return from_json(described)
     except UserError as error:
         raise UserError(f"{path}: {error}; see python reproduce.py circuit --json") from error
+
+
+def _of_edges(path: Path, edges: Sequence[Link], outside: int) -> Circuit:
+    """The circuit of those edges that are on paths, called as its file."""
+    links, loose = on_paths(edges)
+    if not links:
+        raise UserError("none of its edges is on a path from the embeddings to the logits")
+    left_out = [f"{outside:,} edges that are not in its graph"] * (outside > 0)
+    left_out += [f"{len(loose):,} on no path from the embeddings to the logits"] * (len(loose) > 0)
+    if left_out:
+        print(f"left out of {path.name}: {', and '.join(left_out)}", file=sys.stderr)
+    return Circuit(one_line(path.stem)[:LONGEST_NAME], links)
 
 
 def table(circuit: Circuit) -> str:

@@ -15,29 +15,37 @@ in any mixture; a head named without one of its inputs is read through all three
     ...     m0->a1.h0<v>
     ...     A1.0->MLP 2
     ...     MLP 2->Resid End
-    ...     m1->m2
     ... ''')
-    >>> print(as_text(on_paths(read)))  # without m1, which reads nothing
+    >>> print(as_text(read))
     m0 →v a1.h0
     m2 → logits
     embeds → m0
     a1.h0 → m2
-    >>> graph = as_graph(on_paths(read), model.architecture)
+    >>> graph = as_graph(read, model.architecture)
     >>> graph["edges"]["m0->a1.h0<v>"]
     {'score': 1.0, 'in_graph': True}
-    >>> from_graph(graph) == on_paths(read)
+    >>> from_graph(graph) == read
     True
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from path_patching.circuits.circuit import EMBEDS, LOGITS
-from path_patching.circuits.links import EVERYTHING, Link
+from path_patching.circuits.circuit import (
+    EMBEDS,
+    END,
+    EVERYTHING,
+    LOGITS,
+    YY,
+    Link,
+    bare,
+    in_model,
+    in_order,
+    is_member,
+)
 from path_patching.errors import UserError, shortened
 from path_patching.gpt2.model import Architecture
 from path_patching.paths import ARROW, INPUTS, NUMBER, Node, Via
@@ -50,7 +58,7 @@ ENDS = {
 MLP = re.compile(rf"(?:m|MLP ){NUMBER}")
 HEAD = re.compile(rf"[aA]{NUMBER}\.h?{NUMBER}(?:<([qkv])>|\.([QKV]))?")
 LETTERS: Mapping[str | None, Via] = {"q": "q", "k": "k", "v": "v", "Q": "q", "K": "k", "V": "v"}
-PLACES = ("YY", "END")
+PLACES = (YY, END)
 EXAMPLES = "m3->a7.h10<k>, m3 →k a7.h10 or MLP 3->A7.10.K"
 
 
@@ -128,6 +136,12 @@ def from_graph(described: Mapping[str, object]) -> tuple[Link, ...]:
     return tuple(sorted(links.union(*(edge(f"{EVERYTHING}->{reader}") for reader in whole))))
 
 
+def edges_outside(described: Mapping[str, object]) -> int:
+    """How many edges of such a file are not in the graph."""
+    edges = described.get("edges")
+    return sum(not _is_in_graph(name, about) for name, about in edges.items()) if isinstance(edges, dict) else 0
+
+
 def _is_in_graph(name: str, about: object) -> bool:
     flag = about.get("in_graph") if isinstance(about, dict) else about
     if flag not in (True, False):
@@ -151,8 +165,15 @@ def as_graph(links: Iterable[Link], sizes: Architecture) -> dict[str, object]:
 
     Places are left out. So is, of the edges, all that an input reads as a whole, for which EAP-IG has no name: it
     stands beside them, as `everything`. Nodes and edges that are not listed are outside the graph.
+
+    Raises `UserError` if such a model lacks a node.
     """
     unplaced = without_places(links)
+    members = {name for link in unplaced for name in (link.reader, link.sender) if is_member(name)}
+    if lacking := in_order(members - {*in_model(members, sizes)}):
+        raise UserError(
+            f"a model of {sizes.n_layers} layers of {sizes.n_heads} heads has no {lacking[0]}; name another"
+        )
     edges = [link for link in unplaced if link.sender != EVERYTHING]
     nodes = sorted({_foreign(name) for link in edges for name in (link.sender, link.reader)})
     sized = {"n_layers": sizes.n_layers, "n_heads": sizes.n_heads, "d_model": sizes.d_model}
@@ -174,28 +195,4 @@ def _input(link: Link) -> str:
 
 def without_places(links: Iterable[Link]) -> tuple[Link, ...]:
     """The links at every position, each once."""
-    bare = {Link(link.reader.partition("@")[0], link.via, link.sender.partition("@")[0]) for link in links}
-    return tuple(sorted(bare))
-
-
-def on_paths(links: Iterable[Link]) -> tuple[Link, ...]:
-    """The links that lie on a path from the embeddings, or from all that an input reads, to the logits."""
-    given = sorted(set(links))
-    readers, senders = defaultdict(set), defaultdict(set)
-    for link in given:
-        readers[link.sender].add(link.reader)
-        senders[link.reader].add(link.sender)
-    below = _reached((name for name in readers if name.partition("@")[0] in (EMBEDS, EVERYTHING)), readers)
-    above = _reached((name for name in senders if name.partition("@")[0] == LOGITS), senders)
-    return tuple(link for link in given if link.sender in below and link.reader in above)
-
-
-def _reached(starts: Iterable[str], steps: Mapping[str, set[str]]) -> set[str]:
-    """Everything that some steps lead to from the starts, these included."""
-    reached, waiting = set(), [*starts]
-    while waiting:
-        name = waiting.pop()
-        if name not in reached:
-            reached.add(name)
-            waiting += steps.get(name, ())
-    return reached
+    return tuple(sorted({Link(bare(link.reader), link.via, bare(link.sender)) for link in links}))

@@ -1,19 +1,33 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import HealthCheck, given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
 
-from path_patching.circuits.edge_lists import as_graph, as_text, edge, from_graph, from_text, on_paths, without_places
-from path_patching.circuits.links import Link
+from path_patching.circuits.circuit import Circuit, Link, full_circuit, on_paths
+from path_patching.circuits.circuit_file import read_circuit
+from path_patching.circuits.edge_lists import (
+    as_graph,
+    as_text,
+    edge,
+    edges_outside,
+    from_graph,
+    from_text,
+    without_places,
+)
 from path_patching.errors import UserError
 from path_patching.gpt2.model import GPT2_SMALL
-from tests.helpers.edge_patching import all_edges
+from reproduction.paper import PAPER
+from tests.helpers.edge_patching import all_edges, edges_alone
+from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.refusals import unless_refused
+from tests.helpers.setups import SETUPS
 
 KEYS = Link("a7.h10", "k", "m3")
 
@@ -86,7 +100,7 @@ def test_the_graph_of_gpt2_small_is_read_whole_and_is_as_large_as_others_say():
     graph = {"edges": dict.fromkeys(all_edges(GPT2_SMALL), True)}
     links = from_graph(graph)
     assert len(links) == 32_491
-    assert on_paths(links) == links
+    assert on_paths(links) == (links, ())
 
 
 def test_of_a_graph_the_edges_that_are_in_it_are_read_whatever_the_nodes_say():
@@ -101,6 +115,7 @@ def test_of_a_graph_the_edges_that_are_in_it_are_read_whatever_the_nodes_say():
         },
     }
     assert from_graph(described) == from_text("m3->a7.h10<k>\na7.h10->m8\nm8->logits")
+    assert edges_outside(described) == 1
 
 
 @pytest.mark.parametrize(
@@ -133,11 +148,73 @@ def test_a_graph_is_written_as_eap_ig_reads_it():
     assert from_graph(json.loads(json.dumps(graph))) == without_places(links)
 
 
-def test_edges_that_lead_nowhere_are_not_on_paths():
-    kept = from_text("input->m0\nm0->a1.h0<v>\na1.h0->m2\nm2->logits")
-    loose = from_text("m1->m2\ninput->a1.h1<k>\na1.h1->m3\nm3->m4\na2.h0->a3.h0<q>")
-    assert on_paths((*loose, *kept)) == kept
-    assert on_paths(loose) == ()
+def test_a_graph_of_nodes_that_its_model_lacks_is_not_written():
+    with pytest.raises(UserError, match="a model of 12 layers of 12 heads has no a9.h12"):
+        as_graph([Link("logits", "in", "a9.h12")], GPT2_SMALL)
+
+
+def test_the_papers_circuit_is_the_same_after_a_graph_up_to_positions():
+    read = Circuit("read", from_graph(json.loads(json.dumps(as_graph(PAPER.links, GPT2_SMALL)))))
+    assert full_circuit(read, 8, 12) == full_circuit(Circuit("bare", without_places(PAPER.links)), 8, 12)
+
+
+@each_engine
+@pytest.mark.parametrize("seed", [0, 1])
+def test_edges_alone_are_edge_patching_in_a_graph(engine_name, seed):
+    """All three ways: an engine, the reference on the paths, and a graph in which nothing is known of paths."""
+    setup = SETUPS["all tokens differ"]()
+    edges = all_edges(setup.model.architecture)
+    some = random.Random(seed).sample(edges, len(edges) // 3)
+    kept, loose = on_paths(from_graph({"edges": {name: {"in_graph": name in some} for name in edges}}))
+    assert loose, "edges that lead nowhere change nothing"
+    paths = full_circuit(Circuit("some", kept), setup.yy_position, setup.end)
+    expected = edges_alone(setup.model, setup.sentences, some)
+    whole, nothing = (edges_alone(setup.model, setup.sentences, each) for each in (edges, []))
+    assert min((expected - each).abs().max() for each in (whole, nothing)) > 0.1
+    torch.testing.assert_close(setup.reference.probabilities(paths, "clean"), expected, rtol=0, atol=1e-12)
+    alone = make_engine(engine_name, setup.model, setup.sentences).isolate(paths)
+    torch.testing.assert_close(alone, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", [as_text(PAPER.links), json.dumps(as_graph(PAPER.links, GPT2_SMALL))])
+def test_a_file_of_edges_is_a_circuit_called_as_the_file(text, tmp_path, capsys):
+    path = tmp_path / "someone's.txt"
+    path.write_text(text)
+    circuit = read_circuit(path)
+    assert circuit.name == "someone's"
+    assert circuit.links == (PAPER.links if circuit.placed else without_places(PAPER.links))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_line_says_which_edges_of_a_file_are_left_out(tmp_path, capsys):
+    path = tmp_path / "theirs.json"
+    inside = dict.fromkeys(["input->m0", "m0->logits", "m1->m2", "a0.h1->m1"], True)
+    path.write_text(json.dumps({"edges": {name: inside.get(name, False) for name in all_edges(GPT2_SMALL)}}))
+    assert read_circuit(path).links == from_text("input->m0\nm0->logits")
+    said = capsys.readouterr().err
+    assert said == (
+        "left out of theirs.json: 32,487 edges that are not in its graph, and "
+        "2 on no path from the embeddings to the logits\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("m0->m1", "none of its edges is on a path"),
+        ('{"edges": {}}', "none of its edges is on a path"),
+        ("m0@YY->a9.h1<k>\na9.h1->logits\ninput->m0", "none of its edges is on a path"),
+        ("input@YY->m0@YY\nm0@YY->a9.h1@END<k>", "is no node"),
+        ("a9.h1->logits@END\ninput->a9.h1", "give all nodes one, or none"),
+        ("input->m0@YY\nm0@YY->logits@END", "or at a position that is not read"),
+    ],
+)
+def test_a_file_whose_edges_are_no_circuit_is_one_line(text, complaint, tmp_path):
+    path = tmp_path / "theirs"
+    path.write_text(text)
+    with pytest.raises(UserError, match=complaint) as error:
+        read_circuit(path)
+    assert "\n" not in str(error.value)
 
 
 some_edges = st.lists(st.sampled_from(all_edges(GPT2_SMALL)), min_size=1, max_size=30, unique=True)
@@ -150,6 +227,35 @@ def test_edges_are_the_same_after_a_text_and_after_a_graph(edges):
     assert len(links) == len(edges)
     assert from_text(as_text(links)) == links
     assert from_graph(as_graph(links, GPT2_SMALL)) == links
+
+
+ANYTHING = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.sampled_from(["m0->m1"])),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
+    max_leaves=4,
+)
+ABOUT_EDGES = st.one_of(st.just(True), st.just({"score": 0.5, "in_graph": True}), ANYTHING)
+NAMES = st.sampled_from(["input->m0", "m0->logits", "m0->a1.h0<v>", "a1.h0->logits", "m1->m0", "m0", "\ud800->m0", ""])
+
+
+@st.composite
+def graphs(draw) -> object:
+    """A graph's JSON, with anything in the place of some of it."""
+    described = {"cfg": {"n_layers": 12}, "nodes": {"m0": {"in_graph": True}}, "everything": ["a1.h0<q>"]}
+    described |= {"edges": draw(st.dictionaries(NAMES, ABOUT_EDGES, max_size=5))}
+    return described | draw(
+        st.dictionaries(st.sampled_from(["cfg", "nodes", "edges", "everything"]), ANYTHING, max_size=2)
+    )
+
+
+@tried(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(described=graphs())
+def test_any_graph_is_a_circuit_or_refused_in_one_line(tmp_path, described):
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps(described))
+    if circuit := unless_refused(lambda: read_circuit(path)):
+        assert {*circuit.links} <= {*from_graph(described)}
+        assert "logits" in {link.reader for link in circuit.links}
 
 
 PIECES = st.sampled_from(
