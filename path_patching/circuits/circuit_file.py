@@ -178,8 +178,7 @@ def _rows_of_lists(circuit: Circuit, lists: Lists) -> list[tuple[str, str, str]]
     inputs = [f"{_inputs(lists['whole'])}: everything"] if lists["whole"] else []
     inputs += [f"{_inputs(lists['followed'])}: {_listed(lists['first_below'])} at YY"] if lists["followed"] else []
     rows.append((_listed(lists["heads"]), END, "; ".join(inputs)))
-    read_there = in_order({bare(link.sender) for link in circuit.links if place_of(link.reader) == YY} - {EMBEDS})
-    before = [f"{_listed(read_there)} before it"] if read_there else []
+    before = [f"{_listed(lists['further_below'])} before it"] if lists["further_below"] else []
     return [*rows, (_listed(circuit.lower), YY, "; ".join([*before, EMBEDS]))]
 
 

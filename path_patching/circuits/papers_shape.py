@@ -97,20 +97,16 @@ def varied(circuit: Circuit, **changed: Any) -> Circuit:
 def lists_of(circuit: Circuit) -> Lists | None:
     """The lists that describe a circuit, each in the order of layers; None if it is not of the paper's shape.
 
-    Where several would do, `further_below` is the longest: all nodes at YY that every later one there reads.
+    `further_below` has the nodes at YY that others there read, and none that comes after all that could read it.
     """
     of_heads = [link for link in circuit.links if place_of(link.reader) == END and kind_of(link.reader) == "head"]
-    at_yy = {(bare(link.reader), bare(link.sender)) for link in circuit.links if place_of(link.reader) == YY}
-    lower = [(name, Node.named(name, 0).depth) for name in circuit.lower]
-    further = [
-        name for name, depth in lower if all((above, name) in at_yy for above, higher in lower if higher > depth)
-    ]
+    further = {bare(link.sender) for link in circuit.links if place_of(link.reader) == YY} - {EMBEDS}
     lists = Lists(
         mlps=circuit.mlps,
         heads=circuit.heads,
         heads_feed=circuit.heads_feed,
         first_below=in_order({bare(link.sender) for link in of_heads if link.sender != EVERYTHING}),
-        further_below=tuple(further),
+        further_below=in_order(further),
         followed=_ways(link.via for link in of_heads if link.sender != EVERYTHING),
         whole=_ways(link.via for link in of_heads if link.sender == EVERYTHING),
     )

@@ -67,7 +67,11 @@ def random_circuit(circuit: Circuit, architecture: Architecture, rng: random.Ran
 
 
 def _drawn_anew(circuit: Circuit, lists: Lists, everything: Sequence[Node], rng: random.Random) -> Circuit | None:
-    """A circuit of the paper's shape with other nodes; None if none of `DRAWS` has a path for each of its nodes."""
+    """A circuit of the paper's shape with other nodes; None if none of `DRAWS` has a path for each of its nodes.
+
+    The last MLP at YY, which none there can read, is drawn as one that all later nodes read if all other MLPs are such.
+    """
+    further = _with_the_last(lists["further_below"], circuit.lower)
     for _ in range(DRAWS):
         mlps = _drawn(lists["mlps"], everything, rng)
         heads = _drawn(lists["heads"], _before(_renamed(lists["heads_feed"], mlps), everything), rng)
@@ -82,10 +86,16 @@ def _drawn_anew(circuit: Circuit, lists: Lists, everything: Sequence[Node], rng:
                 heads=_renamed(lists["heads"], heads),
                 heads_feed=_renamed(lists["heads_feed"], mlps),
                 first_below=_renamed(lists["first_below"], lower),
-                further_below=_renamed(lists["further_below"], lower),
+                further_below=_renamed(further, lower),
                 studied=(),
             )
     return None
+
+
+def _with_the_last(further: tuple[str, ...], lower: Iterable[str]) -> tuple[str, ...]:
+    """The nodes at YY that others there read, and the last MLP there if all others, one or more, are among them."""
+    *others, last = [name for name in lower if kind_of(name) == "mlp"] or [""]
+    return (*further, last) if others and {*others} <= {*further} and last not in further else further
 
 
 def _moved(circuit: Circuit, everything: Sequence[Node], rng: random.Random) -> Circuit | None:

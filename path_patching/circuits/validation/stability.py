@@ -30,7 +30,8 @@ from itertools import combinations
 
 import torch
 
-from path_patching.circuits.circuit import Circuit
+from path_patching.circuits.circuit import Circuit, bare, place_of
+from path_patching.circuits.overlap import jaccard
 from path_patching.circuits.search import find_members
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.errors import UserError
@@ -40,6 +41,7 @@ from path_patching.sweeps import Effects
 THRESHOLDS = (0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # shares of the metric's clean value
 DRAWS = 20
 PLACES = {"at END": ("END",), "at END and YY": ("END", "YY")}
+WITHOUT_PLACES = {"without places": ("",)}
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class Searches:
     def within(self, places: Iterable[str]) -> Searches:
         """The same for the nodes at some places alone."""
         return Searches(self.threshold, tuple(at_places(members, places) for members in self.found))
+
+    def without_places(self) -> Searches:
+        """The same with nodes of one name counted as one, wherever they are."""
+        return Searches(self.threshold, tuple(frozenset(map(bare, members)) for members in self.found))
 
     def jaccard(self) -> float:
         """The mean Jaccard index over all pairs of draws."""
@@ -80,7 +86,7 @@ class Stability:
         thresholds = [each.threshold for each in self.searches]
         if found_at is None:
             claimed = members_of(circuit)
-            return max(self.searches, key=lambda each: jaccard(each.consensus(), claimed)).threshold
+            return max(self._like(circuit), key=lambda each: jaccard(each.consensus(), claimed)).threshold
         if found_at not in thresholds:
             raise UserError(f"no search was made at {found_at:g}; there are {', '.join(map(str, thresholds))}")
         return found_at
@@ -89,21 +95,26 @@ class Stability:
         """Whether searches find the same again, and whether that is the circuit: at END, and with YY.
 
         Judged is the search with the threshold at which the circuit was found; the others are shown. For a circuit that
-        no search found it is the one whose consensus is most like it. Raises `UserError` if `found_at` is none of the
+        no search found it is the one whose consensus is most like it; with one that has no places, nodes are compared
+        without theirs. Raises `UserError` if `found_at` is none of the
         thresholds.
         """
         claimed, judged = members_of(circuit), self.judged_at(circuit, found_at)
         why = "its consensus is the most like the circuit" if found_at is None else "where the circuit was found"
         again, alike = [], []
-        for each in self.searches:
+        for each in self._like(circuit):
             other, named = each.threshold != judged, f"the search at {100 * each.threshold:g}% of clean"
             remark = "another threshold, to compare" if other else why
-            for place, places in PLACES.items():
+            for place, places in (PLACES if circuit.placed else WITHOUT_PLACES).items():
                 within, own = each.within(places), at_places(claimed, places)
                 index, subject = jaccard(within.consensus(), own), f"the circuit {place}, {named}"
                 again.append(judge("stability", within.jaccard(), f"{named}, {place}", remark, too_weak=other))
                 alike.append(judge("consensus", index, subject, remark, too_weak=other))
         return (*again, *alike)
+
+    def _like(self, circuit: Circuit) -> tuple[Searches, ...]:
+        """The searches with their nodes as a circuit has its own: with their places or without."""
+        return self.searches if circuit.placed else tuple(each.without_places() for each in self.searches)
 
 
 def stability(
@@ -126,22 +137,14 @@ def stability(
 
 
 def members_of(circuit: Circuit | None) -> frozenset[str]:
-    """A circuit's nodes with their place, as `links` names them: `m10@END`, `m0@YY`; none if there is none."""
-    if circuit is None:
-        return frozenset()
-    at_end, at_yy = (*circuit.mlps, *circuit.heads), circuit.lower
-    return frozenset([*(f"{name}@END" for name in at_end), *(f"{name}@YY" for name in at_yy)])
+    """A circuit's nodes as its links name them: `m10@END`, `m0@YY`; none if there is none."""
+    return frozenset(circuit.members if circuit is not None else ())
 
 
 def at_places(members: Iterable[str], places: Iterable[str]) -> frozenset[str]:
-    """Those of some nodes that are at one of some places, `END` and `YY`."""
+    """Those of some nodes that are at one of some places, `END` and `YY`, or have none."""
     wanted = {*places}
-    return frozenset(node for node in members if node.partition("@")[2] in wanted)
-
-
-def jaccard(one: Set[str], other: Set[str]) -> float:
-    """How much two sets have in common: 1 for equal ones, two empty ones among them, 0 for disjoint ones."""
-    return len(one & other) / len(one | other) if one | other else 1.0
+    return frozenset(node for node in members if place_of(node) in wanted)
 
 
 def mean_jaccard(sets: Sequence[Set[str]]) -> float:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
 
-from path_patching.circuits.circuit import LOGITS, Circuit, full_circuit, late_half
+from path_patching.circuits.circuit import LOGITS, Link, full_circuit, late_half
 from path_patching.circuits.circuit_file import (
     as_json,
     from_json,
@@ -17,7 +17,7 @@ from path_patching.circuits.circuit_file import (
     read_circuit,
     table,
 )
-from path_patching.circuits.links import Link
+from path_patching.circuits.papers_shape import in_papers_shape, varied
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from reproduce import show_circuit
@@ -27,14 +27,14 @@ from tests.helpers.scripts import error_line, output, run_script
 
 SCRIPT = ROOT / "reproduce.py", "circuit"
 REQUIRED = ("name", "mlps", "heads", "heads_feed", "first_below", "further_below")
-SMALL = replace(
+SMALL = varied(
     PAPER, mlps=("m8", "m9"), heads=("a7.h10",), heads_feed=("m8",), first_below=("m0", "m1"), further_below=("m0",),
     studied=("a7.h10",),
 )  # fmt: skip
-BARE = Circuit("bare", (), ("a0.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())
+BARE = in_papers_shape("bare", (), ("a0.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())
 
 
-@pytest.mark.parametrize("circuit", [PAPER, replace(PAPER, heads_feed=("m8", "m9")), BARE])
+@pytest.mark.parametrize("circuit", [PAPER, varied(PAPER, heads_feed=("m8", "m9")), BARE])
 def test_a_circuit_is_the_same_after_a_file(circuit, tmp_path):
     path = tmp_path / "circuit.json"
     path.write_text(json.dumps(as_json(circuit) | {"links": [], "search": {}}))
@@ -105,7 +105,7 @@ def test_the_table_says_what_each_group_reads():
 
 
 def test_the_table_tells_mlps_that_the_heads_feed_from_others():
-    rows = [line.strip("| ").split(" | ") for line in table(replace(PAPER, heads_feed=("m8", "m9"))).splitlines()]
+    rows = [line.strip("| ").split(" | ") for line in table(varied(PAPER, heads_feed=("m8", "m9"))).splitlines()]
     assert rows[2] == ["logits", "END", "the MLPs at END"]
     assert rows[3] == ["m8, m9", "END", "the MLPs at END before it and the heads at END"]
     assert rows[4] == ["m10, m11", "END", "the MLPs at END before it"]
@@ -129,7 +129,7 @@ def test_the_script_prints_the_circuit_of_a_file_as_a_table(tmp_path, capsys):
     assert capsys.readouterr().out == f"bare\n\n{table(BARE)}\n"
     show_circuit([])
     assert table(PAPER) in capsys.readouterr().out
-    path.write_text(json.dumps(as_json(replace(PAPER, heads_feed=("m8", "m9")))))
+    path.write_text(json.dumps(as_json(varied(PAPER, heads_feed=("m8", "m9")))))
     show_circuit([str(path)])
     assert PAPER.name not in capsys.readouterr().out, "an edited one has lost the name"
 

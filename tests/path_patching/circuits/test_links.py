@@ -3,16 +3,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from path_patching.circuits.circuit import LOGITS, Circuit
-from path_patching.circuits.links import Link, link_effects
+from path_patching.circuits.circuit import LOGITS, Link
+from path_patching.circuits.links import link_effects
+from path_patching.circuits.papers_shape import in_papers_shape
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import effects_on, remembered_effects
 from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.planted import END, YEARS, YY, planted_model, planted_sentences
 from utils import greater_than, prob_diff
 
-PLANTED = Circuit("planted", ("m2",), ("a1.h1",), ("m2",), ("m0",), (), followed=("v",), whole=())
-LARGER = Circuit(
+PLANTED = in_papers_shape("planted", ("m2",), ("a1.h1",), ("m2",), ("m0",), (), followed=("v",), whole=())
+LARGER = in_papers_shape(
     name="larger",
     mlps=("m1", "m2"),
     heads=("a0.h1", "a1.h1"),

@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from path_patching.circuits.circuit import Circuit, full_circuit, is_same
+from path_patching.circuits.circuit import full_circuit, is_same
+from path_patching.circuits.papers_shape import in_papers_shape, lists_of
 from path_patching.circuits.random_circuits import matched_circuit
 from path_patching.errors import UserError
 from path_patching.gpt2.model import GPT2_SMALL, Architecture
@@ -28,11 +29,12 @@ def test_it_has_as_many_heads_in_each_layer_and_the_same_mlps():
     for circuit in drawn:
         assert circuit.mlps == PAPER.mlps
         assert circuit.heads_feed == PAPER.heads_feed
-        assert (circuit.followed, circuit.whole, circuit.studied) == (PAPER.followed, PAPER.whole, ())
+        lists, own = lists_of(circuit), lists_of(PAPER)
+        assert (lists["followed"], lists["whole"], circuit.studied) == (own["followed"], own["whole"], ())
         assert layers(circuit.heads) == layers(PAPER.heads)
         assert layers(circuit.lower) == layers(PAPER.lower)
-        assert layers(circuit.further_below) == layers(PAPER.further_below)
-        assert {*circuit.lower} - {*circuit.first_below} == set()
+        assert layers(lists["further_below"]) == layers(own["further_below"])
+        assert {*circuit.lower} - {*lists["first_below"]} == set()
         assert len({*circuit.heads}) == len(PAPER.heads)
     assert full_circuit(drawn[0], 8, 12).count() == full_circuit(PAPER, 8, 12).count()
     assert len({circuit.heads for circuit in drawn}) == 100
@@ -42,14 +44,14 @@ def test_it_has_as_many_heads_in_each_layer_and_the_same_mlps():
 
 
 def test_it_is_never_the_circuit_itself():
-    one = Circuit("one head", mlps=(), heads_feed=("logits",), **{**HEADS, "heads": ("a1.h0",)})
+    one = in_papers_shape("one head", mlps=(), heads_feed=("logits",), **{**HEADS, "heads": ("a1.h0",)})
     drawn = [matched_circuit(one, TINY, random.Random(seed)) for seed in range(10)]
     assert {circuit.heads for circuit in drawn} == {("a1.h1",)}
     assert not any(is_same(circuit, one) for circuit in drawn)
 
 
 def test_layers_without_another_head_are_said():
-    both = Circuit("both heads", mlps=(), heads_feed=("logits",), **HEADS)
+    both = in_papers_shape("both heads", mlps=(), heads_feed=("logits",), **HEADS)
     with pytest.raises(UserError, match="layers of 2 heads have no other circuit with as many heads in each as both"):
         matched_circuit(both, TINY, random.Random(0))
 

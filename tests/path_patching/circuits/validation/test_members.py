@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from path_patching.circuits.circuit import full_circuit, late_half
-from path_patching.circuits.links import links
+from path_patching.circuits.papers_shape import varied
 from path_patching.circuits.validation.members import classes, link_steps, listed, members
 from path_patching.errors import UserError
 from path_patching.paths import Node, PathSet
@@ -36,7 +34,7 @@ def test_classes_part_the_members():
 
 def test_links_are_those_of_the_circuit_and_have_all_their_steps():
     found = link_steps(FULL, YY, END)
-    assert tuple(found) == links(PAPER)
+    assert tuple(found) == PAPER.links
     everything = {str(link): steps for link, steps in found.items()}
     whole = everything["everything →q a9.h1@END"]
     assert whole == {(Node.head(9, 1, END), "q", Node.residual(END))}
@@ -46,7 +44,7 @@ def test_links_are_those_of_the_circuit_and_have_all_their_steps():
 
 
 def test_the_paths_without_any_link_are_none_and_each_link_has_some():
-    narrow = full_circuit(replace(PAPER, heads=("a7.h10",), studied=()), YY, END)
+    narrow = full_circuit(varied(PAPER, heads=("a7.h10",), studied=()), YY, END)
     found = link_steps(narrow, YY, END)
     for steps in found.values():
         left = narrow.avoiding_steps(steps)
