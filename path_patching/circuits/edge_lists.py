@@ -41,11 +41,11 @@ from path_patching.circuits.circuit import (
     LOGITS,
     YY,
     Link,
-    bare,
     in_model,
     in_order,
     is_member,
 )
+from path_patching.circuits.overlap import without_place
 from path_patching.errors import UserError, shortened
 from path_patching.gpt2.model import Architecture
 from path_patching.paths import ARROW, INPUTS, NUMBER, Node, Via
@@ -58,7 +58,6 @@ ENDS = {
 MLP = re.compile(rf"(?:m|MLP ){NUMBER}")
 HEAD = re.compile(rf"[aA]{NUMBER}\.h?{NUMBER}(?:<([qkv])>|\.([QKV]))?")
 LETTERS: Mapping[str | None, Via] = {"q": "q", "k": "k", "v": "v", "Q": "q", "K": "k", "V": "v"}
-PLACES = (YY, END)
 EXAMPLES = "m3->a7.h10<k>, m3 →k a7.h10 or MLP 3->A7.10.K"
 
 
@@ -106,8 +105,8 @@ class _Named:
 def _named(text: str) -> _Named:
     """An end of an edge by any of its names. Raises `UserError` for what is none."""
     name, at, place = text.strip().partition("@")
-    if at and place not in PLACES:
-        raise UserError(f"{shortened(text)!r} has no place; the places are {' and '.join(PLACES)}")
+    if at and place not in (YY, END):
+        raise UserError(f"{shortened(text)!r} stands at no place; give it one as in m3@YY->a7.h10<k>@END")
     if name in ENDS:
         own = ENDS[name]
         return _Named(own + at + place, None if own == EVERYTHING else Node.named(own, 0))
@@ -195,4 +194,4 @@ def _input(link: Link) -> str:
 
 def without_places(links: Iterable[Link]) -> tuple[Link, ...]:
     """The links at every position, each once."""
-    return tuple(sorted({Link(bare(link.reader), link.via, bare(link.sender)) for link in links}))
+    return tuple(sorted({*map(without_place, links)}))

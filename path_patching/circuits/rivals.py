@@ -11,7 +11,8 @@ Of each circuit C, whose paths are the full circuit's:
 
 C alone has all else on corrupted data, as ∅ has everything. C∖{v} is C without the paths through v.
 
-    >>> rival = Circuit("a rival", tuple(map(Link.parse, ["a1.h0 → logits", "m0 →v a1.h0", "embeds → m0"])))
+    >>> from path_patching.circuits.edge_lists import from_text
+    >>> rival = Circuit("a rival", from_text("input->m0 \\n m0->a1.h0<v> \\n a1.h0->logits"))
     >>> print(table(compared(engine, metric, [circuit, rival], YY, END)))
     | circuit | nodes | edges | F | recovered | KL | needed | nodes shared | edges shared |
     |---|---|---|---|---|---|---|---|---|
@@ -21,37 +22,20 @@ C alone has all else on corrupted data, as ∅ has everything. C∖{v} is C with
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from path_patching.bootstrap import Clusters, Estimate
-from path_patching.circuits.circuit import Circuit, bare, check_fits, full_circuit
-from path_patching.circuits.edge_lists import without_places
+from path_patching.circuits.circuit import Circuit, check_fits, full_circuit
+from path_patching.circuits.overlap import Overlap, overlap
 from path_patching.circuits.validation.faithfulness import divergence_scale
 from path_patching.circuits.validation.measuring import Scale, is_nothing, isolated, measured
+from path_patching.circuits.validation.members import by_name
 from path_patching.engine import Engine
 from path_patching.errors import UserError
-from path_patching.paths import Node, PathSet
 from path_patching.sweeps import Metric
 
 COLUMNS = ("circuit", "nodes", "edges", "F", "recovered", "KL", "needed", "nodes shared", "edges shared")
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What two circuits have in common: how much, and as a share of what either has (Jaccard's index)."""
-
-    count: int
-    index: float
-
-    @classmethod
-    def of(cls, one: Set[object], other: Set[object]) -> Shared:
-        """Of two sets, not both empty."""
-        return cls(len(one & other), len(one & other) / len(one | other))
-
-    def __str__(self) -> str:
-        return f"{self.count} ({self.index:.2f})"
 
 
 @dataclass(frozen=True)
@@ -67,9 +51,8 @@ class Compared:
     """KL(C), in nats."""
     needed: int
     """How many of its nodes F is another without."""
-    shared_nodes: Shared
-    """With the first circuit, places apart."""
-    shared_links: Shared
+    shared: Overlap
+    """With the first circuit."""
 
 
 def compared(
@@ -87,7 +70,8 @@ def compared(
     found = []
     for circuit in circuits:
         paths = full_circuit(circuit, yy, end)
-        requests = [paths, *(paths.avoiding(each) for each in _nodes_of_members(circuit, paths))]
+        nodes = by_name(paths, yy, end, circuit.placed) if circuit.members else {}
+        requests = [paths, *map(paths.avoiding, nodes.values())]
         scores, divergences = measured(engine, [*map(isolated, requests)], [scale.metric, apart.metric])
         lost = scale.of_spans(scores[0] - scores)  # its own loss, the first, is nothing
         found.append(
@@ -97,20 +81,10 @@ def compared(
                 recovered=scale.share(scores[0], scale.whole),
                 divergence=scale.mean(divergences[0]),
                 needed=sum(not is_nothing(each) for each in lost),
-                shared_nodes=Shared.of(*({*map(bare, each.members)} for each in (circuits[0], circuit))),
-                shared_links=Shared.of(*({*without_places(each.links)} for each in (circuits[0], circuit))),
+                shared=overlap(circuits[0], circuit),
             )
         )
     return tuple(found)
-
-
-def _nodes_of_members(circuit: Circuit, paths: PathSet) -> list[list[Node]]:
-    """The nodes on a circuit's paths, those together that are one member of it: one, or the same at every position."""
-    found: defaultdict[tuple[str, int | None], list[Node]] = defaultdict(list)
-    for node in sorted(paths.nodes()):
-        if node.kind in ("head", "mlp"):
-            found[node.name, node.position if circuit.placed else None].append(node)
-    return [*found.values()]
 
 
 def table(found: Sequence[Compared]) -> str:
@@ -121,6 +95,7 @@ def table(found: Sequence[Compared]) -> str:
         row = [each.circuit.name, f"{size}", f"{len(each.circuit.links)}"]
         row += [str(estimate.without_plain()) for estimate in numbers]
         row += [f"{each.needed} of {size}"]
-        row += [str(each.shared_nodes), str(each.shared_links)] if number else ["–", "–"]
+        parts = (each.shared.nodes, each.shared.links)
+        row += [f"{len(part.both)} ({part.jaccard:.2f})" if number else "–" for part in parts]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)

@@ -85,7 +85,7 @@ def test_a_text_has_comments_and_each_edge_once():
         ("m3->input", "does not lead downstream"),
         ("m3->everything", "does not lead downstream"),
         ("logits->m3", "does not lead downstream"),
-        ("m3@12->m8@END", "'m3@12' has no place; the places are YY and END"),
+        ("m3@12->m8@END", "'m3@12' stands at no place"),
         ("a" * 20_000, "'aaa"),
     ],
 )
@@ -149,7 +149,7 @@ def test_a_graph_is_written_as_eap_ig_reads_it():
 
 
 def test_a_graph_of_nodes_that_its_model_lacks_is_not_written():
-    with pytest.raises(UserError, match="a model of 12 layers of 12 heads has no a9.h12"):
+    with pytest.raises(UserError, match=r"a model of 12 layers of 12 heads has no a9\.h12"):
         as_graph([Link("logits", "in", "a9.h12")], GPT2_SMALL)
 
 
@@ -204,9 +204,9 @@ def test_a_line_says_which_edges_of_a_file_are_left_out(tmp_path, capsys):
         ("m0->m1", "none of its edges is on a path"),
         ('{"edges": {}}', "none of its edges is on a path"),
         ("m0@YY->a9.h1<k>\na9.h1->logits\ninput->m0", "none of its edges is on a path"),
-        ("input@YY->m0@YY\nm0@YY->a9.h1@END<k>", "is no node"),
+        ("input@YY->m0@YY\nm0@YY->a9.h1@END<k>", "stands at no place"),
         ("a9.h1->logits@END\ninput->a9.h1", "give all nodes one, or none"),
-        ("input->m0@YY\nm0@YY->logits@END", "or at a position that is not read"),
+        ("input@YY->m0@YY\nm0@YY->logits@END", "or at a position that is not read"),
     ],
 )
 def test_a_file_whose_edges_are_no_circuit_is_one_line(text, complaint, tmp_path):
@@ -248,7 +248,7 @@ def graphs(draw) -> object:
     )
 
 
-@tried(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@tried(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(described=graphs())
 def test_any_graph_is_a_circuit_or_refused_in_one_line(tmp_path, described):
     path = tmp_path / "graph.json"
@@ -264,7 +264,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@tried(max_examples=500, deadline=None, derandomize=True)
+@tried(max_examples=200, deadline=None, derandomize=True)
 @given(pieces=st.lists(PIECES, max_size=8))
 def test_any_text_has_edges_or_is_refused_in_one_line(pieces):
     if links := unless_refused(lambda: from_text("".join(pieces))):

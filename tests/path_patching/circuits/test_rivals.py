@@ -8,7 +8,7 @@ import torch
 from path_patching.circuits.circuit import Circuit, Link
 from path_patching.circuits.circuit_file import read_circuit
 from path_patching.circuits.edge_lists import as_graph
-from path_patching.circuits.rivals import COLUMNS, Shared, compared, table
+from path_patching.circuits.rivals import COLUMNS, compared, table
 from path_patching.circuits.validation.faithfulness import divergence_from
 from path_patching.errors import UserError
 from path_patching.files import ROOT
@@ -38,7 +38,7 @@ def test_rivals_stand_side_by_side_by_numbers_that_edge_patching_gives():
         assert each.recovered.value == pytest.approx((score / whole).item(), abs=1e-3)
         assert each.divergence.value == pytest.approx(divergence_from(clean)(alone).mean().item(), abs=1e-4)
     assert [len(each.circuit.members) for each in found] == [18, 21, 19, 20]
-    assert [each.shared_nodes.count for each in found] == [18, 16, 18, 13]
+    assert [len(each.shared.nodes.both) for each in found] == [18, 16, 18, 13]
 
 
 def test_a_node_that_does_nothing_is_not_needed():
@@ -64,7 +64,7 @@ def test_the_table_has_a_row_for_each_circuit_and_compares_with_the_first():
 def test_a_circuit_of_the_embeddings_alone_has_no_node_that_could_be_needed():
     direct = Circuit("direct", (Link.parse("embeds → logits"),))
     _, found = compared(ENGINE, METRIC, [SMALL, direct], 2, SETUP.end)
-    assert (found.needed, found.shared_nodes) == (0, Shared(0, 0.0))
+    assert (found.needed, found.shared.nodes.both) == (0, ())
 
 
 def test_no_circuit_and_one_that_the_model_lacks_are_refused_before_anything_is_evaluated():
