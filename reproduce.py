@@ -167,7 +167,9 @@ def show_circuits(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     circuits = [PAPER if name == "paper" else named_as_read(read_circuit(named_path(name))) for name in options.files]
     if len(circuits) > 1 and options.to:
-        parser.error("--to prints one circuit; name one")
+        raise UserError(
+            f"{len(circuits)} circuits are compared, and none is printed as a file; name one, or leave out --to"
+        )
     if len(circuits) > 1:
         settings = Settings(engine=options.engine, device=options.device, n=options.n, seed=options.seed)
         experiment = start_experiment(settings, model=choose_model(options.model)[0])

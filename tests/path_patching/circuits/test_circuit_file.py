@@ -20,7 +20,7 @@ from path_patching.circuits.circuit_file import (
 from path_patching.circuits.papers_shape import in_papers_shape, varied
 from path_patching.errors import UserError
 from path_patching.files import ROOT
-from reproduce import show_circuit
+from reproduce import show_circuits
 from reproduction.paper import PAPER
 from tests.helpers.refusals import put_there, unless_refused
 from tests.helpers.scripts import error_line, output, run_script
@@ -125,12 +125,12 @@ def test_the_script_prints_the_papers_circuit_as_json():
 def test_the_script_prints_the_circuit_of_a_file_as_a_table(tmp_path, capsys):
     path = tmp_path / "bare.json"
     path.write_text(json.dumps(as_json(BARE)))
-    show_circuit([str(path)])
+    show_circuits([str(path)])
     assert capsys.readouterr().out == f"bare\n\n{table(BARE)}\n"
-    show_circuit([])
+    show_circuits([])
     assert table(PAPER) in capsys.readouterr().out
     path.write_text(json.dumps(as_json(varied(PAPER, heads_feed=("m8", "m9")))))
-    show_circuit([str(path)])
+    show_circuits([str(path)])
     assert PAPER.name not in capsys.readouterr().out, "an edited one has lost the name"
 
 
