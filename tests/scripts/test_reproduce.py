@@ -228,7 +228,7 @@ def test_circuits_stand_side_by_side(tmp_path):
     lacking = circuits("paper", *asked[1:], TENSORS_CACHE_DIR=str(tmp_path / "tensors"))
     assert "the paper's circuit has m8, but mine has 2 layers of 2 heads" in lacking.stderr.splitlines()[-1]
     assert lacking.returncode == 1
-    assert "2 circuits are compared" in error_line(circuits("paper", str(theirs), "--to", "edges"))
+    assert "2 circuits are compared" in error_line(circuits("paper", "paper", "--to", "edges"))
 
 
 @pytest.mark.slow
@@ -239,7 +239,7 @@ def test_the_stand_in_has_the_papers_circuit_and_not_its_rivals():
     faithfulness = {row[0]: float(row[3].split()[0]) for row in rows}
     assert [*faithfulness] == ["acdc", "eap-ig", "the paper's circuit"]
     assert 0.9 < faithfulness.pop("the paper's circuit") < 1
-    assert max(faithfulness.values()) < 0.6
+    assert max(faithfulness.values()) < 0.8
 
 
 @pytest.mark.slow
