@@ -213,7 +213,7 @@ def _read_options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
     parser.add_argument("--n", type=int, help="sentences of each experiment, instead of its own number")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
-    parser.add_argument("--circuit", help="paper, auto or a circuit's JSON file, for what evaluates one")
+    parser.add_argument("--circuit", help="paper, auto or a circuit's file, for what evaluates one")
     parser.add_argument("--as-published", action="store_true", help="the published erf GELU and 768 years")
     parser.add_argument(
         "--out", type=named_path, help="folder for paper-cache and paper-plots; the repository by default"
