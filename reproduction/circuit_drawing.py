@@ -234,11 +234,8 @@ def _add_panel(figure: go.Figure, boxes: list[Box], top: float) -> None:
     beside, above = HALF_BOX + EDGE
     corners = {"x0": left - beside, "x1": right + beside, "y0": -above, "y1": top + above + HEADER}
     figure.add_shape(type="rect", **corners, fillcolor=PANEL, opacity=1, line_width=0, layer="below")
-    heading = {
-        "text": f"at {boxes[0].place or 'every position'}",
-        "font": {"size": 14, "color": INK},
-        "showarrow": False,
-    }
+    text = f"at {boxes[0].place or 'every position'}"
+    heading = {"text": text, "font": {"size": 14, "color": INK}, "showarrow": False}
     figure.add_annotation(x=(left + right) / 2, y=top + above + HEADER / 2 - EDGE / 2, **heading)
 
 

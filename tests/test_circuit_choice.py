@@ -9,7 +9,7 @@ import pytest
 from dataset import NOUNS_FILE, YearDataset, get_valid_years, year_indices
 from path_patching.circuits.circuit import LOGITS
 from path_patching.circuits.circuit_file import as_json
-from path_patching.circuits.papers_shape import in_papers_shape, varied
+from path_patching.circuits.papers_shape import in_papers_shape
 from path_patching.circuits.search import NAME
 from path_patching.engine import Sentences
 from path_patching.errors import UserError
@@ -44,7 +44,7 @@ def experiment(model) -> YearExperiment:
 
 def asking(experiment: YearExperiment, folder: Path, **changed: object) -> YearExperiment:
     """The experiment with other settings, and artifacts in a folder."""
-    return varied(experiment, settings=varied(experiment.settings, out=folder, **changed))
+    return replace(experiment, settings=replace(experiment.settings, out=folder, **changed))
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ from path_patching.paths import Node, layer_nodes
 
 NAME = "a random circuit"
 DRAWS = 1000  # of a random circuit, before it is given up
-ROUNDS = 20  # in which every node of a set of links moves
+ROUNDS = 50  # in which every node of a set of links may move
 
 
 def random_circuit(circuit: Circuit, architecture: Architecture, rng: random.Random) -> Circuit:
@@ -47,8 +47,8 @@ def random_circuit(circuit: Circuit, architecture: Architecture, rng: random.Ran
 
     One of the paper's shape has as many heads and MLPs at END and at YY, none twice, linked alike: each takes the place
     of one of its kind, in the order of layers. Heads are drawn from those that come before the last of their readers,
-    nodes at YY from those that its last head can read. In any other circuit each node is moved again and again to one
-    of its kind that the links allow: those of its senders come before it, those of its readers after it.
+    nodes at YY from those that its last head can read. In any other circuit nodes are moved again and again to others
+    of their kind, wherever all links still go upstream.
 
     Raises `UserError` if the model has too few nodes, or no other circuit.
     """
@@ -99,23 +99,24 @@ def _with_the_last(further: tuple[str, ...], lower: Iterable[str]) -> tuple[str,
 
 
 def _moved(circuit: Circuit, everything: Sequence[Node], rng: random.Random) -> Circuit | None:
-    """A circuit of any links with each node moved to others, one at a time, for some rounds; None if none can move.
+    """A circuit of any links with its nodes moved to others, one at a time, for some rounds; None if none can move.
 
-    In the long run every circuit that can be reached so is as likely as any other.
+    A node goes where another of its place is only if that one can take its own. In the long run every circuit that can
+    be reached so is as likely as any other.
     """
-    above, below = defaultdict(set), defaultdict(set)
+    links_of: defaultdict[str, list[Link]] = defaultdict(list)
     for link in circuit.links:
-        below[link.reader].add(link.sender)
-        above[link.sender].add(link.reader)
-    drawn = {each: _node(each) for each in {*above, *below}}
+        links_of[link.reader].append(link)
+        links_of[link.sender].append(link)
+    drawn, have_moved = {each: _node(each) for each in links_of}, False
     for each in ROUNDS * circuit.members:
-        taken = {drawn[other] for other in circuit.members if place_of(other) == place_of(each) and other != each}
-        first = max((drawn[sender].depth for sender in below[each]), default=-1)
-        last = min(drawn[reader].depth for reader in above[each])
-        free = [node for node in everything if node.kind == kind_of(each) and node not in taken]
-        drawn[each] = rng.choice([node for node in free if first < node.depth < last])
-    moved = _relinked(circuit, {each: drawn[each].name for each in circuit.members})
-    return None if is_same(moved, circuit) else moved
+        wanted = rng.choice([node for node in everything if node.kind == kind_of(each)])
+        there = [other for other in circuit.members if place_of(other) == place_of(each) and drawn[other] == wanted]
+        moved = drawn | dict.fromkeys(there, drawn[each]) | {each: wanted}
+        touched = [link for name in (each, *there) for link in links_of[name]]
+        if wanted != drawn[each] and all(moved[link.sender].depth < moved[link.reader].depth for link in touched):
+            drawn, have_moved = moved, True
+    return _relinked(circuit, {each: drawn[each].name for each in circuit.members}) if have_moved else None
 
 
 def matched_circuit(circuit: Circuit, architecture: Architecture, rng: random.Random) -> Circuit:

@@ -9,6 +9,7 @@ import torch
 
 from path_patching.circuits.circuit import (
     LOGITS,
+    Circuit,
     Link,
     check_fits,
     down_to,
@@ -18,6 +19,7 @@ from path_patching.circuits.circuit import (
     is_same,
     late_half,
     nodes,
+    on_paths,
 )
 from path_patching.circuits.papers_shape import in_papers_shape, lists_of, varied
 from path_patching.circuits.random_circuits import random_circuit
@@ -271,3 +273,82 @@ def test_a_model_that_lacks_a_node_is_named():
         check_fits(PAPER, random_model(TINY))
     with pytest.raises(UserError, match=r"small has a1\.h2"):
         check_fits(varied(SMALL, heads=("a1.h2",)), random_model(TINY))
+
+
+def of(*links: str) -> Circuit:
+    return Circuit("of links", tuple(map(Link.parse, links)))
+
+
+WITHOUT_PLACES = of("m1 → logits", "a1.h0 → m1", "m0 →v a1.h0", "a0.h0 →q a1.h0", "embeds → m0", "everything →k a0.h0")
+AT_PLACES = of(
+    "a1.h0@END → logits@END", "m0@END →q a1.h0@END", "m0@YY →v a1.h0@END", "everything → m0@END", "embeds@YY → m0@YY"
+)
+
+
+def test_links_without_places_hold_at_every_position_that_is_read():
+    values = [f"embeds@{at} → m0@{at} →v a1.h0@2 → m1@2 → logits@2" for at in range(3)]
+    queries = [f"residual@{at} →k a0.h0@2 →q a1.h0@2 → m1@2 → logits@2" for at in range(3)]
+    assert sorted(full_circuit(WITHOUT_PLACES, 1, 2)) == sorted(values + queries)
+    assert list(late_half(WITHOUT_PLACES, 2)) == ["a1.h0@2 → m1@2 → logits@2"]
+    assert not WITHOUT_PLACES.placed
+    assert WITHOUT_PLACES.members == ("a0.h0", "m0", "a1.h0", "m1")
+    assert (WITHOUT_PLACES.mlps, WITHOUT_PLACES.lower) == (("m0", "m1"), ())
+
+
+def test_links_with_places_hold_at_theirs():
+    assert sorted(full_circuit(AT_PLACES, 1, 2)) == [
+        "embeds@1 → m0@1 →v a1.h0@2 → logits@2",
+        "residual@2 → m0@2 →q a1.h0@2 → logits@2",
+    ]
+    assert (AT_PLACES.heads, AT_PLACES.mlps, AT_PLACES.lower) == (("a1.h0",), ("m0",), ("m0",))
+    assert str(into_lower(AT_PLACES, "m0", 1, 2)) == "m0@1 →v a1.h0@2 → logits@2"
+    assert lists_of(AT_PLACES) is None
+
+
+def test_paths_of_mlps_alone_are_in_the_late_half_to_their_ends():
+    circuit = of("m0 → logits", "embeds → m0", "a0.h1 → m0", "embeds →v a0.h1")
+    assert sorted(late_half(circuit, 2)) == ["a0.h1@2 → m0@2 → logits@2", "embeds@2 → m0@2 → logits@2"]
+
+
+def test_what_several_nodes_read_is_one_sub_tree():
+    paths = full_circuit(PAPER, YY, END)
+    assert len(paths._distinct()) == len(PAPER.members) + 1 + (YY + 1) + 1  # the logits, embeddings, one residual
+
+
+def test_links_on_no_path_are_told_from_the_others():
+    links = [*WITHOUT_PLACES.links, Link.parse("m0 → m1"), Link.parse("m1 →q a3.h0"), Link.parse("a2.h0 → logits")]
+    kept, left_out = on_paths(links)
+    assert {*kept} == {*WITHOUT_PLACES.links, Link.parse("m0 → m1")}
+    assert {*map(str, left_out)} == {"m1 →q a3.h0", "a2.h0 → logits"}
+
+
+def test_a_head_of_the_late_half_need_not_read_anything():
+    circuit = of("a0.h0@END → logits@END", "a1.h0@END → logits@END", "m0@YY →v a1.h0@END", "embeds@YY → m0@YY")
+    assert sorted(late_half(circuit, END)) == ["a0.h0@12 → logits@12", "a1.h0@12 → logits@12"]
+    assert list(full_circuit(circuit, YY, END)) == ["embeds@8 → m0@8 →v a1.h0@12 → logits@12"]
+
+
+@pytest.mark.parametrize(
+    ("links", "complaint"),
+    [
+        (["a1.h0 → logits@END", "embeds →v a1.h0"], "logits@END has a place, but a1.h0 has none"),
+        (["m2@3 → logits@END"], "m2@3 is at no place of a circuit"),
+        (["m1@YY → logits@YY"], "logits@YY is at no place"),
+        (["x → y"], "'x' is not a node"),
+        (["m1 → m0"], "m1 is not upstream of m0, or at a position that is not read"),
+        (["m0@END →v a1.h0@YY"], "is not upstream of a1.h0@YY, or at a position that is not read"),
+        (["m0@YY →q a1.h0@END"], "or at a position that is not read"),
+        (["m0 → a1.h0"], "a1.h0 has the inputs q, k, v; name one"),
+        (["m0 →k m1"], "m1 has the inputs in"),
+        (["logits → m0"], "logits cannot be there"),
+        (["m1 → everything"], "everything cannot be there"),
+        (["m1.n3 → logits"], r"m1\.n3 cannot be there"),
+        (["m2 → logits"], "m2 is on no path of it"),
+        (["a1.h0 → logits"], "no path of it leads from the logits down"),
+        (["m0 → logits", "embeds → m0", "m0 → m1"], "m1 is on no path of it"),
+    ],
+)
+def test_what_is_no_circuit_is_said_in_one_line(links, complaint):
+    with pytest.raises(UserError, match=complaint) as error:
+        of(*links)
+    assert "\n" not in str(error.value)

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
 
-from path_patching.circuits.circuit import LOGITS, Link, full_circuit, late_half
+from path_patching.circuits.circuit import LOGITS, Circuit, Link, full_circuit, late_half
 from path_patching.circuits.circuit_file import (
     as_json,
     from_json,
@@ -48,6 +48,72 @@ def test_fields_with_a_default_may_be_left_out():
     assert from_json(described) == replace(PAPER, studied=())
 
 
+OF_LINKS = Circuit("of links", tuple(map(Link.parse, ("a1.h0 → m1", "m1 → logits", "m0 →v a1.h0", "embeds → m0"))))
+PLACED = Circuit(
+    "placed",
+    tuple(
+        map(
+            Link.parse,
+            ("a1.h0@END → logits@END", "m0@YY →v a1.h0@END", "everything →q a1.h0@END", "m0@END →k a1.h0@END",
+             "embeds@YY → m0@YY", "embeds@END → m0@END"),
+        )
+    ),
+    studied=("a1.h0",),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("circuit", [OF_LINKS, PLACED])
+def test_a_circuit_of_another_shape_is_its_links_in_a_file(circuit, tmp_path):
+    described = as_json(circuit)
+    assert described == {
+        "name": circuit.name,
+        "links": [str(link) for link in circuit.links],
+        "studied": [*circuit.studied],
+    }
+    path = tmp_path / "circuit.json"
+    path.write_text(json.dumps(described))
+    assert read_circuit(path) == circuit
+    with_effects = described | {"links": links_as_json(dict.fromkeys(circuit.links, -0.5)), "search": {}}
+    assert from_json(json.loads(json.dumps(with_effects))) == circuit
+
+
+def test_lists_say_more_easily_what_links_say():
+    described = {"name": PAPER.name, "links": [str(link).replace("→", "->") for link in PAPER.links]}
+    assert as_json(from_json(described)) == as_json(PAPER) | {"studied": []}
+
+
+@pytest.mark.parametrize(
+    ("links", "complaint"),
+    [
+        ("m0 → logits", "'links' must be a list of links"),
+        (["m0"], "'m0' is no link; write one like"),
+        (["m0 → m1 → logits"], "is no link"),
+        ([3], "3 is no link"),
+        ([{"reader": "logits", "sender": "m0"}], "is no link"),
+        ([], "no path of it leads from the logits down"),
+    ],
+)
+def test_links_of_a_file_that_are_none_are_one_line(links, complaint):
+    with pytest.raises(UserError, match=complaint) as error:
+        from_json({"name": "x", "links": links})
+    assert "\n" not in str(error.value)
+
+
+def test_the_table_of_links_has_a_row_for_nodes_that_read_the_same():
+    assert table(PLACED).splitlines()[2:] == [
+        "| logits | END | a1.h0 |",
+        "| a1.h0 | END | queries: everything; keys: m0; values: m0 at YY |",
+        "| m0 | END | embeds |",
+        "| m0 | YY | embeds |",
+    ]
+    assert table(OF_LINKS).splitlines()[2:] == [
+        "| logits | END | m1 |",
+        "| m1 | every position | a1.h0 |",
+        "| a1.h0 | every position | values: m0 |",
+        "| m0 | every position | embeds |",
+    ]
+
+
 def test_links_are_the_same_after_a_file():
     effects = {Link("m8@END", "in", "a5.h1@END"): -0.25, Link("a5.h1@END", "q", "everything"): 1e-7}
     assert links_from_json(json.loads(json.dumps(links_as_json(effects)))) == effects
@@ -67,7 +133,7 @@ def test_links_are_the_same_after_a_file():
         (json.dumps(as_json(PAPER) | {"name": "\u0007"}), "its name has to be a text"),
         (json.dumps(as_json(PAPER) | {"mlps": [["m8"]]}), "'mlps' must be a list of names"),
         (json.dumps(as_json(PAPER) | {"heads": ["a9.h1", "a09.h1"]}), "'a09.h1' is not a node"),
-        (json.dumps(as_json(PAPER) | {"heads_feed": ["m8"]}), "a9.h1 is on no path"),
+        (json.dumps(as_json(PAPER) | {"heads_feed": ["m8"]}), "a9.h1@END is on no path"),
         ("[1]", "a circuit is a JSON object"),
         ('{"name": "x"}', "'mlps' is missing"),
         (json.dumps(as_json(PAPER) | {"head": []}), "a circuit has no 'head'"),
@@ -100,8 +166,8 @@ def test_the_table_says_what_each_group_reads():
     assert [len(row) for row in rows] == [3, 1, 3, 3, 3, 3]
     assert rows[2] == ["logits", "END", "the MLPs at END and the heads at END"]
     assert rows[3][0] == "m8, m9, m10, m11"
-    assert rows[4][2] == "queries: everything; keys and values: m0, m1, m2, m3, a0.h1, a0.h3, a0.h5 at YY"
-    assert rows[5] == ["a0.h1, a0.h3, a0.h5, m0, m1, m2, m3", "YY", "m0, m1, m2, m3, a0.h1 before it; embeds"]
+    assert rows[4][2] == "queries: everything; keys and values: a0.h1, a0.h3, a0.h5, m0, m1, m2, m3 at YY"
+    assert rows[5] == ["a0.h1, a0.h3, a0.h5, m0, m1, m2, m3", "YY", "a0.h1, m0, m1, m2 before it; embeds"]
 
 
 def test_the_table_tells_mlps_that_the_heads_feed_from_others():
@@ -189,7 +255,10 @@ def test_any_file_is_a_circuit_as_it_says_or_one_line(tmp_path, text):
     path = tmp_path / "circuit.json"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     if circuit := unless_refused(lambda: read_circuit(path)):
-        assert as_json(circuit).items() >= {name: json.loads(text)[name] for name in REQUIRED}.items()
+        given, said = json.loads(text), as_json(circuit)
+        assert said["name"] == given["name"]
+        assert all({*said[name]} == {*given[name]} for name in REQUIRED[1:-1])
+        assert {*said["further_below"]} <= {*given["further_below"]}  # without what none of them could read
         assert from_json(as_json(circuit)) == circuit
         assert table(circuit).count("\n") >= 3
         late, full = late_half(circuit, 1).nodes(), full_circuit(circuit, 0, 1).nodes()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from path_patching.circuits.circuit import full_circuit, late_half
+from path_patching.circuits.circuit import Circuit, Link, full_circuit, late_half
 from path_patching.circuits.papers_shape import varied
-from path_patching.circuits.validation.members import classes, link_steps, listed, members
+from path_patching.circuits.validation.members import by_name, class_of, classes, link_steps, listed, members
 from path_patching.errors import UserError
 from path_patching.paths import Node, PathSet
 from reproduction.paper import PAPER
@@ -64,3 +64,16 @@ def test_what_is_listed_can_be_read():
 
 def test_other_places_are_called_by_their_number():
     assert list(members(PathSet.parse("m0@5 →v a9.h1 → logits", end=END), YY, END)) == ["m0@5", "a9.h1@END"]
+
+
+def test_without_places_a_node_is_all_of_it_and_a_link_holds_at_all_positions():
+    links = ("m1 → logits", "a1.h0 → m1", "m0 →v a1.h0", "embeds → m0")
+    circuit = Circuit("of links", tuple(map(Link.parse, links)))
+    paths = full_circuit(circuit, 1, 2)
+    found = by_name(paths, 1, 2, placed=False)
+    assert {name: len(group) for name, group in found.items()} == {"m0": 3, "a1.h0": 1, "m1": 1}
+    assert classes(paths, 1, 2, placed=False)["MLPs"] == [Node.mlp(0, at) for at in range(3)] + [Node.mlp(1, 2)]
+    assert [class_of(name) for name in ("m0", "a1.h0", "m0@YY")] == ["MLPs", "heads", "lower nodes"]
+    steps = link_steps(paths, 1, 2, placed=False)
+    assert tuple(steps) == circuit.links
+    assert steps[Link.parse("m0 →v a1.h0")] == {(Node.head(1, 0, 2), "v", Node.mlp(0, at)) for at in range(3)}
