@@ -2,7 +2,7 @@
 
 A file holds the lists of a circuit of the paper's shape (`papers_shape`), or else its links, as text. What a run of
 circuit_discovery.py leaves as circuit.json is such a file: it can be edited, and given to the scripts' `--circuit`, or
-to `read_circuit`.
+to `read_circuit`, which reads what other people write as well (`edge_lists`).
 
     >>> print(table(circuit))
     | nodes | at | read |
@@ -133,7 +133,8 @@ def read_circuit(path: Path) -> Circuit:
     """
     try:
         text = regular(path).read_text(encoding="utf-8")
-        described = parse_json(text) if text.lstrip().startswith(("{", "[")) else text
+        is_json, is_graph = text.lstrip().startswith(("{", "[")), '"edges"' in text
+        described = parse_json(text, nan_as_null=is_graph) if is_json else text  # EAP-IG writes NaN for no score
     except OSError as error:
         raise UserError(f"no circuit can be read from {path} ({error.strerror}); give paper, auto or a file") from error
     except ValueError as error:
@@ -145,7 +146,8 @@ def read_circuit(path: Path) -> Circuit:
             return _of_edges(path, edge_lists.from_graph(described), edge_lists.edges_outside(described))
         return from_json(described)
     except UserError as error:
-        raise UserError(f"{path}: {error}; see python reproduce.py circuit --json") from error
+        shown = "--to edges" if isinstance(described, str) else "--json"
+        raise UserError(f"{path}: {error}; see python reproduce.py circuit {shown}") from error
 
 
 def _of_edges(path: Path, edges: Sequence[Link], outside: int) -> Circuit:

@@ -186,6 +186,13 @@ def test_a_file_of_edges_is_a_circuit_called_as_the_file(text, tmp_path, capsys)
     assert capsys.readouterr().err == ""
 
 
+def test_a_score_that_is_none_is_no_trouble(tmp_path):
+    path = tmp_path / "scored.json"
+    about = '{"score": NaN, "in_graph": true}'
+    path.write_text(f'{{"nodes": {{"m0": {about}}}, "edges": {{"input->m0": {about}, "m0->logits": {about}}}}}')
+    assert read_circuit(path).links == from_text("input->m0\nm0->logits")
+
+
 def test_a_line_says_which_edges_of_a_file_are_left_out(tmp_path, capsys):
     path = tmp_path / "theirs.json"
     inside = dict.fromkeys(["input->m0", "m0->logits", "m1->m2", "a0.h1->m1"], True)
