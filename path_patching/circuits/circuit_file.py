@@ -207,7 +207,7 @@ def _read_by(circuit: Circuit, reader: str) -> str:
         if link.reader == reader:
             senders.setdefault(link.via, []).append(link.sender)
     said = {way: _senders(of_way, place_of(reader)) for way, of_way in senders.items()}
-    ways = {what: [way for way in VIAS if said.get(way) == what] for what in said.values()}
+    ways = {said[way]: [each for each in VIAS if said.get(each) == said[way]] for way in VIAS if way in said}
     return "; ".join(f"{_inputs(of_what)}: {what}" if of_what != ["in"] else what for what, of_what in ways.items())
 
 

@@ -10,7 +10,7 @@ Nodes are heads and MLPs. Where one of two circuits has places and the other non
     ('everything →q a1.h0@END',)
     >>> print(found)
     nodes: 4 in both, 0 and 0 in one alone, Jaccard 1.000
-    links: ... in both, 1 and 0 in one alone, Jaccard 0....
+    links: 8 in both, 1 and 0 in one alone, Jaccard 0.889
 """
 
 from __future__ import annotations
