@@ -145,7 +145,7 @@ if "random" in settings.only:
 if "minimality" in settings.only:
     of_nodes, of_links, found = [], [], []
     for part, paths in parts.items():
-        lost = minimality(engine, scale, paths, YY, END, part)
+        lost = minimality(engine, scale, paths, YY, END, part, circuit.placed)
         found += lost.verdicts()
         for node in lost.nodes:
             ends = columns(alone=node.alone, given_class=node.given_class)
@@ -160,7 +160,7 @@ if "minimality" in settings.only:
 if "completeness" in settings.only:
     rows, found = [], []
     for part, paths in parts.items():
-        complete = completeness(engine, scale, paths, YY, END, part, settings.seed)
+        complete = completeness(engine, scale, paths, YY, END, part, settings.seed, placed=circuit.placed)
         found += complete.verdicts()
         for gap in complete.gaps:
             ends = {"model": gap.model, "circuit": gap.circuit} | columns(gap=gap.gap)

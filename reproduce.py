@@ -5,7 +5,8 @@ python reproduce.py results [--check]         every number of the paper beside t
 python reproduce.py report                    all of it on one page
 python reproduce.py compare FOLDER FOLDER     are two runs the same?
 python reproduce.py weights [--model MODEL]   is this the paper's model?
-python reproduce.py circuit [FILE]            a circuit as a table, or with --json as a file to edit
+python reproduce.py circuit [FILE]            a circuit as a table, or with --to as a file to edit, or for EAP-IG
+python reproduce.py circuit FILE FILE ...     circuits side by side, evaluated on the same sentences
 
 Without --model this is GPT-2 small where it can be had. Where it cannot, it is the stand-in, and a banner says so.
 A step that is done already, with the same settings, model and code, is skipped. Interrupted in any way and run again,
@@ -21,14 +22,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 from reproduction.command_line import prepare
 
+from path_patching.circuits import rivals
+from path_patching.circuits.circuit import EVERYTHING, Circuit
 from path_patching.circuits.circuit_file import as_json, read_circuit, table
+from path_patching.circuits.edge_lists import as_graph, as_text
 from path_patching.errors import UserError
 from path_patching.files import named_path
 from path_patching.gpt2.hub import ModelUnavailable
-from path_patching.gpt2.model import Model
+from path_patching.gpt2.model import GPT2_SMALL, Architecture, Model
 from path_patching.gpt2.tensor_cache import (
     cache_folder,
     description_path,
@@ -40,6 +45,7 @@ from reproduction.paper import PAPER, named_as_read
 from reproduction.publication import lock_folder, wait_for, writing_to
 from reproduction.settings import ENGINES, PlotSettings, Settings
 from reproduction.steps import STEPS, Step, is_done, steps_of
+from utils import start_experiment
 
 SECONDS_TO_TIDY_UP = 10.0
 INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells give
@@ -147,22 +153,56 @@ def show_weights(arguments: list[str]) -> None:
     print(f"fingerprint: {model.fingerprint}")
 
 
-def show_circuit(arguments: list[str]) -> None:
-    """Print a circuit: the paper's, or the one of a JSON file."""
-    parser = argparse.ArgumentParser(prog="reproduce.py circuit", description=show_circuit.__doc__)
-    parser.add_argument("file", nargs="?", type=named_path, help="a circuit's JSON file")
-    parser.add_argument("--json", action="store_true", help="as JSON, to be edited and given to --circuit")
+def show_circuits(arguments: list[str]) -> None:
+    """Print a circuit, the paper's without a file; or evaluate several side by side, with the torch engine."""
+    parser = argparse.ArgumentParser(prog="reproduce.py circuit", description=show_circuits.__doc__, allow_abbrev=False)
+    parser.add_argument("files", nargs="*", metavar="FILE", help="paper, or a circuit's file: JSON, or a text of edges")
+    parser.add_argument("--to", choices=FORMATS, help="print it as a file: of ours, of EAP-IG's and MIB's, or of edges")
+    parser.add_argument("--json", action="store_const", const="json", dest="to", help="the same as --to json")
+    parser.add_argument("--model", help="gpt2, standin, or a folder with a GPT-2 checkpoint")
+    parser.add_argument("--engine", default="torch", choices=ENGINES)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
+    parser.add_argument("--n", type=int, default=Settings.n, help="number of sentences")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sentences")
     options = parser.parse_args(arguments)
-    circuit = named_as_read(read_circuit(options.file)) if options.file else PAPER
-    print(json.dumps(as_json(circuit), indent=2) if options.json else f"{circuit.name}\n\n{table(circuit)}")
+    circuits = [PAPER if name == "paper" else named_as_read(read_circuit(named_path(name))) for name in options.files]
+    if len(circuits) > 1 and options.to:
+        raise UserError(
+            f"{len(circuits)} circuits are compared, and none is printed as a file; name one, or leave out --to"
+        )
+    if len(circuits) > 1:
+        settings = Settings(engine=options.engine, device=options.device, n=options.n, seed=options.seed)
+        experiment = start_experiment(settings, model=choose_model(options.model)[0])
+        sentences = experiment.YY, experiment.END, experiment.clusters
+        print(rivals.table(rivals.compared(experiment.engine, experiment.metric, circuits, *sentences)))
+        return
+    (circuit,) = circuits or [PAPER]
+    sizes = load_model(options.model).architecture if options.model else GPT2_SMALL
+    print(FORMATS[options.to](circuit, sizes) if options.to else f"{circuit.name}\n\n{table(circuit)}")
 
 
+def _as_eap_ig(circuit: Circuit, sizes: Architecture) -> str:
+    """A circuit as EAP-IG's JSON, of a model of these sizes; what that cannot say is said."""
+    text = json.dumps(as_graph(circuit.links, sizes), indent=1)
+    if circuit.placed:
+        print("left out: positions; its edges hold at every one", file=sys.stderr)
+    if whole := [link for link in circuit.links if link.sender == EVERYTHING]:
+        inputs = f"{len(whole)} inputs that are read whole, as {whole[0].via} of {whole[0].reader}"
+        print(f"beside the edges: {inputs}, for which EAP-IG has no name", file=sys.stderr)
+    return text
+
+
+FORMATS: dict[str, Callable[[Circuit, Architecture], str]] = {
+    "json": lambda circuit, sizes: json.dumps(as_json(circuit), indent=2),
+    "eap-ig": _as_eap_ig,
+    "edges": lambda circuit, sizes: as_text(circuit.links),
+}
 COMMANDS = {
     "results": results.main,
     "report": report.main,
     "compare": compare.main,
     "weights": show_weights,
-    "circuit": show_circuit,
+    "circuit": show_circuits,
 }
 
 
@@ -173,7 +213,7 @@ def _read_options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
     parser.add_argument("--n", type=int, help="sentences of each experiment, instead of its own number")
     parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
-    parser.add_argument("--circuit", help="paper, auto or a circuit's JSON file, for what evaluates one")
+    parser.add_argument("--circuit", help="paper, auto or a circuit's file, for what evaluates one")
     parser.add_argument("--as-published", action="store_true", help="the published erf GELU and 768 years")
     parser.add_argument(
         "--out", type=named_path, help="folder for paper-cache and paper-plots; the repository by default"

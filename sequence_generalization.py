@@ -13,6 +13,7 @@ from reproduction.command_line import read_settings
 
 from dataset import TASKS, TaskDataset, build
 from path_patching.circuits.circuit import Circuit, in_order, into_mlp, late_half
+from path_patching.circuits.papers_shape import varied
 from path_patching.engine import Engine
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node, PathSet
@@ -86,12 +87,12 @@ for dataset in (datasets[number] for number in (0, 2, 8, 9)):
 if is_the_papers(circuit):
     dataset = datasets[2]
     engine = experiment.engine_for(dataset)
-    larger = replace(
+    larger = varied(
         PAPER,
         name="the paper's circuit with m7, a6.h1 and a7.h11",
         mlps=in_order((*PAPER.mlps, "m7")),
         heads=in_order((*PAPER.heads, "a6.h1", "a7.h11")),
-        heads_feed=(*PAPER.heads_feed, "m7"),
+        heads_feed=in_order((*PAPER.heads_feed, "m7")),
     )
     sweep_task("m7", "m7", dataset, engine, into_mlp(larger, "m7", dataset.end))
     words = "late half with m7, a6.h1 and a7.h11"

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from color_utils import diverging, sequential
-from path_patching.circuits.links import Link
+from path_patching.circuits.circuit import Link
 from reproduction.circuit_drawing import Measure, circuit_figure
 from reproduction.figures import change, curves, facets, heatmap, intervals, named, share_histogram, with_numbers
 from reproduction.plots import start_plots

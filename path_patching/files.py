@@ -31,15 +31,19 @@ def named_path(text: str | Path) -> Path:
         raise UserError(f"{text}: nobody is known whose home that is; write the whole path") from error
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, nan_as_null: bool = False) -> Any:
     """The values of a JSON text. Raises `ValueError` for everything else.
 
+    With `nan_as_null`, for files of others, NaN and infinity are read as null.
     What Python's reader lets through is refused as well: NaN and numbers too large for a float, which no other reader
     takes, an object that has a key twice, and what is nested deeper than anything that is read here.
     """
     try:
         value = json.loads(
-            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_repeats
+            text,
+            parse_constant=(lambda name: None) if nan_as_null else _refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_without_repeats,
         )
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error

@@ -16,8 +16,7 @@ from itertools import groupby, pairwise
 import numpy as np
 import plotly.graph_objects as go
 
-from path_patching.circuits.circuit import EMBEDS
-from path_patching.circuits.links import EVERYTHING, Link
+from path_patching.circuits.circuit import EMBEDS, END, EVERYTHING, YY, Link, bare, place_of
 from path_patching.paths import Node
 from reproduction.figures import CURVES, INK, MARGIN, dressed
 
@@ -44,7 +43,7 @@ ALONG = np.linspace(0, 1, 41)[:, None]
 
 @dataclass(frozen=True)
 class Box:
-    """A node in the drawing: its name and position in the sentence, and the middle of its box."""
+    """A node in the drawing: its name and place in the sentence, nothing for all of it, and the middle of its box."""
 
     name: str
     place: str
@@ -96,8 +95,8 @@ def circuit_figure(
     for link in drawn:
         curve = _curve(link.via, boxes[_sender(link)], boxes[link.reader])
         _add_link(figure, link, effects[link], strongest, curve, of.unit)
-    for box in boxes.values():
-        _add_box(figure, box, (beside or {}).get(f"{box.name}@{box.place}", ""))
+    for label, box in boxes.items():
+        _add_box(figure, box, (beside or {}).get(label, ""))
     _add_legend(figure, drawn, strongest, of.unit)
     subtitle = f"links run upwards; a dashed one raises the {of.metric} when it is patched"
     if left_out := len(effects) - len(drawn):
@@ -116,8 +115,9 @@ def _sized(figure: go.Figure) -> go.Figure:
 
 
 def _sender(link: Link) -> str:
-    """The name of a link's sender in the drawing, where all that END reads is one box."""
-    return f"{EVERYTHING}@END" if link.sender == EVERYTHING else link.sender
+    """The name of a link's sender in the drawing, where everything that is read at one place is one box."""
+    at = link.reader.removeprefix(bare(link.reader))
+    return f"{EVERYTHING}{at}" if link.sender == EVERYTHING else link.sender
 
 
 def _node(name: str) -> Node:
@@ -137,18 +137,22 @@ def _worth_drawing(effects: Mapping[Link, float], least: float) -> list[Link]:
 
 
 def _boxes(names: Collection[str]) -> dict[str, Box]:
-    """Where nodes named like `m0@YY` lie; those at YY first."""
-    heights = _heights({_node(name.split("@")[0]).depth for name in names})
+    """Where nodes named like `m0@YY`, or `m0`, lie; those at YY first."""
+    heights = _heights({_node(bare(name)).depth for name in names})
     boxes: dict[str, Box] = {}
     left = 0.0
-    for place in ("YY", "END"):
-        here = sorted((name.split("@")[0] for name in names if name.endswith(f"@{place}")), key=_node)
+    for place in (YY, END, ""):
+        labels = {bare(name): name for name in names if place_of(name) == place}
+        here = sorted(labels, key=_node)
         stair = _stair([name for name in here if _node(name).kind == "head"], left)
         column = max(stair.values(), default=left - BOX_WIDTH) + 1.5 * BOX_WIDTH
         middle = (left + max(stair.values())) / 2 if stair else column  # of the heads: what they read lies below it
+        lowest = [name for name in here if _node(name).kind == "embeds"]
         for name in here:
-            x = stair.get(name, column if _in_column(name) else middle)
-            boxes[f"{name}@{place}"] = Box(name, place, x, heights[_node(name).depth])
+            x = stair.get(name, column)
+            if name in lowest:
+                x = middle + BESIDE * (lowest.index(name) - (len(lowest) - 1) / 2)
+            boxes[labels[name]] = Box(name, place, x, heights[_node(name).depth])
         if here:
             left = column + _room(list(boxes.values())) + BOX_WIDTH + 2 * EDGE + BETWEEN
     return boxes
@@ -230,7 +234,8 @@ def _add_panel(figure: go.Figure, boxes: list[Box], top: float) -> None:
     beside, above = HALF_BOX + EDGE
     corners = {"x0": left - beside, "x1": right + beside, "y0": -above, "y1": top + above + HEADER}
     figure.add_shape(type="rect", **corners, fillcolor=PANEL, opacity=1, line_width=0, layer="below")
-    heading = {"text": f"at {boxes[0].place}", "font": {"size": 14, "color": INK}, "showarrow": False}
+    text = f"at {boxes[0].place or 'every position'}"
+    heading = {"text": text, "font": {"size": 14, "color": INK}, "showarrow": False}
     figure.add_annotation(x=(left + right) / 2, y=top + above + HEADER / 2 - EDGE / 2, **heading)
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 from functools import cache
 
 from path_patching.circuits.circuit import LOGITS, Circuit, is_same
+from path_patching.circuits.papers_shape import in_papers_shape
 from path_patching.circuits.search import NAME
 
-PAPER = Circuit(
+PAPER = in_papers_shape(
     name="the paper's circuit",
     mlps=("m8", "m9", "m10", "m11"),
     heads=("a5.h1", "a5.h5", "a6.h9", "a7.h10", "a8.h8", "a8.h11", "a9.h1"),

@@ -75,9 +75,7 @@ class Settings:
         None, "folder for the artifacts; paper-cache, or paper-cache/<model>, by default", named_path
     )
     memory_gb: float = flag(4.0, "for batches of sentences, beside the model; and as much for results", float)
-    circuit: str | None = flag(
-        None, "paper, auto or a circuit's JSON file; paper for gpt2, auto for others, by default"
-    )
+    circuit: str | None = flag(None, "paper, auto or a circuit's file; paper for gpt2, auto for others, by default")
 
     def __post_init__(self) -> None:
         _check_types(self)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from dataset import NOUNS_FILE, YearDataset, get_valid_years, year_indices
-from path_patching.circuits.circuit import LOGITS, Circuit
+from path_patching.circuits.circuit import LOGITS
 from path_patching.circuits.circuit_file import as_json
+from path_patching.circuits.papers_shape import in_papers_shape
 from path_patching.circuits.search import NAME
 from path_patching.engine import Sentences
 from path_patching.errors import UserError
@@ -25,7 +26,7 @@ from reproduction.settings import Settings
 from utils import YearExperiment, choose_circuit, circuit_asked_for, open_run
 
 SIZES = Architecture(n_layers=2, n_heads=2, d_model=8, d_head=4, d_mlp=16, n_positions=16, vocab_size=50257)
-MINE = Circuit("mine", ("m1",), ("a0.h1",), (LOGITS, "m1"), ("embeds",), (), followed=("v",), whole=())
+MINE = in_papers_shape("mine", ("m1",), ("a0.h1",), (LOGITS, "m1"), ("embeds",), (), followed=("v",), whole=())
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from path_patching.circuits.validation.verdicts import BARS
 from path_patching.files import ROOT
 from reproduction.settings import VALIDATION
 
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("examples/*/*.md")]
 VALIDATION_PAGE = (ROOT / "docs" / "validation.md").read_text()
 
 

@@ -12,7 +12,8 @@ import torch
 
 import path_patching
 from dataset import NOUNS_FILE, YearDataset, clusters_of, get_valid_years, year_indices
-from path_patching import Circuit, Sentences, load_tokenizer
+from path_patching import Sentences, load_tokenizer
+from path_patching.circuits.papers_shape import in_papers_shape
 from path_patching.files import ROOT
 from path_patching.gpt2.model import Architecture, Model, random_model
 from path_patching.gpt2.tensor_cache import STANDIN_FOLDER
@@ -67,7 +68,9 @@ def shared() -> dict[str, object]:
         "years_yy": dataset.years_YY,
         "END": dataset.end,
         "YY": dataset.yy,
-        "circuit": Circuit("mine", ("m1", "m2"), ("a1.h0",), ("m1", "m2"), first_below=("m0",), further_below=()),
+        "circuit": in_papers_shape(
+            "mine", ("m1", "m2"), ("a1.h0",), ("m1", "m2"), first_below=("m0",), further_below=()
+        ),
     }
 
 

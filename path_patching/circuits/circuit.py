@@ -1,13 +1,20 @@
-"""A circuit as data: its nodes and how they are linked, from which everything else is made (section 3).
+"""A circuit as data: a set of links, and the paths along them, from which everything else is made (section 3).
 
-From the logits down: any chain of the MLPs `mlps` at END (none to all), then a head of `heads` at END. With the heads'
-inputs taken whole this is the *late half*. The *full circuit* follows some inputs of the heads to YY, through
-`first_below`, then any chain of `further_below`, down to the embeddings, and takes others whole. An input that is
-neither followed nor whole is no part of it. Every node of a circuit is on one of these paths.
+A link leads from one node into one input of another. The nodes stand at END or at YY: `m10@END`, `m0@YY`; or the links
+of a circuit have no places at all (`m10`, `a9.h1`, `embeds`, `logits`) and hold at every position, a head reading keys
+and values at its own and all earlier ones. Below are the embeddings, or `everything`, all that an input reads.
 
-    >>> circuit = Circuit(
-    ...     "mine", mlps=("m1", "m2"), heads=("a1.h0",), heads_feed=("m1", "m2"), first_below=("m0",), further_below=()
-    ... )
+The *full circuit* has all paths from the logits at END along the links, down to the embeddings or to everything. Its
+*late half* has them as far as their first head, whose inputs then count as inside whole. Every node of a circuit is on
+one of these paths: one that reads nothing can only be a head of the late half.
+
+    >>> several = "m2 → logits; a1.h0 → m2; m0 →v a1.h0; embeds → m0".split("; ")
+    >>> bare = Circuit("without places", tuple(map(Link.parse, several)))
+    >>> print(full_circuit(bare, YY, END))
+    embeds@0 → m0@0 →v a1.h0@12 → m2@12 → logits@12
+    ...
+    >>> circuit.links[0]  # of a circuit in the paper's shape (`papers_shape`), at END and YY
+    Link(reader='a1.h0@END', via='k', sender='m0@YY')
     >>> print(late_half(circuit, END))
     a1.h0@12 → m1@12 → logits@12
     a1.h0@12 → m2@12 → logits@12
@@ -19,52 +26,100 @@ neither followed nor whole is no part of it. Every node of a circuit is on one o
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
-from functools import cache
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
 
 from path_patching.errors import UserError, shortened
 from path_patching.gpt2.model import Architecture, Model
-from path_patching.paths import Node, PathSet, Via, union
+from path_patching.paths import ARROW, INPUTS, Branch, Kind, Node, PathSet, Via
 
-LOGITS, EMBEDS = "logits", "embeds"
+LOGITS, EMBEDS, EVERYTHING = "logits", "embeds", "everything"
+END, YY = "END", "YY"
+VIA_OF_LETTER: dict[str | None, Via] = {"q": "q", "k": "k", "v": "v", None: "in"}  # behind an arrow
 LONGEST_NAME = 100  # letters, of a circuit's name, which stands in titles
+
+Step = tuple[Node, Via, Node]  # reader, its input, sender
+
+
+@dataclass(frozen=True, order=True)
+class Link:
+    """One link of a circuit: what `sender` writes is read by `reader` through its input `via`.
+
+    Both carry their place, `a9.h1@END`, `m0@YY`, or neither does. The sender `everything` is all that the input reads.
+    """
+
+    reader: str
+    via: Via
+    sender: str
+
+    @classmethod
+    def parse(cls, text: str) -> Link:
+        """The link that `str` writes so; `->` is an arrow, too. Raises `UserError` for any other text."""
+        parts = ARROW.split(text.strip())
+        if len(parts) != 3:
+            raise UserError(f"{shortened(text)!r} is no link; write one like m0@YY →v a9.h1@END, or m0 → m10")
+        sender, letter, reader = parts
+        return cls(reader, VIA_OF_LETTER[letter], sender)
+
+    def __str__(self) -> str:
+        """As paths are written: `m0@YY →v a9.h1@END`, `a9.h1@END → m10@END`."""
+        return f"{self.sender} →{'' if self.via == 'in' else self.via} {self.reader}"
 
 
 @dataclass(frozen=True)
 class Circuit:
-    """A circuit of the paper's shape; nodes by name (`m10`, `a9.h1`), without positions.
+    """A set of links, each of them on a path to the logits.
 
-    Raises `UserError` if the description contradicts itself, or has a node that is on no path.
+    Raises `UserError` for what is no link, for links with and without places, and for a node that is on no path.
     """
 
     name: str
-    mlps: tuple[str, ...]  # at END, in any chain
-    heads: tuple[str, ...]  # at END
-    heads_feed: tuple[str, ...]  # what a head of the circuit writes to: `logits` and MLPs of the circuit
-    first_below: tuple[str, ...]  # at YY, read by the heads' followed inputs; `embeds` if they are read directly
-    further_below: tuple[str, ...]  # at YY, in any chain below those
-    followed: tuple[Via, ...] = ("k", "v")  # inputs of the heads that are followed to YY
-    whole: tuple[Via, ...] = ("q",)  # inputs of the heads that are inside as a whole
-    studied: tuple[str, ...] = ()  # heads to look at closely, the most telling first
+    links: tuple[Link, ...]  # in order, each once
+    studied: tuple[str, ...] = ()  # heads to look at closely, the most telling first, without their place
 
     def __post_init__(self) -> None:
         for complaint in _complaints(self):
             raise UserError(f"{shortened(self.name)} cannot be a circuit: {complaint}")
+        object.__setattr__(self, "links", tuple(sorted({*self.links})))
 
-    @property
+    @cached_property
+    def placed(self) -> bool:
+        """Whether its nodes stand at END and YY; else they are the circuit's at every position."""
+        return any("@" in link.reader for link in self.links)
+
+    @cached_property
+    def members(self) -> tuple[str, ...]:
+        """Its heads and MLPs as links call them, those at YY first, in the order of layers."""
+        names = {each for link in self.links for each in (link.reader, link.sender) if is_member(each)}
+        return tuple(sorted(names, key=lambda each: (place_of(each) != YY, _order(bare(each)))))
+
+    @cached_property
+    def mlps(self) -> tuple[str, ...]:
+        """The names of its MLPs at END, or of all if they have no places, in the order of layers."""
+        return tuple(bare(each) for each in self.members if place_of(each) != YY and kind_of(each) == "mlp")
+
+    @cached_property
+    def heads(self) -> tuple[str, ...]:
+        """The names of its heads at END, or of all if they have no places, in the order of layers."""
+        return tuple(bare(each) for each in self.members if place_of(each) != YY and kind_of(each) == "head")
+
+    @cached_property
     def lower(self) -> tuple[str, ...]:
-        """The heads and MLPs at YY, in the order of layers."""
-        return in_order({*self.first_below, *self.further_below} - {EMBEDS})
+        """The names of the heads and MLPs at YY, in the order of layers."""
+        return tuple(bare(each) for each in self.members if place_of(each) == YY)
+
+    @cached_property
+    def heads_feed(self) -> tuple[str, ...]:
+        """The names of what its heads, at END if they have places, write to there: the logits and MLPs."""
+        fed = {link.reader for link in self.links if link.via == "in" and kind_of(link.sender) == "head"}
+        return in_order(bare(each) for each in fed if place_of(each) != YY)
 
 
 def is_same(one: Circuit, other: Circuit) -> bool:
-    """Whether two circuits have the same paths, so the same nodes and links, whatever they are called."""
-    if one == other:  # which costs nothing
-        return True
-    return late_half(one, 1) == late_half(other, 1) and full_circuit(one, 0, 1) == full_circuit(other, 0, 1)
+    """Whether two circuits have the same links, so the same paths, whatever they are called."""
+    return one.links == other.links
 
 
 def nodes(names: Iterable[str], position: int) -> list[Node]:
@@ -74,76 +129,191 @@ def nodes(names: Iterable[str], position: int) -> list[Node]:
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """Names of nodes in the order in which a forward pass computes them."""
-    return tuple(sorted(names, key=lambda name: (_depth(name), Node.named(name, 0).index)))
-
-
-def _complaints(circuit: Circuit) -> Iterator[str]:
-    """What is wrong with a circuit's description, one sentence each."""
-    name = circuit.name
-    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name.strip()) <= len(name) <= LONGEST_NAME:
-        yield f"its name has to be a text of 1 to {LONGEST_NAME} letters, all of them printable"
-    for field in (each.name for each in fields(circuit) if each.name != "name"):
-        names = getattr(circuit, field)
-        if not isinstance(names, tuple) or not all(isinstance(each, str) for each in names):
-            yield f"{field} has to be a tuple of names"
-        yield from (f"{shortened(each)} is twice in {field}" for each, times in Counter(names).items() if times > 1)
-    kinds = {"mlps": {"mlp"}, "heads": {"head"}, "heads_feed": {"mlp", "logits"}}
-    kinds |= {"first_below": {"head", "mlp", "embeds"}, "further_below": {"head", "mlp"}, "studied": {"head"}}
-    for field, allowed in kinds.items():
-        names = getattr(circuit, field)
-        yield from (f"{name} cannot be in {field}" for name in names if Node.named(name, 0).kind not in allowed)
-    yield from (
-        f"its heads feed {name}, which is not in mlps" for name in {*circuit.heads_feed} - {*circuit.mlps, LOGITS}
-    )
-    yield from (f"{name} is studied, but not in heads" for name in {*circuit.studied} - {*circuit.heads})
-    if not circuit.heads or not circuit.heads_feed:
-        yield "without heads, and something that they feed, it has no path"
-    if not {*circuit.followed} <= {"k", "v"} or not {*circuit.whole} <= {"q", "k", "v"}:
-        yield "followed can be k and v (a query at END reads nothing at YY), and whole q, k and v"
-    if {*circuit.followed} & {*circuit.whole} or not (circuit.followed or circuit.whole):
-        yield "an input of the heads is followed or whole, not both, and at least one must be either"
-    if bool(circuit.followed) != bool(circuit.first_below):
-        yield "what is followed leads to first_below: both are empty or neither is"
-    yield from (f"{name} is on no path of it; link it, or leave it out" for name in _unlinked(circuit))
-
-
-def _unlinked(circuit: Circuit) -> Iterator[str]:
-    """The nodes that are on no path, since all that would read them, or be read by them, lies on their wrong side."""
-    heads, readers = [_depth(head) for head in circuit.heads], [_depth(reader) for reader in circuit.heads_feed]
-    first_fed = min((reader for reader in readers if reader > min(heads)), default=math.inf)
-    last_below = max(map(_depth, circuit.first_below), default=0)
-    yield from (name for name in circuit.heads if _depth(name) >= max(readers))
-    yield from (name for name in circuit.mlps if _depth(name) < first_fed)
-    yield from (name for name in circuit.first_below if _depth(name) >= max(heads))
-    further = [name for name in circuit.further_below if name not in circuit.first_below]
-    yield from (name for name in further if _depth(name) >= last_below)
+    return tuple(sorted(names, key=_order))
 
 
 @cache
-def _depth(name: str) -> int:
-    return Node.named(name, 0).depth
+def _order(name: str) -> tuple[int, int]:
+    node = Node.named(name, 0)
+    return node.depth, node.index
+
+
+def bare(labelled: str) -> str:
+    """The name of a node without its place: `m0` of `m0@YY`."""
+    return labelled.partition("@")[0]
+
+
+def place_of(labelled: str) -> str:
+    """The place of a node: `YY` of `m0@YY`, nothing of `m0`."""
+    return labelled.partition("@")[2]
+
+
+@cache
+def kind_of(labelled: str) -> Kind:
+    """What kind of node an end of a link is; `everything` is a residual stream."""
+    return "residual" if labelled == EVERYTHING else Node.named(bare(labelled), 0).kind
+
+
+def is_member(labelled: str) -> bool:
+    """Whether an end of a link is a head or an MLP."""
+    return kind_of(labelled) in ("head", "mlp")
+
+
+def on_paths(links: Iterable[Link]) -> tuple[tuple[Link, ...], tuple[Link, ...]]:
+    """The links that are on paths from the logits down to embeddings or everything, and those that are left over."""
+    given = kept = tuple(sorted({*links}))
+    while loose := _loose(kept):
+        kept = tuple(link for link in kept if link.reader not in loose and link.sender not in loose)
+    return kept, tuple(sorted({*given} - {*kept}))
+
+
+def _loose(links: Collection[Link]) -> set[str]:
+    """The nodes that nothing reads, apart from the logits, and those that read nothing, apart from what lies below."""
+    readers, senders = {link.reader for link in links}, {link.sender for link in links}
+    unread = {reader for reader in readers - senders if kind_of(reader) != "logits"}
+    return unread | {sender for sender in senders - readers if is_member(sender)}
+
+
+def _late_nodes(links: Iterable[Link]) -> set[str]:
+    """The nodes of the late half: the logits, the MLPs that they read through others, and what any of these reads."""
+    late = {LOGITS, f"{LOGITS}@{END}"}
+    for link in sorted(links, key=lambda link: _order(bare(link.reader)), reverse=True):
+        if link.via == "in" and link.reader in late:
+            late.add(link.sender)
+    return late
+
+
+def _complaints(circuit: Circuit) -> Iterator[str]:
+    """What is wrong with a circuit, one sentence each."""
+    name, links, studied = circuit.name, circuit.links, circuit.studied
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name.strip()) <= len(name) <= LONGEST_NAME:
+        yield f"its name has to be a text of 1 to {LONGEST_NAME} letters, all of them printable"
+    if not isinstance(links, tuple) or not all(isinstance(each, Link) for each in links):
+        yield "links has to be a tuple of links"
+    if not isinstance(studied, tuple) or not all(isinstance(each, str) for each in studied):
+        yield "studied has to be a tuple of names"
+    ends = sorted({each for link in links for each in (link.reader, link.sender) if each != EVERYTHING})
+    yield from (f"{shortened(each)} is at no place of a circuit, END or YY" for each in ends if not _has_place(each))
+    with_place, without = ([each for each in ends if ("@" in each) is placed] for placed in (True, False))
+    if with_place and without:
+        yield f"{with_place[0]} has a place, but {without[0]} has none; give all nodes one, or none"
+    yield from filter(None, map(_wrong_with, links))
+    heads = {bare(each) for each in ends if kind_of(each) == "head" and place_of(each) != YY}
+    yield from (f"{shortened(each)} is studied, but not among its heads" for each in studied if each not in heads)
+    late_heads = {each for each in _late_nodes(links) if kind_of(each) == "head"}
+    loose = sorted(_loose(links) - late_heads, key=lambda each: _order(bare(each)))
+    yield from (f"{each} is on no path of it; link it, or leave it out" for each in loose)
+    if not on_paths(links)[0]:
+        yield "no path of it leads from the logits down to embeds or everything"
+
+
+def _has_place(labelled: str) -> bool:
+    """Whether an end of a link has a place that nodes may have, or none. Raises `PathSetError` if it is no node."""
+    places = (END,) if kind_of(labelled) == "logits" else (END, YY)
+    return "@" not in labelled or place_of(labelled) in places
+
+
+@cache
+def _wrong_with(link: Link) -> str | None:
+    """What is wrong with a link by itself."""
+    for each, kinds in ((link.reader, ("logits", "mlp", "head")), (link.sender, ("mlp", "head", "embeds"))):
+        if (kind_of(each) not in kinds and each != EVERYTHING) or link.reader == EVERYTHING:
+            return f"{link}: {each} cannot be there; heads and MLPs read them, embeds or everything"
+    if link.via not in INPUTS[kind_of(link.reader)]:
+        return f"{link}: {link.reader} has the inputs {', '.join(INPUTS[kind_of(link.reader)])}; name one (→v …)"
+    if not steps(link, yy=0, end=1):
+        return f"{link}: {link.sender} is not upstream of {link.reader}, or at a position that is not read"
+    return None
+
+
+def steps(link: Link, yy: int, end: int) -> list[Step]:
+    """All steps that a link stands for, at every position at which it holds.
+
+    A link from the embeddings at YY stands for those of all positions up to YY that a node at YY reads, and for those
+    of YY alone into a node at END.
+    """
+    readers = _located(link.reader, yy, end)
+    up_to_yy = kind_of(link.sender) == "embeds" and place_of(link.sender) == place_of(link.reader) == YY
+    senders = [Node.embeds(at) for at in range(yy + 1)] if up_to_yy else _located(link.sender, yy, end)
+    return [(reader, link.via, sender) for reader in readers for sender in senders if sender.reaches(reader, link.via)]
+
+
+def _located(labelled: str, yy: int, end: int) -> list[Node]:
+    """The nodes that an end of a link stands for: one with a place, one of each position without."""
+    if labelled == EVERYTHING:
+        return [Node.residual(position) for position in range(end + 1)]
+    name = bare(labelled)
+    if name == LOGITS:
+        return [Node.logits(end)]
+    positions = {END: [end], YY: [yy], "": range(end + 1)}[place_of(labelled)]
+    return [Node.named(name, position) for position in positions]
+
+
+def _along(links: Iterable[Link], yy: int, end: int, through: Collection[Kind], ends: Collection[Kind]) -> PathSet:
+    """The paths from the logits along some links: through nodes of some kinds, ending at some."""
+    read: defaultdict[Node, list[tuple[Via, Node]]] = defaultdict(list)
+    for link in links:
+        if kind_of(link.reader) in through and kind_of(link.sender) in {*through, *ends}:
+            for reader, via, sender in steps(link, yy, end):
+                read[reader].append((via, sender))
+
+    @cache  # what several nodes read is one sub-tree
+    def below(node: Node) -> PathSet:
+        return PathSet(node, node.kind in ends, tuple(Branch(via, below(sender)) for via, sender in read[node]))
+
+    return below(Node.logits(end))
+
+
+def full_circuit(circuit: Circuit, yy: int, end: int) -> PathSet:
+    """All paths of a circuit, from the logits at END down to the embeddings, or to everything."""
+    links, _ = on_paths(circuit.links)
+    return _along(links, yy, end, through=("logits", "mlp", "head"), ends=("embeds", "residual"))
+
+
+def late_half(circuit: Circuit, end: int) -> PathSet:
+    """The paths of a circuit as far as their first head, whose inputs count as inside whole.
+
+    A path without a head, of a circuit in which MLPs at END read the embeddings or everything, is there to its end.
+    """
+    return _along(_at_end(circuit), end, end, through=("logits", "mlp"), ends=("head", "embeds", "residual"))
 
 
 def mlp_chains(circuit: Circuit, end: int) -> PathSet:
     """The logits, and every chain of the circuit's MLPs below them."""
-    return PathSet.at(Node.logits(end)).through_chains(nodes(circuit.mlps, end))
+    return _along(_at_end(circuit), end, end, through=("logits", "mlp"), ends=("logits", "mlp"))
+
+
+def _at_end(circuit: Circuit) -> list[Link]:
+    """The links of a circuit into what stands at END, or at every position."""
+    return [link for link in circuit.links if place_of(link.reader) != YY]
+
+
+def down_to(paths: PathSet, *ends: Node) -> PathSet | None:
+    """The upper parts of the paths that pass through one of some nodes, ending there; None if none does."""
+
+    @cache
+    def upper(part: PathSet) -> PathSet | None:
+        if part.node in ends:
+            return PathSet.at(part.node)
+        parts = [(branch.via, upper(branch.paths)) for branch in part.branches]
+        branches = tuple(Branch(via, below) for via, below in parts if below is not None)
+        return PathSet(part.node, ends_here=False, branches=branches) if branches else None
+
+    return upper(paths)
 
 
 def into_mlp(circuit: Circuit, mlp: str, end: int) -> PathSet:
-    """The paths that end at one MLP: from the logits through any chain of the circuit's later MLPs."""
-    later = [other for other in nodes(circuit.mlps, end) if other.depth > Node.named(mlp, end).depth]
-    return PathSet.at(Node.logits(end)).through_chains(later).extend([Node.named(mlp, end)])
+    """The paths that end at one MLP at END: from the logits through the chains of the circuit's MLPs that lead to it.
+
+    To an MLP that is not among them all chains lead that can: of the circuit's later MLPs.
+    """
+    chains, node = mlp_chains(circuit, end), Node.named(mlp, end)
+    return down_to(chains, node) or chains.extend([node])
 
 
 def indirect_into_mlp(circuit: Circuit, mlp: str, end: int) -> PathSet | None:
-    """The paths that end at one MLP through one or more of the circuit's later MLPs; None for the last, which has none.
-
-    With the direct edge from the MLP to the logits they are `into_mlp`.
-    """
-    later = [other for other in nodes(circuit.mlps, end) if other.depth > Node.named(mlp, end).depth]
-    if not later:
-        return None
-    return PathSet.at(Node.logits(end)).extend(later).through_chains(later).extend([Node.named(mlp, end)])
+    """The paths of `into_mlp` but for the direct edge from the MLP to the logits; None if there is no other."""
+    return into_mlp(circuit, mlp, end).avoiding_steps([(Node.logits(end), "in", Node.named(mlp, end))])
 
 
 def heads_readers(circuit: Circuit, end: int) -> PathSet:
@@ -151,32 +321,12 @@ def heads_readers(circuit: Circuit, end: int) -> PathSet:
     return mlp_chains(circuit, end).ending_at(nodes(circuit.heads_feed, end))
 
 
-def late_half(circuit: Circuit, end: int) -> PathSet:
-    """The paths to the circuit's heads, whose inputs count as inside whole."""
-    return heads_readers(circuit, end).extend(nodes(circuit.heads, end))
-
-
 def into_lower(circuit: Circuit, name: str, yy: int, end: int) -> PathSet:
-    """The paths that end at one node at YY: from the heads' followed inputs through any chain of the nodes there."""
-    return _lower_chains(circuit, yy, end).ending_at([Node.named(name, yy)])
-
-
-def full_circuit(circuit: Circuit, yy: int, end: int) -> PathSet:
-    """The late half followed down to the embeddings of all positions up to YY; some inputs of its heads whole."""
-    heads = late_half(circuit, end)
-    parts = [heads.extend([Node.residual(position) for position in range(end + 1)], way) for way in circuit.whole]
-    if circuit.lower:
-        parts.append(_lower_chains(circuit, yy, end).extend([Node.embeds(position) for position in range(yy + 1)]))
-    if EMBEDS in circuit.first_below:
-        parts.extend(heads.extend([Node.embeds(yy)], way) for way in circuit.followed)
-    return union(parts)
-
-
-def _lower_chains(circuit: Circuit, yy: int, end: int) -> PathSet:
-    """The paths to the heads and MLPs at YY, through every chain of them."""
-    first = nodes((name for name in circuit.first_below if name != EMBEDS), yy)
-    read = union(late_half(circuit, end).extend(first, way) for way in circuit.followed)
-    return read.through_chains(nodes(circuit.further_below, yy))
+    """The paths of a circuit that lead to one of its nodes at YY, ending there."""
+    paths = down_to(full_circuit(circuit, yy, end), Node.named(name, yy))
+    if paths is None:
+        raise UserError(f"{circuit.name} has no {name} at YY; it has {', '.join(circuit.lower) or 'nothing'} there")
+    return paths
 
 
 def in_model(names: Iterable[str], architecture: Architecture) -> tuple[str, ...]:

@@ -1,96 +1,43 @@
-"""The links of a circuit, and how much each of them matters.
+"""How much each link of a circuit matters.
 
-A link leads from one node of the circuit into one input of another. Its effect is that of patching the sender along
-all paths of the circuit that begin with this link, on the mean of a metric (section 3).
+The effect of a link is that of patching its sender along all paths of the circuit that begin with this link, on the
+mean of a metric (section 3).
 
-    >>> links(circuit)[0]
-    Link(reader='a1.h0@END', via='k', sender='m0@YY')
     >>> effects = link_effects(engine, circuit, metric, YY, END)  # by link
-    >>> effects.keys() == set(links(circuit))
+    >>> tuple(effects) == circuit.links
     True
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
 from itertools import groupby
 
-from path_patching.circuits.circuit import Circuit, full_circuit
+from path_patching.circuits.circuit import Circuit, Link, down_to, full_circuit, on_paths, steps
 from path_patching.engine import Engine
-from path_patching.paths import Branch, Node, PathSet, Via
 from path_patching.progress import progress
 from path_patching.sweeps import Metric, effects_of
 
-EVERYTHING = "everything"
-
-
-@dataclass(frozen=True, order=True)
-class Link:
-    """One link of a circuit: what `sender` writes is read by `reader` through its input `via`.
-
-    Both carry their position: `a9.h1@END`, `m0@YY`. The sender `everything` is all that the input reads.
-    """
-
-    reader: str
-    via: Via
-    sender: str
-
-    def __str__(self) -> str:
-        """As paths are written: `m0@YY →v a9.h1@END`, `a9.h1@END → m10@END`."""
-        return f"{self.sender} →{'' if self.via == 'in' else self.via} {self.reader}"
-
-
-def down_to(paths: PathSet, end: Node) -> PathSet | None:
-    """The upper parts of the paths that pass through a node, ending there; None if none does."""
-
-    @cache
-    def upper(part: PathSet) -> PathSet | None:
-        if part.node == end:
-            return PathSet.at(end)
-        parts = [(branch.via, upper(branch.paths)) for branch in part.branches]
-        branches = tuple(Branch(via, below) for via, below in parts if below is not None)
-        return PathSet(part.node, ends_here=False, branches=branches) if branches else None
-
-    return upper(paths)
-
-
-def links(circuit: Circuit) -> tuple[Link, ...]:
-    """Every link on a path of the full circuit."""
-    places = {0: "YY", 1: "END"}
-
-    def label(each: Node) -> str:
-        return EVERYTHING if each.kind == "residual" else f"{each.name}@{places[each.position]}"
-
-    @cache
-    def within(part: PathSet) -> frozenset[Link]:
-        own = {Link(label(part.node), branch.via, label(branch.paths.node)) for branch in part.branches}
-        return frozenset(own).union(*(within(branch.paths) for branch in part.branches))
-
-    return tuple(sorted(within(full_circuit(circuit, yy=0, end=1))))
-
-
-def located(name: str, yy: int, end: int) -> Node:
-    """The node that a link names: `m0@YY`, `a9.h1@END`."""
-    name, place = name.split("@")
-    return Node.named(name, {"YY": yy, "END": end}[place])
-
 
 def link_effects(engine: Engine, circuit: Circuit, metric: Metric, yy: int, end: int) -> dict[Link, float]:
-    """The effect of every link: of its sender on the mean of the metric, through the reader's input alone.
+    """The effect of every link of the full circuit: of its sender on the mean of the metric, through one input alone.
 
-    The reader's own effect goes through every path of the circuit that leads to it, as in iterative path patching.
+    The reader's own effect goes through every path of the circuit that leads to it, as in iterative path patching. A
+    link without places is patched at all positions together.
     """
     paths, clean = full_circuit(circuit, yy, end), metric(engine.clean()).mean()
-    read = [(key, list(group)) for key, group in groupby(links(circuit), key=lambda link: (link.reader, link.via))]
+    links, _ = on_paths(circuit.links)
+    read = [(key, list(group)) for key, group in groupby(links, key=lambda link: (link.reader, link.via))]
     effects: dict[Link, float] = {}
-    for (reader, via), group in progress(read, "links of the circuit"):
-        receivers = down_to(paths, located(reader, yy, end))
+    for (_, via), group in progress(read, "links of the circuit"):
+        taken = {link: steps(link, yy, end) for link in group}
+        receivers = down_to(paths, *{reader for link in group for reader, _, _ in taken[link]})
         assert receivers is not None, "a link's reader is on a path of its circuit"
-        if group[0].sender == EVERYTHING:  # then it is the input's only link
-            whole = receivers.extend([Node.residual(position) for position in range(end + 1)], via)
-            effects[group[0]] = (metric(engine.patch(whole)).mean() - clean).item()
-        else:
-            senders = [located(link.sender, yy, end) for link in group]
-            effects |= zip(group, effects_of(engine, receivers, senders, metric, via, clean).tolist(), strict=True)
-    return effects
+        senders = {link: sorted({sender for _, _, sender in taken[link]}) for link in group}
+        if swept := {link: of_link[0] for link, of_link in senders.items() if len(of_link) == 1}:
+            found = effects_of(engine, receivers, [*swept.values()], metric, via, clean)
+            effects |= zip(swept, found.tolist(), strict=True)
+        for link in group:
+            if link not in swept:
+                patched = metric(engine.patch(receivers.extend(senders[link], via)))
+                effects[link] = (patched.mean() - clean).item()
+    return {link: effects[link] for link in links}

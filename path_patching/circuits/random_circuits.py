@@ -14,41 +14,109 @@ drawn from any layers, or each head from the layer of the one whose place it tak
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from itertools import groupby
 
-from path_patching.circuits.circuit import Circuit, in_order, nodes
+from path_patching.circuits.circuit import (
+    EMBEDS,
+    EVERYTHING,
+    YY,
+    Circuit,
+    Link,
+    bare,
+    in_order,
+    is_same,
+    kind_of,
+    nodes,
+    place_of,
+)
+from path_patching.circuits.papers_shape import Lists, lists_of, varied
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture
 from path_patching.paths import Node, layer_nodes
 
+NAME = "a random circuit"
 DRAWS = 1000  # of a random circuit, before it is given up
+ROUNDS = 50  # in which every node of a set of links may move
 
 
 def random_circuit(circuit: Circuit, architecture: Architecture, rng: random.Random) -> Circuit:
     """A circuit of the same shape, its nodes drawn at random from all that a model has.
 
-    It has as many heads and MLPs at END and at YY, none twice, linked alike: each takes the place of one of its kind,
-    in the order of layers. Heads are drawn from those that come before the last of their readers, nodes at YY from
-    those that its last head can read. Raises `UserError` if the model has too few nodes.
+    One of the paper's shape has as many heads and MLPs at END and at YY, none twice, linked alike: each takes the place
+    of one of its kind, in the order of layers. Heads are drawn from those that come before the last of their readers,
+    nodes at YY from those that its last head can read. In any other circuit nodes are moved again and again to others
+    of their kind, wherever all links still go upstream.
+
+    Raises `UserError` if the model has too few nodes, or no other circuit.
     """
-    n_layers, n_heads = architecture.n_layers, architecture.n_heads
-    everything = [each for layer in range(n_layers) for each in layer_nodes(layer, n_heads, 0)]
+    everything = [
+        each for layer in range(architecture.n_layers) for each in layer_nodes(layer, architecture.n_heads, 0)
+    ]
+    lists = lists_of(circuit)
+    drawn = _moved(circuit, everything, rng) if lists is None else _drawn_anew(circuit, lists, everything, rng)
+    if drawn is None:
+        raise UserError(
+            f"{architecture.n_layers} layers of {architecture.n_heads} heads have no circuit of the shape of "
+            f"{circuit.name}: {len(circuit.heads)} heads and {len(circuit.mlps)} MLPs"
+            + (f" at END, {len(circuit.lower)} nodes at YY below them" if circuit.placed else "")
+        )
+    return drawn
+
+
+def _drawn_anew(circuit: Circuit, lists: Lists, everything: Sequence[Node], rng: random.Random) -> Circuit | None:
+    """A circuit of the paper's shape with other nodes; None if none of `DRAWS` has a path for each of its nodes.
+
+    The last MLP at YY, which none there can read, is drawn as one that all later nodes read if all other MLPs are such.
+    """
+    further = _with_the_last(lists["further_below"], circuit.lower)
     for _ in range(DRAWS):
-        mlps = _drawn(circuit.mlps, everything, rng)
-        fed = _renamed(circuit.heads_feed, mlps)
-        heads = _drawn(circuit.heads, _before(fed, everything), rng)
+        mlps = _drawn(lists["mlps"], everything, rng)
+        heads = _drawn(lists["heads"], _before(_renamed(lists["heads_feed"], mlps), everything), rng)
         lower = _drawn(circuit.lower, _before(heads.values(), everything), rng)
-        if (len(mlps), len(heads), len(lower)) != (len(circuit.mlps), len(circuit.heads), len(circuit.lower)):
+        if (len(mlps), len(heads), len(lower)) != (len(lists["mlps"]), len(lists["heads"]), len(circuit.lower)):
             continue
         with suppress(UserError):  # a node is on no path
-            return _in_their_place(circuit, mlps, heads, lower)
-    raise UserError(
-        f"{n_layers} layers of {n_heads} heads have no circuit of the shape of {circuit.name}: "
-        f"{len(circuit.heads)} heads and {len(circuit.mlps)} MLPs at END, {len(circuit.lower)} nodes at YY below them"
-    )
+            return varied(
+                circuit,
+                name=NAME,
+                mlps=_renamed(lists["mlps"], mlps),
+                heads=_renamed(lists["heads"], heads),
+                heads_feed=_renamed(lists["heads_feed"], mlps),
+                first_below=_renamed(lists["first_below"], lower),
+                further_below=_renamed(further, lower),
+                studied=(),
+            )
+    return None
+
+
+def _with_the_last(further: tuple[str, ...], lower: Iterable[str]) -> tuple[str, ...]:
+    """The nodes at YY that others there read, and the last MLP there if all others, one or more, are among them."""
+    *others, last = [name for name in lower if kind_of(name) == "mlp"] or [""]
+    return (*further, last) if others and {*others} <= {*further} and last not in further else further
+
+
+def _moved(circuit: Circuit, everything: Sequence[Node], rng: random.Random) -> Circuit | None:
+    """A circuit of any links with its nodes moved to others, one at a time, for some rounds; None if none can move.
+
+    A node goes where another of its place is only if that one can take its own. In the long run every circuit that can
+    be reached so is as likely as any other.
+    """
+    links_of: defaultdict[str, list[Link]] = defaultdict(list)
+    for link in circuit.links:
+        links_of[link.reader].append(link)
+        links_of[link.sender].append(link)
+    drawn, have_moved = {each: _node(each) for each in links_of}, False
+    for each in ROUNDS * circuit.members:
+        wanted = rng.choice([node for node in everything if node.kind == kind_of(each)])
+        there = [other for other in circuit.members if place_of(other) == place_of(each) and drawn[other] == wanted]
+        moved = drawn | dict.fromkeys(there, drawn[each]) | {each: wanted}
+        touched = [link for name in (each, *there) for link in links_of[name]]
+        if wanted != drawn[each] and all(moved[link.sender].depth < moved[link.reader].depth for link in touched):
+            drawn, have_moved = moved, True
+    return _relinked(circuit, {each: drawn[each].name for each in circuit.members}) if have_moved else None
 
 
 def matched_circuit(circuit: Circuit, architecture: Architecture, rng: random.Random) -> Circuit:
@@ -56,11 +124,13 @@ def matched_circuit(circuit: Circuit, architecture: Architecture, rng: random.Ra
 
     Raises `UserError` if the model has no other: in each layer with a head of the circuit, all heads are its own.
     """
+    places = [[each for each in circuit.members if (place_of(each) == YY) is at_yy] for at_yy in (False, True)]
     for _ in range(DRAWS):
-        heads = _drawn_by_layer(circuit.heads, architecture.n_heads, rng)
-        lower = _drawn_by_layer(circuit.lower, architecture.n_heads, rng)
-        drawn = _in_their_place(circuit, {}, heads, lower)
-        if _roles(drawn) != _roles(circuit):
+        heads: dict[str, str] = {}
+        for members in places:
+            heads |= _drawn_by_layer(members, architecture.n_heads, rng)
+        drawn = _relinked(circuit, heads)
+        if not is_same(drawn, circuit):
             return drawn
     raise UserError(
         f"layers of {architecture.n_heads} heads have no other circuit with as many heads in each as {circuit.name}; "
@@ -68,33 +138,27 @@ def matched_circuit(circuit: Circuit, architecture: Architecture, rng: random.Ra
     )
 
 
-def _roles(circuit: Circuit) -> tuple[set[str], ...]:
-    """What is drawn of a circuit with its MLPs given, in no order."""
-    return {*circuit.heads}, {*circuit.first_below}, {*circuit.further_below}
+def _node(labelled: str) -> Node:
+    """The node of an end of a link, whatever its place; everything lies where the embeddings do."""
+    return Node.named(EMBEDS if labelled == EVERYTHING else bare(labelled), 0)
 
 
-def _in_their_place(
-    circuit: Circuit, mlps: Mapping[str, str], heads: Mapping[str, str], lower: Mapping[str, str]
-) -> Circuit:
-    """The circuit with other nodes in the place of its own. Raises `UserError` if one of them is on no path."""
-    return replace(
-        circuit,
-        name="a random circuit",
-        mlps=_renamed(circuit.mlps, mlps),
-        heads=_renamed(circuit.heads, heads),
-        heads_feed=_renamed(circuit.heads_feed, mlps),
-        first_below=_renamed(circuit.first_below, lower),
-        further_below=_renamed(circuit.further_below, lower),
-        studied=(),
-    )
+def _relinked(circuit: Circuit, names: Mapping[str, str]) -> Circuit:
+    """The circuit with other names for some of its members, each at the place of the one that it replaces."""
+
+    def other(labelled: str) -> str:
+        _, at, place = labelled.partition("@")
+        return f"{names[labelled]}{at}{place}" if labelled in names else labelled
+
+    return Circuit(NAME, tuple(Link(other(link.reader), link.via, other(link.sender)) for link in circuit.links))
 
 
-def _drawn_by_layer(names: Iterable[str], n_heads: int, rng: random.Random) -> dict[str, str]:
-    """For each head of the names another one, or itself, of its layer, none twice."""
+def _drawn_by_layer(members: Iterable[str], n_heads: int, rng: random.Random) -> dict[str, str]:
+    """For each head among some members the name of another one, or of itself, of its layer, none twice."""
     drawn: dict[str, str] = {}
-    heads = [node for node in nodes(in_order(names), 0) if node.kind == "head"]
-    for layer, group in groupby(heads, key=lambda head: head.layer):
-        old = [head.name for head in group]
+    heads = [each for each in members if kind_of(each) == "head"]
+    for layer, group in groupby(heads, key=lambda each: _node(each).layer):
+        old = [*group]
         new = rng.sample(range(n_heads), len(old))
         drawn |= zip(old, (Node.head(layer, index, 0).name for index in new), strict=True)
     return drawn

@@ -36,6 +36,7 @@ from path_patching.circuits.circuit import (
     late_half,
     nodes,
 )
+from path_patching.circuits.papers_shape import in_papers_shape, varied
 from path_patching.engine import Engine
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Model
@@ -301,7 +302,8 @@ def _late_half(search: Search, kept: tuple[str, ...], swept: Mapping[str, Questi
     first_fed = Node.named(fed_by_heads[0], search.end).depth
     mlps = tuple(name for name in kept if not _is_head(name) and Node.named(name, search.end).depth >= first_fed)
     whole = INPUTS["head"]
-    return Circuit(NAME, mlps, heads, fed_by_heads, first_below=(), further_below=(), followed=(), whole=whole), fed
+    late = in_papers_shape(NAME, mlps, heads, fed_by_heads, first_below=(), further_below=(), followed=(), whole=whole)
+    return late, fed
 
 
 def _inputs(search: Search, late: Circuit) -> Question:
@@ -318,13 +320,13 @@ def _below_heads(search: Search, late: Circuit, inputs: list[Via]) -> tuple[Circ
     followed = tuple(way for way in ("k", "v") if way in read and search.kept(read[way]))
     first = in_order({name for step in read.values() for name in search.kept(step)})
     whole = tuple(way for way in INPUTS["head"] if way in inputs and way not in followed)
-    circuit = replace(late, first_below=first, followed=followed, whole=whole)
+    circuit = varied(late, first_below=first, followed=followed, whole=whole)
     below: dict[str, Question] = {}
     while waiting := in_order({*circuit.lower} - set(below)):
         name = waiting[-1]
         below[name] = search.sweep(f"nodes at YY → {name} at YY", into_lower(circuit, name, yy, end), yy)
         further = in_order({name for step in below.values() for name in search.kept(step) if name != EMBEDS})
-        circuit = replace(circuit, further_below=further)
+        circuit = varied(circuit, further_below=further)
     return circuit, [*read.values(), *below.values()]
 
 

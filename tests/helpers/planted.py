@@ -42,6 +42,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from path_patching.circuits.circuit import LOGITS, Circuit
+from path_patching.circuits.papers_shape import in_papers_shape, varied
 from path_patching.engine import Sentences
 from path_patching.gpt2.model import Architecture, Model
 from path_patching.paths import Node
@@ -60,7 +61,7 @@ SHARPNESS = 30.0  # the bell's standard deviation is 1 / √SHARPNESS, 9 years
 
 SIZES = Architecture(n_layers=3, n_heads=2, d_model=18, d_head=9, d_mlp=4, n_positions=7, vocab_size=105)
 CHAIN = (Node.mlp(2, END), Node.head(1, 1, END), Node.mlp(0, YY), Node.embeds(YY))
-LARGER = Circuit(  # than the chain: a0.h1 and m1 do nothing
+LARGER = in_papers_shape(  # than the chain: a0.h1 and m1 do nothing
     name="larger",
     mlps=("m1", "m2"),
     heads=("a0.h1", "a1.h1"),
@@ -98,10 +99,10 @@ class Planted:
 def planted_chain() -> Planted:
     """The chain of this module's model."""
     ends = {"mlps": ("m2",), "heads_feed": ("m2",), "further_below": (), "followed": ("v",), "whole": ()}
-    circuit = Circuit("the planted chain", heads=("a1.h1",), first_below=("m0",), **ends)
-    too_few = replace(circuit, mlps=(), heads_feed=(LOGITS,))
-    too_many = replace(circuit, heads=("a1.h0", "a1.h1"))
-    swapped = replace(circuit, heads=("a1.h0",))
+    circuit = in_papers_shape("the planted chain", heads=("a1.h1",), first_below=("m0",), **ends)
+    too_few = varied(circuit, mlps=(), heads_feed=(LOGITS,))
+    too_many = varied(circuit, heads=("a1.h0", "a1.h1"))
+    swapped = varied(circuit, heads=("a1.h0",))
     return Planted(planted_model(), circuit, too_few, too_many, swapped)
 
 
@@ -114,10 +115,10 @@ def planted_heads() -> Planted:
     moving_head(tensors, "a1", 2, YEAR, JUNK, to=AT_END)
     moving_head(tensors, "a2", 3, YEAR, ANSWER, to=AT_BEFORE_END)
     ends = {"mlps": (), "heads_feed": (LOGITS,), "first_below": ("embeds",), "further_below": ()}
-    circuit = Circuit("planted heads", heads=("a1.h1", "a1.h4", "a2.h0"), followed=("v",), whole=(), **ends)
-    too_few = replace(circuit, heads=("a1.h1", "a2.h0"))
-    too_many = replace(circuit, heads=(*circuit.heads, "a1.h2"))
-    swapped = replace(circuit, heads=("a1.h1", "a1.h4", "a2.h3"))
+    circuit = in_papers_shape("planted heads", heads=("a1.h1", "a1.h4", "a2.h0"), followed=("v",), whole=(), **ends)
+    too_few = varied(circuit, heads=("a1.h1", "a2.h0"))
+    too_many = varied(circuit, heads=(*circuit.heads, "a1.h2"))
+    swapped = varied(circuit, heads=("a1.h1", "a1.h4", "a2.h3"))
     return Planted(Model("planted heads", MANY_HEADS, tensors, "heads"), circuit, too_few, too_many, swapped)
 
 
@@ -132,10 +133,10 @@ def planted_mlps() -> Planted:
     moving_head(tensors, "a0", 2, YEAR, JUNK, to=AT_END)
     copying_mlp(tensors, "m0", MOVED, JUNK)
     ends = {"first_below": ("embeds",), "further_below": (), "followed": ("v",), "whole": ()}
-    circuit = Circuit("planted MLPs", mlps=("m1", "m2", "m3"), heads=("a0.h1",), heads_feed=("m1",), **ends)
-    too_few = replace(circuit, mlps=("m1", "m3"))
-    too_many = replace(circuit, mlps=("m0", *circuit.mlps), heads_feed=("m0", "m1"))
-    swapped = replace(circuit, heads=("a0.h2",))
+    circuit = in_papers_shape("planted MLPs", mlps=("m1", "m2", "m3"), heads=("a0.h1",), heads_feed=("m1",), **ends)
+    too_few = varied(circuit, mlps=("m1", "m3"))
+    too_many = varied(circuit, mlps=("m0", *circuit.mlps), heads_feed=("m0", "m1"))
+    swapped = varied(circuit, heads=("a0.h2",))
     return Planted(Model("planted MLPs", MANY_HEADS, tensors, "mlps"), circuit, too_few, too_many, swapped)
 
 
@@ -150,10 +151,10 @@ def planted_lower() -> Planted:
     mixing_mlp(tensors, "m2", {YEAR: 1}, {JUNK: 1})
     moving_head(tensors, "a3", 2, JUNK, MOVED, to=AT_BEFORE_END)
     ends = {"mlps": ("m3",), "heads": ("a3.h1",), "heads_feed": ("m3",), "followed": ("v",), "whole": ()}
-    circuit = Circuit("planted lower MLPs", first_below=("m0", "m1"), further_below=("m0",), **ends)
-    too_few = replace(circuit, first_below=("m0",), further_below=())
-    too_many = replace(circuit, first_below=("m0", "m1", "m2"))
-    swapped = replace(circuit, first_below=("m0", "m2"))
+    circuit = in_papers_shape("planted lower MLPs", first_below=("m0", "m1"), further_below=("m0",), **ends)
+    too_few = varied(circuit, first_below=("m0",), further_below=())
+    too_many = varied(circuit, first_below=("m0", "m1", "m2"))
+    swapped = varied(circuit, first_below=("m0", "m2"))
     return Planted(Model("planted lower MLPs", MANY_HEADS, tensors, "lower"), circuit, too_few, too_many, swapped)
 
 

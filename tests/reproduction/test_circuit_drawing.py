@@ -6,16 +6,16 @@ from itertools import combinations
 import plotly.graph_objects as go
 import pytest
 
-from path_patching.circuits.circuit import LOGITS, Circuit
-from path_patching.circuits.links import Link, links
+from path_patching.circuits.circuit import LOGITS, Circuit, Link
+from path_patching.circuits.papers_shape import in_papers_shape
 from path_patching.circuits.random_circuits import random_circuit
 from path_patching.gpt2.model import GPT2_SMALL
 from reproduction.circuit_drawing import COLOURS, INPUTS, circuit_figure
 from reproduction.figures import figure_files
 from reproduction.paper import PAPER
 
-BARE = Circuit("bare", (), ("a0.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())
-WHOLE = Circuit("whole", ("m0",), ("a0.h1",), ("m0",), (), (), followed=(), whole=("q", "k", "v"))
+BARE = in_papers_shape("bare", (), ("a0.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())
+WHOLE = in_papers_shape("whole", ("m0",), ("a0.h1",), ("m0",), (), (), followed=(), whole=("q", "k", "v"))
 CIRCUITS = [PAPER, BARE, WHOLE, *(random_circuit(PAPER, GPT2_SMALL, random.Random(seed)) for seed in range(4))]
 each_circuit = pytest.mark.parametrize("circuit", CIRCUITS, ids=lambda circuit: circuit.name)
 
@@ -23,7 +23,7 @@ each_circuit = pytest.mark.parametrize("circuit", CIRCUITS, ids=lambda circuit: 
 def some_effects(circuit: Circuit) -> dict[Link, float]:
     """Effects of every size and sign."""
     rng = random.Random(0)
-    return {link: rng.choice((-1, -1, 1)) * 10 ** rng.uniform(-6, -0.1) for link in links(circuit)}
+    return {link: rng.choice((-1, -1, 1)) * 10 ** rng.uniform(-6, -0.1) for link in circuit.links}
 
 
 def sender(link: Link) -> str:
@@ -52,7 +52,7 @@ def panels(figure: go.Figure) -> list[go.layout.Shape]:
 def test_every_node_has_a_box_with_its_name_and_no_two_overlap(circuit):
     figure = circuit_figure(some_effects(circuit), "title")
     names = [note.text for note in figure.layout.annotations if not note.text.startswith("at ")]
-    linked = {name for link in links(circuit) for name in (sender(link), link.reader)}
+    linked = {name for link in circuit.links for name in (sender(link), link.reader)}
     assert sorted(names) == sorted(name.split("@")[0] for name in linked)
     assert len(boxes(figure)) == len(names)
     for one, other in combinations(boxes(figure), 2):
@@ -122,7 +122,7 @@ def test_lines_are_as_wide_as_effects_are_large():
 
 
 def test_links_that_hardly_matter_are_left_out_and_counted_but_no_node_is():
-    effects = dict.fromkeys(links(PAPER), -1e-6) | {Link("logits@END", "in", "m10@END"): -0.5}
+    effects = dict.fromkeys(PAPER.links, -1e-6) | {Link("logits@END", "in", "m10@END"): -0.5}
     figure = circuit_figure(effects, "title")
     drawn = [ends(trace) for trace in drawn_links(figure)]
     assert 0 < len(drawn) < len(effects) / 2
@@ -133,18 +133,18 @@ def test_links_that_hardly_matter_are_left_out_and_counted_but_no_node_is():
 
 
 def test_nothing_is_said_of_left_out_links_where_there_are_none():
-    figure = circuit_figure(dict.fromkeys(links(PAPER), -0.1), "title")
-    assert len(drawn_links(figure)) == len(links(PAPER))
+    figure = circuit_figure(dict.fromkeys(PAPER.links, -0.1), "title")
+    assert len(drawn_links(figure)) == len(PAPER.links)
     assert "not drawn" not in figure.layout.title.subtitle.text
 
 
 def test_a_circuit_whose_links_have_no_effect_is_drawn_too():
-    figure = circuit_figure(dict.fromkeys(links(BARE), 0.0), "title")
+    figure = circuit_figure(dict.fromkeys(BARE.links, 0.0), "title")
     assert len(drawn_links(figure)) == 2
 
 
 def test_the_legend_explains_inputs_and_widths():
-    figure = circuit_figure(dict.fromkeys(links(PAPER), -0.43), "title")
+    figure = circuit_figure(dict.fromkeys(PAPER.links, -0.43), "title")
     entries = [trace.name for trace in figure.data if trace.x[0] is None]
     assert entries == ["residual stream", "queries", "keys", "values", "40", "10", "1", "0.1"]
 

@@ -11,6 +11,7 @@ import torch
 
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.circuit import Circuit
+from path_patching.circuits.papers_shape import varied
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from reproduction.compare import compare, largest_difference
@@ -186,7 +187,7 @@ def test_runs_of_two_circuits_are_no_two_of_one_and_files_of_one_circuit_are(tmp
     one = run_of("one.json", PAPER)
     assert by_name(one, run_of("two.json", PAPER)) == {"circuit/name": 0}
     with pytest.raises(UserError, match=r"they differ in a5\.h1"):
-        compare(one, run_of("three.json", replace(PAPER, heads=PAPER.heads[1:])))
+        compare(one, run_of("three.json", varied(PAPER, heads=PAPER.heads[1:])))
 
 
 @pytest.mark.parametrize("within", ["nan", "-1"])

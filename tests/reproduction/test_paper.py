@@ -6,15 +6,17 @@ from dataclasses import replace
 
 import pytest
 
+from path_patching.circuits.circuit import LOGITS
+from path_patching.circuits.papers_shape import varied
 from path_patching.circuits.search import NAME
 from reproduction.paper import GIVEN, PAPER, is_the_papers, named_as_read, truly_named
 
 OTHERS = {
     "a head less": {"heads": PAPER.heads[1:]},
     "a head more": {"heads": (*PAPER.heads, "a6.h1")},
-    "an MLP less": {"mlps": PAPER.mlps[:3], "heads_feed": PAPER.heads_feed[:4]},
+    "an MLP less": {"mlps": PAPER.mlps[:3], "heads_feed": ("m8", "m9", "m10", LOGITS)},
     "other links": {"heads_feed": ("m8", "m9")},
-    "a node at YY less": {"first_below": PAPER.first_below[:-1]},
+    "a node at YY less": {"first_below": ("m0", "m1", "m2", "m3", "a0.h1", "a0.h3")},
     "followed otherwise": {"followed": ("v",), "whole": ("q", "k")},
 }
 
@@ -22,7 +24,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", [PAPER.name, "mine"])
 @pytest.mark.parametrize("changed", [{}, {"heads": PAPER.heads[::-1]}, {"studied": ()}, {"mlps": PAPER.mlps[::-1]}])
 def test_the_paper_s_circuit_is_known_whatever_it_is_called_and_in_any_order(name, changed):
-    same = replace(PAPER, name=name, **changed)
+    same = varied(PAPER, name=name, **changed)
     assert is_the_papers(same)
     assert truly_named(same) == named_as_read(same) == replace(same, name=PAPER.name)
 
@@ -30,7 +32,7 @@ def test_the_paper_s_circuit_is_known_whatever_it_is_called_and_in_any_order(nam
 @pytest.mark.parametrize("name", [PAPER.name, NAME, "mine"])
 @pytest.mark.parametrize("other", OTHERS)
 def test_one_that_was_edited_has_neither_its_name_nor_that_of_one_found(name, other):
-    edited = replace(PAPER, name=name, **OTHERS[other])
+    edited = varied(PAPER, name=name, **OTHERS[other])
     assert not is_the_papers(edited)
     assert truly_named(edited).name == (GIVEN if name == PAPER.name else name)
     assert named_as_read(edited).name == ("mine" if name == "mine" else GIVEN)

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
+from path_patching.circuits.papers_shape import varied
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from path_patching.gpt2.model import Architecture, random_model
@@ -108,7 +109,7 @@ def test_artifacts_of_two_circuits_are_refused_naming_both(tmp_path):
     made = []
     for script, heads in {"circuit_discovery": PAPER.heads, "big_ds_experiments": PAPER.heads[1:]}.items():
         run = start_run(script, Settings(model="standin", out=tmp_path), MODEL, "torch", "cpu")
-        run.note_circuit(replace(PAPER, heads=heads))
+        run.note_circuit(varied(PAPER, heads=heads))
         run.publish()
         made.append(read_artifacts(tmp_path, script))
     with pytest.raises(UserError, match=r"circuit_discovery\.json .* but big_ds_experiments\.json .* differ in a5\.h1"):

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from path_patching.bootstrap import Estimate
+from path_patching.circuits.papers_shape import varied
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from reproduction import run as artifacts
@@ -144,7 +145,7 @@ def test_runs_of_two_circuits_make_no_table(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the script sets it
     publish_experiments(tmp_path)
     run = start_run("pca_experiments", Settings(model=MODEL.name, out=tmp_path), MODEL, "torch", "cpu")
-    run.note_circuit(replace(PAPER, heads_feed=("m8", "m9")))
+    run.note_circuit(varied(PAPER, heads_feed=("m8", "m9")))
     run.publish()
     with pytest.raises(UserError, match=r"but pca_experiments\.json with another circuit"):
         results_main(["--artifacts", str(tmp_path), "--out", str(tmp_path / "plots")])
@@ -155,7 +156,7 @@ def test_no_runs_are_one_line(tmp_path):
 
 
 def test_a_verdict_is_of_the_paper_s_circuit_alone(tmp_path, as_gpt2):
-    publish_experiments(tmp_path, circuit=replace(PAPER, heads_feed=("m8", "m9")))  # under the paper's name
+    publish_experiments(tmp_path, circuit=varied(PAPER, heads_feed=("m8", "m9")))  # under the paper's name
     made = {script: read_artifacts(tmp_path, script) for script in EXPERIMENTS}
     table = results_table(CLAIMS, made)
     of_circuit = [each.of_circuit for each in CLAIMS]

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import pickle
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.circuit import Circuit
+from path_patching.circuits.papers_shape import in_papers_shape, varied
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, random_model
 from reproduction.figures import titled
@@ -151,18 +151,18 @@ def of_circuit(folder, script: str, circuit: Circuit | None) -> Artifacts:
 def test_runs_of_two_circuits_are_refused_naming_both(tmp_path):
     paper = of_circuit(tmp_path, "big_ds_experiments", PAPER)
     none = of_circuit(tmp_path, "neuron_investigations", None)
-    same = of_circuit(tmp_path, "pca_experiments", replace(PAPER, name="the same", heads=PAPER.heads[::-1], studied=()))
+    same = of_circuit(tmp_path, "pca_experiments", varied(PAPER, name="the same", heads=PAPER.heads[::-1], studied=()))
     check_alike([none, paper, same])
     assert same.circuit.name == PAPER.name, "whatever it was called"
     assert same.circuit.heads == PAPER.heads[::-1]
     assert none.circuit is None
-    edited = of_circuit(tmp_path, "circuit_discovery", replace(PAPER, heads=(*PAPER.heads, "a6.h1")))
+    edited = of_circuit(tmp_path, "circuit_discovery", varied(PAPER, heads=(*PAPER.heads, "a6.h1")))
     with pytest.raises(
         UserError, match=r"^big_ds_experiments\.json .* another circuit.* they differ in a6\.h1; run one"
     ):
         check_alike([none, paper, edited])
     assert edited.circuit.name == edited.number("circuit/name") == GIVEN
-    relinked = of_circuit(tmp_path, "circuit_discovery", replace(PAPER, heads_feed=("m8", "m9")))
+    relinked = of_circuit(tmp_path, "circuit_discovery", varied(PAPER, heads_feed=("m8", "m9")))
     with pytest.raises(UserError, match=r"they differ in links; run one"):
         check_alike([relinked, none, same])
 
@@ -296,7 +296,7 @@ def a_record(tmp_path_factory) -> Path:
     """The record of a run with a circuit, in a folder of its own."""
     folder = tmp_path_factory.mktemp("run")
     run = new_run(folder)
-    run.note_circuit(Circuit("bare", (), ("a0.h1",), ("logits",), ("embeds",), (), followed=("v",), whole=()))
+    run.note_circuit(in_papers_shape("bare", (), ("a0.h1",), ("logits",), ("embeds",), (), followed=("v",), whole=()))
     run.note("late_half/share", Estimate(0.5, 0.4, 0.6, 97), "share")
     run.save_json("found.json", {"a": 1}, kind="test")
     run.note_read("circuit.json", None)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from path_patching.circuits.circuit_file import as_json, read_circuit
+from path_patching.circuits.papers_shape import varied
 from path_patching.files import ROOT
 from path_patching.gpt2.model import Architecture, random_model
 from reproduction import steps
@@ -88,7 +89,7 @@ def test_a_step_whose_circuit_s_file_was_edited_is_not_done(tmp_path, monkeypatc
     run.note_circuit(read_circuit(path))
     run.publish()
     assert is_done(step, MODEL.fingerprint)
-    path.write_text(json.dumps(as_json(replace(PAPER, name="mine", heads=PAPER.heads[1:]))))
+    path.write_text(json.dumps(as_json(varied(PAPER, name="mine", heads=PAPER.heads[1:]))))
     assert not is_done(step, MODEL.fingerprint)
 
 

@@ -16,7 +16,9 @@ import pytest
 import torch
 
 import reproduce
-from path_patching.circuits.circuit_file import as_json
+from path_patching.circuits.circuit_file import as_json, read_circuit
+from path_patching.circuits.edge_lists import without_places
+from path_patching.circuits.rivals import COLUMNS
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from path_patching.gpt2.tensor_cache import ModelUnavailable
@@ -24,7 +26,7 @@ from reproduction.paper import PAPER
 from reproduction.run import read_artifacts
 from reproduction.steps import Step
 from tests.helpers.experiments import made_by, random_gpt2
-from tests.helpers.scripts import output, run_python
+from tests.helpers.scripts import error_line, output, run_python, run_script
 
 
 @pytest.fixture
@@ -184,6 +186,60 @@ def kill_once_it_has(started: subprocess.Popen, happened, with_its_step: bool) -
         time.sleep(0.02)
     os.killpg(started.pid, signal.SIGKILL) if with_its_step else os.kill(started.pid, signal.SIGKILL)
     started.wait()
+
+
+def circuits(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """`reproduce.py circuit` with some arguments."""
+    return run_script(ROOT / "reproduce.py", "circuit", *arguments, settings=settings)
+
+
+def test_a_circuit_is_printed_as_a_graph_for_eap_ig_which_says_what_that_lacks(tmp_path):
+    path, printed = tmp_path / "paper.json", circuits("--to", "eap-ig")
+    path.write_text(output(printed))
+    assert read_circuit(path).links == without_places(PAPER.links)
+    assert printed.stderr == (
+        "left out: positions; its edges hold at every one\n"
+        "beside the edges: 7 inputs that are read whole, as q of a5.h1@END, for which EAP-IG has no name\n"
+    )
+    assert circuits(str(path), "--to", "eap-ig").stderr.count("left out") == 0, "it has no positions any more"
+
+
+def test_a_circuit_is_printed_as_edges_and_nothing_is_lost(tmp_path):
+    path, printed = tmp_path / "paper.txt", circuits("paper", "--to", "edges")
+    path.write_text(output(printed))
+    assert read_circuit(path).links == PAPER.links
+    assert printed.stderr == ""
+
+
+def test_circuits_stand_side_by_side(tmp_path):
+    model, theirs = random_gpt2(tmp_path / "mine"), tmp_path / "theirs.txt"
+    theirs.write_text("input->m0\nm0->a1.h0<v>\na1.h0->logits\nm0->a1.h1<v>\n")
+    (tmp_path / "ours.txt").write_text("embeds@YY → m0@YY\nm0@YY →v a1.h0@END\na1.h0@END → logits@END")
+    asked = [str(tmp_path / "ours.txt"), str(theirs), "--model", str(model), "--n", "3"]
+    ran = circuits(*asked, TENSORS_CACHE_DIR=str(tmp_path / "tensors"))
+    header, _, *rows = [line.strip("| ").split(" | ") for line in output(ran).splitlines() if line.startswith("|")]
+    assert tuple(header) == COLUMNS
+    assert [[row[0], row[1], row[2], row[-1]] for row in rows] == [
+        ["ours", "2", "3", "–"],
+        ["theirs", "2", "3", "3 (1.00)"],
+    ]
+    assert "left out of theirs.txt: 1 on no path from the embeddings to the logits" in ran.stderr
+
+    lacking = circuits("paper", *asked[1:], TENSORS_CACHE_DIR=str(tmp_path / "tensors"))
+    assert "the paper's circuit has m8, but mine has 2 layers of 2 heads" in lacking.stderr.splitlines()[-1]
+    assert lacking.returncode == 1
+    assert "2 circuits are compared" in error_line(circuits("paper", "paper", "--to", "edges"))
+
+
+@pytest.mark.slow
+def test_the_stand_in_has_the_papers_circuit_and_not_its_rivals():
+    files = [str(ROOT / "examples" / "circuits" / name) for name in ("acdc.txt", "eap-ig.json")]
+    printed = output(circuits(*files, "paper", "--model", "standin", "--n", "2"))
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")][1:]
+    faithfulness = {row[0]: float(row[3].split()[0]) for row in rows}
+    assert [*faithfulness] == ["acdc", "eap-ig", "the paper's circuit"]
+    assert 0.9 < faithfulness.pop("the paper's circuit") < 1
+    assert max(faithfulness.values()) < 0.8
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.validation.measuring import Scale, isolated, magnitude, measured, removed
-from path_patching.circuits.validation.members import classes, listed, members
+from path_patching.circuits.validation.members import by_name, classes, listed
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Engine
 from path_patching.paths import Node, PathSet
@@ -73,24 +73,27 @@ def completeness(
     subject: str,
     seed: int = 0,
     random_sets: int = RANDOM_SETS,
+    placed: bool = True,
 ) -> Completeness:
     """The gaps between model and circuit on the metric of a scale; a random set that was there before is left out.
 
+    In a circuit without places (`placed=False`) a node is removed at all positions together.
+
     Raises `UserError` for paths without a node, `PathSetError` for those that the model or its sentences do not have.
     """
-    nodes = members(paths, yy, end)
+    nodes = by_name(paths, yy, end, placed)
     sets: dict[frozenset[Node], str] = {frozenset(): "nothing"}
-    for group, of_group in classes(paths, yy, end).items():
+    for group, of_group in classes(paths, yy, end, placed).items():
         sets.setdefault(frozenset(of_group), group)
-    for name, node in nodes.items():
-        sets.setdefault(frozenset([node]), name)
-    for drawn in _drawn([*nodes.values()], random_sets, seed):
-        sets.setdefault(drawn, f"{len(drawn)} nodes at random")
+    for name, own in nodes.items():
+        sets.setdefault(own, name)
+    for drawn in _drawn([*nodes], random_sets, seed):
+        sets.setdefault(frozenset().union(*(nodes[name] for name in drawn)), f"{len(drawn)} nodes at random")
     requests = [removed(paths.passing(each)) for each in sets] + [isolated(paths.avoiding(each)) for each in sets]
     of_models, of_circuits = measured(engine, requests, [scale.metric])[0].tensor_split(2)
     both = zip(scale.of_means(of_models).tolist(), scale.of_means(of_circuits).tolist(), strict=True)
     gaps = [
-        Gap(what, tuple(name for name, node in nodes.items() if node in each), model, circuit, gap)
+        Gap(what, tuple(name for name, own in nodes.items() if own <= each), model, circuit, gap)
         for (each, what), (model, circuit), gap in zip(
             sets.items(), both, scale.of_spans(of_models - of_circuits), strict=True
         )
@@ -98,7 +101,7 @@ def completeness(
     return Completeness(subject, tuple(gaps))
 
 
-def _drawn(nodes: Sequence[Node], count: int, seed: int) -> list[frozenset[Node]]:
+def _drawn(names: Sequence[str], count: int, seed: int) -> list[list[str]]:
     """Sets of one node up to all, every size as likely as another."""
     rng = random.Random(seed)
-    return [frozenset(rng.sample(nodes, rng.randint(1, len(nodes)))) for _ in range(count)]
+    return [rng.sample(names, rng.randint(1, len(names))) for _ in range(count)]

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from path_patching.bootstrap import Estimate
-from path_patching.circuits.circuit import LOGITS, Circuit
+from path_patching.circuits.circuit import LOGITS, Circuit, bare, is_member
 from path_patching.circuits.validation.measuring import ROUNDING, Scale, magnitude, measured
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Data, Engine, Request
@@ -107,7 +107,7 @@ def compare(
     for each in schemes:
         if not torch.equal(each.engine.sentences.clean, schemes[0].engine.sentences.clean):
             raise UserError(f"{each.name} has other clean sentences than {schemes[0].name}; only twins may differ")
-    direct = [*circuit.mlps, *(circuit.heads if LOGITS in circuit.heads_feed else ())]
+    direct = [bare(link.sender) for link in circuit.links if bare(link.reader) == LOGITS and is_member(link.sender)]
     logits, unit = PathSet.at(Node.logits(end)), ROUNDING * scale.span.mean().abs()
     sweeps = [effects_on(each.engine, logits, scale.metric, end, inside=each.data) for each in schemes]
     found = []

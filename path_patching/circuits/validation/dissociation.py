@@ -31,13 +31,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from path_patching.bootstrap import Estimate
-from path_patching.circuits.circuit import Circuit, late_half, mlp_chains, nodes
+from path_patching.circuits.circuit import Circuit, late_half, mlp_chains
 from path_patching.circuits.random_circuits import random_circuit
 from path_patching.circuits.validation.measuring import Scale, measured
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Engine, Request
 from path_patching.errors import UserError
-from path_patching.paths import PathSet
+from path_patching.paths import Node, PathSet
 
 DRAWS = 5  # random circuits of each shape, whose losses are averaged
 
@@ -122,5 +122,6 @@ def disturbance(engine: Engine, scale: Scale, circuits: Mapping[str, Circuit], e
 
 def impeded(circuit: Circuit, end: int) -> PathSet:
     """The paths from the logits through any chain of a circuit's MLPs to one of its MLPs, or to one of its heads."""
-    heads = late_half(circuit, end)
-    return heads | mlp_chains(circuit, end).ending_at(nodes(circuit.mlps, end)) if circuit.mlps else heads
+    heads, chains = late_half(circuit, end), mlp_chains(circuit, end)
+    mlps = chains.ends() - {Node.logits(end)}
+    return heads | chains.ending_at(mlps) if mlps else heads

@@ -1,15 +1,15 @@
 """What a circuit consists of, read off its paths: its nodes by name and class, and its links with their steps.
 
-A node is called as in links, with its place: `a9.h1@END`, `m0@YY`. Embeddings and whole inputs are no nodes that could
-be left out; the links that lead to them are.
+A node is called as in links, with its place: `a9.h1@END`, `m0@YY`. In a circuit without places (`placed=False`) it is
+all of it, at every position: `a9.h1`. Embeddings and whole inputs are no nodes that could be left out; the links that
+lead to them are.
 
     >>> paths = full_circuit(circuit, YY, END)
     >>> members(paths, YY, END)
     {'m0@YY': Node(...), 'a1.h0@END': Node(...), 'm1@END': Node(...), 'm2@END': Node(...)}
     >>> {name: [str(node) for node in group] for name, group in classes(paths, YY, END).items()}
     {'heads': ['a1.h0@12'], 'MLPs': ['m1@12', 'm2@12'], 'lower nodes': ['m0@8']}
-    >>> from path_patching.circuits.links import links
-    >>> tuple(link_steps(paths, YY, END)) == links(circuit)
+    >>> tuple(link_steps(paths, YY, END)) == circuit.links
     True
 """
 
@@ -19,14 +19,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 
-from path_patching.circuits.links import EVERYTHING, Link
+from path_patching.circuits.circuit import END, EVERYTHING, Link, Step, kind_of, place_of
 from path_patching.errors import UserError, shortened
-from path_patching.paths import Node, PathSet, Via
+from path_patching.paths import Node, PathSet
 
 HEADS, MLPS, LOWER = "heads", "MLPs", "lower nodes"
 SHOWN = 8  # names in a remark
-
-Step = tuple[Node, Via, Node]  # reader, its input, sender
 
 
 def members(paths: PathSet, yy: int, end: int) -> dict[str, Node]:
@@ -38,28 +36,43 @@ def members(paths: PathSet, yy: int, end: int) -> dict[str, Node]:
     if not found:
         raise UserError(f"no head or MLP is on the paths {shortened(repr(paths))}: no node of theirs can be removed")
     in_order = sorted(found, key=lambda node: (node.position, node.depth, node.index))
-    return {_label(node, yy, end): node for node in in_order}
+    return {_label(node, yy, end, placed=True): node for node in in_order}
 
 
-def class_of(node: Node, end: int) -> str:
-    """The class of a node of a circuit: a head or an MLP at END, or a lower node."""
-    if node.position != end:
+def by_name(paths: PathSet, yy: int, end: int, placed: bool = True) -> dict[str, frozenset[Node]]:
+    """The `members`, each with the nodes that it stands for: one, or without places one at each position.
+
+    Raises `UserError` if there are none.
+    """
+    found: defaultdict[str, set[Node]] = defaultdict(set)
+    for node in members(paths, yy, end).values():
+        found[_label(node, yy, end, placed)].add(node)
+    if placed:
+        return {name: frozenset(group) for name, group in found.items()}
+    in_order = sorted(found, key=lambda name: (min(found[name]).depth, min(found[name]).index))
+    return {name: frozenset(found[name]) for name in in_order}
+
+
+def class_of(name: str) -> str:
+    """The class of a node of a circuit: a head or an MLP, at END or without a place, or a lower node."""
+    if place_of(name) not in ("", END):
         return LOWER
-    return HEADS if node.kind == "head" else MLPS
+    return HEADS if kind_of(name) == "head" else MLPS
 
 
-def classes(paths: PathSet, yy: int, end: int) -> dict[str, list[Node]]:
+def classes(paths: PathSet, yy: int, end: int, placed: bool = True) -> dict[str, list[Node]]:
     """The nodes on a circuit's paths by class; a class without nodes is left out."""
     found: dict[str, list[Node]] = {HEADS: [], MLPS: [], LOWER: []}
-    for node in members(paths, yy, end).values():
-        found[class_of(node, end)].append(node)
+    for name, group in by_name(paths, yy, end, placed).items():
+        found[class_of(name)] += sorted(group)
     return {name: group for name, group in found.items() if group}
 
 
-def link_steps(paths: PathSet, yy: int, end: int) -> dict[Link, frozenset[Step]]:
+def link_steps(paths: PathSet, yy: int, end: int, placed: bool = True) -> dict[Link, frozenset[Step]]:
     """The links on a circuit's paths, in order, each with all steps that it stands for.
 
-    A link to `everything`, or to the embeddings, stands for a step to each position that the reader reads.
+    A link to `everything`, or to the embeddings, stands for a step to each position that the reader reads; without
+    places any link stands for one at each.
     """
 
     @cache
@@ -69,7 +82,8 @@ def link_steps(paths: PathSet, yy: int, end: int) -> dict[Link, frozenset[Step]]
 
     found: defaultdict[Link, set[Step]] = defaultdict(set)
     for reader, via, sender in within(paths):
-        found[Link(_label(reader, yy, end), via, _label(sender, yy, end))].add((reader, via, sender))
+        link = Link(_label(reader, yy, end, placed), via, _label(sender, yy, end, placed))
+        found[link].add((reader, via, sender))
     return {link: frozenset(found[link]) for link in sorted(found)}
 
 
@@ -79,10 +93,12 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join([*names[:SHOWN], *([f"and {rest} more"] if rest > 0 else [])])
 
 
-def _label(node: Node, yy: int, end: int) -> str:
-    """A node's name with its place, as links have it; embeddings before YY go with those at YY."""
+def _label(node: Node, yy: int, end: int, placed: bool) -> str:
+    """A node's name as links have it; with places, embeddings before YY go with those at YY."""
     if node.kind == "residual":
         return EVERYTHING
+    if not placed:
+        return node.name
     if node.kind == "embeds" and node.position <= yy:
         return f"{node.name}@YY"
     place = {yy: "YY", end: "END"}.get(node.position, str(node.position))

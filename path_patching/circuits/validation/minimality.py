@@ -24,9 +24,9 @@ from dataclasses import dataclass
 import torch
 
 from path_patching.bootstrap import Estimate
-from path_patching.circuits.links import Link
+from path_patching.circuits.circuit import Link
 from path_patching.circuits.validation.measuring import Scale, is_nothing, isolated, measured
-from path_patching.circuits.validation.members import class_of, classes, link_steps, listed, members
+from path_patching.circuits.validation.members import by_name, class_of, classes, link_steps, listed
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Engine, Request
 from path_patching.paths import PathSet
@@ -86,20 +86,25 @@ class Minimality:
         )
 
 
-def minimality(engine: Engine, scale: Scale, paths: PathSet, yy: int, end: int, subject: str) -> Minimality:
+def minimality(
+    engine: Engine, scale: Scale, paths: PathSet, yy: int, end: int, subject: str, placed: bool = True
+) -> Minimality:
     """What F loses with each node and each link on a circuit's paths, on the metric of a scale.
+
+    In a circuit without places (`placed=False`) a node or link is removed at all positions together.
 
     Raises `UserError` for paths without a node, `PathSetError` for those that the model or its sentences do not have.
     """
-    nodes, groups, steps = members(paths, yy, end), classes(paths, yy, end), link_steps(paths, yy, end)
-    rest_of = {name: {*groups[class_of(node, end)]} - {node} for name, node in nodes.items()}
+    nodes, steps = by_name(paths, yy, end, placed), link_steps(paths, yy, end, placed)
+    groups = classes(paths, yy, end, placed)
+    rest_of = {name: {*groups[class_of(name)]} - own for name, own in nodes.items()}
     requests = {"": Request.isolate(paths)}
-    requests |= {f"without {name}": isolated(paths.avoiding([node])) for name, node in nodes.items()}
+    requests |= {f"without {name}": isolated(paths.avoiding(own)) for name, own in nodes.items()}
     requests |= {f"without {name}": isolated(paths.avoiding(group)) for name, group in groups.items()}
     requests |= {f"without all but {name}": isolated(paths.avoiding(rest)) for name, rest in rest_of.items()}
     requests |= {f"without {link}": isolated(paths.avoiding_steps(taken)) for link, taken in steps.items()}
     scores = dict(zip(requests, measured(engine, [*requests.values()], [scale.metric])[0], strict=True))
-    own_class = {name: class_of(node, end) for name, node in nodes.items()}
+    own_class = {name: class_of(name) for name in nodes}
     lost = [scores[""] - scores[f"without {each}"] for each in (*nodes, *steps)]
     lost += [scores[f"without all but {name}"] - scores[f"without {group}"] for name, group in own_class.items()]
     found, of_nodes, of_both = scale.of_spans(torch.stack(lost)), len(nodes), len(nodes) + len(steps)

@@ -143,7 +143,7 @@ class OnCurve:
 
     subject: str
     size: int
-    """How many nodes it has at END."""
+    """How many heads and MLPs its late half has."""
     own: Estimate
     """F of its late half."""
     best: Estimate
@@ -159,7 +159,8 @@ class OnCurve:
 
 def on_curve(engine: Engine, scale: Scale, order: Sequence[str], circuit: Circuit, end: int) -> OnCurve:
     """The late half of a circuit beside the circuit of the first nodes of an order, as many as it has at END."""
-    size = len(circuit.mlps + circuit.heads)
-    requests = [isolated(late_half(circuit, end)), isolated(circuit_of(order[:size], end))]
+    late = late_half(circuit, end)
+    size = sum(node.kind in ("head", "mlp") for node in late.nodes())
+    requests = [isolated(late), isolated(circuit_of(order[:size], end))]
     own, best = measured(engine, requests, [scale.metric])[0]
     return OnCurve("late half", size, scale.normalized(own), scale.normalized(best), scale.of_span(best - own))

@@ -32,7 +32,8 @@ from itertools import combinations
 
 import torch
 
-from path_patching.circuits.circuit import Circuit
+from path_patching.circuits.circuit import Circuit, bare, place_of
+from path_patching.circuits.overlap import jaccard
 from path_patching.circuits.search import find_at_end, find_members
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.errors import UserError
@@ -43,6 +44,7 @@ THRESHOLDS = (0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # shares of the me
 FOLLOWED_FROM = 0.01  # the lowest of them at which searches go on to YY
 DRAWS = 20
 PLACES = {"at END": ("END",), "at END and YY": ("END", "YY")}
+WITHOUT_PLACES = {"without places": ("",)}
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,10 @@ class Searches:
     followed: bool = True
     """Whether the searches went on to YY; else there are all nodes that they kept at END."""
 
-    @property
-    def places(self) -> dict[str, tuple[str, ...]]:
-        """Where the searches looked, in words, with the places of nodes."""
+    def places(self, circuit: Circuit) -> dict[str, tuple[str, ...]]:
+        """Where a circuit's nodes are held against those of the searches, in words, with the places; the widest last."""
+        if not circuit.placed:
+            return WITHOUT_PLACES
         return PLACES if self.followed else {"at END": ("END",)}
 
     @property
@@ -69,6 +72,10 @@ class Searches:
     def within(self, places: Iterable[str]) -> Searches:
         """The same for the nodes at some places alone."""
         return replace(self, found=tuple(at_places(members, places) for members in self.found))
+
+    def without_places(self) -> Searches:
+        """The same with nodes of one name counted as one, wherever they are."""
+        return replace(self, found=tuple(frozenset(map(bare, members)) for members in self.found))
 
     def jaccard(self) -> float:
         """The mean Jaccard index over all pairs of draws."""
@@ -90,10 +97,10 @@ class Stability:
         thresholds = [each.threshold for each in self.searches]
         if found_at is None:
             claimed = members_of(circuit)
-            whole = [each for each in self.searches if each.followed]
             alike = {
-                each.threshold: jaccard(each.consensus(), claimed if each.followed else at_places(claimed, ("END",)))
-                for each in whole or self.searches
+                each.threshold: jaccard(each.consensus(), at_places(claimed, [*each.places(circuit).values()][-1]))
+                for each in self._like(circuit)
+                if each.followed or not any(other.followed for other in self.searches)
             }
             return max(alike, key=lambda threshold: alike[threshold])
         if found_at not in thresholds:
@@ -104,21 +111,25 @@ class Stability:
         """Whether searches find the same again, and whether that is the circuit: at END, and with YY.
 
         Judged is the search with the threshold at which the circuit was found; the others are shown. For a circuit that
-        no search found it is the one whose consensus is most like it, of those followed to YY if any is. Raises
-        `UserError` if `found_at` is none of the thresholds.
+        no search found it is the one whose consensus is most like it, of those followed to YY if any is; with one that
+        has no places, nodes are compared without theirs. Raises `UserError` if `found_at` is none of the thresholds.
         """
         claimed, judged = members_of(circuit), self.judged_at(circuit, found_at)
         why = "its consensus is the most like the circuit" if found_at is None else "where the circuit was found"
         again, alike = [], []
-        for each in self.searches:
+        for each in self._like(circuit):
             other, named = each.threshold != judged, f"the search at {100 * each.threshold:g}% of clean"
             remark = "another threshold, to compare" if other else why
-            for place, places in each.places.items():
+            for place, places in each.places(circuit).items():
                 within, own = each.within(places), at_places(claimed, places)
                 index, subject = jaccard(within.consensus(), own), f"the circuit {place}, {named}"
                 again.append(judge("stability", within.jaccard(), f"{named}, {place}", remark, too_weak=other))
                 alike.append(judge("consensus", index, subject, remark, too_weak=other))
         return (*again, *alike)
+
+    def _like(self, circuit: Circuit) -> tuple[Searches, ...]:
+        """The searches with their nodes as a circuit has its own: with their places or without."""
+        return self.searches if circuit.placed else tuple(each.without_places() for each in self.searches)
 
 
 def stability(
@@ -157,22 +168,14 @@ def _kept_at_end(effects: Effects, yy: int, end: int, threshold: float) -> froze
 
 
 def members_of(circuit: Circuit | None) -> frozenset[str]:
-    """A circuit's nodes with their place, as `links` names them: `m10@END`, `m0@YY`; none if there is none."""
-    if circuit is None:
-        return frozenset()
-    at_end, at_yy = (*circuit.mlps, *circuit.heads), circuit.lower
-    return frozenset([*(f"{name}@END" for name in at_end), *(f"{name}@YY" for name in at_yy)])
+    """A circuit's nodes as its links name them: `m10@END`, `m0@YY`; none if there is none."""
+    return frozenset(circuit.members if circuit is not None else ())
 
 
 def at_places(members: Iterable[str], places: Iterable[str]) -> frozenset[str]:
-    """Those of some nodes that are at one of some places, `END` and `YY`."""
+    """Those of some nodes that are at one of some places, `END` and `YY`, or have none."""
     wanted = {*places}
-    return frozenset(node for node in members if node.partition("@")[2] in wanted)
-
-
-def jaccard(one: Set[str], other: Set[str]) -> float:
-    """How much two sets have in common: 1 for equal ones, two empty ones among them, 0 for disjoint ones."""
-    return len(one & other) / len(one | other) if one | other else 1.0
+    return frozenset(node for node in members if place_of(node) in wanted)
 
 
 def mean_jaccard(sets: Sequence[Set[str]]) -> float:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -11,15 +10,18 @@ import torch
 from path_patching.circuits.circuit import (
     LOGITS,
     Circuit,
+    Link,
     check_fits,
+    down_to,
     full_circuit,
     into_lower,
     into_mlp,
     is_same,
     late_half,
     nodes,
+    on_paths,
 )
-from path_patching.circuits.links import Link, down_to, links, located
+from path_patching.circuits.papers_shape import in_papers_shape, lists_of, varied
 from path_patching.circuits.random_circuits import random_circuit
 from path_patching.engine import Sentences
 from path_patching.errors import UserError
@@ -30,7 +32,7 @@ from tests.helpers.engines import each_engine, make_engine
 
 YY, END = 8, 12
 TINY = Architecture(n_layers=2, n_heads=2, d_model=8, d_head=4, d_mlp=16, n_positions=8, vocab_size=120)
-SMALL = Circuit(
+SMALL = in_papers_shape(
     name="small",
     mlps=("m1",),
     heads=("a0.h0", "a1.h1"),
@@ -88,7 +90,7 @@ def test_the_full_circuit_has_the_paths_of_the_paper():
 
 
 def test_heads_may_feed_m8_and_m9_alone():
-    narrow = replace(PAPER, heads_feed=("m8", "m9"))
+    narrow = varied(PAPER, heads_feed=("m8", "m9"))
     expected = [path for path in late_paths() if path.split(" → ")[1] in ("m8@12", "m9@12")]
     assert len(expected) == 6 * 12 + 4
     assert sorted(late_half(narrow, END)) == sorted(expected)
@@ -105,9 +107,9 @@ def test_heads_may_read_the_embeddings_directly_beside_what_else_they_read():
 
 
 def test_a_circuit_needs_neither_mlps_nor_nodes_at_yy():
-    bare = Circuit("bare", (), ("a3.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())
+    bare = in_papers_shape("bare", (), ("a3.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())
     assert list(full_circuit(bare, YY, END)) == ["embeds@8 →v a3.h1@12 → logits@12"]
-    whole = replace(bare, first_below=(), followed=(), whole=("v",))
+    whole = varied(bare, first_below=(), followed=(), whole=("v",))
     assert len(full_circuit(whole, YY, END)) == END + 1
 
 
@@ -117,7 +119,7 @@ def test_a_circuit_whose_inputs_are_all_whole_is_its_late_half(engine_name):
     corrupted = clean.clone()
     corrupted[:, 3] = 1
     engine = make_engine(engine_name, random_model(TINY), Sentences(clean, corrupted, torch.arange(100)))
-    whole = replace(SMALL, first_below=(), further_below=(), followed=(), whole=("q", "k", "v"))
+    whole = varied(SMALL, first_below=(), further_below=(), followed=(), whole=("q", "k", "v"))
     late, full = (engine.isolate(paths) for paths in (late_half(whole, 5), full_circuit(whole, 3, 5)))
     assert (late - full).abs().max() < 1e-8
     assert (late - engine.corrupted()).abs().max() > 1e-4
@@ -133,7 +135,7 @@ def test_the_paths_into_a_node_are_those_above_it_in_the_circuit():
 
 
 def test_the_links_of_the_papers_circuit():
-    found = links(PAPER)
+    found = PAPER.links
     late = {"logits": 11, "m8": 6, "m9": 7 + 1, "m10": 7 + 2, "m11": 7 + 3}
     early = {"m0": 2, "m1": 3, "m2": 4, "m3": 5, "a0.h1": 3, "a0.h3": 3, "a0.h5": 3}
     counts = {f"{name}@END": count for name, count in late.items()}
@@ -143,7 +145,6 @@ def test_the_links_of_the_papers_circuit():
     assert len(found) == len(set(found)) == sum(counts.values())
     assert Link("a9.h1@END", "q", "everything") in found
     assert Link("m3@YY", "in", "a0.h3@YY") not in found
-    assert located("m3@YY", YY, END) == Node.mlp(3, YY)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_the_links_of_the_papers_circuit():
         ({"heads": ("a7.h10", "a9.h1", "a7.h10")}, "a7.h10 is twice in heads"),
         ({"heads_feed": ("m7",)}, "its heads feed m7, which is not in mlps"),
         ({"further_below": ("embeds",)}, "embeds cannot be in further_below"),
-        ({"studied": ("a1.h1",)}, "a1.h1 is studied, but not in heads"),
+        ({"studied": ("a1.h1",)}, "a1.h1 is studied, but not among its heads"),
         ({"heads": (), "studied": ()}, "without heads"),
         ({"heads_feed": ()}, "without heads, and something that they feed"),
         ({"followed": ("q",), "whole": ()}, "a query at END reads nothing at YY"),
@@ -181,7 +182,7 @@ def test_the_links_of_the_papers_circuit():
 )
 def test_a_description_that_contradicts_itself_is_refused(change, complaint):
     with pytest.raises(UserError, match=complaint) as error:
-        replace(PAPER, **change)
+        varied(PAPER, **change)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 300
 
@@ -201,14 +202,14 @@ def test_a_description_that_contradicts_itself_is_refused(change, complaint):
     ],
 )
 def test_a_node_on_no_path_is_refused_by_name(change, unlinked):
-    with pytest.raises(UserError, match=rf": {unlinked} is on no path of it; link it, or leave it out"):
-        replace(PAPER, **change)
+    with pytest.raises(UserError, match=rf": {unlinked}@(END|YY) is on no path of it; link it, or leave it out"):
+        varied(PAPER, **change)
 
 
 @pytest.mark.parametrize("changed", [{"heads": PAPER.heads[1:]}, {"whole": ()}, {"further_below": ("m0",)}])
 def test_circuits_are_the_same_if_their_paths_are(changed):
-    other = replace(PAPER, **changed)
-    assert is_same(PAPER, replace(PAPER, name="another", heads=PAPER.heads[::-1], studied=()))
+    other = varied(PAPER, **changed)
+    assert is_same(PAPER, varied(PAPER, name="another", heads=PAPER.heads[::-1], studied=()))
     assert is_same(other, other)
     assert not is_same(PAPER, other)
     assert not is_same(other, PAPER)
@@ -234,7 +235,8 @@ def test_a_random_circuit_has_the_shape_of_the_other_and_no_node_twice():
         assert len(set(circuit.mlps)) == 4
         assert len(set(circuit.heads)) == 7
         assert set(circuit.heads_feed) == {LOGITS, *circuit.mlps}
-        assert set(circuit.further_below) < set(circuit.first_below)
+        lists = lists_of(circuit)
+        assert set(lists["further_below"]) < set(lists["first_below"])
         heads_below = [name for name in circuit.lower if name.startswith("a")]
         assert (len(heads_below), len(circuit.lower)) == (3, 7)
         last = max(Node.named(head, 0).depth for head in circuit.heads)
@@ -253,10 +255,10 @@ def test_random_circuits_repeat_with_their_seed():
 
 
 def test_a_random_circuit_keeps_which_mlps_the_heads_feed_and_what_reads_the_embeddings():
-    narrow = replace(PAPER, heads_feed=("m8", "m9"), first_below=("embeds", *PAPER.first_below))
+    narrow = varied(PAPER, heads_feed=("m8", "m9"), first_below=("embeds", *PAPER.lower))
     drawn = random_circuit(narrow, GPT2_SMALL, random.Random(1))
     assert drawn.heads_feed == tuple(sorted(drawn.mlps, key=layer))[:2]
-    assert drawn.first_below[0] == "embeds"
+    assert lists_of(drawn)["first_below"][0] == "embeds"
     assert drawn.studied == ()
 
 
@@ -270,4 +272,83 @@ def test_a_model_that_lacks_a_node_is_named():
     with pytest.raises(UserError, match=r"the paper's circuit has m8, but random .* has 2 layers of 2 heads"):
         check_fits(PAPER, random_model(TINY))
     with pytest.raises(UserError, match=r"small has a1\.h2"):
-        check_fits(replace(SMALL, heads=("a1.h2",)), random_model(TINY))
+        check_fits(varied(SMALL, heads=("a1.h2",)), random_model(TINY))
+
+
+def of(*links: str) -> Circuit:
+    return Circuit("of links", tuple(map(Link.parse, links)))
+
+
+WITHOUT_PLACES = of("m1 → logits", "a1.h0 → m1", "m0 →v a1.h0", "a0.h0 →q a1.h0", "embeds → m0", "everything →k a0.h0")
+AT_PLACES = of(
+    "a1.h0@END → logits@END", "m0@END →q a1.h0@END", "m0@YY →v a1.h0@END", "everything → m0@END", "embeds@YY → m0@YY"
+)
+
+
+def test_links_without_places_hold_at_every_position_that_is_read():
+    values = [f"embeds@{at} → m0@{at} →v a1.h0@2 → m1@2 → logits@2" for at in range(3)]
+    queries = [f"residual@{at} →k a0.h0@2 →q a1.h0@2 → m1@2 → logits@2" for at in range(3)]
+    assert sorted(full_circuit(WITHOUT_PLACES, 1, 2)) == sorted(values + queries)
+    assert list(late_half(WITHOUT_PLACES, 2)) == ["a1.h0@2 → m1@2 → logits@2"]
+    assert not WITHOUT_PLACES.placed
+    assert WITHOUT_PLACES.members == ("a0.h0", "m0", "a1.h0", "m1")
+    assert (WITHOUT_PLACES.mlps, WITHOUT_PLACES.lower) == (("m0", "m1"), ())
+
+
+def test_links_with_places_hold_at_theirs():
+    assert sorted(full_circuit(AT_PLACES, 1, 2)) == [
+        "embeds@1 → m0@1 →v a1.h0@2 → logits@2",
+        "residual@2 → m0@2 →q a1.h0@2 → logits@2",
+    ]
+    assert (AT_PLACES.heads, AT_PLACES.mlps, AT_PLACES.lower) == (("a1.h0",), ("m0",), ("m0",))
+    assert str(into_lower(AT_PLACES, "m0", 1, 2)) == "m0@1 →v a1.h0@2 → logits@2"
+    assert lists_of(AT_PLACES) is None
+
+
+def test_paths_of_mlps_alone_are_in_the_late_half_to_their_ends():
+    circuit = of("m0 → logits", "embeds → m0", "a0.h1 → m0", "embeds →v a0.h1")
+    assert sorted(late_half(circuit, 2)) == ["a0.h1@2 → m0@2 → logits@2", "embeds@2 → m0@2 → logits@2"]
+
+
+def test_what_several_nodes_read_is_one_sub_tree():
+    paths = full_circuit(PAPER, YY, END)
+    assert len(paths._distinct()) == len(PAPER.members) + 1 + (YY + 1) + 1  # the logits, embeddings, one residual
+
+
+def test_links_on_no_path_are_told_from_the_others():
+    links = [*WITHOUT_PLACES.links, Link.parse("m0 → m1"), Link.parse("m1 →q a3.h0"), Link.parse("a2.h0 → logits")]
+    kept, left_out = on_paths(links)
+    assert {*kept} == {*WITHOUT_PLACES.links, Link.parse("m0 → m1")}
+    assert {*map(str, left_out)} == {"m1 →q a3.h0", "a2.h0 → logits"}
+
+
+def test_a_head_of_the_late_half_need_not_read_anything():
+    circuit = of("a0.h0@END → logits@END", "a1.h0@END → logits@END", "m0@YY →v a1.h0@END", "embeds@YY → m0@YY")
+    assert sorted(late_half(circuit, END)) == ["a0.h0@12 → logits@12", "a1.h0@12 → logits@12"]
+    assert list(full_circuit(circuit, YY, END)) == ["embeds@8 → m0@8 →v a1.h0@12 → logits@12"]
+
+
+@pytest.mark.parametrize(
+    ("links", "complaint"),
+    [
+        (["a1.h0 → logits@END", "embeds →v a1.h0"], "logits@END has a place, but a1.h0 has none"),
+        (["m2@3 → logits@END"], "m2@3 is at no place of a circuit"),
+        (["m1@YY → logits@YY"], "logits@YY is at no place"),
+        (["x → y"], "'x' is not a node"),
+        (["m1 → m0"], "m1 is not upstream of m0, or at a position that is not read"),
+        (["m0@END →v a1.h0@YY"], "is not upstream of a1.h0@YY, or at a position that is not read"),
+        (["m0@YY →q a1.h0@END"], "or at a position that is not read"),
+        (["m0 → a1.h0"], "a1.h0 has the inputs q, k, v; name one"),
+        (["m0 →k m1"], "m1 has the inputs in"),
+        (["logits → m0"], "logits cannot be there"),
+        (["m1 → everything"], "everything cannot be there"),
+        (["m1.n3 → logits"], r"m1\.n3 cannot be there"),
+        (["m2 → logits"], "m2 is on no path of it"),
+        (["a1.h0 → logits"], "no path of it leads from the logits down"),
+        (["m0 → logits", "embeds → m0", "m0 → m1"], "m1 is on no path of it"),
+    ],
+)
+def test_what_is_no_circuit_is_said_in_one_line(links, complaint):
+    with pytest.raises(UserError, match=complaint) as error:
+        of(*links)
+    assert "\n" not in str(error.value)

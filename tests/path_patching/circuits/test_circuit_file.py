@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
 
-from path_patching.circuits.circuit import LOGITS, Circuit, full_circuit, late_half
+from path_patching.circuits.circuit import LOGITS, Circuit, Link, full_circuit, late_half
 from path_patching.circuits.circuit_file import (
     as_json,
     from_json,
@@ -17,24 +17,24 @@ from path_patching.circuits.circuit_file import (
     read_circuit,
     table,
 )
-from path_patching.circuits.links import Link
+from path_patching.circuits.papers_shape import in_papers_shape, varied
 from path_patching.errors import UserError
 from path_patching.files import ROOT
-from reproduce import show_circuit
+from reproduce import show_circuits
 from reproduction.paper import PAPER
 from tests.helpers.refusals import put_there, unless_refused
 from tests.helpers.scripts import error_line, output, run_script
 
 SCRIPT = ROOT / "reproduce.py", "circuit"
 REQUIRED = ("name", "mlps", "heads", "heads_feed", "first_below", "further_below")
-SMALL = replace(
+SMALL = varied(
     PAPER, mlps=("m8", "m9"), heads=("a7.h10",), heads_feed=("m8",), first_below=("m0", "m1"), further_below=("m0",),
     studied=("a7.h10",),
 )  # fmt: skip
-BARE = Circuit("bare", (), ("a0.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())
+BARE = in_papers_shape("bare", (), ("a0.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())
 
 
-@pytest.mark.parametrize("circuit", [PAPER, replace(PAPER, heads_feed=("m8", "m9")), BARE])
+@pytest.mark.parametrize("circuit", [PAPER, varied(PAPER, heads_feed=("m8", "m9")), BARE])
 def test_a_circuit_is_the_same_after_a_file(circuit, tmp_path):
     path = tmp_path / "circuit.json"
     path.write_text(json.dumps(as_json(circuit) | {"links": [], "search": {}}))
@@ -46,6 +46,72 @@ def test_fields_with_a_default_may_be_left_out():
     for name in ("followed", "whole", "studied"):
         del described[name]
     assert from_json(described) == replace(PAPER, studied=())
+
+
+OF_LINKS = Circuit("of links", tuple(map(Link.parse, ("a1.h0 → m1", "m1 → logits", "m0 →v a1.h0", "embeds → m0"))))
+PLACED = Circuit(
+    "placed",
+    tuple(
+        map(
+            Link.parse,
+            ("a1.h0@END → logits@END", "m0@YY →v a1.h0@END", "everything →q a1.h0@END", "m0@END →k a1.h0@END",
+             "embeds@YY → m0@YY", "embeds@END → m0@END"),
+        )
+    ),
+    studied=("a1.h0",),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("circuit", [OF_LINKS, PLACED])
+def test_a_circuit_of_another_shape_is_its_links_in_a_file(circuit, tmp_path):
+    described = as_json(circuit)
+    assert described == {
+        "name": circuit.name,
+        "links": [str(link) for link in circuit.links],
+        "studied": [*circuit.studied],
+    }
+    path = tmp_path / "circuit.json"
+    path.write_text(json.dumps(described))
+    assert read_circuit(path) == circuit
+    with_effects = described | {"links": links_as_json(dict.fromkeys(circuit.links, -0.5)), "search": {}}
+    assert from_json(json.loads(json.dumps(with_effects))) == circuit
+
+
+def test_lists_say_more_easily_what_links_say():
+    described = {"name": PAPER.name, "links": [str(link).replace("→", "->") for link in PAPER.links]}
+    assert as_json(from_json(described)) == as_json(PAPER) | {"studied": []}
+
+
+@pytest.mark.parametrize(
+    ("links", "complaint"),
+    [
+        ("m0 → logits", "'links' must be a list of links"),
+        (["m0"], "'m0' is no link; write one like"),
+        (["m0 → m1 → logits"], "is no link"),
+        ([3], "3 is no link"),
+        ([{"reader": "logits", "sender": "m0"}], "is no link"),
+        ([], "no path of it leads from the logits down"),
+    ],
+)
+def test_links_of_a_file_that_are_none_are_one_line(links, complaint):
+    with pytest.raises(UserError, match=complaint) as error:
+        from_json({"name": "x", "links": links})
+    assert "\n" not in str(error.value)
+
+
+def test_the_table_of_links_has_a_row_for_nodes_that_read_the_same():
+    assert table(PLACED).splitlines()[2:] == [
+        "| logits | END | a1.h0 |",
+        "| a1.h0 | END | queries: everything; keys: m0; values: m0 at YY |",
+        "| m0 | END | embeds |",
+        "| m0 | YY | embeds |",
+    ]
+    assert table(OF_LINKS).splitlines()[2:] == [
+        "| logits | END | m1 |",
+        "| m1 | every position | a1.h0 |",
+        "| a1.h0 | every position | values: m0 |",
+        "| m0 | every position | embeds |",
+    ]
 
 
 def test_links_are_the_same_after_a_file():
@@ -67,7 +133,7 @@ def test_links_are_the_same_after_a_file():
         (json.dumps(as_json(PAPER) | {"name": "\u0007"}), "its name has to be a text"),
         (json.dumps(as_json(PAPER) | {"mlps": [["m8"]]}), "'mlps' must be a list of names"),
         (json.dumps(as_json(PAPER) | {"heads": ["a9.h1", "a09.h1"]}), "'a09.h1' is not a node"),
-        (json.dumps(as_json(PAPER) | {"heads_feed": ["m8"]}), "a9.h1 is on no path"),
+        (json.dumps(as_json(PAPER) | {"heads_feed": ["m8"]}), "a9.h1@END is on no path"),
         ("[1]", "a circuit is a JSON object"),
         ('{"name": "x"}', "'mlps' is missing"),
         (json.dumps(as_json(PAPER) | {"head": []}), "a circuit has no 'head'"),
@@ -100,12 +166,12 @@ def test_the_table_says_what_each_group_reads():
     assert [len(row) for row in rows] == [3, 1, 3, 3, 3, 3]
     assert rows[2] == ["logits", "END", "the MLPs at END and the heads at END"]
     assert rows[3][0] == "m8, m9, m10, m11"
-    assert rows[4][2] == "queries: everything; keys and values: m0, m1, m2, m3, a0.h1, a0.h3, a0.h5 at YY"
-    assert rows[5] == ["a0.h1, a0.h3, a0.h5, m0, m1, m2, m3", "YY", "m0, m1, m2, m3, a0.h1 before it; embeds"]
+    assert rows[4][2] == "queries: everything; keys and values: a0.h1, a0.h3, a0.h5, m0, m1, m2, m3 at YY"
+    assert rows[5] == ["a0.h1, a0.h3, a0.h5, m0, m1, m2, m3", "YY", "a0.h1, m0, m1, m2 before it; embeds"]
 
 
 def test_the_table_tells_mlps_that_the_heads_feed_from_others():
-    rows = [line.strip("| ").split(" | ") for line in table(replace(PAPER, heads_feed=("m8", "m9"))).splitlines()]
+    rows = [line.strip("| ").split(" | ") for line in table(varied(PAPER, heads_feed=("m8", "m9"))).splitlines()]
     assert rows[2] == ["logits", "END", "the MLPs at END"]
     assert rows[3] == ["m8, m9", "END", "the MLPs at END before it and the heads at END"]
     assert rows[4] == ["m10, m11", "END", "the MLPs at END before it"]
@@ -125,12 +191,12 @@ def test_the_script_prints_the_papers_circuit_as_json():
 def test_the_script_prints_the_circuit_of_a_file_as_a_table(tmp_path, capsys):
     path = tmp_path / "bare.json"
     path.write_text(json.dumps(as_json(BARE)))
-    show_circuit([str(path)])
+    show_circuits([str(path)])
     assert capsys.readouterr().out == f"bare\n\n{table(BARE)}\n"
-    show_circuit([])
+    show_circuits([])
     assert table(PAPER) in capsys.readouterr().out
-    path.write_text(json.dumps(as_json(replace(PAPER, heads_feed=("m8", "m9")))))
-    show_circuit([str(path)])
+    path.write_text(json.dumps(as_json(varied(PAPER, heads_feed=("m8", "m9")))))
+    show_circuits([str(path)])
     assert PAPER.name not in capsys.readouterr().out, "an edited one has lost the name"
 
 
@@ -189,7 +255,10 @@ def test_any_file_is_a_circuit_as_it_says_or_one_line(tmp_path, text):
     path = tmp_path / "circuit.json"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     if circuit := unless_refused(lambda: read_circuit(path)):
-        assert as_json(circuit).items() >= {name: json.loads(text)[name] for name in REQUIRED}.items()
+        given, said = json.loads(text), as_json(circuit)
+        assert said["name"] == given["name"]
+        assert all({*said[name]} == {*given[name]} for name in REQUIRED[1:-1])
+        assert {*said["further_below"]} <= {*given["further_below"]}  # without what none of them could read
         assert from_json(as_json(circuit)) == circuit
         assert table(circuit).count("\n") >= 3
         late, full = late_half(circuit, 1).nodes(), full_circuit(circuit, 0, 1).nodes()

@@ -3,16 +3,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from path_patching.circuits.circuit import LOGITS, Circuit
-from path_patching.circuits.links import Link, link_effects
+from path_patching.circuits.circuit import LOGITS, Circuit, Link
+from path_patching.circuits.links import link_effects
+from path_patching.circuits.papers_shape import in_papers_shape
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import effects_on, remembered_effects
 from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.planted import END, YEARS, YY, planted_model, planted_sentences
 from utils import greater_than, prob_diff
 
-PLANTED = Circuit("planted", ("m2",), ("a1.h1",), ("m2",), ("m0",), (), followed=("v",), whole=())
-LARGER = Circuit(
+PLANTED = in_papers_shape("planted", ("m2",), ("a1.h1",), ("m2",), ("m0",), (), followed=("v",), whole=())
+LARGER = in_papers_shape(
     name="larger",
     mlps=("m1", "m2"),
     heads=("a0.h1", "a1.h1"),
@@ -62,6 +63,17 @@ def test_a_links_effect_is_that_of_its_sender_through_every_path_to_its_reader(e
         assert effects[link] == pytest.approx(patched.mean().item(), abs=1e-6)
     assert Link("m0@YY", "in", "a0.h0@YY") in effects
     assert Link("a0.h1@END", "v", "m0@YY") not in effects  # not upstream
+
+
+def test_a_link_without_places_is_patched_at_all_positions_together():
+    """The planted chain, wherever its nodes are."""
+    engine = make_engine("torch", planted_model(), planted_sentences())
+    links = tuple(map(Link.parse, ("m2 → logits", "a1.h1 → m2", "m0 →v a1.h1", "embeds → m0")))
+    effects = link_effects(engine, Circuit("without places", links), greater_than(YEARS), YY, END)
+    clean, corrupted = (prob_diff(probs, YEARS).mean() for probs in (engine.clean(), engine.corrupted()))
+    assert {*effects} == {*links}
+    for effect in effects.values():
+        assert effect == pytest.approx((corrupted - clean).item(), abs=1e-4)
 
 
 def test_a_sweep_is_made_once(monkeypatch):

@@ -7,8 +7,9 @@ from collections import Counter
 
 import pytest
 
-from path_patching.circuits.circuit import Circuit, full_circuit, is_same
-from path_patching.circuits.random_circuits import matched_circuit
+from path_patching.circuits.circuit import Circuit, Link, full_circuit, is_same
+from path_patching.circuits.papers_shape import in_papers_shape, lists_of
+from path_patching.circuits.random_circuits import matched_circuit, random_circuit
 from path_patching.errors import UserError
 from path_patching.gpt2.model import GPT2_SMALL, Architecture
 from path_patching.paths import Node
@@ -28,11 +29,12 @@ def test_it_has_as_many_heads_in_each_layer_and_the_same_mlps():
     for circuit in drawn:
         assert circuit.mlps == PAPER.mlps
         assert circuit.heads_feed == PAPER.heads_feed
-        assert (circuit.followed, circuit.whole, circuit.studied) == (PAPER.followed, PAPER.whole, ())
+        lists, own = lists_of(circuit), lists_of(PAPER)
+        assert (lists["followed"], lists["whole"], circuit.studied) == (own["followed"], own["whole"], ())
         assert layers(circuit.heads) == layers(PAPER.heads)
         assert layers(circuit.lower) == layers(PAPER.lower)
-        assert layers(circuit.further_below) == layers(PAPER.further_below)
-        assert {*circuit.lower} - {*circuit.first_below} == set()
+        assert layers(lists["further_below"]) == layers(own["further_below"])
+        assert {*circuit.lower} - {*lists["first_below"]} == set()
         assert len({*circuit.heads}) == len(PAPER.heads)
     assert full_circuit(drawn[0], 8, 12).count() == full_circuit(PAPER, 8, 12).count()
     assert len({circuit.heads for circuit in drawn}) == 100
@@ -42,14 +44,14 @@ def test_it_has_as_many_heads_in_each_layer_and_the_same_mlps():
 
 
 def test_it_is_never_the_circuit_itself():
-    one = Circuit("one head", mlps=(), heads_feed=("logits",), **{**HEADS, "heads": ("a1.h0",)})
+    one = in_papers_shape("one head", mlps=(), heads_feed=("logits",), **{**HEADS, "heads": ("a1.h0",)})
     drawn = [matched_circuit(one, TINY, random.Random(seed)) for seed in range(10)]
     assert {circuit.heads for circuit in drawn} == {("a1.h1",)}
     assert not any(is_same(circuit, one) for circuit in drawn)
 
 
 def test_layers_without_another_head_are_said():
-    both = Circuit("both heads", mlps=(), heads_feed=("logits",), **HEADS)
+    both = in_papers_shape("both heads", mlps=(), heads_feed=("logits",), **HEADS)
     with pytest.raises(UserError, match="layers of 2 heads have no other circuit with as many heads in each as both"):
         matched_circuit(both, TINY, random.Random(0))
 
@@ -57,3 +59,35 @@ def test_layers_without_another_head_are_said():
 def test_it_repeats_with_its_seed():
     first, again, other = (matched_circuit(PAPER, GPT2_SMALL, random.Random(seed)) for seed in (3, 3, 4))
     assert first == again != other
+
+
+OF_LINKS = Circuit(
+    "of links",
+    tuple(map(Link.parse, ("m1 → logits", "a1.h1 → m1", "m0 →v a1.h1", "a0.h1 →q a1.h1", "a0.h1 → m0", "embeds → m0",
+                           "embeds →k a0.h1", "a0.h0 → logits", "everything →v a0.h0"))),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("draw", [random_circuit, matched_circuit])
+def test_any_links_are_drawn_with_other_nodes_and_still_go_upstream(draw):
+    rng = random.Random(0)
+    drawn = [draw(OF_LINKS, GPT2_SMALL, rng) for _ in range(20)]
+    assert len({circuit.links for circuit in drawn}) == 20
+    for circuit in drawn:
+        assert (len(circuit.heads), len(circuit.mlps), len(circuit.links)) == (3, 2, len(OF_LINKS.links))
+        assert full_circuit(circuit, 1, 3).count() == full_circuit(OF_LINKS, 1, 3).count()
+    assert (layers(drawn[0].heads) == layers(OF_LINKS.heads)) is (draw is matched_circuit)
+    assert draw(OF_LINKS, GPT2_SMALL, random.Random(1)) == draw(OF_LINKS, GPT2_SMALL, random.Random(1))
+
+
+def test_every_other_set_of_such_links_is_as_likely():
+    """a1.h1 may be either head of its layer; a0.h0, which only the logits read, any head that is left of the model."""
+    found = Counter(random_circuit(OF_LINKS, TINY, random.Random(seed)).links for seed in range(200))
+    assert len(found) == 8
+    assert min(found.values()) > 10
+
+
+def test_links_whose_nodes_cannot_move_are_said():
+    every = Circuit("all", tuple(map(Link.parse, ("m1 → logits", "m0 → m1", "embeds → m0"))))
+    with pytest.raises(UserError, match="2 layers of 2 heads have no circuit of the shape of all: 0 heads and 2 MLPs"):
+        random_circuit(every, TINY, random.Random(0))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from dataset import NOUNS_FILE, YearDataset, get_valid_years, year_indices
 from path_patching.circuits.circuit import LOGITS, Circuit, full_circuit, late_half
+from path_patching.circuits.papers_shape import in_papers_shape
 from path_patching.circuits.random_circuits import random_circuit
 from path_patching.circuits.search import ENOUGH, MOST, NAME, THRESHOLDS, Found, find_circuit
 from path_patching.engine import Engine, Request, Sentences
@@ -99,7 +101,7 @@ def by_way_of_another_position(tensors: Tensors) -> None:
 
 def found(mlps: str, heads: str, heads_feed: str, first_below: str, further_below: str = "") -> Circuit:
     parts = (tuple(names.split()) for names in (mlps, heads, heads_feed, first_below, further_below))
-    return Circuit(NAME, *parts, followed=("v",), whole=(), studied=tuple(heads.split()))
+    return in_papers_shape(NAME, *parts, followed=("v",), whole=(), studied=tuple(heads.split()))
 
 
 PLANTED: dict[Callable[[Tensors], None], Circuit] = {
@@ -141,7 +143,7 @@ def test_a_planted_circuit_is_found_exactly(engine_name, plant):
     result = find_circuit(engine, greater_than(YEARS), YY, END)
     expected = PLANTED[plant]
     assert set(result.circuit.studied) == set(expected.studied)
-    assert result.circuit == Circuit(**(vars(expected) | {"studied": result.circuit.studied}))
+    assert result.circuit == replace(expected, studied=result.circuit.studied)
     assert result.recovered == pytest.approx(1, abs=1e-3)
     without = difference(engine, YEARS, Request.patch(full_circuit(result.circuit, YY, END)))
     assert without == pytest.approx(difference(engine, YEARS, Request.corrupted()), abs=1e-3)
@@ -195,7 +197,7 @@ def test_inputs_that_come_from_no_node_at_yy_are_taken_whole():
     engine = engine_of("torch", by_way_of_another_position)
     circuit = find_circuit(engine, greater_than(YEARS), YY, END).circuit
     assert (circuit.heads, circuit.mlps) == (("a1.h1",), ())
-    assert (circuit.whole, circuit.followed, circuit.first_below) == (("v",), (), ())
+    assert [str(link) for link in circuit.links] == ["everything →v a1.h1@END", "a1.h1@END → logits@END"]
     alone = difference(engine, YEARS, Request.isolate(full_circuit(circuit, YY, END)))
     assert alone == pytest.approx(difference(engine, YEARS), abs=1e-3)
 

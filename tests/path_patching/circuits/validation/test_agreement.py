@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from path_patching.bootstrap import Estimate
-from path_patching.circuits.circuit import LOGITS, Circuit, full_circuit, late_half
+from path_patching.circuits.circuit import LOGITS, full_circuit, late_half
+from path_patching.circuits.papers_shape import in_papers_shape
 from path_patching.circuits.validation.counterfactuals import Scheme, compare
 from path_patching.circuits.validation.dissociation import Ability, dissociation, disturbance
 from path_patching.circuits.validation.faithfulness import divergence_scale
@@ -25,7 +26,7 @@ from tests.helpers.setups import SETUPS
 
 SETUP = SETUPS["with eos"]()
 YY, END = SETUP.yy_position, SETUP.end
-MINE = Circuit("mine", ("m1", "m2"), ("a0.h1", "a1.h0"), (LOGITS, "m1", "m2"), ("m0",), (), ("k", "v"), ("q",))
+MINE = in_papers_shape("mine", ("m1", "m2"), ("a0.h1", "a1.h0"), (LOGITS, "m1", "m2"), ("m0",), (), ("k", "v"), ("q",))
 MEMBERS = {f"{name}@END": Node.named(name, END) for name in ("a0.h1", "a1.h0", "m1", "m2")}
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 
-from path_patching.circuits.circuit import Circuit, late_half
+from path_patching.circuits.circuit import late_half
+from path_patching.circuits.papers_shape import in_papers_shape, varied
 from path_patching.circuits.validation.counterfactuals import Scheme, compare, ranks, spearman
 from path_patching.circuits.validation.measuring import Scale
 from path_patching.engine import Engine, Sentences
@@ -17,8 +17,8 @@ from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.planted import END, NOUN, THE, YEARS, YY, planted_model, planted_sentences
 from utils import greater_than
 
-PLANTED = Circuit("planted", ("m2",), ("a1.h1",), ("m2",), ("m0",), (), followed=("v",), whole=())
-SWAPPED = replace(PLANTED, heads=("a0.h1",), first_below=("embeds",))
+PLANTED = in_papers_shape("planted", ("m2",), ("a1.h1",), ("m2",), ("m0",), (), followed=("v",), whole=())
+SWAPPED = varied(PLANTED, heads=("a0.h1",), first_below=("embeds",))
 
 
 def test_ranks_by_hand():

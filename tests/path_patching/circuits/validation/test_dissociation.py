@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from path_patching.circuits.circuit import LOGITS, Circuit
+from path_patching.circuits.papers_shape import in_papers_shape, varied
 from path_patching.circuits.validation.dissociation import Ability, dissociation, disturbance, impeded, loss
 from path_patching.circuits.validation.faithfulness import divergence_scale
 from path_patching.circuits.validation.measuring import Scale
@@ -38,9 +39,9 @@ from tests.helpers.planted import (
 )
 from utils import greater_than
 
-AT_LAST = Circuit("at the last", (), ("a0.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())
-BEFORE = replace(AT_LAST, name="one before", heads=("a1.h0",))
-BOTH = replace(AT_LAST, name="both", heads=("a0.h1", "a1.h0"))
+AT_LAST = in_papers_shape("at the last", (), ("a0.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())
+BEFORE = varied(AT_LAST, name="one before", heads=("a1.h0",))
+BOTH = varied(AT_LAST, name="both", heads=("a0.h1", "a1.h0"))
 
 
 @cache
@@ -97,7 +98,7 @@ def test_the_control_is_the_mean_over_the_circuits_drawn():
 
 
 def test_what_is_impeded_is_every_node_along_the_circuits_links():
-    circuit = Circuit("chain", ("m1", "m2"), ("a1.h1",), ("m1",), (), (), followed=(), whole=("v",))
+    circuit = in_papers_shape("chain", ("m1", "m2"), ("a1.h1",), ("m1",), (), (), followed=(), whole=("v",))
     mlps, heads = "m2 → logits; m1 → logits; m1 → m2 → logits", "a1.h1 → m1 → logits; a1.h1 → m1 → m2 → logits"
     assert impeded(circuit, END) == PathSet.parse(f"{mlps}; {heads}", end=END)
     assert impeded(AT_LAST, END) == PathSet.parse("a0.h1 → logits", end=END)
@@ -108,8 +109,8 @@ def test_plain_sentences_are_disturbed_by_nodes_that_act_on_them(engine_name):
     sentences = planted_sentences()
     plain = Sentences(sentences.clean, sentences.clean, torch.arange(SIZES.vocab_size))
     engine: Engine = make_engine(engine_name, planted_model(), plain)
-    own = Circuit("own", ("m2",), ("a1.h1",), ("m2",), (), (), followed=(), whole=("v",))
-    idle = replace(own, name="idle", mlps=("m1",), heads=("a0.h1",), heads_feed=("m1",))
+    own = in_papers_shape("own", ("m2",), ("a1.h1",), ("m2",), (), (), followed=(), whole=("v",))
+    idle = varied(own, name="idle", mlps=("m1",), heads=("a0.h1",), heads_feed=("m1",))
     found = disturbance(engine, divergence_scale(engine), {"own": own, "idle": idle}, END)
     assert found["own"].value > 0.1
     assert found["idle"].value == pytest.approx(0, abs=1e-5)

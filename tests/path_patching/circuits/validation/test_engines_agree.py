@@ -6,7 +6,8 @@ from functools import cache
 
 import pytest
 
-from path_patching.circuits.circuit import Circuit, full_circuit, late_half
+from path_patching.circuits.circuit import full_circuit, late_half
+from path_patching.circuits.papers_shape import in_papers_shape
 from path_patching.circuits.validation.completeness import completeness
 from path_patching.circuits.validation.faithfulness import divergence, divergence_scale, faithfulness
 from path_patching.circuits.validation.matched import matched
@@ -17,7 +18,7 @@ from tests.helpers.engines import CLASSES, make_engine
 from tests.helpers.setups import SETUPS
 
 SAME = 1e-5
-CIRCUIT = Circuit(
+CIRCUIT = in_papers_shape(
     "random",
     mlps=("m1", "m2"),
     heads=("a1.h2", "a2.h1"),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
-from path_patching.circuits.circuit import full_circuit, late_half
-from path_patching.circuits.links import links
-from path_patching.circuits.validation.members import classes, link_steps, listed, members
+from path_patching.circuits.circuit import Circuit, Link, full_circuit, late_half
+from path_patching.circuits.papers_shape import varied
+from path_patching.circuits.validation.members import by_name, class_of, classes, link_steps, listed, members
 from path_patching.errors import UserError
 from path_patching.paths import Node, PathSet
 from reproduction.paper import PAPER
@@ -36,7 +34,7 @@ def test_classes_part_the_members():
 
 def test_links_are_those_of_the_circuit_and_have_all_their_steps():
     found = link_steps(FULL, YY, END)
-    assert tuple(found) == links(PAPER)
+    assert tuple(found) == PAPER.links
     everything = {str(link): steps for link, steps in found.items()}
     whole = everything["everything →q a9.h1@END"]
     assert whole == {(Node.head(9, 1, END), "q", Node.residual(END))}
@@ -46,7 +44,7 @@ def test_links_are_those_of_the_circuit_and_have_all_their_steps():
 
 
 def test_the_paths_without_any_link_are_none_and_each_link_has_some():
-    narrow = full_circuit(replace(PAPER, heads=("a7.h10",), studied=()), YY, END)
+    narrow = full_circuit(varied(PAPER, heads=("a7.h10",), studied=()), YY, END)
     found = link_steps(narrow, YY, END)
     for steps in found.values():
         left = narrow.avoiding_steps(steps)
@@ -66,3 +64,16 @@ def test_what_is_listed_can_be_read():
 
 def test_other_places_are_called_by_their_number():
     assert list(members(PathSet.parse("m0@5 →v a9.h1 → logits", end=END), YY, END)) == ["m0@5", "a9.h1@END"]
+
+
+def test_without_places_a_node_is_all_of_it_and_a_link_holds_at_all_positions():
+    links = ("m1 → logits", "a1.h0 → m1", "m0 →v a1.h0", "embeds → m0")
+    circuit = Circuit("of links", tuple(map(Link.parse, links)))
+    paths = full_circuit(circuit, 1, 2)
+    found = by_name(paths, 1, 2, placed=False)
+    assert {name: len(group) for name, group in found.items()} == {"m0": 3, "a1.h0": 1, "m1": 1}
+    assert classes(paths, 1, 2, placed=False)["MLPs"] == [Node.mlp(0, at) for at in range(3)] + [Node.mlp(1, 2)]
+    assert [class_of(name) for name in ("m0", "a1.h0", "m0@YY")] == ["MLPs", "heads", "lower nodes"]
+    steps = link_steps(paths, 1, 2, placed=False)
+    assert tuple(steps) == circuit.links
+    assert steps[Link.parse("m0 →v a1.h0")] == {(Node.head(1, 0, 2), "v", Node.mlp(0, at)) for at in range(3)}

@@ -7,8 +7,7 @@ import torch
 
 from benchmarks.calibration import engine_of, planted
 from path_patching.bootstrap import Estimate
-from path_patching.circuits.circuit import full_circuit
-from path_patching.circuits.links import Link
+from path_patching.circuits.circuit import Link, full_circuit
 from path_patching.circuits.validation.measuring import Scale, isolated
 from path_patching.circuits.validation.minimality import (
     LinkLoss,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
-from path_patching.circuits.circuit import Circuit
+from path_patching.circuits.papers_shape import in_papers_shape, varied
 from path_patching.circuits.validation.measuring import Scale
 from path_patching.circuits.validation.size_curve import (
     Curve,
@@ -25,7 +23,7 @@ from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.planted import END, YEARS, planted_model, planted_sentences
 from utils import greater_than
 
-PLANTED = Circuit("planted", ("m2",), ("a1.h1",), ("m2",), ("m0",), (), followed=("v",), whole=())
+PLANTED = in_papers_shape("planted", ("m2",), ("a1.h1",), ("m2",), ("m0",), (), followed=("v",), whole=())
 
 
 def test_areas_by_hand():
@@ -74,8 +72,8 @@ def test_the_circuit_of_all_nodes_is_the_model_and_that_of_mlps_alone_is_nothing
     ("circuit", "passed"),
     [
         (PLANTED, True),
-        (replace(PLANTED, heads=("a0.h1",), first_below=("embeds",)), False),  # swapped
-        (replace(PLANTED, mlps=("m1",), heads_feed=("m1",), heads=("a1.h1",)), False),
+        (varied(PLANTED, heads=("a0.h1",), first_below=("embeds",)), False),  # swapped
+        (varied(PLANTED, mlps=("m1",), heads_feed=("m1",), heads=("a1.h1",)), False),
     ],
 )
 def test_the_circuit_is_held_against_the_first_nodes_of_its_size(circuit, passed):

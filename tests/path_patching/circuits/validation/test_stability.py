@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from path_patching.circuits.circuit import Circuit
+from path_patching.circuits.papers_shape import in_papers_shape, varied
 from path_patching.circuits.search import find_circuit, find_members
 from path_patching.circuits.validation.stability import (
     Searches,
@@ -23,7 +23,7 @@ from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.planted import END, YEARS, YY, planted_model, planted_sentences
 from utils import greater_than
 
-PLANTED = Circuit("planted", ("m2",), ("a1.h1",), ("m2",), ("m0",), (), followed=("v",), whole=())
+PLANTED = in_papers_shape("planted", ("m2",), ("a1.h1",), ("m2",), ("m0",), (), followed=("v",), whole=())
 WEIGHTS = torch.tensor([[1, 1, 1, 1], [2, 0, 1, 1], [0, 3, 1, 0]])
 
 
@@ -94,9 +94,9 @@ def test_members_are_those_of_the_whole_search():
     ("circuit", "index"),
     [
         (PLANTED, 1),
-        (replace(PLANTED, further_below=("a0.h0",)), 3 / 4),  # one too many
-        (Circuit("few", ("m2",), ("a1.h1",), ("m2",), (), (), (), whole=("v",)), 2 / 3),  # one too few
-        (replace(PLANTED, first_below=("m1",), heads=("a2.h0",)), 1 / 5),  # swapped
+        (varied(PLANTED, further_below=("a0.h0",)), 3 / 4),  # one too many
+        (in_papers_shape("few", ("m2",), ("a1.h1",), ("m2",), (), (), (), whole=("v",)), 2 / 3),  # one too few
+        (varied(PLANTED, first_below=("m1",), heads=("a2.h0",)), 1 / 5),  # swapped
     ],
 )
 def test_the_consensus_is_held_against_the_circuit(circuit, index):

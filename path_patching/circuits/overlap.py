@@ -1,0 +1,79 @@
+"""What two circuits have in common: the nodes and links that both have, and those of one alone.
+
+    Jaccard(A, B) = |A ∩ B| / |A ∪ B|, 1 if both are empty
+
+Nodes are heads and MLPs. Where one of two circuits has places and the other none, they are compared without places.
+
+    >>> narrow = Circuit("no queries", tuple(link for link in circuit.links if link.via != "q"))
+    >>> found = overlap(circuit, narrow)
+    >>> found.links.one_alone
+    ('everything →q a1.h0@END',)
+    >>> print(found)
+    nodes: 4 in both, 0 and 0 in one alone, Jaccard 1.000
+    links: 8 in both, 1 and 0 in one alone, Jaccard 0.889
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
+
+from path_patching.circuits.circuit import Circuit, Link, bare, in_order
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The nodes, or the links, of two circuits: those that both have, and those that one or the other has alone."""
+
+    both: tuple[str, ...]
+    one_alone: tuple[str, ...]
+    other_alone: tuple[str, ...]
+
+    @property
+    def jaccard(self) -> float:
+        """The Jaccard index, 0 to 1."""
+        return jaccard({*self.both, *self.one_alone}, {*self.both, *self.other_alone})
+
+    def __str__(self) -> str:
+        alone = f"{len(self.one_alone)} and {len(self.other_alone)} in one alone"
+        return f"{len(self.both)} in both, {alone}, Jaccard {self.jaccard:.3f}"
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What two circuits have in common; `placed` is whether nodes at different places were told apart."""
+
+    nodes: Shared
+    links: Shared
+    placed: bool
+
+    def __str__(self) -> str:
+        return f"nodes: {self.nodes}\nlinks: {self.links}" + ("" if self.placed else "\ncompared without places")
+
+
+def overlap(one: Circuit, other: Circuit) -> Overlap:
+    """The nodes and links that two circuits share."""
+    placed = one.placed and other.placed
+    nodes = [each.members if placed else in_order({*map(bare, each.members)}) for each in (one, other)]
+    links = [each.links if placed else sorted({*map(without_place, each.links)}) for each in (one, other)]
+    return Overlap(shared(*nodes), shared(*(list(map(str, each)) for each in links)), placed)
+
+
+def shared(one: Iterable[str], other: Iterable[str]) -> Shared:
+    """What two collections of names have in common, each in its own order."""
+    ones, others = dict.fromkeys(one), dict.fromkeys(other)
+    return Shared(
+        tuple(each for each in ones if each in others),
+        tuple(each for each in ones if each not in others),
+        tuple(each for each in others if each not in ones),
+    )
+
+
+def without_place(link: Link) -> Link:
+    """The link between the same nodes wherever they are."""
+    return Link(bare(link.reader), link.via, bare(link.sender))
+
+
+def jaccard(one: Set[str], other: Set[str]) -> float:
+    """How much two sets have in common: 1 for equal ones, two empty ones among them, 0 for disjoint ones."""
+    return len(one & other) / len(one | other) if one | other else 1.0

@@ -1,0 +1,101 @@
+"""Rival circuits for one ability, side by side: one evaluation on the same sentences.
+
+Of each circuit C, whose paths are the full circuit's:
+
+    size            its heads and MLPs, at END and YY if they have places; and its links
+    F(C)            (m(C) − m(∅)) / (m(M) − m(∅)), normalized faithfulness
+    recovered       m(C) / m(M), the paper's ratio
+    KL              from the model's distribution to that of C alone, in nats
+    needed          the nodes v without which F is another: F(C) − F(C∖{v}) has an interval without 0
+    shared          nodes and links that it has in common with the first circuit, and Jaccard's index of each
+
+C alone has all else on corrupted data, as ∅ has everything. C∖{v} is C without the paths through v.
+
+    >>> from path_patching.circuits.edge_lists import from_text
+    >>> rival = Circuit("a rival", from_text("input->m0 \\n m0->a1.h0<v> \\n a1.h0->logits"))
+    >>> print(table(compared(engine, metric, [circuit, rival], YY, END)))
+    | circuit | nodes | edges | F | recovered | KL | needed | nodes shared | edges shared |
+    |---|---|---|---|---|---|---|---|---|
+    | mine | 4 | 9 | ... [..., ...] | ... | ... | ... of 4 | – | – |
+    | a rival | 2 | 3 | ... [..., ...] | ... | ... | ... of 2 | 2 (0.50) | 2 (0.20) |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from path_patching.bootstrap import Clusters, Estimate
+from path_patching.circuits.circuit import Circuit, check_fits, full_circuit
+from path_patching.circuits.overlap import Overlap, overlap
+from path_patching.circuits.validation.faithfulness import divergence_scale
+from path_patching.circuits.validation.measuring import Scale, is_nothing, isolated, measured
+from path_patching.circuits.validation.members import by_name
+from path_patching.engine import Engine
+from path_patching.errors import UserError
+from path_patching.sweeps import Metric
+
+COLUMNS = ("circuit", "nodes", "edges", "F", "recovered", "KL", "needed", "nodes shared", "edges shared")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A circuit and what was measured of it."""
+
+    circuit: Circuit
+    faithfulness: Estimate
+    """F(C)."""
+    recovered: Estimate
+    """m(C) / m(M)."""
+    divergence: Estimate
+    """KL(C), in nats."""
+    needed: int
+    """How many of its nodes F is another without."""
+    shared: Overlap
+    """With the first circuit."""
+
+
+def compared(
+    engine: Engine, metric: Metric, circuits: Sequence[Circuit], yy: int, end: int, clusters: Clusters = ()
+) -> tuple[Compared, ...]:
+    """Circuits beside the first of them, on an engine's sentences, whose YY and END are at `yy` and `end`.
+
+    Raises `UserError` if there is none, or if the model lacks a node of one, before anything is evaluated.
+    """
+    if not circuits:
+        raise UserError("no circuit is given; give one or more")
+    for circuit in circuits:
+        check_fits(circuit, engine.model)
+    scale, apart = Scale.of(engine, metric, clusters), divergence_scale(engine, clusters)
+    found = []
+    for circuit in circuits:
+        paths = full_circuit(circuit, yy, end)
+        nodes = by_name(paths, yy, end, circuit.placed) if circuit.members else {}
+        requests = [paths, *map(paths.avoiding, nodes.values())]
+        scores, divergences = measured(engine, [*map(isolated, requests)], [scale.metric, apart.metric])
+        lost = scale.of_spans(scores[0] - scores)  # its own loss, the first, is nothing
+        found.append(
+            Compared(
+                circuit,
+                faithfulness=scale.normalized(scores[0]),
+                recovered=scale.share(scores[0], scale.whole),
+                divergence=scale.mean(divergences[0]),
+                needed=sum(not is_nothing(each) for each in lost),
+                shared=overlap(circuits[0], circuit),
+            )
+        )
+    return tuple(found)
+
+
+def table(found: Sequence[Compared]) -> str:
+    """Circuits side by side as a Markdown table, a row each; what is shared is that with the first."""
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    for number, each in enumerate(found):
+        size, numbers = len(each.circuit.members), (each.faithfulness, each.recovered, each.divergence)
+        row = [each.circuit.name, f"{size}", f"{len(each.circuit.links)}"]
+        row += [str(estimate.without_plain()) for estimate in numbers]
+        row += [f"{each.needed} of {size}"]
+        parts = (each.shared.nodes, each.shared.links)
+        row += [f"{len(part.both)} ({part.jaccard:.2f})" if number else "–" for part in parts]
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
