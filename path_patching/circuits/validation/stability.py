@@ -58,7 +58,7 @@ class Searches:
     """Whether the searches went on to YY; else there are all nodes that they kept at END."""
 
     def places(self, circuit: Circuit) -> dict[str, tuple[str, ...]]:
-        """Where a circuit's nodes are held against those of the searches, in words, with the places; the widest last."""
+        """Where a circuit's nodes are held against those of the searches, in words, with places; the widest last."""
         if not circuit.placed:
             return WITHOUT_PLACES
         return PLACES if self.followed else {"at END": ("END",)}
