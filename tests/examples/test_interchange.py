@@ -23,6 +23,7 @@ from interchange import (
 )
 from path_patching.circuits import circuit
 from path_patching.circuits.circuit import in_order, nodes
+from path_patching.circuits.papers_shape import lists_of
 from path_patching.engine import Sentences
 from path_patching.gpt2.model import Architecture, Model, random_model, to_transformers
 from path_patching.make_engine import make_engine
@@ -86,7 +87,7 @@ def full_circuit(lower: Sequence[str]) -> PathSet:
     late = late_half(ALL_HEADS)
     queries = late.extend([Node.residual(position) for position in range(END + 1)], "q")
     below = union(late.extend(nodes(lower, YY), way) for way in ("k", "v"))
-    chains = below.through_chains(nodes(PAPER.further_below, YY))
+    chains = below.through_chains(nodes(lists_of(PAPER)["further_below"], YY))
     return union([queries, chains.extend([Node.embeds(position) for position in range(YY + 1)])])
 
 
