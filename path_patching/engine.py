@@ -40,6 +40,7 @@ from path_patching.devices import in_parts, resolve_device, too_small
 from path_patching.direct_effects import Change, direct_effects, is_cheaper
 from path_patching.errors import UserError, shortened
 from path_patching.gpt2.model import Model
+from path_patching.kept import Kept
 from path_patching.paths import AnyVia, Node, PathSet, PathSetError, check_nodes, check_path_set
 from path_patching.precision import full_precision
 from path_patching.prefixes import distinct_prefixes
@@ -152,9 +153,9 @@ class Engine(ABC, Generic[Batch]):
     """Evaluates path sets on a model. All results are on the CPU; `name` says which engine made them.
 
     Each distinct pair of a clean and a corrupted sentence is worked on once, in batches whose activations fit in the
-    memory; with a single batch they are kept from call to call. Float32 is full precision whatever PyTorch is told
-    (autocast, TF32). An engine says what a batch's activations are and computes on one batch (B pairs); this class does
-    the rest.
+    memory. Where one batch is enough they are kept from call to call, those of engines made by `like` as far as all fit
+    together. Float32 is full precision whatever PyTorch is told (autocast, TF32). An engine says what a batch's
+    activations are and computes on one batch (B pairs); this class does the rest.
     """
 
     name: str
@@ -172,6 +173,7 @@ class Engine(ABC, Generic[Batch]):
         self.model = model
         self.device = resolve_device(device)
         self.memory_gb = memory_gb
+        self._kept: Kept[Batch] = Kept()  # shared with engines made by `like`
         self._take(sentences)
         self._unembedding = Unembedding(model, sentences.answers, self.device)
 
@@ -312,7 +314,6 @@ class Engine(ABC, Generic[Batch]):
         # Sorted, so that the sentences of one batch begin alike.
         pairs = torch.stack([sentences.clean, sentences.corrupted], 1)
         self._pairs, self._pair_of_sentence = pairs.unique(dim=0, return_inverse=True)  # (pairs, 2, T), (N,)
-        self._kept: Batch | None = None
         self._needed_bytes: int | None = None
         self._means: Means = {}  # shared with all batches; empty until they are asked for
 
@@ -429,7 +430,7 @@ class Engine(ABC, Generic[Batch]):
 
         With it, all shrinks that is stacked up to a share of it.
         """
-        self._kept = None
+        self._kept.clear()
         half = max(1, tried // 2)
         needed_gb = half * bytes_a_pair * 2 / 1e9
         if tried == 1 and self.memory_gb <= needed_gb:
@@ -443,11 +444,11 @@ class Engine(ABC, Generic[Batch]):
 
     def _batch(self, pairs: torch.Tensor, keep: bool) -> Batch:
         """Activations of pairs (B, 2, T)."""
-        if self._kept is not None and len(pairs) == len(self._pairs):
-            return self._kept
+        if len(pairs) == len(self._pairs) and (kept := self._kept.of(self)) is not None:
+            return kept
         batch = self._activations(*pairs.unbind(1))
         if keep:
-            self._kept = batch
+            self._kept.keep(self, batch, self._needed_bytes or 0, self.memory_gb * 1e9 / 2)
         return batch
 
     def _batch_bytes(self, pairs: torch.Tensor) -> int:

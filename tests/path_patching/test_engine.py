@@ -289,6 +289,20 @@ def test_activations_are_kept_for_what_needs_them_whole_alone():
     assert len(few.batches) == 3
 
 
+def test_engines_that_share_a_model_keep_together_what_fits():
+    """Half of the memory is for activations: those of two of three engines, of which each works on three pairs."""
+    first = Recording(MODEL, Sentences(TOKENS, TOKENS, ANSWERS), memory_gb=2 * 7 * BYTES_A_PAIR / 1e9)
+    second, third = first.like(first.sentences), first.like(first.sentences)
+
+    def computes(engine):
+        before = len(engine.batches)
+        engine.clean()
+        return len(engine.batches) > before
+
+    assert [computes(engine) for engine in (first, second, first)] == [True, True, False]
+    assert [computes(engine) for engine in (third, first, second)] == [True, False, True]  # second was asked before
+
+
 @pytest.mark.parametrize("memory_gb", [0.0, -1.0, 1e-320, 1e308, float("nan"), float("inf")])
 def test_a_memory_that_is_none_is_refused(memory_gb):
     with pytest.raises(UserError, match="gigabytes of memory"):
