@@ -83,7 +83,8 @@ class PathCircuitBuilder:
         if paths.ends_here:
             paths = PathSet.at(paths.node).extend([Node.residual(paths.node.position)])
         circuit = self._recomputed(paths)
-        present = {symbol.name for symbol in circuit.get(rc.Symbol)}
+        present: set[str] = set()
+        circuit.visit(lambda each: present.add(each.name) if isinstance(each, rc.Symbol) else None)
         leaves = [*self._leaves, *_streams_read(paths)]
         return PathCircuit(circuit, tuple(leaf for leaf in leaves if leaf.name in present))
 
