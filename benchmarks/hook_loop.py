@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -20,6 +20,9 @@ from path_patching.gpt2.model import LAYER_NORM_EPSILON, Model, to_transformers
 from path_patching.paths import Node
 from path_patching.unembedding import answer_probabilities
 from utils import prob_diff
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
 
 
 class Site(NamedTuple):
@@ -115,28 +118,11 @@ class TransformerLensHooks:
     """TransformerLens' `HookedTransformer`. Raises ImportError where TransformerLens is not installed."""
 
     def __init__(self, model: Model, device: str) -> None:
-        from transformer_lens import HookedTransformer, HookedTransformerConfig
-
-        sizes = model.architecture
-        config = HookedTransformerConfig(
-            n_layers=sizes.n_layers,
-            d_model=sizes.d_model,
-            n_ctx=sizes.n_positions,
-            d_head=sizes.d_head,
-            n_heads=sizes.n_heads,
-            d_mlp=sizes.d_mlp,
-            d_vocab=sizes.vocab_size,
-            act_fn=sizes.activation,
-            eps=LAYER_NORM_EPSILON,
-            normalization_type="LN",
-            device=device,
-            init_weights=False,
-        )
-        self._hooked = HookedTransformer(config)
-        self._hooked.load_state_dict(self._hooked.state_dict() | _transformer_lens_state(model))
+        self._hooked = hooked_transformer(model, device)
         self._device = device
-        self._name = {Site("head", layer): f"blocks.{layer}.attn.hook_z" for layer in range(sizes.n_layers)}
-        self._name |= {Site("mlp", layer): f"blocks.{layer}.hook_mlp_out" for layer in range(sizes.n_layers)}
+        layers = range(model.architecture.n_layers)
+        self._name = {Site("head", layer): f"blocks.{layer}.attn.hook_z" for layer in layers}
+        self._name |= {Site("mlp", layer): f"blocks.{layer}.hook_mlp_out" for layer in layers}
 
     def record(self, tokens: torch.Tensor) -> Values:
         """See `HookedModel`."""
@@ -148,6 +134,35 @@ class TransformerLensHooks:
         """See `HookedModel`."""
         hooks = [(name, lambda _, hook, site=site: frozen[site]) for site, name in self._name.items()]
         return self._hooked.run_with_hooks(tokens.to(self._device), fwd_hooks=hooks)[:, -1]
+
+
+def hooked_transformer(model: Model, device: str, split: bool = False) -> HookedTransformer:
+    """The model as TransformerLens' own; `split` gives each head's inputs and write hooks of their own.
+
+    Raises ImportError where TransformerLens, of a version before 4, is not installed.
+    """
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    sizes = model.architecture
+    config = HookedTransformerConfig(
+        n_layers=sizes.n_layers,
+        d_model=sizes.d_model,
+        n_ctx=sizes.n_positions,
+        d_head=sizes.d_head,
+        n_heads=sizes.n_heads,
+        d_mlp=sizes.d_mlp,
+        d_vocab=sizes.vocab_size,
+        act_fn=sizes.activation,
+        eps=LAYER_NORM_EPSILON,
+        normalization_type="LN",
+        device=device,
+        init_weights=False,
+    )
+    hooked = HookedTransformer(config)
+    hooked.load_state_dict(hooked.state_dict() | _transformer_lens_state(model))
+    for switch in (hooked.set_use_attn_result, hooked.set_use_split_qkv_input, hooked.set_use_hook_mlp_in):
+        switch(split)
+    return hooked
 
 
 def _transformer_lens_state(model: Model) -> dict[str, torch.Tensor]:

@@ -270,7 +270,7 @@ class PathSet:
 
         This is what other tools' activation patching does, and what edges of a graph mean: the nodes' change reaches
         the logits through every chain of heads and MLPs at all positions, instead of along single paths. The set is
-        large: the torch engine evaluates it in seconds, rust_circuit in minutes.
+        large: an engine takes seconds for it.
         """
         wanted, logits = _some(nodes), cls.at(Node.logits(end))
         first = min(node.position for node in wanted)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
 import torch
 
 from benchmarks import floor as floor_module
-from benchmarks import growth, many_requests, path_patching
+from benchmarks import growth, many_requests, path_patching, peers
 from benchmarks.floor import Floor, measure_floor
 from benchmarks.growth import exponent, parameters
 from benchmarks.hook_loop import HookedModel, TransformerLensHooks, TransformersHooks, differences
@@ -216,6 +217,42 @@ def test_requests_are_of_random_circuits_and_of_the_paper_s_without_each_node() 
         many_requests.AVOIDING: 28,
     }
     assert len({*asked[many_requests.RANDOM]}) == 60
+
+
+def test_peers_are_rows_or_say_why_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(peers, "ENGINES", ("torch",))
+    monkeypatch.setattr(peers, "PEERS", {"edges": {"absent": (ask_a_package_that_is_not_there, "nothing")}})
+    flags = ("--model-shape", "tiny", "--n", "2", "--nodes", "1", "--edges", "40")
+    printed = run_here(peers.main, flags, (peers,), capsys)
+    rows = {
+        cells[1]: cells
+        for cells in (
+            [each.strip() for each in line.split("|")[1:]]
+            for line in printed.splitlines()
+            if line.startswith("| edges")
+        )
+    }
+    assert float(rows["torch engine"][4]) == 1
+    assert rows["absent"][6] == "skipped: No module named 'not_there'"
+
+
+def ask_a_package_that_is_not_there(_: peers.Asked) -> peers.Found:
+    return import_module("not_there").found
+
+
+def test_a_peer_that_differs_gets_no_times(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(peers, "ENGINES", ("torch",))
+    other = peers.Found([[7.0, 7.0]], Cost(1.0, 1.0))
+    monkeypatch.setattr(peers, "PEERS", {"edges": {"other": (lambda _: other, "something else")}})
+    flags = ("--model-shape", "tiny", "--n", "2", "--nodes", "1", "--edges", "40")
+    with pytest.raises(UserError, match="other differs from the torch engine"):
+        run_here(peers.main, flags, (peers,), capsys)
+
+
+def test_edges_off_every_path_are_left_out() -> None:
+    kept = [("embeds", "m0", "in"), ("m0", "a1.h0", "v"), ("a1.h0", "logits", "in")]
+    assert peers.on_paths([*kept, ("m1", "logits", "in"), ("embeds", "m2", "in")]) == sorted(kept)
+    assert {*peers.paths_of(kept, 1)} == {f"embeds@{at} → m0@{at} →v a1.h0@1 → logits@1" for at in (0, 1)}
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,8 @@ def _transformers_config(model: Model) -> GPT2Config:
         own = {*GPT2Config.__annotations__, *GPT2Config.attribute_map}
         given = {field: value for field, value in model.config.items() if field in own}
     alone: Mapping[str, Any] = {
-        "tie_word_embeddings": False,
+        # Else a saved model would lack its unembedding: one tensor under two names is written once.
+        "tie_word_embeddings": model.tensors["t.w.unembed_arr"] is model.tensors["t.w.tok_embeds"],
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": None,

@@ -40,7 +40,8 @@ def evaluate(
 ) -> list[torch.Tensor]:
     """Evaluate circuits with their symbols bound, by name, to tensors that may have batch axes in front."""
     arrays = {name: rc.Array(value.contiguous(), name) for name, value in bound.items()}
-    expander = rc.Expander(*((name, lambda symbol: arrays[symbol.name]) for name in arrays))
+    # One matcher of all names, since each circuit below is tried with each matcher.
+    expander = rc.Expander((set(arrays), lambda symbol: arrays[symbol.name]))
     with interrupts_held():  # rust_circuit makes a panic of one, with hundreds of lines
         evaluated: list[torch.Tensor] = rc.optimize_and_evaluate_many(
             [expander(circuit) for circuit in circuits], settings

@@ -9,6 +9,7 @@ evaluation of a circuit that was built once.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,10 +22,10 @@ import torch
 from path_patching.direct_effects import Change
 from path_patching.engine import BYTES, Data, DataSet, Engine, Means, Request, Sentences
 from path_patching.gpt2.model import Model
-from path_patching.paths import AnyVia, Branch, Node, PathSet, Via
+from path_patching.paths import AnyVia, Node, PathSet, Via
 from path_patching.progress import progress
 from path_patching.rust_engine.activations import AS_IT_IS, Activations, evaluate
-from path_patching.rust_engine.gpt2_circuits import Gpt2Circuit, input_matcher, stream_name
+from path_patching.rust_engine.gpt2_circuits import Gpt2Circuit, stream_name
 
 BYTES_AT_ONCE = 128_000_000  # in one evaluation: enough to keep the cores busy and rust_circuit's own work small
 WIDTHS_PER_ROW = 40  # tensors of D numbers that an evaluation holds for a row (sender, pair), neurons among them
@@ -71,6 +72,10 @@ class PathCircuitBuilder:
         self._open_ends = open_ends
         self._leaves: dict[Leaf, rc.Circuit] = {}
         self._recomputed = cache(self._recompute)
+        self._rewritten = cache(self._rewrite)
+        self._read = cache(self._add)  # all heads of a layer share what they read alike, and its LayerNorm
+        self._normed = cache(self._normalize)
+        self._input = cache(self._project)
         self.build = cache(self._build)
 
     def _build(self, paths: PathSet) -> PathCircuit:
@@ -78,33 +83,47 @@ class PathCircuitBuilder:
         if paths.ends_here:
             paths = PathSet.at(paths.node).extend([Node.residual(paths.node.position)])
         circuit = self._recomputed(paths)
-        present = {symbol.name for symbol in circuit.get(rc.Symbol)}
+        present: set[str] = set()
+        circuit.visit(lambda each: present.add(each.name) if isinstance(each, rc.Symbol) else None)
         leaves = [*self._leaves, *_streams_read(paths)]
         return PathCircuit(circuit, tuple(leaf for leaf in leaves if leaf.name in present))
 
     def _recompute(self, paths: PathSet) -> rc.Circuit:
-        return self._patched(self._circuit.node(paths.node), paths)
+        """What the node of `paths` writes with what arrives along its branches added to what it reads."""
+        node, arriving = paths.node, _by_input(paths)
+        if node.kind == "head":
+            projected = {(via, at): self._input(_anywhere(node), via, at, each) for (via, at), each in arriving.items()}
+            return self._circuit.head(node, projected)
+        return self._circuit.reading(node, self._read(stream_name(node), node.position, arriving["in", node.position]))
 
-    def _patched(self, circuit: rc.Circuit, paths: PathSet) -> rc.Circuit:
-        """`circuit`, of the node of `paths` or of one of its neurons, with what arrives along the branches added."""
-        for (via, position), branches in _by_input(paths).items():
-            arriving = branches if self._open_ends else _not_absorbed(branches)
-            changes = [self._change(paths.node, branch.paths, branches) for branch in arriving]
-            matcher = input_matcher(paths.node, via, position)
-            circuit = circuit.update(matcher, _added(changes))
-        return circuit
+    def _project(self, head: Node, via: Via, position: int, senders: tuple[PathSet, ...]) -> rc.Circuit:
+        return self._circuit.projection(head, via, position, self._normed(stream_name(head), position, senders))
 
-    def _change(self, reader: Node, paths: PathSet, beside: list[Branch]) -> rc.Circuit:
-        """What changes in `reader`'s stream because of the paths that go on through one sender."""
-        if paths.node.kind == "residual":
-            return self._leaf("change", paths.node, stream_name(reader))
+    def _normalize(self, stream: str, position: int, senders: tuple[PathSet, ...]) -> rc.Circuit:
+        return self._circuit.normed(stream, position, self._read(stream, position, senders))
+
+    def _add(self, stream: str, position: int, senders: tuple[PathSet, ...]) -> rc.Circuit:
+        """A residual stream with what senders change at a position of it."""
+        arriving = senders if self._open_ends else _not_absorbed(senders)
+        changes = (self._change(stream, paths, senders) for paths in arriving)
+        return rc.Add(self._circuit.residual(stream, position), *changes)
+
+    def _change(self, stream: str, paths: PathSet, beside: tuple[PathSet, ...]) -> rc.Circuit:
+        """What changes in a stream because of the paths that go on through one sender."""
+        node = paths.node
+        if node.kind == "residual":
+            return self._leaf("change", node, stream)
         if not paths.ends_here:
-            return rc.Add.minus(self._recomputed(paths), self._leaf("write", paths.node))
-        for branch in beside:
-            if branch.paths.node == _mlp_of(paths.node):  # replace the neuron in what its recomputed MLP writes
-                recomputed = self._patched(self._circuit.node(paths.node), branch.paths)
-                return rc.Add.minus(self._leaf("inside", paths.node), recomputed)
-        return self._leaf("change", paths.node)
+            return self._rewritten(paths)
+        for mlp in beside:
+            if mlp.node == _mlp_of(node):  # replace the neuron in what its recomputed MLP writes
+                read = self._read(stream_name(node), node.position, _by_input(mlp)["in", node.position])
+                return rc.Add.minus(self._leaf("inside", node), self._circuit.reading(node, read))
+        return self._leaf("change", node)
+
+    def _rewrite(self, paths: PathSet) -> rc.Circuit:
+        """What a recomputed node writes beyond what it writes outside."""
+        return rc.Add.minus(self._recomputed(paths), self._leaf("write", paths.node))
 
     def _leaf(self, role: Role, node: Node, stream: str = "") -> rc.Circuit:
         leaf = Leaf(role, node, stream)
@@ -112,10 +131,6 @@ class PathCircuitBuilder:
             shape = (self._circuit.architecture.d_model,)
             self._leaves[leaf] = rc.Symbol.new_with_random_uuid(shape, leaf.name)
         return self._leaves[leaf]
-
-
-def _added(changes: list[rc.Circuit]) -> Callable[[rc.Circuit], rc.Circuit]:
-    return lambda read: rc.Add(read, *changes)
 
 
 class RustCircuitEngine(Engine[Activations]):
@@ -256,19 +271,24 @@ def _streams_read(paths: PathSet) -> Iterator[Leaf]:
             yield Leaf("residual", Node.residual(position), stream)
 
 
-def _by_input(paths: PathSet) -> dict[tuple[Via, int], list[Branch]]:
-    """The branches of a node by the input and the position they enter through."""
-    grouped: dict[tuple[Via, int], list[Branch]] = {}
+def _anywhere(head: Node) -> Node:
+    """A head whose position does not matter, since keys and values of a position serve all later ones."""
+    return Node.head(head.layer, head.index, 0)
+
+
+def _by_input(paths: PathSet) -> dict[tuple[Via, int], tuple[PathSet, ...]]:
+    """The senders of a node by the input and the position they enter through."""
+    grouped: dict[tuple[Via, int], list[PathSet]] = defaultdict(list)
     for branch in paths.branches:
-        grouped.setdefault((branch.via, branch.paths.node.position), []).append(branch)
-    return grouped
+        grouped[branch.via, branch.paths.node.position].append(branch.paths)
+    return {key: tuple(senders) for key, senders in grouped.items()}
 
 
-def _not_absorbed(branches: list[Branch]) -> list[Branch]:
-    """The branches into one stream that add something: a whole stream, or a whole MLP, holds its parts already."""
-    whole = [branch for branch in branches if branch.paths.node.kind == "residual"]
-    ended = {branch.paths.node for branch in branches if branch.paths.ends_here}
-    return whole[:1] or [branch for branch in branches if _mlp_of(branch.paths.node) not in ended]
+def _not_absorbed(senders: Sequence[PathSet]) -> Sequence[PathSet]:
+    """The senders into one stream that add something: a whole stream, or a whole MLP, holds its parts already."""
+    whole = [paths for paths in senders if paths.node.kind == "residual"]
+    ended = {paths.node for paths in senders if paths.ends_here}
+    return whole[:1] or [paths for paths in senders if _mlp_of(paths.node) not in ended]
 
 
 def _mlp_of(node: Node) -> Node | None:

@@ -1,14 +1,16 @@
 """GPT-2 as rust_circuit circuits, split by head and position.
 
-Each node is a circuit over the residual streams it reads, which are symbols of one vector (D,): `a9.h1@12` reads
-`a9.in@0` … `a9.in@12`, through `a9.h1.q@12`, `a9.h1.k@0` …, `a9.h1.v@0` …; `m10@12` reads `m10.in@12`. Batches of
-sentences enter with `rc.Expander`, which widens everything above what it replaces. One layer over all positions at
-once, for the plain forward pass, is `attention_layer` and `mlp_layer`.
+Each node is a circuit over the residual streams it reads, which are symbols of one vector (D,) unless a circuit stands
+in their place: `a9.h1@12` reads `a9.in@0` … `a9.in@12`, through its inputs `a9.h1.q@12`, `a9.h1.k@0` …, `a9.h1.v@0` …;
+`m10@12` reads `m10.in@12`. What stands below a node is never walked when it is built, so that a circuit of many nodes
+takes time in proportion to them. Batches of sentences enter with `rc.Expander`, which widens everything above what it
+replaces. One layer over all positions at once, for the plain forward pass, is `attention_layer` and `mlp_layer`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -32,14 +34,6 @@ def stream_name(reader: Node) -> str:
     return f"{'a' if reader.kind == 'head' else 'm'}{reader.layer}.in"
 
 
-def input_matcher(reader: Node, via: Via, position: int) -> rc.IterativeMatcher:
-    """Matches, in the reader's circuit, the residual stream of `position` as read through `via`, and nowhere else."""
-    stream = f"{stream_name(reader)}@{position}"
-    if via == "in":
-        return rc.IterativeMatcher(stream)
-    return rc.IterativeMatcher(f"{reader.name}.{via}@{position}").chain(stream)
-
-
 class AttentionLayer(NamedTuple):
     """A layer's heads: attention-weighted values z (H, T, d_head), patterns (H, T, T), stream after them (T, D)."""
 
@@ -49,7 +43,10 @@ class AttentionLayer(NamedTuple):
 
 
 class Gpt2Circuit:
-    """The circuits of one model. Weights are arrays on `device`; each circuit is built once, when first asked for."""
+    """The circuits of one model. Weights are arrays on `device`.
+
+    What reads nothing but symbols is built once, when first asked for; circuits over other circuits are not kept.
+    """
 
     def __init__(self, model: Model, device: str) -> None:
         self.architecture = model.architecture
@@ -58,6 +55,8 @@ class Gpt2Circuit:
         self._weights = {name: rc.Array(tensor.to(device), name) for name, tensor in model.tensors.items()}
         self.node = cache(self._node)
         self.residual = cache(self._residual)
+        self._input = cache(self._unpatched_input)
+        self._template = cache(self._built_template)
 
     def embeddings(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Token plus position embeddings (P, D) of token ids and where they stand, (P,) each."""
@@ -83,21 +82,69 @@ class Gpt2Circuit:
         return rc.Symbol.new_with_random_uuid((self.architecture.d_model,), f"{stream}@{position}")
 
     def _node(self, node: Node) -> rc.Circuit:
-        """A node's write (D,) as a function of the residual streams it reads; for the logits, what is unembedded."""
-        if node.kind == "head":
-            return self._head(node)
-        if node.kind == "neuron":
-            return self._neuron(node)
-        stream = stream_name(node)
-        read = self.residual(stream, node.position)
-        if node.kind == "mlp":
-            return self._mlp(read, node.layer, str(node))
-        return self._layer_norm(read, "final", str(node))
+        """A node that is no head, as a function of the symbol of the stream that it reads."""
+        return self.reading(node, self.residual(stream_name(node), node.position))
 
-    def _neuron(self, node: Node) -> rc.Circuit:
+    def reading(self, node: Node, read: rc.Circuit) -> rc.Circuit:
+        """What an MLP or a neuron that reads `read` (D,) writes (D,); for the logits, what is unembedded."""
+        build = {"mlp": self._mlp, "neuron": self._neuron, "logits": self._final}[node.kind]
+        return self._in_place(build, node, read)
+
+    def normed(self, stream: str, position: int, read: rc.Circuit) -> rc.Circuit:
+        """LayerNorm of `read` (D,), which is or stands for a residual stream that heads read at a position."""
+        return self._in_place(self._normed, Node(int(stream[1:].removesuffix(".in")), "head", 0, position), read)
+
+    def projection(self, head: Node, via: Via, position: int, normed: rc.Circuit) -> rc.Circuit:
+        """A head's query (d_head,), or a key or value of a position (1, d_head), of what its LayerNorm gives (D,)."""
+        weight = self._of_head(f"a{head.layer}.w.{via}", head.index)
+        bias = self._of_head(f"a{head.layer}.w.{via}_bias", head.index)
+        name = f"{head.name}.{via}@{position}"
+        formula, one = ("d,cd->c", ()) if via == "q" else ("d,cd,k->kc", (self._ones(1),))
+        return rc.Add(einsum(formula, normed, weight, *one, name=f"{name}.without_bias"), bias, name=name)
+
+    def head(self, head: Node, patched: Mapping[tuple[Via, int], rc.Circuit]) -> rc.Circuit:
+        """What a head writes (D,): its query against keys and values of every position up to its own.
+
+        `patched` has some of its inputs, from `projection`; the others are of the symbols of the streams.
+        """
+        of_any_position = Node.head(head.layer, head.index, 0)
+
+        def read(via: Via, position: int) -> rc.Circuit:
+            return patched.get((via, position)) or self._input(of_any_position, via, position)
+
+        name, at, positions = head.name, head.position, range(head.position + 1)
+        keys = rc.Concat(*(read("k", each) for each in positions), axis=0, name=f"{name}.keys@{at}")
+        values = rc.Concat(*(read("v", each) for each in positions), axis=0, name=f"{name}.values@{at}")
+        scores = einsum("c,kc,->k", read("q", at), keys, self._score_scale(), name=f"{name}.scores@{at}")
+        pattern = rc.softmax(scores, name=f"{name}.pattern@{at}")
+        z = einsum("k,kc->c", pattern, values, name=f"{name}.z@{at}")
+        return einsum("c,dc->d", z, self._of_head(f"a{head.layer}.w.o", head.index), name=str(head))
+
+    def _unpatched_input(self, head: Node, via: Via, position: int) -> rc.Circuit:
+        stream = stream_name(head)
+        normed = self.normed(stream, position, self.residual(stream, position))
+        return self.projection(head, via, position, normed)
+
+    def _in_place(self, build: Callable[[Node, rc.Circuit], rc.Circuit], node: Node, read: rc.Circuit) -> rc.Circuit:
+        """`build` of a node and what it reads, as a template that is built once, with `read` put in its place."""
+        place, template = self._template(build, node)
+        return template if read == place else rc.Expander((place, lambda _: read))(template)
+
+    def _built_template(
+        self, build: Callable[[Node, rc.Circuit], rc.Circuit], node: Node
+    ) -> tuple[rc.Circuit, rc.Circuit]:
+        place = self.residual(stream_name(node), node.position)
+        return place, build(node, place)
+
+    def _final(self, logits: Node, read: rc.Circuit) -> rc.Circuit:
+        return self._layer_norm(read, "final", str(logits))
+
+    def _normed(self, head: Node, read: rc.Circuit) -> rc.Circuit:
+        return self._layer_norm(read, f"a{head.layer}", f"a{head.layer}.normed@{head.position}")
+
+    def _neuron(self, node: Node, read: rc.Circuit) -> rc.Circuit:
         """What one neuron writes (D,): its activation times its output weights, from the stream that its MLP reads."""
         prefix = f"m{node.layer}"
-        read = self.residual(f"{prefix}.in", node.position)
         normed = self._layer_norm(read, prefix, f"{node}.normed")
         weight = rc.Index(self._weight(f"{prefix}.w.proj_in"), [node.index], name=f"{node}.w.in")
         bias = rc.Index(self._weight(f"{prefix}.w.in_bias"), [node.index], name=f"{node}.w.in_bias")
@@ -105,17 +152,6 @@ class Gpt2Circuit:
         activation = (rc.gelu if self.architecture.activation == "gelu" else rc.gelu_new)(before)
         out = rc.Index(self._weight(f"{prefix}.w.proj_out"), [slice(None), node.index], name=f"{node}.w.out")
         return einsum(",d->d", activation, out, name=str(node))
-
-    def _head(self, node: Node) -> rc.Circuit:
-        """One head at one position: its query there against keys and values of every position up to it."""
-        query = self._projection(node, "q", node.position)
-        positions = range(node.position + 1)
-        keys = self._stack([self._projection(node, "k", p) for p in positions], f"{node.name}.keys@{node.position}")
-        values = self._stack([self._projection(node, "v", p) for p in positions], f"{node.name}.values@{node.position}")
-        scores = einsum("c,kc,->k", query, keys, self._score_scale(), name=f"{node.name}.scores@{node.position}")
-        pattern = rc.softmax(scores, name=f"{node.name}.pattern@{node.position}")
-        z = einsum("k,kc->c", pattern, values, name=f"{node.name}.z@{node.position}")
-        return einsum("c,dc->d", z, self._of_head(f"a{node.layer}.w.o", node.index), name=str(node))
 
     def head_writes(self, layer: int) -> rc.Circuit:
         """What the heads of a layer write (H, D), from the symbol `z` (H, d_head), their attention-weighted values."""
@@ -127,20 +163,8 @@ class Gpt2Circuit:
         weights: torch.Tensor = self._weights[f"a{head.layer}.w.o_arr"].value
         return weights[head.index].T
 
-    def _projection(self, node: Node, via: Via, position: int) -> rc.Circuit:
-        stream = f"a{node.layer}.in"
-        normed = self._layer_norm(self.residual(stream, position), f"a{node.layer}", f"a{node.layer}.normed@{position}")
-        weight = self._of_head(f"a{node.layer}.w.{via}", node.index)
-        bias = self._of_head(f"a{node.layer}.w.{via}_bias", node.index)
-        name = f"{node.name}.{via}@{position}"
-        return rc.Add(einsum("d,cd->c", normed, weight, name=f"{name}.without_bias"), bias, name=name)
-
     def _of_head(self, name: str, head: int) -> rc.Circuit:
         return rc.Index(self._weight(name), [head], name=f"{name}.h{head}")
-
-    def _stack(self, vectors: list[rc.Circuit], name: str) -> rc.Circuit:
-        rows = [einsum("c,k->kc", vector, self._ones(1), name=f"{vector.name}.row") for vector in vectors]
-        return rc.Concat(*rows, axis=0, name=name)
 
     def _score_scale(self) -> rc.Circuit:
         return rc.Scalar(1 / math.sqrt(self.architecture.d_head), name="score_scale")
@@ -153,7 +177,10 @@ class Gpt2Circuit:
         bound = {"ln.input": read, "ln.w.bias": bias, "ln.w.scale": scale}
         return rc.substitute_all_modules(rc.Module(layernorm.spec, name, **bound))
 
-    def _mlp(self, read: rc.Circuit, layer: int, name: str) -> rc.Circuit:
+    def _mlp(self, mlp: Node, read: rc.Circuit) -> rc.Circuit:
+        return self._mlp_reading(read, mlp.layer, str(mlp))
+
+    def _mlp_reading(self, read: rc.Circuit, layer: int, name: str) -> rc.Circuit:
         weights = {f"m.w.{part}": self._weight(f"m{layer}.w.{part}") for part in ("proj_in", "in_bias", "proj_out")}
         weights |= {"m.w.out_bias": self._weight(f"m{layer}.w.out_bias")}
         spec = get_pointwise_mlp(self.architecture.activation, output_bias=True).spec
@@ -163,7 +190,7 @@ class Gpt2Circuit:
     def mlp_layer(self, layer: int) -> rc.Circuit:
         """The residual stream after MLP `layer` at any position, (D,), from the symbol `m{layer}.in`."""
         read = rc.Symbol.new_with_random_uuid((self.architecture.d_model,), f"m{layer}.in")
-        return rc.Add(read, self._mlp(read, layer, f"m{layer}"), name=f"m{layer}.out")
+        return rc.Add(read, self._mlp_reading(read, layer, f"m{layer}"), name=f"m{layer}.out")
 
     def attention_layer(self, layer: int, n_positions: int) -> AttentionLayer:
         """The heads of a layer at all positions, from the symbol `a{layer}.in` (T, D)."""

@@ -1,0 +1,44 @@
+"""The circuits of rust_circuit's engine are built once for all that is alike, so that large path sets stay cheap."""
+
+from __future__ import annotations
+
+import pytest
+
+from path_patching.paths import Node, PathSet
+from tests.helpers.setups import SETUPS
+
+pytest.importorskip("rust_circuit", reason="rust_circuit is not installed")
+
+from path_patching.rust_engine.engine import PathCircuitBuilder
+from path_patching.rust_engine.gpt2_circuits import Gpt2Circuit, stream_name
+
+
+def test_what_nodes_read_alike_is_built_once() -> None:
+    """Heads of a layer share a stream and its LayerNorm; all later readers of a position share its keys and values."""
+    setup = SETUPS["with eos"]()
+    sizes = setup.model.architecture
+    earliest = setup.end - 2
+    changed = Node.mlp(0, earliest)
+    paths = PathSet.all_downstream([changed], setup.end, sizes.n_layers, sizes.n_heads)
+    builder = PathCircuitBuilder(Gpt2Circuit(setup.model, "cpu"))
+    builder.build(paths)
+    inner = paths.nodes() - {changed}
+    inputs = {
+        (node.name, via, position)
+        for node in inner
+        if node.kind == "head"
+        for via in ("q", "k", "v")
+        for position in ([node.position] if via == "q" else range(earliest, node.position + 1))
+    }
+    read = {(stream_name(node), node.position) for node in inner}
+    assert builder._recomputed.cache_info().misses == len(inner)
+    assert builder._read.cache_info().misses == len(read)
+    assert builder._input.cache_info().misses == len(inputs)
+
+
+def test_a_circuit_names_the_leaves_that_it_has_and_no_others() -> None:
+    setup = SETUPS["with eos"]()
+    builder = PathCircuitBuilder(Gpt2Circuit(setup.model, "cpu"))
+    builder.build(PathSet.parse("a1.h0 → m2 → logits", end=setup.end))
+    alone = builder.build(PathSet.parse("m1 → logits", end=setup.end))
+    assert {leaf.name for leaf in alone.leaves} == {f"change:m1@{setup.end}", f"final.in@{setup.end}"}
