@@ -14,13 +14,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
 
 from path_patching.circuits.circuit import Circuit, full_circuit
 from path_patching.engine import Engine
 from path_patching.paths import Branch, Node, PathSet, Via
-from path_patching.progress import progress
-from path_patching.sweeps import Metric, effects_of
+from path_patching.sweeps import Effects, Metric, remembered_effects
 
 EVERYTHING = "everything"
 
@@ -76,21 +74,23 @@ def located(name: str, yy: int, end: int) -> Node:
     return Node.named(name, {"YY": yy, "END": end}[place])
 
 
-def link_effects(engine: Engine, circuit: Circuit, metric: Metric, yy: int, end: int) -> dict[Link, float]:
+def link_effects(
+    engine: Engine, circuit: Circuit, metric: Metric, yy: int, end: int, effects: Effects | None = None
+) -> dict[Link, float]:
     """The effect of every link: of its sender on the mean of the metric, through the reader's input alone.
 
     The reader's own effect goes through every path of the circuit that leads to it, as in iterative path patching.
+    What `effects` of this engine and metric have evaluated already is not evaluated again.
     """
-    paths, clean = full_circuit(circuit, yy, end), metric(engine.clean()).mean()
-    read = [(key, list(group)) for key, group in groupby(links(circuit), key=lambda link: (link.reader, link.via))]
-    effects: dict[Link, float] = {}
-    for (reader, via), group in progress(read, "links of the circuit"):
-        receivers = down_to(paths, located(reader, yy, end))
+    paths = full_circuit(circuit, yy, end)
+
+    def beginning_with(link: Link) -> PathSet:
+        receivers = down_to(paths, located(link.reader, yy, end))
         assert receivers is not None, "a link's reader is on a path of its circuit"
-        if group[0].sender == EVERYTHING:  # then it is the input's only link
-            whole = receivers.extend([Node.residual(position) for position in range(end + 1)], via)
-            effects[group[0]] = (metric(engine.patch(whole)).mean() - clean).item()
-        else:
-            senders = [located(link.sender, yy, end) for link in group]
-            effects |= zip(group, effects_of(engine, receivers, senders, metric, via, clean).tolist(), strict=True)
-    return effects
+        everything = link.sender == EVERYTHING
+        senders = map(Node.residual, range(end + 1)) if everything else [located(link.sender, yy, end)]
+        return receivers.extend([*senders], link.via)
+
+    every = links(circuit)
+    found = (effects or remembered_effects(engine, metric)).of_each([beginning_with(link) for link in every])
+    return dict(zip(every, found.tolist(), strict=True))
