@@ -44,7 +44,8 @@ class EditedRuns:
     """Runs of a model on clean sentences, tokens (N, T), in which one node's activation is changed."""
 
     def __init__(self, model: Model, tokens: torch.Tensor, answers: torch.Tensor, device: str = "cpu") -> None:
-        self._tokens = tokens.to(device)
+        self.model = model
+        self.tokens = tokens.to(device)
         self._transformer = Transformer(model, device)
         self._unembedding = Unembedding(model, answers, device)
 
@@ -53,11 +54,11 @@ class EditedRuns:
     def probabilities(self, node: Node, changes: torch.Tensor) -> torch.Tensor:
         """Answer probabilities at END for each of S changes (S, N, D) of a node's activation: (S, N, A) float64."""
         batches = zip(
-            self._tokens.split(SENTENCES_AT_ONCE),
-            changes.to(self._tokens.device, torch.float32).split(SENTENCES_AT_ONCE, 1),
+            self.tokens.split(SENTENCES_AT_ONCE),
+            changes.to(self.tokens.device, torch.float32).split(SENTENCES_AT_ONCE, 1),
             strict=True,
         )
-        n_batches = -(-len(self._tokens) // SENTENCES_AT_ONCE)
+        n_batches = -(-len(self.tokens) // SENTENCES_AT_ONCE)
         found = [self._batch(node, *batch) for batch in progress(batches, f"edits of {node}", n_batches)]
         return torch.cat(found, 1)
 
