@@ -145,9 +145,8 @@ class Effects:
 
     def of_each(self, path_sets: Sequence[PathSet]) -> torch.Tensor:
         """The effect of patching each of some path sets, of which those that are new are evaluated together: (P,)."""
-        values = self.values.of_each([Request.clean(), *map(Request.patch, path_sets)])
-        clean, *patched = self._means(values)
-        return torch.stack(patched) - clean
+        means = self._means(self.values.of_each([Request.clean(), *map(Request.patch, path_sets)]))
+        return means[1:] - means[0]
 
     def alone(self, paths: PathSet) -> float:
         """The metric's mean that a path set achieves alone."""

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from path_patching.engine import Data, DataSet, Means
 from path_patching.gpt2.model import LAYER_NORM_EPSILON, Model
-from path_patching.paths import Node, Via
+from path_patching.paths import INPUTS, Node, Via
 from path_patching.prefixes import Prefixes, distinct_prefixes, weighted_sums
 
 SENTENCES_AT_ONCE = 256  # in attention, where every sentence has its own copies of queries, keys and values
@@ -40,11 +40,12 @@ class Transformer:
         weight, bias = self[f"a{layer}.w.{via}"][head], self[f"a{layer}.w.{via}_bias"][head]
         return functional.linear(self.normalized(f"a{layer}", x), weight, bias)
 
-    def heads_input(self, layer: int, via: str, x: torch.Tensor) -> torch.Tensor:
+    def heads_input(self, layer: int, via: Via, x: torch.Tensor) -> torch.Tensor:
         """Queries, keys or values of all heads of a layer, (..., heads, d_head)."""
         weight, bias = self[f"a{layer}.w.{via}"], self[f"a{layer}.w.{via}_bias"]
         found = functional.linear(self.normalized(f"a{layer}", x), weight.flatten(0, 1), bias.flatten())
-        return found.unflatten(-1, bias.shape)
+        by_head: torch.Tensor = found.unflatten(-1, bias.shape)
+        return by_head
 
     def heads_write(self, layer: int, z: torch.Tensor) -> torch.Tensor:
         """What the heads of a layer write together (..., D), given their values z (..., heads, d_head)."""
@@ -77,7 +78,7 @@ class Transformer:
 
     def z(self, layer: int, x: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
         """Each head's attention-weighted values, from the streams (P, D): (P, heads, d_head)."""
-        inputs = [self.heads_input(layer, via, x) for via in "qkv"]
+        inputs = [self.heads_input(layer, via, x) for via in INPUTS["head"]]
         z = []
         for rows in prefixes.of_sentence.split(SENTENCES_AT_ONCE):
             q, k, v = (each[rows].transpose(1, 2) for each in inputs)  # (B, heads, T, d_head)
