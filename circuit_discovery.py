@@ -162,7 +162,7 @@ for mlp in nodes(lower, YY):
 evaluate("full_circuit", "full circuit", "full_circuit_probs.pt", full_circuit(circuit, YY, END))
 
 # %% How much does each of its links matter? With that, and how it was found, the circuit is data for other scripts.
-links = links_as_json(link_effects(engine, circuit, metric, YY, END))
+links = links_as_json(link_effects(engine, circuit, metric, YY, END, effects))
 described = as_json(circuit) | {"links": links} | ({"search": found.as_json()} if found else {})
 run.save_json("circuit.json", described, kind="circuit")
 

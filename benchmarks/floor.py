@@ -63,27 +63,33 @@ def measure_floor(
         )
 
     clock, core = zip(
-        _layer_cost(sizes, n_distinct * (sentences.end + 1), device),
-        _unembedding_cost(n_pairs, sizes.d_model, sizes.vocab_size, device),
-        _unembedding_cost(n_pairs, sizes.d_head, sizes.vocab_size, device),
-        _unembedding_cost(sizes.d_head * sizes.n_heads, sizes.d_model, sizes.vocab_size, device),
+        layer_cost(sizes, n_distinct * (sentences.end + 1), device),
+        unembedding_cost(n_pairs, sizes.d_model, sizes.vocab_size, device),
+        unembedding_cost(n_pairs, sizes.d_head, sizes.vocab_size, device),
+        unembedding_cost(sizes.d_head * sizes.n_heads, sizes.d_model, sizes.vocab_size, device),
         strict=True,
     )
     return floor(*clock), floor(*core)
 
 
-def _layer_cost(sizes: Architecture, rows: int, device: str) -> Cost:
+def layer_cost(sizes: Architecture, rows: int, device: str) -> Cost:
     """The products of one layer for `rows` tokens."""
     d_attention = sizes.n_heads * sizes.d_head
-    shapes = [
-        (sizes.d_model, 3 * d_attention), (d_attention, sizes.d_model),
-        (sizes.d_model, sizes.d_mlp), (sizes.d_mlp, sizes.d_model),
-    ]  # fmt: skip
+    around = _products_cost(rows, [(sizes.d_model, 3 * d_attention), (d_attention, sizes.d_model)], device)
+    return Cost(*map(sum, zip(around, mlp_cost(sizes, rows, device), strict=True)))
+
+
+def mlp_cost(sizes: Architecture, rows: int, device: str) -> Cost:
+    """The products of one MLP for `rows` tokens."""
+    return _products_cost(rows, [(sizes.d_model, sizes.d_mlp), (sizes.d_mlp, sizes.d_model)], device)
+
+
+def _products_cost(rows: int, shapes: Sequence[tuple[int, int]], device: str) -> Cost:
     costs = [median_cost(_product(rows, *shape, shape[1], device), device) for shape in shapes]
     return Cost(*map(sum, zip(*costs, strict=True)))
 
 
-def _unembedding_cost(rows: int, width: int, vocabulary: int, device: str) -> Cost:
+def unembedding_cost(rows: int, width: int, vocabulary: int, device: str) -> Cost:
     """`rows` of `width` numbers to a vocabulary, in pieces of the size that is fastest here."""
     costs = [median_cost(_product(rows, width, vocabulary, piece, device), device) for piece in (vocabulary, *PIECES)]
     return Cost(*map(min, zip(*costs, strict=True)))

@@ -70,7 +70,7 @@ def rank(shape: str, n: int, n_run: int, device: str) -> Ranking:
     neuron_effects(_first(neurons, 1), metric_of)  # warms up
     floors, few, some = [], [], []
     for _ in range(ROUNDS):
-        floors.append(_core_time_of_exponential(device))
+        floors.append(core_time_of_exponential(device))
         few.append(timed(lambda: neuron_effects(_first(neurons, n_few), metric_of), device).cost)
         some.append(timed(lambda: neuron_effects(_first(neurons, n_run), metric_of), device).cost)
     run = _fastest(some)
@@ -98,7 +98,7 @@ def _fastest(costs: list[Cost]) -> Cost:
     return Cost(*map(min, zip(*costs, strict=True)))
 
 
-def _core_time_of_exponential(device: str) -> float:
+def core_time_of_exponential(device: str) -> float:
     """Seconds of one float32 exponential within a block of the size that the ranking works on, on one core."""
     rows = NEURONS_AT_ONCE[torch.device(device).type]
     columns = vocabulary_pieces(SHAPES["small"].vocab_size, rows, device)[0].stop

@@ -2,10 +2,11 @@
 
 A node stands for one activation: an MLP for what it reads (the residual stream before its LayerNorm), a head or the
 embedding for what it writes. An edit is a change of that activation at the node's position in clean sentences; all
-that reads it from there on is computed anew, by `transformers`. So this is not path patching, where only chosen paths
-are: an edited MLP input is what the MLP and all later nodes find in the residual stream.
+that reads it from there on is computed anew. So this is not path patching, where only chosen paths are: an edited MLP
+input is what the MLP and all later nodes find in the residual stream. What an edit cannot change, at earlier positions
+and in lower layers, is computed once for all of them.
 
-N sentences, T positions, D width, A answers.
+N sentences, T positions, D width, A answers; S changes, B sentences of a batch, R positions from the node's on.
 
     >>> mlp = Node.mlp(1, END)
     >>> runs = EditedRuns(model, sentences.clean, sentences.answers)
@@ -16,22 +17,21 @@ N sentences, T positions, D width, A answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from copy import deepcopy
-
 import torch
 
 from path_patching.devices import fewer, in_parts, placing
 from path_patching.engine import Data, Engine
 from path_patching.errors import UserError
-from path_patching.gpt2.model import Model, to_transformers
+from path_patching.gpt2.model import Model
 from path_patching.paths import Node
 from path_patching.precision import full_precision
+from path_patching.prefixes import distinct_prefixes
 from path_patching.progress import progress
+from path_patching.torch_engine.forward import Transformer
 from path_patching.unembedding import Unembedding
 
 SENTENCES_AT_ONCE = 128
+ROWS_AT_ONCE = {"cpu": 4096, "cuda": 65_536}  # of edited streams: changes × sentences × positions
 
 
 def activation(engine: Engine, node: Node, data: Data = "clean") -> torch.Tensor:
@@ -45,54 +45,70 @@ class EditedRuns:
     """Runs of a model on clean sentences, tokens (N, T), in which one node's activation is changed."""
 
     def __init__(self, model: Model, tokens: torch.Tensor, answers: torch.Tensor, device: str = "cpu") -> None:
-        hf_model = to_transformers(model)
+        self.model = model
         with placing(f"the weights of {model.name}", device):
-            self._tokens = tokens.to(device)
-            hf_model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its self
-        self._transformer = hf_model.transformer
+            self.tokens = tokens.to(device)
+            self._transformer = Transformer(model, device)
         self._unembedding = Unembedding(model, answers, device)
 
     @full_precision()
     @torch.no_grad()
     def probabilities(self, node: Node, changes: torch.Tensor) -> torch.Tensor:
-        """Answer probabilities at END for each of S changes (S, N, D) of a node's activation: (S, N, A) float64.
-
-        What comes before the node's position is computed once for all changes.
-        """
-        device, every = self._tokens.device, torch.arange(len(self._tokens))
+        """Answer probabilities at END for each of S changes (S, N, D) of a node's activation: (S, N, A) float64."""
+        device, every = self.tokens.device, torch.arange(len(self.tokens))
 
         def of_batch(rows: torch.Tensor) -> torch.Tensor:
-            return self._batch(node, self._tokens[rows], changes[:, rows].to(device, torch.float32))
+            return self._batch(node, self.tokens[rows], changes[:, rows].to(device, torch.float32))
 
         batches = in_parts(of_batch, every, SENTENCES_AT_ONCE, fewer("sentences", str(device)), str(device))
         n_batches = -(-len(every) // SENTENCES_AT_ONCE)
         return torch.cat([found for _, found in progress(batches, f"edits of {node}", n_batches)], 1)
 
     def _batch(self, node: Node, tokens: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
-        before, from_node_on = tokens[:, : node.position], tokens[:, node.position :]
-        cache = self._transformer(before, use_cache=True).past_key_values if node.position > 0 else None
-        answers = []
-        for change in changes:
-            with self._added(node, change):
-                # A run adds its own keys and values to the cache that it is given.
-                run = self._transformer(from_node_on, past_key_values=deepcopy(cache), use_cache=cache is not None)
-            answers.append(self._unembedding.probabilities(run.last_hidden_state[:, -1]).cpu())
-        return torch.stack(answers)
+        prefixes = distinct_prefixes(tokens)
+        streams, _ = self._transformer.run(prefixes)
+        clean = [stream[prefixes.of_sentence] for stream in streams]  # each (B, T, D)
+        rows_of_a_change = tokens[:, node.position :].numel()
+        at_once = max(1, ROWS_AT_ONCE[tokens.device.type] // rows_of_a_change)
+        read = torch.cat([self._end_stream(node, clean, some) for some in changes.split(at_once)])
+        return self._unembedding.probabilities(self._transformer.normalized("final", read)).cpu()
 
-    @contextmanager
-    def _added(self, node: Node, change: torch.Tensor) -> Iterator[None]:
-        """Within it, `change` (N, D) is added to the residual stream of the first position, where the node stands.
+    def _end_stream(self, node: Node, clean: list[torch.Tensor], changes: torch.Tensor) -> torch.Tensor:
+        """What the logits read (S, B, D) with changes (S, B, D), given the clean streams of all half-layers (B, T, D).
 
         What a layer's heads write and what its MLP reads is changed where the layer's attention joins the stream.
         """
-        name = "wte" if node.kind == "embeds" else f"h.{node.layer}.attn.c_proj"
-        module = self._transformer.get_submodule(name)
+        first, last_layer = node.position, self._transformer.architecture.n_layers - 1
+        place = 0 if node.kind == "embeds" else 2 * node.layer + 1
+        stream = clean[place][:, first:].expand(len(changes), -1, -1, -1).clone()  # (S, B, R, D)
+        stream[:, :, 0] += changes
+        for half in range(place, len(clean) - 1):
+            layer, is_mlp = divmod(half, 2)
+            if is_mlp:
+                stream += self._transformer.mlp_write(layer, self._transformer.neurons(layer, stream))
+            else:
+                queries = stream[:, :, -1:] if layer == last_layer else stream
+                stream = queries + self._written_by_heads(layer, clean[half][:, :first], stream, queries)
+        return stream[:, :, -1]
 
-        def add(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
-            return torch.cat([output[:, :1] + change[:, None], output[:, 1:]], 1)
+    def _written_by_heads(
+        self, layer: int, before: torch.Tensor, stream: torch.Tensor, queries: torch.Tensor
+    ) -> torch.Tensor:
+        """What a layer's heads write where `queries` (S, B, last of R, D) are the streams.
 
-        hook = module.register_forward_hook(add)
-        try:
-            yield
-        finally:
-            hook.remove()
+        They attend to the positions `before` (B, earlier ones, D), which are the same for all changes, and to `stream`
+        (S, B, R, D).
+        """
+        transformer = self._transformer
+        query = transformer.heads_input(layer, "q", queries)  # (S, B, last of R, heads, d_head)
+        keys, values = ([transformer.heads_input(layer, via, x) for x in (before, stream)] for via in ("k", "v"))
+        ahead = torch.ones(stream.shape[2], stream.shape[2], dtype=torch.bool, device=stream.device).triu(1)
+        scores = [
+            torch.einsum("sbqhc,bkhc->sbhqk", query, keys[0]),
+            torch.einsum("sbqhc,sbkhc->sbhqk", query, keys[1]).masked_fill(ahead[-query.shape[2] :], -torch.inf),
+        ]
+        pattern = (torch.cat(scores, -1) / query.shape[-1] ** 0.5).softmax(-1)
+        to_before, to_stream = pattern.split([each.shape[-1] for each in scores], -1)
+        z = torch.einsum("sbhqk,bkhc->sbqhc", to_before, values[0])
+        z += torch.einsum("sbhqk,sbkhc->sbqhc", to_stream, values[1])
+        return transformer.heads_write(layer, z)

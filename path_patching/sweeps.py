@@ -97,17 +97,25 @@ class SentenceValues:
 
     def of(self, request: Request) -> torch.Tensor:
         """The metric of each sentence for one request, (N,)."""
-        if request not in self._of_request:
-            self._of_request[request] = self.metric(self.engine.evaluate([request])[0])
-        return self._of_request[request]
+        return self.of_each([request])[0]
+
+    def of_each(self, requests: Sequence[Request]) -> torch.Tensor:
+        """The metric of each sentence for some requests, of which those that are new are evaluated together: (R, N)."""
+        new = [request for request in dict.fromkeys(requests) if request not in self._of_request]
+        if new:
+            self._of_request |= zip(new, map(self.metric, self.engine.evaluate(new)), strict=True)
+        return torch.stack([self._of_request[request] for request in requests])
 
     def swept(self, receivers: PathSet, position: int, via: AnyVia = "all") -> torch.Tensor:
         """The metric with receivers∘node patched, for every head and MLP at a position: (L, H + 1, N)."""
         key = receivers, position, via
         if key not in self._of_sweep:
-            swept = self.engine.sweep(receivers, every_node(self.engine, position), via)
-            values = torch.stack([self.metric(probs) for probs in swept])
+            senders = every_node(self.engine, position)
+            values = torch.stack([self.metric(probs) for probs in self.engine.sweep(receivers, senders, via)])
             self._of_sweep[key] = values.unflatten(0, (-1, self.engine.model.architecture.n_heads + 1))
+            for sender, of_sender in zip(senders, values, strict=True):
+                if receivers.reachable(sender, via):
+                    self._of_request.setdefault(Request.patch(receivers.extend([sender], via)), of_sender)
         return self._of_sweep[key]
 
 
@@ -133,7 +141,12 @@ class Effects:
 
     def of(self, paths: PathSet) -> float:
         """The effect of patching a path set."""
-        return self._mean(Request.patch(paths)).item() - self.clean
+        return self.of_each([paths])[0].item()
+
+    def of_each(self, path_sets: Sequence[PathSet]) -> torch.Tensor:
+        """The effect of patching each of some path sets, of which those that are new are evaluated together: (P,)."""
+        means = self._means(self.values.of_each([Request.clean(), *map(Request.patch, path_sets)]))
+        return means[1:] - means[0]
 
     def alone(self, paths: PathSet) -> float:
         """The metric's mean that a path set achieves alone."""

@@ -12,17 +12,21 @@ import pytest
 import torch
 
 from benchmarks import floor as floor_module
-from benchmarks import growth, many_requests, path_patching, peers
+from benchmarks import growth, many_requests, path_patching, peers, reproduction
 from benchmarks.floor import Floor, measure_floor
 from benchmarks.growth import exponent, parameters
 from benchmarks.hook_loop import HookedModel, TransformerLensHooks, TransformersHooks, differences
 from benchmarks.measuring import Cost, NotMeasuredError, in_own_process, peak_gb
+from benchmarks.needs import Count, counting
 from benchmarks.path_patching import check_agreement, differences_from, main
 from benchmarks.phases import Point, Sweep
 from benchmarks.subjects import SHAPES, spread, subject
+from path_patching.edits import EditedRuns
+from path_patching.engine import Request
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from path_patching.paths import Node, PathSet, layer_nodes
+from path_patching.prefixes import distinct_prefixes
 from path_patching.torch_engine.engine import TorchEngine
 from tests.helpers.benchmarks import rows_of, run_here
 from tests.helpers.scripts import error_line, output, run_python, run_script
@@ -253,6 +257,64 @@ def test_edges_off_every_path_are_left_out() -> None:
     kept = [("embeds", "m0", "in"), ("m0", "a1.h0", "v"), ("a1.h0", "logits", "in")]
     assert peers.on_paths([*kept, ("m1", "logits", "in"), ("embeds", "m2", "in")]) == sorted(kept)
     assert {*peers.paths_of(kept, 1)} == {f"embeds@{at} → m0@{at} →v a1.h0@1 → logits@1" for at in (0, 1)}
+
+
+def test_what_is_needed_is_counted_once() -> None:
+    on = subject("tiny", 3)
+    sizes, end = on.model.architecture, on.sentences.end
+    engine = TorchEngine(on.model, on.sentences)
+    n_prefixes = len(distinct_prefixes(torch.cat([on.sentences.clean, on.sentences.corrupted])).tokens)
+    into_m10 = PathSet.parse("m10 → m11 → logits", end=end)
+    with counting() as needs:
+        engine.clean(), engine.clean()
+        engine.patch(into_m10)
+    assert needs.total(sizes) == Count(unembedded=2 * 3, layers=12 * n_prefixes, mlps=3)
+    with counting() as needs:  # a request of the sweep, and the MLP that only it recomputes with this sender
+        engine.sweep(PathSet.parse("m11 → logits", end=end), [Node.mlp(10, end), Node.head(3, 0, end)])
+        engine.evaluate([Request.patch(into_m10)])
+    assert needs.total(sizes) == Count(unembedded=2 * 3, layers=12 * n_prefixes, mlps=2 * 3)
+
+
+def test_what_edits_need_lies_above_them() -> None:
+    on = subject("tiny", 2)
+    sizes, end = on.model.architecture, on.sentences.end
+    runs = EditedRuns(on.model, on.sentences.clean, on.sentences.answers)
+    n_prefixes = len(distinct_prefixes(on.sentences.clean).tokens)
+    changes = torch.zeros(5, 2, sizes.d_model)
+    found = {}
+    for node in (Node.mlp(9, end), Node.head(11, 0, end), Node.embeds(end - 2)):
+        with counting() as needs:
+            runs.probabilities(node, changes)
+        found[node.kind] = needs.total(sizes)
+    clean = Count(layers=12 * n_prefixes)
+    assert found["mlp"] == clean + Count(unembedded=10, layers=10 * 2, mlps=10)
+    assert found["head"] == clean + Count(unembedded=10, mlps=10)
+    assert found["embeds"] == clean + Count(unembedded=10, layers=10 * (11 * 3 + 1))
+
+
+def test_direct_effects_of_heads_need_part_of_a_row() -> None:
+    on = subject("tiny", 30)
+    sizes, end = on.model.architecture, on.sentences.end
+    engine = TorchEngine(on.model, on.sentences)
+    with counting() as needs:
+        engine.sweep(PathSet.at(Node.logits(end)), [Node.mlp(3, end), Node.head(3, 0, end)])
+    assert needs.total(sizes).unembedded == 30 + (30 * 2 / 24 + 2)
+
+
+@pytest.mark.slow
+def test_steps_have_their_time_and_their_floor() -> None:
+    flags = ("--model-shape", "tiny", "--n", "3", "--engines", "torch", "--threads", "1")
+    printed = output(run_python(str(ROOT / "benchmarks" / "reproduction.py"), *flags, "--steps", "topk_years"))
+    rows = rows_of(printed, "step")
+    assert rows.keys() == {"topk_years", "all but circuit_validation"}
+    assert rows["topk_years"] == rows["all but circuit_validation"]
+    assert float(rows["topk_years"][-1]) > 1
+    assert rows["topk_years"][-2] == ""  # it needs no exponentials
+
+
+def test_steps_of_no_sentence_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="--n counts sentences"):
+        run_here(reproduction.main, ("--n", "0"), (), capsys)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch.nn import functional
 from path_patching.devices import placing
 from path_patching.engine import Data, DataSet, Means
 from path_patching.gpt2.model import LAYER_NORM_EPSILON, Model
-from path_patching.paths import Node, Via
+from path_patching.paths import INPUTS, Node, Via
 from path_patching.prefixes import Prefixes, distinct_prefixes, weighted_sums
 
 SENTENCES_AT_ONCE = 256  # in attention, where every sentence has its own copies of queries, keys and values
@@ -42,6 +42,18 @@ class Transformer:
         weight, bias = self[f"a{layer}.w.{via}"][head], self[f"a{layer}.w.{via}_bias"][head]
         return functional.linear(self.normalized(f"a{layer}", x), weight, bias)
 
+    def heads_input(self, layer: int, via: Via, x: torch.Tensor) -> torch.Tensor:
+        """Queries, keys or values of all heads of a layer, (..., heads, d_head)."""
+        weight, bias = self[f"a{layer}.w.{via}"], self[f"a{layer}.w.{via}_bias"]
+        found = functional.linear(self.normalized(f"a{layer}", x), weight.flatten(0, 1), bias.flatten())
+        by_head: torch.Tensor = found.unflatten(-1, bias.shape)
+        return by_head
+
+    def heads_write(self, layer: int, z: torch.Tensor) -> torch.Tensor:
+        """What the heads of a layer write together (..., D), given their values z (..., heads, d_head)."""
+        to_stream = self[f"a{layer}.w.o"].permute(1, 0, 2).flatten(1)  # (D, heads * d_head)
+        return functional.linear(z.flatten(-2), to_stream, self[f"a{layer}.w.o_bias"])
+
     def neurons(self, layer: int, x: torch.Tensor) -> torch.Tensor:
         """Activations of an MLP's neurons, (..., d_mlp)."""
         before = functional.linear(
@@ -68,17 +80,10 @@ class Transformer:
 
     def z(self, layer: int, x: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
         """Each head's attention-weighted values, from the streams (P, D): (P, heads, d_head)."""
-        normalized = self.normalized(f"a{layer}", x)
-        inputs = [
-            functional.linear(
-                normalized, self[f"a{layer}.w.{via}"].flatten(0, 1), self[f"a{layer}.w.{via}_bias"].flatten()
-            )
-            for via in "qkv"
-        ]
-        heads = (self.architecture.n_heads, self.architecture.d_head)
+        inputs = [self.heads_input(layer, via, x) for via in INPUTS["head"]]
         z = []
         for rows in prefixes.of_sentence.split(SENTENCES_AT_ONCE):
-            q, k, v = (each[rows].unflatten(-1, heads).transpose(1, 2) for each in inputs)  # (B, heads, T, d_head)
+            q, k, v = (each[rows].transpose(1, 2) for each in inputs)  # (B, heads, T, d_head)
             z.append((self.attention_pattern(q, k) @ v).transpose(1, 2).flatten(0, 1))  # (B * T, heads, d_head)
         return torch.cat(z)[prefixes.example]
 
@@ -92,9 +97,7 @@ class Transformer:
         z = []
         for layer in range(self.architecture.n_layers):
             z.append(self.z(layer, streams[-1], prefixes))
-            to_stream = self[f"a{layer}.w.o"].transpose(1, 2).flatten(0, 1)  # (heads * d_head, D)
-            written = torch.addmm(self[f"a{layer}.w.o_bias"], z[-1].flatten(1), to_stream)
-            streams.append(streams[-1] + written)
+            streams.append(streams[-1] + self.heads_write(layer, z[-1]))
             streams.append(streams[-1] + self.mlp_write(layer, self.neurons(layer, streams[-1])))
         return streams, z
 

@@ -6,7 +6,9 @@ import torch
 from path_patching import edits
 from path_patching.edits import EditedRuns, activation
 from path_patching.errors import UserError
+from path_patching.gpt2.model import to_transformers
 from path_patching.paths import Node, PathSet, layer_nodes
+from path_patching.unembedding import answer_probabilities
 from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.setups import SETUPS, Setup
 
@@ -75,6 +77,20 @@ def test_01_embedding_put_in_is_the_corrupted_run(engine_name, setup):
     torch.testing.assert_close(found, engine.corrupted(), atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("before_end", [0, 1, 3])
+def test_a_changed_embedding_is_what_transformers_make_of_it(setup, before_end):
+    place = Node.embeds(setup.end - before_end)
+    hf_model, tokens = to_transformers(setup.model), setup.sentences.clean
+    change = torch.randn(len(tokens), setup.model.architecture.d_model, generator=torch.Generator().manual_seed(0))
+    embedded = hf_model.transformer.wte(tokens).detach()
+    embedded[:, place.position] += change
+    with torch.inference_mode():
+        logits = hf_model(inputs_embeds=embedded).logits[:, -1]
+    found = edited_runs(setup).probabilities(place, change[None])[0]
+    expected = answer_probabilities(logits, setup.sentences.answers)
+    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
+
+
 def test_changes_do_not_disturb_each_other(setup, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     place = Node.head(1, 2, setup.end)
@@ -83,8 +99,9 @@ def test_changes_do_not_disturb_each_other(setup, monkeypatch):
     runs = edited_runs(setup)
     together = runs.probabilities(place, changes)
     for change, expected in zip(changes.flip(0), together.flip(0), strict=True):
-        torch.testing.assert_close(runs.probabilities(place, change[None])[0], expected, atol=1e-9, rtol=0)
+        torch.testing.assert_close(runs.probabilities(place, change[None])[0], expected, atol=TOLERANCE, rtol=0)
     monkeypatch.setattr(edits, "SENTENCES_AT_ONCE", 2)
+    monkeypatch.setattr(edits, "ROWS_AT_ONCE", {"cpu": 1})
     torch.testing.assert_close(runs.probabilities(place, changes), together, atol=TOLERANCE, rtol=0)
     assert (together[0] - together[1]).abs().max() > 1e-3
 

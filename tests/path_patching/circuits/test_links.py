@@ -6,6 +6,7 @@ import torch
 from path_patching.circuits.circuit import LOGITS, Circuit, Link
 from path_patching.circuits.links import link_effects
 from path_patching.circuits.papers_shape import in_papers_shape
+from path_patching.engine import Request
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import effects_on, remembered_effects
 from tests.helpers.engines import each_engine, make_engine
@@ -23,6 +24,7 @@ LARGER = in_papers_shape(
     followed=("v",),
     whole=("q",),
 )
+INTO_LOGITS = ("a0.h1", "a1.h1", "m1", "m2")
 
 
 @pytest.fixture
@@ -87,3 +89,17 @@ def test_a_sweep_is_made_once(monkeypatch):
     assert effects(PathSet.at(Node.logits(END)).extend([Node.mlp(2, END)]), END) is not first
     assert len(calls) == 2
     assert (first == effects_on(engine, PathSet.at(Node.logits(END)), greater_than(YEARS), END)).all()
+
+
+@each_engine
+def test_links_that_a_sweep_has_patched_are_not_patched_again(engine, monkeypatch):
+    expected = link_effects(engine, LARGER, greater_than(YEARS), YY, END)
+    effects, asked = remembered_effects(engine, greater_than(YEARS)), []
+    effects(PathSet.at(Node.logits(END)), END)
+    evaluate = engine.evaluate
+    monkeypatch.setattr(engine, "evaluate", lambda requests: asked.extend(requests) or evaluate(requests))
+    found = link_effects(engine, LARGER, greater_than(YEARS), YY, END, effects)
+    assert found == pytest.approx(expected, abs=1e-6)
+    direct = {Request.patch(PathSet.at(Node.logits(END)).extend([Node.named(name, END)])) for name in INTO_LOGITS}
+    assert len(asked) == len({*asked}) > len(expected) / 2
+    assert direct.isdisjoint(asked)
