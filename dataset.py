@@ -25,7 +25,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -673,6 +673,18 @@ class AbilityDataset:
     def as_table(self) -> pd.DataFrame:
         """What tells the sentences apart, a row each."""
         return self.drawn
+
+    def first(self, count: int) -> AbilityDataset:
+        """The first sentences alone, for what takes many evaluations."""
+        return replace(
+            self,
+            good_toks=self.good_toks[:count],
+            bad_toks=self.bad_toks[:count],
+            good_sentences=self.good_sentences[:count],
+            bad_sentences=self.bad_sentences[:count],
+            signs=self.signs[:count],
+            drawn=self.drawn.iloc[:count],
+        )
 
 
 def _right_minus_wrong(probabilities: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:

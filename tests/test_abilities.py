@@ -79,6 +79,17 @@ def words_of(data: AbilityDataset, row: int, sign: int) -> list[str]:
     return [TOKENIZER.decode([token]).strip() for token in data.answers[data.signs[row] == sign].tolist()]
 
 
+def test_the_first_sentences_are_a_data_set_of_their_own(abilities):
+    for data in abilities.values():
+        few = data.first(5)
+        assert torch.equal(few.good_toks, data.good_toks[:5])
+        assert torch.equal(few.bad_toks, data.bad_toks[:5])
+        assert [*few.as_table()] == [*data.as_table()]
+        assert len(few.as_table()) == len(few.good_sentences) == len(few.bad_sentences) == 5
+        probabilities = torch.rand(len(data.good_toks), len(data.answers), dtype=torch.float64)
+        assert torch.equal(few.log_odds(probabilities[:5]), data.log_odds(probabilities)[:5])
+
+
 def test_century_copying_wants_xx1_at_year(abilities, spans):
     data = abilities["century copying"]
     assert (data.yy, data.end) == (spans.xx1, spans.end - 1)
