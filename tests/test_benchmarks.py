@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 import time
 from importlib import import_module
@@ -25,6 +26,7 @@ from path_patching.edits import EditedRuns
 from path_patching.engine import Request
 from path_patching.errors import UserError
 from path_patching.files import ROOT
+from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node, PathSet, layer_nodes
 from path_patching.prefixes import distinct_prefixes
 from path_patching.torch_engine.engine import TorchEngine
@@ -223,40 +225,85 @@ def test_requests_are_of_random_circuits_and_of_the_paper_s_without_each_node() 
     assert len({*asked[many_requests.RANDOM]}) == 60
 
 
+ASKED_OF_PEERS = ("--model-shape", "tiny", "--n", "2", "--nodes", "1", "--edges", "200")
+
+
 def test_peers_are_rows_or_say_why_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(peers, "ENGINES", ("torch",))
     monkeypatch.setattr(peers, "PEERS", {"edges": {"absent": (ask_a_package_that_is_not_there, "nothing")}})
-    flags = ("--model-shape", "tiny", "--n", "2", "--nodes", "1", "--edges", "40")
-    printed = run_here(peers.main, flags, (peers,), capsys)
-    rows = {
-        cells[1]: cells
-        for cells in (
-            [each.strip() for each in line.split("|")[1:]]
-            for line in printed.splitlines()
-            if line.startswith("| edges")
-        )
-    }
-    assert float(rows["torch engine"][4]) == 1
-    assert rows["absent"][6] == "skipped: No module named 'not_there'"
+    rows = rows_of_peers(run_here(peers.main, ASKED_OF_PEERS, (peers,), capsys))
+    assert float(rows["edges", "torch engine"][2]) == 1
+    assert rows["edges", "absent"][4] == "skipped: No module named 'not_there'"
+
+
+def rows_of_peers(printed: str) -> dict[tuple[str, str], list[str]]:
+    """The other cells of each row, by its question and way."""
+    lines = [line.strip("|").split("|") for line in printed.splitlines() if line.startswith("|")]
+    return {(question.strip(), how.strip()): [cell.strip() for cell in rest] for question, how, *rest in lines}
 
 
 def ask_a_package_that_is_not_there(_: peers.Asked) -> peers.Found:
     return import_module("not_there").found
 
 
+def test_an_engine_that_is_not_there_is_a_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(peers, "ENGINES", ("torch", "absent"))
+    monkeypatch.setattr(peers, "PEERS", {"paths": {}})
+    rows = rows_of_peers(run_here(peers.main, ASKED_OF_PEERS, (peers,), capsys))
+    assert rows["paths", "absent engine"][4].startswith("skipped: ")
+
+
 def test_a_peer_that_differs_gets_no_times(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(peers, "ENGINES", ("torch",))
     other = peers.Found([[7.0, 7.0]], Cost(1.0, 1.0))
     monkeypatch.setattr(peers, "PEERS", {"edges": {"other": (lambda _: other, "something else")}})
-    flags = ("--model-shape", "tiny", "--n", "2", "--nodes", "1", "--edges", "40")
     with pytest.raises(UserError, match="other differs from the torch engine"):
-        run_here(peers.main, flags, (peers,), capsys)
+        run_here(peers.main, ASKED_OF_PEERS, (peers,), capsys)
 
 
-def test_edges_off_every_path_are_left_out() -> None:
-    kept = [("embeds", "m0", "in"), ("m0", "a1.h0", "v"), ("a1.h0", "logits", "in")]
-    assert peers.on_paths([*kept, ("m1", "logits", "in"), ("embeds", "m2", "in")]) == sorted(kept)
-    assert {*peers.paths_of(kept, 1)} == {f"embeds@{at} → m0@{at} →v a1.h0@1 → logits@1" for at in (0, 1)}
+def test_agreement_within_rounding_of_no_effect_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(peers, "ENGINES", ("torch",))
+    monkeypatch.setitem(peers.OURS, "paths", lambda engine, *_: engine.clean()[None])
+    monkeypatch.setattr(peers, "PEERS", {"paths": {}})
+    with pytest.raises(UserError, match="largest effect being 0"):
+        run_here(peers.main, ASKED_OF_PEERS, (peers,), capsys)
+
+
+def test_links_are_those_of_the_whole_circuit_of_a_path() -> None:
+    """One link, and all that comes after its reader: what removing its edge from the graph of all edges means."""
+    asked = peers.Asked("links", "tiny", 2, 1, 1)
+    on = asked.subject()
+    engine, end = TorchEngine(on.model, on.sentences), on.sentences.end
+    last = asked.links(on)[3]
+    assert str(last) == "a10.h0 →v a11.h3"
+    written = "\n".join(
+        f"a10.h0@{at} →v a11.h3@{end} →{after} logits@{end}" for at in range(end + 1) for after in ("", f" m11@{end} →")
+    )
+    by_hand = engine.patch(PathSet.parse(written))
+    effect = (by_hand - engine.clean()).abs().max()
+    assert (peers.OURS["links"](engine, asked, on)[3] - by_hand).abs().max() < peers.TOLERANCE_OF_EFFECT * effect
+
+
+def test_circuits_of_no_path_are_refused() -> None:
+    sizes = subject("tiny", 1).model.architecture
+    with pytest.raises(UserError, match="--edges 1: none of those drawn"):
+        peers.random_circuit(sizes, 1, random.Random(0))
+    assert 0 < len(peers.random_circuit(sizes, 200, random.Random(0)).links) < 200
+
+
+def test_graphs_are_cut_where_paths_lead_to_the_logits() -> None:
+    on = subject("tiny", 1)
+    edges, paths = (peers.Asked(question, "tiny", 1, 2, 200) for question in ("edges", "paths"))
+    assert [(len(cut.links), cut.kept) for cut in edges.cuts(on)] == [(len(edges.circuit(on).links), True)]
+    assert [[*map(str, cut.links)] for cut in paths.cuts(on)] == [["a0.h0 → logits"], ["a11.h11 → logits"]]
+
+
+def test_the_tokenizer_for_other_tools_puts_its_beginning_first() -> None:
+    assert peers.tokenizer_with_bos()(" lasted").input_ids == [50256, *load_tokenizer()(" lasted").input_ids]
 
 
 def test_what_is_needed_is_counted_once() -> None:
