@@ -44,7 +44,7 @@ THRESHOLDS = (0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # shares of the me
 FOLLOWED_FROM = 0.01  # the lowest of them at which searches go on to YY
 DRAWS = 20
 PLACES = {"at END": ("END",), "at END and YY": ("END", "YY")}
-WITHOUT_PLACES = {"without places": ("",)}
+WITHOUT_PLACES: dict[str, tuple[str, ...]] = {"without places": ("",)}
 
 
 @dataclass(frozen=True)

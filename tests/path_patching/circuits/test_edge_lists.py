@@ -200,8 +200,7 @@ def test_a_line_says_which_edges_of_a_file_are_left_out(tmp_path, capsys):
     assert read_circuit(path).links == from_text("input->m0\nm0->logits")
     said = capsys.readouterr().err
     assert said == (
-        "edges left out of theirs.json: 32,487 not in its graph, and "
-        "2 on no path from the embeddings to the logits\n"
+        "edges left out of theirs.json: 32,487 not in its graph, and 2 on no path from the embeddings to the logits\n"
     )
 
 
