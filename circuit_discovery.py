@@ -73,8 +73,9 @@ if circuit is None:
     circuit = found.circuit
     run.note_circuit(circuit)
 n_nodes = model.architecture.n_layers * (model.architecture.n_heads + 1)
-at_end, at_yy = len(circuit.heads + circuit.mlps), len(circuit.lower)
-size = f"{at_end} of {n_nodes} at END, {at_yy} of {n_nodes} at YY"
+by_place = {"END": len(circuit.heads + circuit.mlps), "YY": len(circuit.lower)}
+size_at = by_place if circuit.placed else {"every position": len(circuit.members)}
+size = ", ".join(f"{count} of {n_nodes} at {place}" for place, count in size_at.items())
 run.note("circuit/size", size, "circuit's heads and MLPs")
 print(table(circuit))
 

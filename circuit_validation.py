@@ -218,7 +218,7 @@ if "stability" in settings.only:
     run.note("stability/threshold", judged_at, "threshold of the searches that are judged, as a share of clean")
     verdicts.note("stability", searches.verdicts(circuit))
     rows = []
-    for at in searches.searches:
+    for at in searches.named_as(circuit):
         told = {"threshold": at.threshold, "followed": at.followed}
         rows += [told | {"node": node, "share": share} for node, share in at.membership.items()]
     save("membership", rows)
@@ -256,9 +256,12 @@ if "specificity" in settings.only:
     verdicts.note("specificity", table.verdicts())
     rows = []
     for (ability, impeded), lost in table.losses.items():
-        chance = table.by_chance[ability, impeded]
-        rows.append({"ability": ability, "circuit": impeded} | columns(lost=lost, lost_by_chance=chance))
-    save("specificity", rows)
+        chance = table.by_chance.get((ability, impeded))
+        if chance is None:
+            print(f"left out: {ability} without random circuits like that of {impeded}; there are none")
+        both = {"lost": lost} | ({"lost_by_chance": chance} if chance is not None else {})
+        rows.append({"ability": ability, "circuit": impeded} | columns(**both))
+    save("specificity", rows, nan="there is no random circuit of this shape")
     if is_gpt2_small(experiment.model):
         plain = plain_sentences(tokenizer)
         asked = experiment.engine_for(plain)

@@ -421,8 +421,8 @@ def choose_circuit(experiment: YearExperiment, run: Run | None = None) -> Circui
     """The circuit that the experiment's settings ask for; the run's record keeps it whole, and what was read for it.
 
     `auto` is the one that circuit_discovery.py found for this very model, where the script's artifacts go; without
-    that it is searched for here. Raises `UserError` if the model lacks a node of the circuit, or for a file that is no
-    circuit's.
+    that it is searched for here. Raises `UserError` if the model lacks a node of the circuit, or that has none, and
+    for a file that is no circuit's.
     """
     asked = circuit_asked_for(experiment.settings, experiment.model)
     if asked == "auto":
@@ -433,6 +433,8 @@ def choose_circuit(experiment: YearExperiment, run: Run | None = None) -> Circui
     else:
         circuit = PAPER if asked == "paper" else named_as_read(read_circuit(named_path(asked)))
         check_fits(circuit, experiment.model)
+        if not circuit.members:
+            raise UserError(f"{circuit.name} has no head and no MLP to ask about; give a circuit that has some")
     if run is not None:
         run.note_circuit(circuit)
     return circuit

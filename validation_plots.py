@@ -138,12 +138,13 @@ if made("strength"):
 if made("specificity"):
     panels, texts = {}, []
     panel_of = {"its own or another's circuit": "lost", "random circuits of its shape": "lost_by_chance"}
-    for name, column in panel_of.items():
+    for name, column in ((name, column) for name, column in panel_of.items() if column in tables["specificity"]):
         table = square(tables["specificity"], "ability", "circuit", column)
         panels[name] = 100 * table.to_numpy(float)
         ends = [square(tables["specificity"], "ability", "circuit", f"{column}_{end}") for end in ("low", "high")]
         cells = zip(table.to_numpy().flat, *(each.to_numpy().flat for each in ends), strict=True)
-        texts.append([f"{100 * value:.1f}<br>[{100 * low:.1f}, {100 * high:.1f}]" for value, low, high in cells])
+        shown = "{:.1f}<br>[{:.1f}, {:.1f}]"
+        texts.append(["" if pd.isna(each[0]) else shown.format(*(100 * end for end in each)) for each in cells])
     x, y = named("circuit impeded", list(table.columns)), named("ability measured", list(table.index))
     title = plots.titled("What abilities lose without circuits")
     figure = facets(panels, title, x, y, partial(diverging, title="share of the span lost (%)"), size=(360, 300))

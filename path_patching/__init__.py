@@ -40,9 +40,11 @@ less often stays in its module: `edits` and `subspaces` (activations changed, PC
 """
 
 from path_patching.bootstrap import Estimate, mean, share
-from path_patching.circuits.circuit import Circuit, full_circuit, late_half
+from path_patching.circuits.circuit import Circuit, Link, full_circuit, late_half
 from path_patching.circuits.circuit_file import read_circuit
 from path_patching.circuits.links import link_effects
+from path_patching.circuits.overlap import overlap
+from path_patching.circuits.papers_shape import in_papers_shape
 from path_patching.circuits.random_circuits import random_circuit
 from path_patching.circuits.search import find_circuit
 from path_patching.circuits.validation.completeness import completeness
@@ -87,10 +89,13 @@ __all__ = [  # noqa: RUF022 - in the order in which they are needed
     "share",
     # Circuits
     "Circuit",
+    "Link",
     "find_circuit",
     "full_circuit",
+    "in_papers_shape",
     "late_half",
     "link_effects",
+    "overlap",
     "random_circuit",
     "read_circuit",
     # Is it one?

@@ -27,6 +27,7 @@ ABOVE, ABOVE_HEADS = 34, 22  # from one node up to the next, and from heads up t
 EDGE, HEADER = 22, 24  # around the boxes of a position, and above them
 BETWEEN = 70  # the positions
 LEGEND, LEGEND_HEIGHT = 190, 170
+NARROWEST = 560  # all panels, so that titles can be read
 WIDEST, THINNEST = 10.0, 0.6  # lines
 PORTS = {"in": 0, "q": -14, "k": 0, "v": 14}  # where inputs enter at the lower side of a head
 
@@ -106,7 +107,9 @@ def circuit_figure(
 
 def _sized(figure: go.Figure) -> go.Figure:
     """The figure with its axes in pixels, as large as its panels and what is around them need."""
-    x_range = [figure.layout.shapes[0].x0, max(shape.x1 for shape in figure.layout.shapes)]
+    left, right = figure.layout.shapes[0].x0, max(shape.x1 for shape in figure.layout.shapes)
+    beside = max(0.0, NARROWEST - (right - left)) / 2
+    x_range = [left - beside, right + beside]
     y_range = [figure.layout.shapes[0].y0, figure.layout.shapes[0].y1]
     figure.update_xaxes(visible=False, range=x_range).update_yaxes(visible=False, range=y_range)
     margin = {"l": 20, "r": LEGEND, "t": MARGIN["t"], "b": 20}

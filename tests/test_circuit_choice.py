@@ -95,6 +95,13 @@ def test_a_file_is_read_and_checked_against_the_model(experiment, tmp_path):
         choose_circuit(asking(experiment, tmp_path, circuit=str(tmp_path / "none.json")))
 
 
+def test_a_circuit_without_a_node_is_one_line(experiment, tmp_path):
+    path = tmp_path / "direct.txt"
+    path.write_text("input->logits")
+    with pytest.raises(UserError, match="direct has no head and no MLP to ask about"):
+        choose_circuit(asking(experiment, tmp_path, circuit=str(path)))
+
+
 def test_an_edited_circuit_loses_the_paper_s_name_and_stands_whole_in_the_record(experiment, tmp_path):
     edited, path = replace(MINE, name=PAPER.name), tmp_path / "mine.json"
     path.write_text(json.dumps(as_json(edited)))

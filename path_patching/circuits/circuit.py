@@ -194,9 +194,7 @@ def _complaints(circuit: Circuit) -> Iterator[str]:
         yield "studied has to be a tuple of names"
     ends = sorted({each for link in links for each in (link.reader, link.sender) if each != EVERYTHING})
     yield from (f"{shortened(each)} is at no place of a circuit, END or YY" for each in ends if not _has_place(each))
-    with_place, without = ([each for each in ends if ("@" in each) is placed] for placed in (True, False))
-    if with_place and without:
-        yield f"{with_place[0]} has a place, but {without[0]} has none; give all nodes one, or none"
+    yield from filter(None, [mixed_places(links)])
     yield from filter(None, map(_wrong_with, links))
     heads = {bare(each) for each in ends if kind_of(each) == "head" and place_of(each) != YY}
     yield from (f"{shortened(each)} is studied, but not among its heads" for each in studied if each not in heads)
@@ -205,6 +203,15 @@ def _complaints(circuit: Circuit) -> Iterator[str]:
     yield from (f"{each} is on no path of it; link it, or leave it out" for each in loose)
     if not on_paths(links)[0]:
         yield "no path of it leads from the logits down to embeds or everything"
+
+
+def mixed_places(links: Iterable[Link]) -> str | None:
+    """What is wrong with links of which some nodes have a place and some have none; None with all others."""
+    ends = sorted({each for link in links for each in (link.reader, link.sender) if each != EVERYTHING})
+    with_place, without = ([each for each in ends if ("@" in each) is placed] for placed in (True, False))
+    if not with_place or not without:
+        return None
+    return f"{with_place[0]} has a place, but {without[0]} has none; give all nodes one, or none"
 
 
 def _has_place(labelled: str) -> bool:
@@ -276,6 +283,17 @@ def late_half(circuit: Circuit, end: int) -> PathSet:
     A path without a head, of a circuit in which MLPs at END read the embeddings or everything, is there to its end.
     """
     return _along(_at_end(circuit), end, end, through=("logits", "mlp"), ends=("head", "embeds", "residual"))
+
+
+def late_half_by_values(circuit: Circuit, end: int) -> PathSet | None:
+    """The late half, of whose heads only the values count as inside; paths without a head stay. None without heads."""
+    late = late_half(circuit, end)
+    heads = {node for node in late.ends() if node.kind == "head"}
+    if not heads:
+        return None
+    values = late.ending_at(heads).extend([Node.residual(position) for position in range(end + 1)], via="v")
+    others = late.ends() - heads
+    return values | late.ending_at(others) if others else values
 
 
 def mlp_chains(circuit: Circuit, end: int) -> PathSet:

@@ -44,6 +44,7 @@ from path_patching.circuits.circuit import (
     Link,
     bare,
     in_order,
+    mixed_places,
     on_paths,
     place_of,
 )
@@ -132,11 +133,13 @@ def read_circuit(path: Path) -> Circuit:
     describes no circuit.
     """
     try:
-        text = regular(path).read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
         is_json, is_graph = text.lstrip().startswith(("{", "[")), '"edges"' in text
         described = parse_json(text, nan_as_null=is_graph) if is_json else text  # EAP-IG writes NaN for no score
     except OSError as error:
         raise UserError(f"no circuit can be read from {path} ({error.strerror}); give paper, auto or a file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text in UTF-8; save it as one, or give another file") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({first_line(error)}); see python reproduce.py circuit --json") from error
     try:
@@ -152,13 +155,15 @@ def read_circuit(path: Path) -> Circuit:
 
 def _of_edges(path: Path, edges: Sequence[Link], outside: int) -> Circuit:
     """The circuit of those edges that are on paths, called as its file."""
+    if mixed := mixed_places(edges):  # some of which would be on no path
+        raise UserError(mixed)
     links, loose = on_paths(edges)
     if not links:
         raise UserError("none of its edges is on a path from the embeddings to the logits")
-    left_out = [f"{outside:,} edges that are not in its graph"] * (outside > 0)
+    left_out = [f"{outside:,} not in its graph"] * (outside > 0)
     left_out += [f"{len(loose):,} on no path from the embeddings to the logits"] * (len(loose) > 0)
     if left_out:
-        print(f"left out of {path.name}: {', and '.join(left_out)}", file=sys.stderr)
+        print(f"edges left out of {one_line(path.name)}: {', and '.join(left_out)}", file=sys.stderr)
     return Circuit(one_line(path.stem)[:LONGEST_NAME], links)
 
 
@@ -223,7 +228,7 @@ def _senders(labelled: Sequence[str], at: str) -> str:
 
 
 def _inputs(ways: Iterable[Via]) -> str:
-    return " and ".join(INPUTS_READ[way] for way in ways)
+    return " and ".join(", ".join(INPUTS_READ[way] for way in ways).rsplit(", ", 1))
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -144,7 +144,7 @@ def edges_outside(described: Mapping[str, object]) -> int:
 def _is_in_graph(name: str, about: object) -> bool:
     flag = about.get("in_graph") if isinstance(about, dict) else about
     if flag not in (True, False):
-        raise UserError(f"its edge {shortened(name)!r} has no in_graph that is true or false")
+        raise UserError(f"its edge {shortened(name)!r} has no in_graph that is true or false; choose by score")
     return bool(flag)
 
 

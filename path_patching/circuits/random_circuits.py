@@ -99,7 +99,7 @@ def _with_the_last(further: tuple[str, ...], lower: Iterable[str]) -> tuple[str,
 
 
 def _moved(circuit: Circuit, everything: Sequence[Node], rng: random.Random) -> Circuit | None:
-    """A circuit of any links with its nodes moved to others, one at a time, for some rounds; None if none can move.
+    """A circuit of any links with its nodes moved to others, one at a time, for some rounds; None if there is no other.
 
     A node goes where another of its place is only if that one can take its own. In the long run every circuit that can
     be reached so is as likely as any other.
@@ -108,15 +108,24 @@ def _moved(circuit: Circuit, everything: Sequence[Node], rng: random.Random) -> 
     for link in circuit.links:
         links_of[link.reader].append(link)
         links_of[link.sender].append(link)
-    drawn, have_moved = {each: _node(each) for each in links_of}, False
+    drawn, is_other = {each: _node(each) for each in links_of}, False
     for each in ROUNDS * circuit.members:
         wanted = rng.choice([node for node in everything if node.kind == kind_of(each)])
         there = [other for other in circuit.members if place_of(other) == place_of(each) and drawn[other] == wanted]
         moved = drawn | dict.fromkeys(there, drawn[each]) | {each: wanted}
         touched = [link for name in (each, *there) for link in links_of[name]]
         if wanted != drawn[each] and all(moved[link.sender].depth < moved[link.reader].depth for link in touched):
-            drawn, have_moved = moved, True
-    return _relinked(circuit, {each: drawn[each].name for each in circuit.members}) if have_moved else None
+            is_other = is_other or _steps(touched, drawn) != _steps(touched, moved)
+            drawn = moved
+    return _relinked(circuit, {each: drawn[each].name for each in circuit.members}) if is_other else None
+
+
+def _steps(links: Iterable[Link], drawn: Mapping[str, Node]) -> set[tuple[str, str, str, str, str]]:
+    """Links between the nodes that stand for their ends, each with the places of these."""
+    return {
+        (str(drawn[each.reader]), place_of(each.reader), each.via, str(drawn[each.sender]), place_of(each.sender))
+        for each in links
+    }
 
 
 def matched_circuit(circuit: Circuit, architecture: Architecture, rng: random.Random) -> Circuit:

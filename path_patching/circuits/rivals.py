@@ -90,9 +90,11 @@ def compared(
 def table(found: Sequence[Compared]) -> str:
     """Circuits side by side as a Markdown table, a row each; what is shared is that with the first."""
     lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    names = [each.circuit.name for each in found]
     for number, each in enumerate(found):
+        before = names[:number].count(each.circuit.name)  # as of files of one name in two folders
         size, numbers = len(each.circuit.members), (each.faithfulness, each.recovered, each.divergence)
-        row = [each.circuit.name, f"{size}", f"{len(each.circuit.links)}"]
+        row = [each.circuit.name + (f" ({before + 1})" if before else ""), f"{size}", f"{len(each.circuit.links)}"]
         row += [str(estimate.without_plain()) for estimate in numbers]
         row += [f"{each.needed} of {size}"]
         parts = (each.shared.nodes, each.shared.links)

@@ -16,7 +16,13 @@ from reproduction.paper import PAPER
 
 BARE = in_papers_shape("bare", (), ("a0.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())
 WHOLE = in_papers_shape("whole", ("m0",), ("a0.h1",), ("m0",), (), (), followed=(), whole=("q", "k", "v"))
-CIRCUITS = [PAPER, BARE, WHOLE, *(random_circuit(PAPER, GPT2_SMALL, random.Random(seed)) for seed in range(4))]
+UNPLACED = Circuit(
+    "without places",
+    tuple(map(Link.parse, ("m1 → logits", "a1.h0 → m1", "m0 →v a1.h0", "a0.h1 →q a1.h0", "embeds → m0", "m0 → m1",
+                           "everything →k a0.h1"))),
+)  # fmt: skip
+DRAWN = [random_circuit(PAPER, GPT2_SMALL, random.Random(seed)) for seed in range(4)]
+CIRCUITS = [PAPER, BARE, WHOLE, UNPLACED, *DRAWN]
 each_circuit = pytest.mark.parametrize("circuit", CIRCUITS, ids=lambda circuit: circuit.name)
 
 
@@ -27,7 +33,8 @@ def some_effects(circuit: Circuit) -> dict[Link, float]:
 
 
 def sender(link: Link) -> str:
-    return "everything@END" if link.sender == "everything" else link.sender
+    at_end = "@END" if "@" in link.reader else ""
+    return f"everything{at_end}" if link.sender == "everything" else link.sender
 
 
 def drawn_links(figure: go.Figure) -> list[go.Scatter]:
@@ -82,10 +89,10 @@ def test_every_link_runs_upwards_between_the_boxes_of_its_nodes(circuit):
         for panel in panels(figure):
             if not note.text.startswith("at ") and panel.x0 <= note.x <= panel.x1:
                 middle[note.text, panels(figure).index(panel)] = (note.x, note.y)
-    place = {"YY": 0, "END": len(panels(figure)) - 1}
+    place = {"YY": 0, "END": len(panels(figure)) - 1, "": 0}
     for trace in drawn_links(figure):
         for end, at in zip(ends(trace), (0, -1), strict=True):
-            name, position = end.split("@")
+            name, _, position = end.partition("@")
             x, y = middle[name, place[position]]
             assert abs(trace.x[at] - x) <= 30
             assert abs(trace.y[at] - y) <= 11
@@ -97,6 +104,19 @@ def test_the_papers_circuit_is_drawn_whole():
     names = [note.text for note in figure.layout.annotations]
     expected = ["at YY", "at END", LOGITS, "everything", "embeds", *PAPER.mlps, *PAPER.heads, *PAPER.lower]
     assert sorted(names) == sorted(expected)
+
+
+def test_a_circuit_without_places_is_drawn_at_every_position_with_what_is_said_of_its_nodes():
+    effects = dict.fromkeys(UNPLACED.links, -0.1)
+    figure = circuit_figure(effects, "title", said="beside a node: how often", beside={"a1.h0": "80%"})
+    texts = [note.text for note in figure.layout.annotations]
+    assert sorted(texts) == sorted(["at every position", "80%", LOGITS, "everything", "embeds", *UNPLACED.members])
+    assert {ends(trace) for trace in drawn_links(figure)} == {(sender(each), each.reader) for each in UNPLACED.links}
+
+
+def test_a_small_circuit_leaves_room_for_its_subtitle():
+    figure = circuit_figure(dict.fromkeys(BARE.links, -0.1), "title", said="beside a node: " + 50 * "w")
+    assert figure.layout.title.subtitle.font.size > 9
 
 
 def test_lines_are_as_wide_as_effects_are_large():

@@ -91,6 +91,39 @@ def test_every_evaluation_is_that_of_the_definition(checkpoint, tmp_path, monkey
     assert lost == pytest.approx(1 - of_values / differences["late_half"].mean().item(), abs=1e-5)
 
 
+def test_of_any_links_the_heads_queries_and_keys_alone_are_taken_away(checkpoint, tmp_path, monkeypatch):
+    """m0 reads the embeddings beside the heads, which is no query or key of theirs."""
+    n, file = 12, tmp_path / "theirs.txt"
+    links = ["m1 → logits", "a1.h0 → m1", "m0 → m1", "embeds → m0", "m0 →k a1.h0", "a0.h1 →q a1.h0", "embeds →v a0.h1"]
+    file.write_text("\n".join(links))
+    output(run_experiment(SCRIPT, tmp_path, checkpoint, n, "--circuit", str(file)))
+    artifacts = read_artifacts(tmp_path / "out", SCRIPT)
+
+    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
+    dataset = drawn(n)
+    reference = Reference(load_model(str(checkpoint)), Sentences(dataset.good_toks, dataset.bad_toks, year_indices()))
+    head, other = "a1.h0 → m1 → logits", "embeds → m0 → m1 → logits"
+    values = "; ".join(f"residual@{at} →v {head}" for at in range(dataset.end + 1))
+    parts = {
+        "late_half": PathSet.parse(f"{other}; {head}", end=dataset.end),
+        "late_half/values_alone": PathSet.parse(f"{other}; {values}", end=dataset.end),
+        "full_circuit": full_circuit(read_circuit(file), dataset.yy, dataset.end),
+    }
+    for key, paths in parts.items():
+        expected = prob_diff(reference.probabilities(paths, "clean"), dataset.years_YY).mean().item()
+        assert artifacts.number(f"{key}/probability_difference").value == pytest.approx(expected, abs=1e-6)
+
+
+def test_without_heads_there_is_no_query_to_take_away(checkpoint, tmp_path):
+    file = tmp_path / "mlps.txt"
+    file.write_text("input->m0\nm0->m1\nm1->logits")
+    printed = output(run_experiment(SCRIPT, tmp_path, checkpoint, 12, "--circuit", str(file)))
+    assert "left out: what queries and keys cost; the late half of mlps has no heads" in printed
+    numbers = read_artifacts(tmp_path / "out", SCRIPT).record["numbers"]
+    assert "full_circuit/probability_difference" in numbers
+    assert not any("queries_and_keys" in key or "values_alone" in key for key in numbers)
+
+
 def test_an_mlp_s_direct_and_indirect_effects_are_those_of_the_definition(tmp_path, monkeypatch):
     """Three layers, so that a chain of two later MLPs is among the paths; they are written out one by one here."""
     checkpoint, n = random_gpt2(tmp_path / "three layers", n_layer=3, seed=2, different_tokens=50257), 12

@@ -223,7 +223,7 @@ def test_circuits_stand_side_by_side(tmp_path):
         ["ours", "2", "3", "–"],
         ["theirs", "2", "3", "3 (1.00)"],
     ]
-    assert "left out of theirs.txt: 1 on no path from the embeddings to the logits" in ran.stderr
+    assert "edges left out of theirs.txt: 1 on no path from the embeddings to the logits" in ran.stderr
 
     lacking = circuits("paper", *asked[1:], TENSORS_CACHE_DIR=str(tmp_path / "tensors"))
     assert "the paper's circuit has m8, but mine has 2 layers of 2 heads" in lacking.stderr.splitlines()[-1]

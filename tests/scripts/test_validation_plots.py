@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from path_patching.files import ROOT
+from path_patching.gpt2.model import GPT2_SMALL
 from reproduction.run import read_artifacts
+from tests.helpers.edge_patching import all_edges
 from tests.helpers.experiments import made_by, random_gpt2
 from tests.helpers.scripts import output, run_script
 
@@ -48,6 +51,24 @@ def test_every_figure_is_drawn_with_the_model_in_its_title(validated, tmp_path):
     assert {name.removeprefix("validation/") for name in titles} == FIGURES
     assert all("mine" in title for title in titles.values())
     assert len({*titles.values()}) == len(titles) - 2, "of four titles of random circuits, two and two are alike"
+
+
+def test_a_circuit_without_places_is_held_against_searches_without_theirs(tmp_path):
+    """It has every edge of the model, so that there is no random circuit beside it."""
+    file = tmp_path / "theirs.txt"
+    file.write_text("\n".join(all_edges(replace(GPT2_SMALL, n_layers=2, n_heads=2))))
+    tests = ("minimality", "stability", "specificity")
+    flags = ("--engine", "torch", "--circuit", str(file), "--quick", "--only", *tests)
+    made = made_by("circuit_validation", tmp_path, random_gpt2(tmp_path / "mine"), 97, *flags)
+    nodes, found = made.load("validation_nodes.csv"), made.load("validation_membership.csv")
+    assert {*nodes[nodes["part"] == "full circuit"]["node"]} == {"a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1"}
+    assert {*found["node"]} <= {*nodes[nodes["part"] == "full circuit"]["node"]}
+    draw(made, tmp_path / "plots")
+    shown = json.loads((tmp_path / "plots" / "plotly" / "validation" / "circuit.json").read_text())["layout"]
+    texts = [note["text"] for note in shown["annotations"]]
+    assert "at every position" in texts
+    judged = found[found["threshold"] == made.number("stability/threshold")]
+    assert sorted(text for text in texts if text.endswith("%")) == sorted(f"{share:.0%}" for share in judged["share"])
 
 
 def test_tests_that_were_not_made_leave_their_figures_out(validated, tmp_path):

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from path_patching.bootstrap import Estimate
@@ -37,7 +38,7 @@ from path_patching.circuits.validation.measuring import Scale, measured
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Engine, Request
 from path_patching.errors import UserError
-from path_patching.paths import Node, PathSet
+from path_patching.paths import Node, PathSet, union
 
 DRAWS = 5  # random circuits of each shape, whose losses are averaged
 
@@ -61,7 +62,7 @@ class Dissociation:
     losses: Mapping[tuple[str, str], Estimate]
     """By ability and circuit, as shares of the ability's span."""
     by_chance: Mapping[tuple[str, str], Estimate]
-    """The same with random circuits of the same shape, on average."""
+    """The same with random circuits of the same shape, on average; none of a circuit whose nodes cannot be others."""
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """On each loss: with the ability's own circuit, with another's, and, not judged, with random ones."""
@@ -75,9 +76,9 @@ class Dissociation:
     def _verdicts(self) -> Iterator[Verdict]:
         for task, circuit in self.losses:
             yield self._judged(task, circuit)
-            subject = f"{task} without a random circuit like that of {circuit}"
-            chance = self.by_chance[task, circuit]
-            yield judge("other_loss", chance, subject, "a control, not judged", too_weak=True)
+            if (chance := self.by_chance.get((task, circuit))) is not None:
+                subject = f"{task} without a random circuit like that of {circuit}"
+                yield judge("other_loss", chance, subject, "a control, not judged", too_weak=True)
 
     def _judged(self, task: str, circuit: str) -> Verdict:
         bar = "own_loss" if task == circuit else "other_loss"
@@ -87,19 +88,22 @@ class Dissociation:
 def dissociation(abilities: Sequence[Ability], rng: random.Random, draws: int = DRAWS) -> Dissociation:
     """What each ability loses with the circuit of each impeded, and with `draws` random ones of its shape.
 
-    Raises `UserError` if two abilities have one name, or a model too few nodes for a random circuit.
+    Raises `UserError` if two abilities have one name.
     """
     names = [each.name for each in abilities]
     if len(set(names)) < len(names):
         raise UserError(f"abilities have to have names of their own, not {', '.join(names)}")
-    drawn = {
-        each.name: [random_circuit(each.circuit, each.engine.model.architecture, rng) for _ in range(draws)]
-        for each in abilities
-    }
+    drawn: dict[str, list[Circuit]] = {}
+    for each in abilities:
+        with suppress(UserError):  # a circuit of all nodes, say, has no other of its shape
+            sizes = each.engine.model.architecture
+            drawn[each.name] = [random_circuit(each.circuit, sizes, rng) for _ in range(draws)]
     pairs = [(task, circuit) for task in abilities for circuit in abilities]
     return Dissociation(
         losses={(task.name, other.name): loss(task, [other.circuit]) for task, other in pairs},
-        by_chance={(task.name, other.name): loss(task, drawn[other.name]) for task, other in pairs},
+        by_chance={
+            (task.name, other.name): loss(task, drawn[other.name]) for task, other in pairs if other.name in drawn
+        },
     )
 
 
@@ -122,6 +126,7 @@ def disturbance(engine: Engine, scale: Scale, circuits: Mapping[str, Circuit], e
 
 def impeded(circuit: Circuit, end: int) -> PathSet:
     """The paths from the logits through any chain of a circuit's MLPs to one of its MLPs, or to one of its heads."""
-    heads, chains = late_half(circuit, end), mlp_chains(circuit, end)
+    late, chains = late_half(circuit, end), mlp_chains(circuit, end)
+    heads = {node for node in late.ends() if node.kind == "head"}  # not what its MLPs read of the embeddings
     mlps = chains.ends() - {Node.logits(end)}
-    return heads | chains.ending_at(mlps) if mlps else heads
+    return union(paths.ending_at(kept) for paths, kept in ((late, heads), (chains, mlps)) if kept)

@@ -44,7 +44,7 @@ THRESHOLDS = (0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # shares of the me
 FOLLOWED_FROM = 0.01  # the lowest of them at which searches go on to YY
 DRAWS = 20
 PLACES = {"at END": ("END",), "at END and YY": ("END", "YY")}
-WITHOUT_PLACES = {"without places": ("",)}
+WITHOUT_PLACES: dict[str, tuple[str, ...]] = {"without places": ("",)}
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Stability:
             claimed = members_of(circuit)
             alike = {
                 each.threshold: jaccard(each.consensus(), at_places(claimed, [*each.places(circuit).values()][-1]))
-                for each in self._like(circuit)
+                for each in self.named_as(circuit)
                 if each.followed or not any(other.followed for other in self.searches)
             }
             return max(alike, key=lambda threshold: alike[threshold])
@@ -117,7 +117,7 @@ class Stability:
         claimed, judged = members_of(circuit), self.judged_at(circuit, found_at)
         why = "its consensus is the most like the circuit" if found_at is None else "where the circuit was found"
         again, alike = [], []
-        for each in self._like(circuit):
+        for each in self.named_as(circuit):
             other, named = each.threshold != judged, f"the search at {100 * each.threshold:g}% of clean"
             remark = "another threshold, to compare" if other else why
             for place, places in each.places(circuit).items():
@@ -127,7 +127,7 @@ class Stability:
                 alike.append(judge("consensus", index, subject, remark, too_weak=other))
         return (*again, *alike)
 
-    def _like(self, circuit: Circuit) -> tuple[Searches, ...]:
+    def named_as(self, circuit: Circuit) -> tuple[Searches, ...]:
         """The searches with their nodes as a circuit has its own: with their places or without."""
         return self.searches if circuit.placed else tuple(each.without_places() for each in self.searches)
 

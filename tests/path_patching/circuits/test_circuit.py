@@ -18,6 +18,7 @@ from path_patching.circuits.circuit import (
     into_mlp,
     is_same,
     late_half,
+    late_half_by_values,
     nodes,
     on_paths,
 )
@@ -320,6 +321,19 @@ def test_links_on_no_path_are_told_from_the_others():
     kept, left_out = on_paths(links)
     assert {*kept} == {*WITHOUT_PLACES.links, Link.parse("m0 → m1")}
     assert {*map(str, left_out)} == {"m1 →q a3.h0", "a2.h0 → logits"}
+
+
+def test_of_the_late_halfs_heads_the_values_count_alone_and_paths_without_heads_stay():
+    circuit = of(
+        "a1.h0@END → logits@END", "m0@END → logits@END", "embeds@END → m0@END", "m0@END →q a1.h0@END",
+        "everything → m1@END", "m1@END → logits@END",
+    )  # fmt: skip
+    values = [f"residual@{at} →v a1.h0@2 → logits@2" for at in range(3)]
+    others = ["embeds@2 → m0@2 → logits@2", "residual@2 → m1@2 → logits@2"]
+    assert sorted(late_half_by_values(circuit, 2)) == sorted(values + others)
+    assert late_half_by_values(of("m0 → logits", "embeds → m0"), 2) is None
+    of_heads = late_half(SMALL, 2).extend([Node.residual(at) for at in range(3)], via="v")
+    assert late_half_by_values(SMALL, 2) == of_heads
 
 
 def test_a_head_of_the_late_half_need_not_read_anything():

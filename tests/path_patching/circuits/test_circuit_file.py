@@ -17,6 +17,7 @@ from path_patching.circuits.circuit_file import (
     read_circuit,
     table,
 )
+from path_patching.circuits.edge_lists import as_text
 from path_patching.circuits.papers_shape import in_papers_shape, varied
 from path_patching.errors import UserError
 from path_patching.files import ROOT
@@ -159,6 +160,21 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path):
         read_circuit(tmp_path / "mine.json")
     with pytest.raises(UserError, match="no circuit can be read from"):
         read_circuit(tmp_path)
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("text", [json.dumps(as_json(OF_LINKS)), as_text(OF_LINKS.links)])
+def test_a_file_may_begin_with_a_mark_and_have_lines_of_any_end(mark, text, tmp_path):
+    path = tmp_path / "of links.txt"
+    path.write_bytes(f"{mark}{text}".replace("\n", "\r\n").encode())
+    assert read_circuit(path) == OF_LINKS
+
+
+def test_a_file_in_another_encoding_is_one_line(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_bytes(as_text(OF_LINKS.links).encode("utf-16"))
+    with pytest.raises(UserError, match=r"mine\.txt is not a text in UTF-8"):
+        read_circuit(path)
 
 
 def test_the_table_says_what_each_group_reads():

@@ -200,8 +200,7 @@ def test_a_line_says_which_edges_of_a_file_are_left_out(tmp_path, capsys):
     assert read_circuit(path).links == from_text("input->m0\nm0->logits")
     said = capsys.readouterr().err
     assert said == (
-        "left out of theirs.json: 32,487 edges that are not in its graph, and "
-        "2 on no path from the embeddings to the logits\n"
+        "edges left out of theirs.json: 32,487 not in its graph, and 2 on no path from the embeddings to the logits\n"
     )
 
 
@@ -210,7 +209,8 @@ def test_a_line_says_which_edges_of_a_file_are_left_out(tmp_path, capsys):
     [
         ("m0->m1", "none of its edges is on a path"),
         ('{"edges": {}}', "none of its edges is on a path"),
-        ("m0@YY->a9.h1<k>\na9.h1->logits\ninput->m0", "none of its edges is on a path"),
+        ("m0@YY->a9.h1<k>\na9.h1->logits\ninput->m0", "give all nodes one, or none"),
+        ("input->m0\nm0->logits\nm0@YY->a9.h1<k>@END", "a9.h1@END has a place, but embeds has none"),
         ("input@YY->m0@YY\nm0@YY->a9.h1@END<k>", "stands at no place"),
         ("a9.h1->logits@END\ninput->a9.h1", "give all nodes one, or none"),
         ("input@YY->m0@YY\nm0@YY->logits@END", "or at a position that is not read"),

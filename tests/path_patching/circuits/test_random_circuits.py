@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from path_patching.circuits.circuit import Circuit, Link, full_circuit, is_same
+from path_patching.circuits.edge_lists import from_text
 from path_patching.circuits.papers_shape import in_papers_shape, lists_of
 from path_patching.circuits.random_circuits import matched_circuit, random_circuit
 from path_patching.errors import UserError
 from path_patching.gpt2.model import GPT2_SMALL, Architecture
 from path_patching.paths import Node
 from reproduction.paper import PAPER
+from tests.helpers.edge_patching import all_edges
 
 TINY = Architecture(n_layers=2, n_heads=2, d_model=8, d_head=4, d_mlp=16, n_positions=16, vocab_size=50)
 HEADS = {"heads": ("a1.h0", "a1.h1"), "followed": (), "first_below": (), "further_below": (), "whole": ("v",)}
@@ -91,3 +94,14 @@ def test_links_whose_nodes_cannot_move_are_said():
     every = Circuit("all", tuple(map(Link.parse, ("m1 → logits", "m0 → m1", "embeds → m0"))))
     with pytest.raises(UserError, match="2 layers of 2 heads have no circuit of the shape of all: 0 heads and 2 MLPs"):
         random_circuit(every, TINY, random.Random(0))
+
+
+def test_heads_that_change_places_in_a_whole_graph_make_no_other_circuit():
+    sizes = replace(TINY, n_layers=1)
+    whole = Circuit("whole", from_text("\n".join(all_edges(sizes))))
+    assert len(whole.heads) == 2
+    with pytest.raises(UserError, match="1 layers of 2 heads have no circuit of the shape of whole"):
+        random_circuit(whole, sizes, random.Random(0))
+    but_one = Circuit("but one", tuple(link for link in whole.links if link != Link.parse("embeds →q a0.h1")))
+    drawn = {random_circuit(but_one, sizes, random.Random(seed)).links for seed in range(10)}
+    assert len(drawn) == 2

@@ -61,6 +61,11 @@ def test_the_table_has_a_row_for_each_circuit_and_compares_with_the_first():
     assert cells[0][3:7] == cells[1][3:7]
 
 
+def test_circuits_of_one_name_are_told_apart():
+    found = compared(ENGINE, METRIC, [SMALL, SMALL, SMALL], 2, SETUP.end)
+    assert [line.split(" | ")[0] for line in table(found).splitlines()[2:]] == ["| small", "| small (2)", "| small (3)"]
+
+
 def test_a_circuit_of_the_embeddings_alone_has_no_node_that_could_be_needed():
     direct = Circuit("direct", (Link.parse("embeds → logits"),))
     _, found = compared(ENGINE, METRIC, [SMALL, direct], 2, SETUP.end)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 from benchmarks import calibration
@@ -12,16 +14,22 @@ from benchmarks.calibration import (
     planted,
     random_verdicts,
     scale_of,
+    searches_of,
     verdicts,
     where,
 )
 from path_patching.bootstrap import Estimate
-from path_patching.circuits.circuit import is_same, late_half
+from path_patching.circuits import edge_lists
+from path_patching.circuits.circuit import Circuit, full_circuit, is_same, late_half
+from path_patching.circuits.validation.completeness import completeness
 from path_patching.circuits.validation.faithfulness import faithfulness
+from path_patching.circuits.validation.matched import matched
+from path_patching.circuits.validation.minimality import minimality
 from path_patching.circuits.validation.verdicts import BARS, Verdict
 from path_patching.files import ROOT
+from path_patching.paths import PathSet
 from tests.helpers.benchmarks import run_here
-from tests.helpers.planted import END, SHAPES
+from tests.helpers.planted import END, SHAPES, YY
 
 each_shape = pytest.mark.parametrize("shape", SHAPES)
 
@@ -75,6 +83,39 @@ def test_a_model_with_few_circuits_cannot_judge_by_random_ones():
     assert [verdict.measured for verdict in found] == [1 / 8, 1 / 8]
     assert [verdict.passed for verdict in found] == [None, None]
     assert all("7 drawn, too few to judge by" in str(verdict) for verdict in found)
+
+
+@cache
+def without_places(shape: str) -> Circuit:
+    """The planted circuit as links that hold at every position."""
+    return Circuit("without places", edge_lists.without_places(planted(shape).circuit.links))
+
+
+@each_shape
+def test_without_places_the_planted_circuit_is_as_minimal_complete_and_stable(shape):
+    circuit, engine, scale = without_places(shape), engine_of(shape), scale_of(shape)
+    paths = full_circuit(circuit, YY, END)
+    least = minimality(engine, scale, paths, YY, END, "all of it", placed=False)
+    complete = completeness(engine, scale, paths, YY, END, "all of it", placed=False)
+    found = [*least.verdicts(), *complete.verdicts(), *searches_of(shape).verdicts(circuit)]
+    for verdict in found:
+        assert verdict.passed
+        assert value_of(verdict) == pytest.approx(PERFECT.get(verdict.bar, 1), abs=1e-3), verdict
+    assert {verdict.bar for verdict in found} == {
+        "minimality", "minimality_links", "completeness", "stability", "consensus"
+    }  # fmt: skip
+    assert tuple(node.name for node in least.nodes) == circuit.members
+    assert tuple(each.link for each in least.links) == circuit.links
+
+
+@pytest.mark.parametrize("shape", ["heads alone", "lower MLPs"])
+def test_no_random_circuit_without_places_does_what_the_planted_one_does(shape):
+    def paths(drawn: Circuit) -> PathSet:
+        return full_circuit(drawn, YY, END)
+
+    found = matched(engine_of(shape), scale_of(shape), without_places(shape), paths, "any layers", "planted", CIRCUITS)
+    assert len(found.alone) == CIRCUITS
+    assert (found.p_alone, found.p_without) == (1 / (1 + CIRCUITS), 1 / (1 + CIRCUITS))
 
 
 @each_shape

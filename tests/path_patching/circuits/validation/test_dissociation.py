@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import torch
 
-from path_patching.circuits.circuit import LOGITS, Circuit
+from path_patching.circuits.circuit import LOGITS, Circuit, Link
 from path_patching.circuits.papers_shape import in_papers_shape, varied
 from path_patching.circuits.validation.dissociation import Ability, dissociation, disturbance, impeded, loss
 from path_patching.circuits.validation.faithfulness import divergence_scale
@@ -102,6 +102,21 @@ def test_what_is_impeded_is_every_node_along_the_circuits_links():
     mlps, heads = "m2 → logits; m1 → logits; m1 → m2 → logits", "a1.h1 → m1 → logits; a1.h1 → m1 → m2 → logits"
     assert impeded(circuit, END) == PathSet.parse(f"{mlps}; {heads}", end=END)
     assert impeded(AT_LAST, END) == PathSet.parse("a0.h1 → logits", end=END)
+
+
+def test_what_mlps_read_of_the_embeddings_is_not_impeded_beside_them():
+    links = ("m0@END → logits@END", "embeds@END → m0@END", "a0.h1@END → m0@END", "embeds@YY →v a0.h1@END")
+    circuit = Circuit("reads embeddings", tuple(map(Link.parse, (*links, "embeds@END → logits@END"))))
+    assert impeded(circuit, END) == PathSet.parse("m0 → logits; a0.h1 → m0 → logits", end=END)
+
+
+def test_a_circuit_whose_nodes_cannot_be_others_has_no_control():
+    long, _ = abilities("torch")
+    every = Circuit("all MLPs", tuple(map(Link.parse, ("embeds → m0", "m0 → m1", "m1 → m2", "m2 → logits"))))
+    table = dissociation([long, replace(long, name="again", circuit=every)], random.Random(0), draws=1)
+    assert [*table.losses] == [(task, circuit) for task in ("long", "again") for circuit in ("long", "again")]
+    assert [*table.by_chance] == [("long", "long"), ("again", "long")]
+    assert len(table.verdicts()) == 6
 
 
 @each_engine
