@@ -55,7 +55,7 @@ def direct_effects(stream: torch.Tensor, changes: list[Change], unembedding: Une
 
     old, new = scaled(stream), scaled(torch.cat([change.directions for change in changes]))
 
-    def changed_logits(tokens: slice | torch.Tensor) -> Iterator[torch.Tensor]:  # (N, v) for each change in turn
+    def changed_logits(tokens: slice) -> Iterator[torch.Tensor]:  # (N, v) for each change in turn
         rows = unembedding.rows[tokens]
         old_logits, shift = old @ rows.T, rows @ unembedding.norm_bias
         effects = (new @ rows.T).split([len(change.directions) for change in changes])
@@ -64,13 +64,12 @@ def direct_effects(stream: torch.Tensor, changes: list[Change], unembedding: Une
             torch.addmm(old_logits, change.coefficients, effect, out=changed)
             yield torch.addcmul(shift, changed, scale, out=changed)
 
-    softmaxes = [StreamedSoftmax() for _ in changes]
+    softmaxes = [StreamedSoftmax(len(unembedding.answers)) for _ in changes]
     for tokens in vocabulary_pieces(len(unembedding.rows), len(stream), unembedding.device):
-        counts = None if unembedding.counts is None else unembedding.counts[tokens]
+        answers, counts = unembedding.piece(tokens)
         for softmax, piece in zip(softmaxes, changed_logits(tokens), strict=True):
-            softmax.add(piece, counts)
-    for softmax, logits in zip(softmaxes, changed_logits(unembedding.answers), strict=True):
-        yield softmax.probabilities(logits)
+            softmax.add(piece, answers, counts)
+    yield from (softmax.probabilities() for softmax in softmaxes)
 
 
 def _inverse_deviation(stream: torch.Tensor) -> torch.Tensor:

@@ -19,12 +19,23 @@ unembedding. Of the whole residual stream at END it gives the model's own logits
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from path_patching.devices import placing
 from path_patching.gpt2.model import LAYER_NORM_EPSILON, Model
 
 ROWS_AT_ONCE = {"cpu": 512, "cuda": 4096}
+
+
+class Answers(NamedTuple):
+    """Those of the A answers that a piece of the vocabulary has, int64 (a,) each."""
+
+    places: torch.Tensor
+    """Which of the A they are."""
+    columns: torch.Tensor
+    """Which of the piece's tokens."""
 
 
 class Unembedding:
@@ -50,10 +61,16 @@ class Unembedding:
         return found
 
     def _of_block(self, normed: torch.Tensor) -> torch.Tensor:
-        softmax = StreamedSoftmax()
+        softmax = StreamedSoftmax(len(self.answers))
         for tokens in vocabulary_pieces(len(self.rows), len(normed), self.device):
-            softmax.add(normed @ self.rows[tokens].T, None if self.counts is None else self.counts[tokens])
-        return softmax.probabilities(normed @ self.rows[self.answers].T)
+            softmax.add(normed @ self.rows[tokens].T, *self.piece(tokens))
+        return softmax.probabilities()
+
+    def piece(self, tokens: slice) -> tuple[Answers, torch.Tensor | None]:
+        """Which answers a piece of the rows has, and for how many tokens each row stands, if not for one each."""
+        places = ((self.answers >= tokens.start) & (self.answers < tokens.stop)).nonzero()[:, 0]
+        counts = None if self.counts is None else self.counts[tokens]
+        return Answers(places, self.answers[places] - tokens.start), counts
 
 
 def _equal_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,18 +100,29 @@ def vocabulary_pieces(vocabulary: int, rows: int, device: str) -> list[slice]:
 
 
 class StreamedSoftmax:
-    """The softmax of some rows of logits, told the vocabulary's pieces one after another."""
+    """The softmax of some rows of logits at A answers, told the vocabulary's pieces one after another.
 
-    def __init__(self) -> None:
+    An answer's logit is taken from its piece, so that it is the very number that is in the sum: from another matrix
+    product it would differ in its last bits, and of a probability of nearly 1 nothing that is true would be left of
+    what it lacks.
+    """
+
+    def __init__(self, n_answers: int) -> None:
+        self._n_answers = n_answers
+        self._of_answers: torch.Tensor | None = None  # (rows, A)
         # The largest logit so far, (rows, 1), and the sum of exp(logit - largest), (rows, 1) float64.
         self._so_far: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def add(self, logits: torch.Tensor, counts: torch.Tensor | None = None) -> None:
-        """Take in a piece (rows, v) and overwrite it.
+    def add(self, logits: torch.Tensor, answers: Answers, counts: torch.Tensor | None = None) -> None:
+        """Take in a piece (rows, v), with those of the answers that it has, and overwrite it.
 
         `counts` (v,) float64 says for how many tokens each logit stands, one each if it is not given. Exponentials may
         be float32; of their sums only short ones are.
         """
+        if self._of_answers is None:
+            self._of_answers = logits.new_empty(len(logits), self._n_answers)
+        if len(answers.places):
+            self._of_answers[:, answers.places] = logits[:, answers.columns]
         top = logits.amax(-1, keepdim=True)
         if self._so_far is not None:
             top = torch.maximum(top, self._so_far[0])
@@ -108,11 +136,12 @@ class StreamedSoftmax:
             total += old_total * (old_top.double() - top).exp()
         self._so_far = top, total
 
-    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Probabilities (rows, A) float64 of some of the logits (rows, A), once all pieces are in."""
+    def probabilities(self) -> torch.Tensor:
+        """Probabilities (rows, A) float64 of the answers, once all pieces are in."""
         assert self._so_far is not None, "a softmax is over at least one piece"
+        assert self._of_answers is not None
         top, total = self._so_far
-        return (logits.double() - top).exp() / total
+        return (self._of_answers.double() - top).exp() / total
 
 
 def answer_probabilities(end_logits: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:

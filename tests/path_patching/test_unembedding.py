@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from path_patching.gpt2.model import GPT2_SMALL, Architecture, Model, random_model
-from path_patching.unembedding import StreamedSoftmax, Unembedding, vocabulary_pieces
+from path_patching.unembedding import Answers, StreamedSoftmax, Unembedding, vocabulary_pieces
 
 
 def mostly_one_value(n: int = 64) -> torch.Tensor:
@@ -21,10 +21,12 @@ def mostly_one_value(n: int = 64) -> torch.Tensor:
 
 def streamed(logits: torch.Tensor, answers: torch.Tensor, counts: torch.Tensor | None = None) -> torch.Tensor:
     """The softmax of logits (n, V) at the answers, its vocabulary given piece by piece."""
-    softmax = StreamedSoftmax()
+    softmax = StreamedSoftmax(len(answers))
     for piece in vocabulary_pieces(logits.shape[-1], len(logits), "cpu"):
-        softmax.add(logits[:, piece].clone(), None if counts is None else counts[piece])
-    return softmax.probabilities(logits[:, answers])
+        within = ((answers >= piece.start) & (answers < piece.stop)).nonzero()[:, 0]
+        of_piece = Answers(within, answers[within] - piece.start)
+        softmax.add(logits[:, piece].clone(), of_piece, None if counts is None else counts[piece])
+    return softmax.probabilities()
 
 
 def worst(probabilities: torch.Tensor, expected: torch.Tensor) -> float:
@@ -87,3 +89,14 @@ def test_equal_rows_of_the_unembedding_change_nothing(equal, different):
     assert got.dtype == torch.float64
     assert got.shape == (2, 90, 6)
     torch.testing.assert_close(got, exact, rtol=3e-6, atol=0)
+
+
+def test_what_a_probability_of_nearly_1_lacks_is_true():
+    """Log odds need it. From two matrix products, for the answer and for the sum, it was off by half of itself."""
+    model, answers = model_with_equal_rows(700, 300), torch.tensor([0, 3, 17])
+    model.tensors["t.w.unembed_arr"][0] = 1.5
+    normed = 2 + 0.2 * torch.randn(200, 8, generator=torch.Generator().manual_seed(2))
+    exact = (normed.double() @ model.tensors["t.w.unembed_arr"].double().T).softmax(-1)[:, 0]
+    assert 1e-9 < (1 - exact).median() < 1e-5
+    lacks = 1 - Unembedding(model, answers, "cpu").probabilities(normed)[:, 0]
+    torch.testing.assert_close(lacks, 1 - exact, rtol=1e-4, atol=0)
