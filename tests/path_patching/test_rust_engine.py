@@ -22,13 +22,17 @@ def test_what_nodes_read_alike_is_built_once() -> None:
     paths = PathSet.all_downstream([changed], setup.end, sizes.n_layers, sizes.n_heads)
     builder = PathCircuitBuilder(Gpt2Circuit(setup.model, "cpu"))
     builder.build(paths)
-    inner = paths.nodes() - {changed}
+    inner, waiting = {}, [paths]
+    while waiting:
+        part = waiting.pop()
+        if part.branches and part.node not in inner:
+            inner[part.node] = part.branches
+            waiting += [branch.paths for branch in part.branches]
     inputs = {
-        (node.name, via, position)
-        for node in inner
+        (node.name, branch.via, branch.paths.node.position)
+        for node, branches in inner.items()
         if node.kind == "head"
-        for via in ("q", "k", "v")
-        for position in ([node.position] if via == "q" else range(earliest, node.position + 1))
+        for branch in branches
     }
     read = {(stream_name(node), node.position) for node in inner}
     assert builder._recomputed.cache_info().misses == len(inner)
