@@ -178,7 +178,11 @@ if made("membership"):
     x = named("node", list(by_node.columns))
     y = named("threshold (share of clean)", [f"{at:g}" for at in by_node.index])
     title = plots.titled("How often the search finds each node again")
-    subtitle = "on draws of the sentences; nodes of over half of the searches at some threshold; grey: not searched"
+    subtitle = "on draws of the sentences; nodes of over half of the searches at some threshold"
+    if any(node.endswith("@YY") for node in by_node.columns):
+        subtitle += "; grey: not searched"
+    elif len(at_end):
+        subtitle += f"; from {max(at_end):g} down, at END alone"
     size = (max(480, 18 * len(x.values)), 300)
     colours = partial(sequential, title="share of the searches")
     figure = heatmap(by_node.to_numpy(float), title, x, y, colours, subtitle, size)

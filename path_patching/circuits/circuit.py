@@ -241,19 +241,20 @@ def steps(link: Link, yy: int, end: int) -> list[Step]:
     """
     readers = _located(link.reader, yy, end)
     up_to_yy = kind_of(link.sender) == "embeds" and place_of(link.sender) == place_of(link.reader) == YY
-    senders = [Node.embeds(at) for at in range(yy + 1)] if up_to_yy else _located(link.sender, yy, end)
+    senders = tuple(Node.embeds(at) for at in range(yy + 1)) if up_to_yy else _located(link.sender, yy, end)
     return [(reader, link.via, sender) for reader in readers for sender in senders if sender.reaches(reader, link.via)]
 
 
-def _located(labelled: str, yy: int, end: int) -> list[Node]:
+@cache
+def _located(labelled: str, yy: int, end: int) -> tuple[Node, ...]:
     """The nodes that an end of a link stands for: one with a place, one of each position without."""
     if labelled == EVERYTHING:
-        return [Node.residual(position) for position in range(end + 1)]
+        return tuple(Node.residual(position) for position in range(end + 1))
     name = bare(labelled)
     if name == LOGITS:
-        return [Node.logits(end)]
+        return (Node.logits(end),)
     positions = {END: [end], YY: [yy], "": range(end + 1)}[place_of(labelled)]
-    return [Node.named(name, position) for position in positions]
+    return tuple(Node.named(name, position) for position in positions)
 
 
 def _along(links: Iterable[Link], yy: int, end: int, through: Collection[Kind], ends: Collection[Kind]) -> PathSet:
