@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -15,7 +14,7 @@ from path_patching.paths import Node, PathSet, layer_nodes
 from path_patching.prefixes import distinct_prefixes
 from path_patching.torch_engine.engine import TorchEngine
 from path_patching.torch_engine.forward import Transformer
-from path_patching.unembedding import StreamedSoftmax, vocabulary_pieces
+from path_patching.unembedding import vocabulary_pieces
 from tests.helpers.setups import SETUPS, Setup, late_half, path_sets
 
 EXACT = 1e-11  # in float64 the engine and the reference may differ by rounding alone
@@ -176,45 +175,6 @@ def test_senders_that_take_the_same_steps_are_walked_together(monkeypatch):
     walks.clear()
     TorchEngine(setup.model, setup.sentences, memory_gb=1e-9).sweep(late_half(setup), layer_nodes(0, 3, yy), "v")
     assert walks == [1] * 4 * len(setup.sentences)
-
-
-def pieces(logits: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
-    return (piece.clone() for piece in logits.split(size, -1))
-
-
-@pytest.mark.parametrize("size", [1, 7, 100, 1000])
-@pytest.mark.parametrize("order", ["random", "rising", "falling"])
-def test_streamed_softmax(size, order):
-    logits = 30 * torch.randn(5, 100, generator=torch.Generator().manual_seed(0))
-    if order != "random":
-        logits = logits.sort(-1, descending=order == "falling").values * 10  # beyond what exp can hold
-    softmax = StreamedSoftmax()
-    for piece in pieces(logits, size):
-        softmax.add(piece)
-    expected = logits.double().softmax(-1)
-    torch.testing.assert_close(softmax.probabilities(logits), expected, rtol=2e-6, atol=1e-12)
-
-
-def test_streamed_softmax_counts_equal_logits():
-    logits = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
-    counts = torch.tensor([1, 50_000, 2, 1, 1, 7])
-    softmax = StreamedSoftmax()
-    for piece, count in zip(pieces(logits, 2), counts.double().split(2), strict=True):
-        softmax.add(piece, count)
-    whole = logits.double().repeat_interleave(counts, -1).softmax(-1)
-    first = counts.cumsum(0) - counts
-    torch.testing.assert_close(softmax.probabilities(logits), whole[:, first], rtol=1e-6, atol=0)
-
-
-def test_streamed_softmax_of_many_equal_logits_does_not_drift():
-    """A vocabulary that mostly never occurred: a plain float32 sum of so many equal terms is off by far more."""
-    logits = torch.full((2, 50_000), -3.7)
-    logits[:, 0] = 0.0
-    softmax = StreamedSoftmax()
-    for part in vocabulary_pieces(50_000, 2, "cpu"):
-        softmax.add(logits[:, part].clone())
-    expected = logits.double().softmax(-1)[:, :2]
-    torch.testing.assert_close(softmax.probabilities(logits[:, :2]), expected, rtol=3e-7, atol=0)
 
 
 @pytest.mark.parametrize("rows", [1, 500, 10_000])

@@ -19,10 +19,13 @@ def mostly_one_value(n: int = 64) -> torch.Tensor:
     return logits
 
 
-def streamed(logits: torch.Tensor, answers: torch.Tensor, counts: torch.Tensor | None = None) -> torch.Tensor:
-    """The softmax of logits (n, V) at the answers, its vocabulary given piece by piece."""
-    softmax = StreamedSoftmax(len(answers))
-    for piece in vocabulary_pieces(logits.shape[-1], len(logits), "cpu"):
+def streamed(
+    logits: torch.Tensor, answers: torch.Tensor, counts: torch.Tensor | None = None, size: int | None = None
+) -> torch.Tensor:
+    """The softmax of logits (n, V) at the answers, its vocabulary given in pieces, of `size` if that is given."""
+    vocabulary, softmax = logits.shape[-1], StreamedSoftmax(len(answers))
+    of_size = [slice(first, first + size) for first in range(0, vocabulary, size)] if size else None
+    for piece in of_size or vocabulary_pieces(vocabulary, len(logits), "cpu"):
         within = ((answers >= piece.start) & (answers < piece.stop)).nonzero()[:, 0]
         of_piece = Answers(within, answers[within] - piece.start)
         softmax.add(logits[:, piece].clone(), of_piece, None if counts is None else counts[piece])
@@ -40,6 +43,24 @@ def test_probabilities_are_those_of_a_float64_softmax():
     assert probabilities.dtype == torch.float64
     assert probabilities.shape == (15, 4)
     torch.testing.assert_close(probabilities, logits.double().softmax(-1)[..., answers], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 1000])
+@pytest.mark.parametrize("order", ["random", "rising", "falling"])
+def test_pieces_of_any_size_in_any_order_are_the_whole(size, order):
+    logits = 30 * torch.randn(5, 100, generator=torch.Generator().manual_seed(0))
+    if order != "random":
+        logits = logits.sort(-1, descending=order == "falling").values * 10  # beyond what exp can hold
+    expected = logits.double().softmax(-1)
+    torch.testing.assert_close(streamed(logits, torch.arange(100), size=size), expected, rtol=2e-6, atol=1e-12)
+
+
+def test_a_sum_of_many_equal_terms_does_not_drift():
+    """A vocabulary that mostly never occurred: a plain float32 sum of so many equal terms is off by far more."""
+    logits = torch.full((2, 50_000), -3.7)
+    logits[:, 0] = 0.0
+    expected = logits.double().softmax(-1)[:, :2]
+    torch.testing.assert_close(streamed(logits, torch.tensor([0, 1])), expected, rtol=3e-7, atol=0)
 
 
 def test_logits_far_from_zero_do_not_overflow():
@@ -65,8 +86,9 @@ def test_a_logit_may_stand_for_many_tokens():
     counts = torch.tensor([1, 40_000, 3, 1, 1, 2])
     exact = logits.double().repeat_interleave(counts, -1).softmax(-1)
     at = counts.cumsum(0)[answers] - 1  # the last of each kind
-    got = streamed(logits, answers, counts.double())
-    torch.testing.assert_close(got, exact[:, at], rtol=1e-6, atol=0)
+    for size in (None, 2):
+        got = streamed(logits, answers, counts.double(), size)
+        torch.testing.assert_close(got, exact[:, at], rtol=1e-6, atol=0)
 
 
 def model_with_equal_rows(equal: int, different: int) -> Model:
