@@ -110,13 +110,20 @@ class SentenceValues:
         """The metric with receivers∘node patched, for every head and MLP at a position: (L, H + 1, N)."""
         key = receivers, position, via
         if key not in self._of_sweep:
-            senders = every_node(self.engine, position)
-            values = torch.stack([self.metric(probs) for probs in self.engine.sweep(receivers, senders, via)])
+            swept = self.engine.sweep(receivers, every_node(self.engine, position), via)
+            values = torch.stack([self.metric(probs) for probs in swept])
             self._of_sweep[key] = values.unflatten(0, (-1, self.engine.model.architecture.n_heads + 1))
-            for sender, of_sender in zip(senders, values, strict=True):
-                if receivers.reachable(sender, via):
-                    self._of_request.setdefault(Request.patch(receivers.extend([sender], via)), of_sender)
         return self._of_sweep[key]
+
+    def know_swept(self) -> None:
+        """Take what sweeps have patched for requests, too, so that these are not evaluated again.
+
+        It takes a path set for each node of each sweep, so it is for whoever asks for many of them.
+        """
+        for (receivers, position, via), swept in self._of_sweep.items():
+            for sender, values in zip(every_node(self.engine, position), swept.flatten(0, 1), strict=True):
+                if receivers.reachable(sender, via):
+                    self._of_request.setdefault(Request.patch(receivers.extend([sender], via)), values)
 
 
 @dataclass(frozen=True, eq=False)

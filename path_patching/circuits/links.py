@@ -34,5 +34,7 @@ def link_effects(
         return receivers.extend(sorted({sender for _, _, sender in taken}), link.via)
 
     links, _ = on_paths(circuit.links)
-    found = (effects or remembered_effects(engine, metric)).of_each([beginning_with(link) for link in links])
+    effects = effects or remembered_effects(engine, metric)
+    effects.values.know_swept()
+    found = effects.of_each([beginning_with(link) for link in links])
     return dict(zip(links, found.tolist(), strict=True))
