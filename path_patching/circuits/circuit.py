@@ -92,7 +92,7 @@ class Circuit:
     @cached_property
     def members(self) -> tuple[str, ...]:
         """Its heads and MLPs as links call them, those at YY first, in the order of layers."""
-        names = {each for link in self.links for each in (link.reader, link.sender) if is_member(each)}
+        names = [each for each in _ends(self.links) if is_member(each)]
         return tuple(sorted(names, key=lambda each: (place_of(each) != YY, _order(bare(each)))))
 
     @cached_property
@@ -192,7 +192,7 @@ def _complaints(circuit: Circuit) -> Iterator[str]:
         yield "links has to be a tuple of links"
     if not isinstance(studied, tuple) or not all(isinstance(each, str) for each in studied):
         yield "studied has to be a tuple of names"
-    ends = sorted({each for link in links for each in (link.reader, link.sender) if each != EVERYTHING})
+    ends = _ends(links)
     yield from (f"{shortened(each)} is at no place of a circuit, END or YY" for each in ends if not _has_place(each))
     yield from filter(None, [mixed_places(links)])
     yield from filter(None, map(_wrong_with, links))
@@ -207,11 +207,16 @@ def _complaints(circuit: Circuit) -> Iterator[str]:
 
 def mixed_places(links: Iterable[Link]) -> str | None:
     """What is wrong with links of which some nodes have a place and some have none; None with all others."""
-    ends = sorted({each for link in links for each in (link.reader, link.sender) if each != EVERYTHING})
+    ends = _ends(links)
     with_place, without = ([each for each in ends if ("@" in each) is placed] for placed in (True, False))
     if not with_place or not without:
         return None
     return f"{with_place[0]} has a place, but {without[0]} has none; give all nodes one, or none"
+
+
+def _ends(links: Iterable[Link]) -> list[str]:
+    """What links lead from and into, each once, but for everything, which has no place."""
+    return sorted({each for link in links for each in (link.reader, link.sender)} - {EVERYTHING})
 
 
 def _has_place(labelled: str) -> bool:

@@ -45,7 +45,7 @@ from path_patching.circuits.circuit import (
     in_order,
     is_member,
 )
-from path_patching.circuits.overlap import without_place
+from path_patching.circuits.overlap import without_places
 from path_patching.errors import UserError, shortened
 from path_patching.gpt2.model import Architecture
 from path_patching.paths import ARROW, INPUTS, NUMBER, Node, Via
@@ -190,8 +190,3 @@ def _foreign(name: str) -> str:
 
 def _input(link: Link) -> str:
     return link.reader if link.via == "in" else f"{link.reader}<{link.via}>"
-
-
-def without_places(links: Iterable[Link]) -> tuple[Link, ...]:
-    """The links at every position, each once."""
-    return tuple(sorted({*map(without_place, links)}))

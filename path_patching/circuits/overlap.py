@@ -55,7 +55,7 @@ def overlap(one: Circuit, other: Circuit) -> Overlap:
     """The nodes and links that two circuits share."""
     placed = one.placed and other.placed
     nodes = [each.members if placed else in_order({*map(bare, each.members)}) for each in (one, other)]
-    links = [each.links if placed else sorted({*map(without_place, each.links)}) for each in (one, other)]
+    links = [each.links if placed else without_places(each.links) for each in (one, other)]
     return Overlap(shared(*nodes), shared(*(list(map(str, each)) for each in links)), placed)
 
 
@@ -69,9 +69,9 @@ def shared(one: Iterable[str], other: Iterable[str]) -> Shared:
     )
 
 
-def without_place(link: Link) -> Link:
-    """The link between the same nodes wherever they are."""
-    return Link(bare(link.reader), link.via, bare(link.sender))
+def without_places(links: Iterable[Link]) -> tuple[Link, ...]:
+    """The links between the same nodes wherever they are, in order, each once."""
+    return tuple(sorted({Link(bare(link.reader), link.via, bare(link.sender)) for link in links}))
 
 
 def jaccard(one: Set[str], other: Set[str]) -> float:
