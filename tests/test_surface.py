@@ -63,6 +63,14 @@ def test_five_lines_in_a_fresh_file_answer_a_question(tmp_path, tensors, expecte
     assert [*tmp_path.iterdir()] == [script]
 
 
+def test_the_readme_shows_what_its_lines_print(tensors, monkeypatch):
+    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tensors))
+    readme = (ROOT / "README.md").read_text()
+    assert f'PathSet.parse("{PATH}"' in readme
+    experiment = start_experiment(model="standin", n=97, engine="torch")
+    assert f"it prints `{experiment.effect(PathSet.parse(PATH, end=experiment.END))}`" in readme
+
+
 @pytest.mark.slow
 def test_the_same_lines_are_a_cell(tmp_path, tensors, expected, monkeypatch):
     monkeypatch.setenv("TENSORS_CACHE_DIR", str(tensors))
