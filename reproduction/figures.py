@@ -463,8 +463,9 @@ def share_histogram(
         line = {"color": colour, "dash": dash}
         x, y, name = [100 * mark] * 2, [0, counts.max().item()], f"{name}, {_in_percent(100 * mark)}"
         figure.add_scatter(x=x, y=y, mode="lines", line=line, name=name)
-    room = {"height": figure.layout.height + LEGEND, "margin_t": figure.layout.margin.t + LEGEND}
-    legend = {"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0.5, "xanchor": "center"}
+    above = LEGEND * len(figure.data)  # a row each, since side by side they are as wide as their names are long
+    room = {"height": figure.layout.height + above, "margin_t": figure.layout.margin.t + above}
+    legend = {"orientation": "v", "y": 1, "yanchor": "bottom", "x": 0.5, "xanchor": "center"}
     return figure.update_layout(showlegend=True, legend=legend, **room)
 
 
