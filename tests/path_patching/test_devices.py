@@ -13,7 +13,6 @@ from itertools import cycle
 import pytest
 import torch
 
-from path_patching import neurons as neurons_module
 from path_patching import unembedding as unembedding_module
 from path_patching.circuits.search import find_circuit
 from path_patching.devices import is_out_of_memory, resolve_device
@@ -126,12 +125,8 @@ ASKED = (
 @pytest.fixture
 def _same_blocks(monkeypatch):
     """A GPU computes in larger blocks than a CPU; in equal ones all operations are the same, and so is each bit."""
-    for sizes in (
-        unembedding_module.ROWS_AT_ONCE,
-        unembedding_module.ENTRIES_AT_ONCE,
-        unembedding_module.LARGEST_PIECE,
-        neurons_module.NEURONS_AT_ONCE,
-    ):
+    of = unembedding_module
+    for sizes in (of.ROWS_AT_ONCE, of.ENTRIES_AT_ONCE, of.LARGEST_PIECE):
         monkeypatch.setitem(sizes, "cuda", sizes["cpu"])
 
 

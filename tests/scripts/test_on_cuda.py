@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from path_patching import neurons, unembedding
+from path_patching import unembedding
 from reproduction.compare import compare
 from tests.helpers.experiments import made_by, random_gpt2, run_experiment
 from tests.helpers.pretend_cuda import pretend_cuda
@@ -46,12 +46,7 @@ def model(tmp_path_factory) -> Path:
 )
 def test_a_script_publishes_on_a_gpu_what_it_publishes_on_the_cpu(script, model, monkeypatch):
     monkeypatch.chdir(model.parent)  # where the circuit is
-    for sizes in (
-        unembedding.ROWS_AT_ONCE,
-        unembedding.ENTRIES_AT_ONCE,
-        unembedding.LARGEST_PIECE,
-        neurons.NEURONS_AT_ONCE,
-    ):
+    for sizes in (unembedding.ROWS_AT_ONCE, unembedding.ENTRIES_AT_ONCE, unembedding.LARGEST_PIECE):
         monkeypatch.setitem(sizes, "cuda", sizes["cpu"])  # in equal blocks all operations are the same
     on_cpu = made_by(script, model.parent / "cpu", model, 97, "--device", "cpu", *SCRIPTS[script])
     with pretend_cuda(count=2):
