@@ -92,19 +92,22 @@ evaluations.note_mean("clean", "probability_difference", clean, "clean probabili
 runs = EditedRuns(model, dataset.good_toks[~fitted], engine.sentences.answers, engine.device)
 
 
-def measured(place: Node, clean_activation: torch.Tensor) -> dict[str, list[torch.Tensor]]:
-    """Probability differences (n,) after each edit of an activation (N, D), and after its controls."""
+def edits_of(place: Node, clean_activation: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What each edit of an activation (N, D) changes in it, and each of its controls: (versions, n, D)."""
     rest, corrupted = clean_activation[~fitted], activation(engine, place, "corrupted")[~fitted]
     known = clean_activation[fitted]
     edits = fitted_edits(known, yy[fitted], RANKS, CONTROLS, generator) | {"by_01_data": [lambda _: corrupted]}
-    changes = torch.stack([edit(rest) - rest for versions in edits.values() for edit in versions])
-    found = iter(runs.probabilities(place, changes))
-    return {name: [prob_diff(next(found), held_out) for _ in versions] for name, versions in edits.items()}
+    return {name: torch.stack([edit(rest) - rest for edit in versions]) for name, versions in edits.items()}
 
 
-differences = {name: measured(place, activations[name]) for name, place in places.items()}
-for name, by_edit in differences.items():
-    for edit, (own, *controls) in by_edit.items():
+edits = {place: edits_of(place, activations[name]) for name, place in places.items()}
+edited = runs.probabilities_of_each({place: torch.cat([*of_place.values()]) for place, of_place in edits.items()})
+differences: dict[str, dict[str, list[torch.Tensor]]] = {}
+for name, place in places.items():
+    by_edit = zip(edits[place], edited[place].split([len(each) for each in edits[place].values()]), strict=True)
+    differences[name] = {edit: [prob_diff(probs, held_out) for probs in versions] for edit, versions in by_edit}
+for name, of_edits in differences.items():
+    for edit, (own, *controls) in of_edits.items():
         key = f"edited/{places[name].name}/{edit}"
         evaluations.add(key, "probability_difference", own)
         words = f"{name}: change in probability difference, {WORDS[edit]}"
@@ -113,8 +116,8 @@ for name, by_edit in differences.items():
             words = f"{name}: the same of controls, {WORDS[edit]}"
             evaluations.note_mean(f"{key}/controls", "change", torch.stack(controls).mean(0) - clean, words)
 means: dict[str, dict[str, list[float]]] = {}
-for name, by_edit in differences.items():
-    means[name] = {WORDS[edit]: [each.mean().item() for each in versions] for edit, versions in by_edit.items()}
+for name, of_edits in differences.items():
+    means[name] = {WORDS[edit]: [each.mean().item() for each in versions] for edit, versions in of_edits.items()}
 run.save("pca_ablation.pt", {"differences": means, "clean": clean.mean().item()}, kind="edits")
 
 # %% Everything ran: publish it.

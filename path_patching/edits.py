@@ -17,6 +17,8 @@ N sentences, T positions, D width, A answers; S changes, B sentences of a batch,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from path_patching.devices import fewer, in_parts, placing
@@ -51,25 +53,39 @@ class EditedRuns:
             self._transformer = Transformer(model, device)
         self._unembedding = Unembedding(model, answers, device)
 
-    @full_precision()
-    @torch.no_grad()
     def probabilities(self, node: Node, changes: torch.Tensor) -> torch.Tensor:
         """Answer probabilities at END for each of S changes (S, N, D) of a node's activation: (S, N, A) float64."""
+        return self.probabilities_of_each({node: changes})[node]
+
+    @full_precision()
+    @torch.no_grad()
+    def probabilities_of_each(self, changes: Mapping[Node, torch.Tensor]) -> dict[Node, torch.Tensor]:
+        """`probabilities` of several nodes, which share the clean run."""
         device, every = self.tokens.device, torch.arange(len(self.tokens))
 
-        def of_batch(rows: torch.Tensor) -> torch.Tensor:
-            return self._batch(node, self.tokens[rows], changes[:, rows].to(device, torch.float32))
+        def of_batch(rows: torch.Tensor) -> list[torch.Tensor]:
+            clean = self._clean(self.tokens[rows])
+            return [
+                self._of_edits(node, clean, of_node[:, rows].to(device, torch.float32))
+                for node, of_node in changes.items()
+            ]
 
         batches = in_parts(of_batch, every, SENTENCES_AT_ONCE, fewer("sentences", str(device)), str(device))
         n_batches = -(-len(every) // SENTENCES_AT_ONCE)
-        return torch.cat([found for _, found in progress(batches, f"edits of {node}", n_batches)], 1)
+        what = f"edits of {', '.join(map(str, changes))}"
+        parts = zip(*(found for _, found in progress(batches, what, n_batches)), strict=True)
+        return {node: torch.cat(of_node, 1) for node, of_node in zip(changes, parts, strict=True)}
 
-    def _batch(self, node: Node, tokens: torch.Tensor, changes: torch.Tensor) -> torch.Tensor:
+    def _clean(self, tokens: torch.Tensor) -> list[torch.Tensor]:
+        """The clean streams (B, T, D) before each half of a layer, and the last."""
         prefixes = distinct_prefixes(tokens)
         streams, _ = self._transformer.run(prefixes)
-        clean = [stream[prefixes.of_sentence] for stream in streams]  # each (B, T, D)
-        rows_of_a_change = tokens[:, node.position :].numel()
-        at_once = max(1, ROWS_AT_ONCE[tokens.device.type] // rows_of_a_change)
+        return [stream[prefixes.of_sentence] for stream in streams]
+
+    def _of_edits(self, node: Node, clean: list[torch.Tensor], changes: torch.Tensor) -> torch.Tensor:
+        """Answer probabilities (S, B, A) of changes (S, B, D)."""
+        n_sentences, n_positions, _ = clean[0].shape
+        at_once = max(1, ROWS_AT_ONCE[clean[0].device.type] // (n_sentences * (n_positions - node.position)))
         read = torch.cat([self._end_stream(node, clean, some) for some in changes.split(at_once)])
         return self._unembedding.probabilities(self._transformer.normalized("final", read)).cpu()
 

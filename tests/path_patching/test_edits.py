@@ -106,6 +106,19 @@ def test_changes_do_not_disturb_each_other(setup, monkeypatch):
     assert (together[0] - together[1]).abs().max() > 1e-3
 
 
+def test_several_nodes_are_edited_as_each_alone(setup):
+    generator = torch.Generator().manual_seed(0)
+    n, width = len(setup.sentences), setup.model.architecture.d_model
+    places = [Node.head(1, 2, setup.end), Node.mlp(0, setup.end), Node.embeds(0)]
+    changes = {place: torch.randn(2 + i, n, width, generator=generator) for i, place in enumerate(places)}
+    runs = edited_runs(setup)
+    together = runs.probabilities_of_each(changes)
+    assert [*together] == places
+    for place in places:
+        torch.testing.assert_close(together[place], runs.probabilities(place, changes[place]), atol=0, rtol=0)
+    assert (together[places[0]][0] - together[places[1]][0]).abs().max() > 1e-3
+
+
 def test_the_first_position_can_be_edited(setup):
     place = Node.embeds(0)
     changes = torch.zeros(2, len(setup.sentences), setup.model.architecture.d_model)
