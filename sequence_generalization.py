@@ -11,13 +11,14 @@ from dataclasses import replace
 
 from reproduction.command_line import read_settings
 
+import torch
+
 from dataset import TASKS, TaskDataset, build
 from path_patching.circuits.circuit import Circuit, in_order, into_mlp, late_half
 from path_patching.circuits.papers_shape import varied
-from path_patching.engine import Engine
+from path_patching.engine import DirectSweep
 from path_patching.gpt2.tokenizer import load_tokenizer
-from path_patching.paths import Node, PathSet
-from path_patching.sweeps import effects_on
+from path_patching.sweeps import direct_effects_on, effects_on
 from reproduction.paper import PAPER, is_the_papers
 from reproduction.settings import Settings
 from utils import Evaluations, choose_circuit, greater_than, open_run, save_sweep, start_experiment
@@ -33,6 +34,8 @@ run.note("circuit/nodes_at_end", [*in_order((*circuit.mlps, *circuit.heads))], "
 # %% Which prompts? Each sentence has a twin that differs from it at YY alone.
 tokenizer = load_tokenizer()
 datasets = [build(task, tokenizer, settings.seed) for task in TASKS]
+engines = [experiment.engine_for(dataset) for dataset in datasets]
+metrics = [greater_than(dataset.years_YY, dataset.task.valid) for dataset in datasets]
 evaluations = Evaluations(run, datasets[0].as_table())
 
 
@@ -41,18 +44,16 @@ def evaluations_of(dataset: TaskDataset) -> Evaluations:
     return replace(evaluations, sentences=dataset.as_table(), valid=dataset.task.valid)
 
 
-def sweep_task(receiver: str, artifact: str, dataset: TaskDataset, engine: Engine, receivers: PathSet) -> None:
-    """Patch receivers∘node for every node at END; save the (L, H + 1) effects."""
-    number = dataset.task.number
-    effects = effects_on(engine, receivers, greater_than(dataset.years_YY, dataset.task.valid), dataset.end)
+def save_effects(receiver: str, artifact: str, number: int, effects: torch.Tensor) -> None:
+    """Save a task's effects (L, H + 1) of receivers∘node for every node at END."""
     about = {"task": number, "receiver": receiver, "position": "END"}
     save_sweep(run, f"generalization/{artifact}_{number}.pt", f"task_{number}/sweeps/{receiver}", effects, **about)
 
 
-# %% Does the model do each task? And which nodes act on the logits directly?
+# %% Does the model do each task?
 clean_differences = []
-for dataset in datasets:
-    task, engine = dataset.task, experiment.engine_for(dataset)
+for dataset, engine in zip(datasets, engines, strict=True):
+    task = dataset.task
     number, key, clean = task.number, f"task_{task.number}", engine.clean()
     about = {"kind": "probabilities", "task": number, "evaluation": "clean"}
     nan = "the row of a YY that the task leaves out" if task.left_out else None
@@ -61,32 +62,37 @@ for dataset in datasets:
     run.note(f"{key}/valid_end_years", task.valid, f"task {number}: valid end years")
     measured = evaluations_of(dataset).note(key, clean, f"task {number}")
     clean_differences.append(measured["probability_difference"])
-    sweep_task("logits", "ipp", dataset, engine, PathSet.at(Node.logits(dataset.end)))
+
+# %% Which nodes act on the logits directly?
+for number, effects in enumerate(direct_effects_on([*map(DirectSweep, engines, metrics)])):
+    save_effects("logits", "ipp", number, effects)
 
 
 # %% Does the circuit do four of them? What reaches its first MLP, and how much does its late half achieve alone?
-def evaluate_late_half(
-    key: str, words: str, artifact: str, dataset: TaskDataset, engine: Engine, evaluated: Circuit
-) -> None:
+def sweep_mlp(mlp: str, number: int, of: Circuit) -> None:
+    """What reaches an MLP of a circuit at END, in one task."""
+    engine = engines[number]
+    receivers = into_mlp(of, mlp, engine.sentences.end)
+    save_effects(mlp, mlp, number, effects_on(engine, receivers, metrics[number], engine.sentences.end))
+
+
+def evaluate_late_half(key: str, words: str, artifact: str, number: int, evaluated: Circuit) -> None:
     """What the late half of a circuit achieves with everything else on 01 data, and its share of the clean value."""
-    number = dataset.task.number
-    alone = engine.isolate(late_half(evaluated, dataset.end))
+    dataset = datasets[number]
+    alone = engines[number].isolate(late_half(evaluated, dataset.end))
     about = {"kind": "probabilities", "task": number, "evaluation": key}
     run.save(f"generalization/{artifact}_{number}.pt", dataset.rows(alone), **about)
     words, clean = f"task {number}, {words}", clean_differences[number]
     evaluations_of(dataset).note(f"task_{number}/{key}", alone, words, clean=clean)
 
 
-for dataset in (datasets[number] for number in (0, 2, 8, 9)):
-    engine = experiment.engine_for(dataset)
+for number in (0, 2, 8, 9):
     for first in in_order(circuit.mlps)[:1]:
-        sweep_task(first, first, dataset, engine, into_mlp(circuit, first, dataset.end))
-    evaluate_late_half("late_half", "late half", "late_half_probs", dataset, engine, circuit)
+        sweep_mlp(first, number, circuit)
+    evaluate_late_half("late_half", "late half", "late_half_probs", number, circuit)
 
 # %% The paper's circuit falls short in the list of years. What reaches m7, and do m7 and two heads make up for it?
 if is_the_papers(circuit):
-    dataset = datasets[2]
-    engine = experiment.engine_for(dataset)
     larger = varied(
         PAPER,
         name="the paper's circuit with m7, a6.h1 and a7.h11",
@@ -94,9 +100,9 @@ if is_the_papers(circuit):
         heads=in_order((*PAPER.heads, "a6.h1", "a7.h11")),
         heads_feed=in_order((*PAPER.heads_feed, "m7")),
     )
-    sweep_task("m7", "m7", dataset, engine, into_mlp(larger, "m7", dataset.end))
+    sweep_mlp("m7", 2, larger)
     words = "late half with m7, a6.h1 and a7.h11"
-    evaluate_late_half("late_half_with_m7", words, "late_half_m7_probs", dataset, engine, larger)
+    evaluate_late_half("late_half_with_m7", words, "late_half_m7_probs", 2, larger)
 else:
     print(f"m7_2.pt is not made: m7, a6.h1 and a7.h11 are what the paper's circuit lacks in task 2, not {circuit.name}")
 

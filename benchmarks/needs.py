@@ -10,7 +10,7 @@ So work that is done twice is not in it. How the count becomes time, `benchmarks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -22,7 +22,7 @@ import utils
 from path_patching import neurons
 from path_patching.direct_effects import is_cheaper
 from path_patching.edits import EditedRuns
-from path_patching.engine import Engine, Request, Sentences
+from path_patching.engine import DirectSweep, Engine, Request, Sentences
 from path_patching.gpt2.model import Architecture
 from path_patching.paths import Node, PathSet
 
@@ -77,6 +77,8 @@ class Needs:
         """All of it."""
         pairs = {key: len(torch.cat([on.clean, on.corrupted], 1).unique(dim=0)) for key, on in self._sentences.items()}
         rows = sum(_rows(request.paths, sizes, pairs[key]) for key, request in self._requests)
+        along = {_head_along_directions(request.paths, sizes, pairs[key]) for key, request in self._requests} - {None}
+        rows += len(along) * sizes.d_head
         recomputed = {(key, each.data, mlp) for key, each in self._requests for mlp in self._recomputed(each.paths)}
         mlps = sum(pairs[key] for key, _, _ in recomputed)
         return self._others + Count(rows, sizes.n_layers * len(self._prefixes), mlps)
@@ -110,12 +112,22 @@ class Needs:
 
 
 def _rows(paths: PathSet | None, sizes: Architecture, n_pairs: int) -> float:
-    """Rows of the unembedding for a request: one a pair of sentences, or of a head's direct effect what is cheaper."""
+    """Rows of the unembedding for a request: one a pair of sentences, or a product of the directions' number.
+
+    A head's directions themselves are unembedded once for all sentences.
+    """
+    if _head_along_directions(paths, sizes, n_pairs):
+        return n_pairs * sizes.d_head / sizes.d_model
+    return n_pairs
+
+
+def _head_along_directions(paths: PathSet | None, sizes: Architecture, n_pairs: int) -> str | None:
+    """The head whose direct effect a request is, if its output directions are cheaper than rows; else None."""
     if paths is not None and len(paths.branches) == 1 and paths.branches[0].paths.ends_here:
         sender = paths.branches[0].paths.node
         if sender.kind == "head" and is_cheaper(sender, sizes, n_pairs):
-            return n_pairs * sizes.d_head / sizes.d_model + sizes.d_head
-    return n_pairs
+            return sender.name
+    return None
 
 
 def _of_edits(node: Node, n_layers: int, n_positions: int, n_rows: int) -> Count:
@@ -150,13 +162,20 @@ def counting() -> Iterator[Needs]:
         patched = [Request.patch(receivers.extend([sender], via), inside) for sender in reached]
         needs.note_requests(engine.sentences, patched)
 
+    def of_sweeps(asked: Sequence[DirectSweep]) -> None:
+        for engine, _, inside in asked:
+            sizes, end = engine.model.architecture, engine.sentences.end
+            heads = [Node.head(layer, head, end) for layer in range(sizes.n_layers) for head in range(sizes.n_heads)]
+            of_sweep(engine, PathSet.at(Node.logits(end)), heads, inside=inside)
+
     def of_batch(engine: Engine, pairs: torch.Tensor, keep: bool) -> None:
         needs.note_tokens(pairs.flatten(0, 1))
 
-    def of_edits(runs: EditedRuns, node: Node, changes: torch.Tensor) -> None:
+    def of_edits(runs: EditedRuns, changes: Mapping[Node, torch.Tensor]) -> None:
         needs.note_tokens(runs.tokens)
         n_layers, n_positions = runs.model.architecture.n_layers, runs.tokens.shape[1]
-        needs.note(_of_edits(node, n_layers, n_positions, n_rows=changes[..., 0].numel()))
+        for node, of_node in changes.items():
+            needs.note(_of_edits(node, n_layers, n_positions, n_rows=of_node[..., 0].numel()))
 
     def of_neurons(found: neurons.Neurons, metric_of: object) -> None:
         needs.note(Count(exponentials=found.clean.numel() * len(found.unembedding.rows)))
@@ -167,8 +186,9 @@ def counting() -> Iterator[Needs]:
     with ExitStack() as stack:
         stack.enter_context(noted(Engine, "evaluate_in_parts", of_evaluation))
         stack.enter_context(noted(Engine, "sweep", of_sweep))
+        stack.enter_context(noted(Engine, "sweep_together", of_sweeps))
         stack.enter_context(noted(Engine, "_batch", of_batch))
-        stack.enter_context(noted(EditedRuns, "probabilities", of_edits))
+        stack.enter_context(noted(EditedRuns, "probabilities_of_each", of_edits))
         stack.enter_context(noted(neurons, "neuron_effects", of_neurons))
         stack.enter_context(noted(utils, "end_logits", of_next_token))
         yield needs

@@ -31,12 +31,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from numbers import Real
-from typing import Any, Generic, Literal, get_args
+from typing import Any, Generic, Literal, NamedTuple, get_args
 
 import torch
 from typing_extensions import Self, TypeVar
 
-from path_patching.devices import in_parts, resolve_device, too_small
+from path_patching.devices import fewer, in_parts, resolve_device, too_small
 from path_patching.direct_effects import Change, direct_effects, is_cheaper
 from path_patching.errors import UserError, shortened
 from path_patching.gpt2.model import Model
@@ -147,6 +147,14 @@ class Sentences:
     def rows(self, rows: slice | torch.Tensor) -> Sentences:
         """Some of the sentences with their twins; `rows` is a slice or int64 (n,)."""
         return Sentences(self.clean[rows], self.corrupted[rows], self.answers)
+
+
+class DirectSweep(NamedTuple):
+    """A sweep of heads on the logits: by which engine, what is measured of its sentences (N, A), on which data."""
+
+    engine: Engine
+    metric: Callable[[torch.Tensor], torch.Tensor]
+    inside: Data = "corrupted"
 
 
 class Engine(ABC, Generic[Batch]):
@@ -268,6 +276,24 @@ class Engine(ABC, Generic[Batch]):
             swept = dict.fromkeys(senders, self.clean()) | swept
         return torch.stack([swept[sender] for sender in senders])
 
+    @staticmethod
+    @full_precision()
+    @torch.no_grad()
+    def sweep_together(asked: Sequence[DirectSweep]) -> list[torch.Tensor]:
+        """The metric with the direct path of each head at END to the logits patched, for several engines: (L * H, N).
+
+        It is that of what `sweep` gives of each. Of engines that share their model and answers, as those made by `like`
+        do, what a head can write is unembedded once for all.
+        """
+        alike: dict[int, list[int]] = defaultdict(list)
+        for place, each in enumerate(asked):
+            _check_data(each.inside)
+            alike[id(each.engine._unembedding)].append(place)
+        found: dict[int, torch.Tensor] = {}
+        for places in alike.values():
+            found |= zip(places, _swept_together([asked[place] for place in places]), strict=True)
+        return [found[place] for place in range(len(asked))]
+
     def writes(self, nodes: Sequence[Node], data: Data = "clean") -> torch.Tensor:
         """What each node writes into the residual stream of its position: (len(nodes), N, D) float32.
 
@@ -378,10 +404,26 @@ class Engine(ABC, Generic[Batch]):
     ) -> dict[Node, torch.Tensor]:
         """The direct effects (B, A) of those senders that are cheaper along the directions in which they write."""
         architecture = self.model.architecture
-        cheap = [sender for sender in senders if is_cheaper(sender, architecture, len(batch))]
-        changes = {sender: change for sender in cheap if (change := self._change(batch, sender, inside)) is not None}
+        changes = {
+            sender: Change(self._coefficients(batch, sender, inside), directions)
+            for sender in senders
+            if is_cheaper(sender, architecture, len(batch)) and (directions := self._directions(sender)) is not None
+        }
         found = direct_effects(self._residual(batch, logits, "clean"), list(changes.values()), self._unembedding)
         return dict(zip(changes, found, strict=True))
+
+    def _read_and_changed(self, inside: Data) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of distinct pairs: what the logits read on clean data (P, D), and all heads' `_coefficients` (S, P, r)."""
+        logits, heads = Node.logits(self.sentences.end), _heads_at_end(self)
+        if inside == "mean":
+            self._find_means(heads)
+
+        def of_batch(batch: Batch, pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            changed = torch.stack([self._coefficients(batch, head, inside) for head in heads])
+            return self._residual(batch, logits, "clean"), changed
+
+        read, changed = zip(*(found for _, found in self._in_batches(of_batch)), strict=True)
+        return torch.cat(read), torch.cat(changed, 1)
 
     def _over_batches(self, compute: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
         """`compute` gives (any, B, ...) for a batch's activations; joined, a row a sentence, (any, N, ...)."""
@@ -480,8 +522,12 @@ class Engine(ABC, Generic[Batch]):
         """`sweep` of one batch for senders that can all be reached, (S, B, A)."""
 
     @abstractmethod
-    def _change(self, batch: Batch, sender: Node, inside: Data) -> Change | None:
-        """What a head or a neuron changes on `inside` data, along its directions; None to leave it to a sweep."""
+    def _directions(self, sender: Node) -> torch.Tensor | None:
+        """The output directions (r, D) of a head or a neuron; None to leave it, which a head is not, to a sweep."""
+
+    @abstractmethod
+    def _coefficients(self, batch: Batch, sender: Node, inside: Data) -> torch.Tensor:
+        """How much further than on clean data such a sender writes along them on `inside` data, (B, r)."""
 
     @abstractmethod
     def _writes(self, batch: Batch, nodes: Sequence[Node], data: Data) -> torch.Tensor:
@@ -494,6 +540,41 @@ class Engine(ABC, Generic[Batch]):
     @abstractmethod
     def _attention(self, batch: Batch, heads: Sequence[tuple[int, int]], data: DataSet) -> torch.Tensor:
         """`attention` of one batch, (len(heads), B, T, T)."""
+
+
+def _swept_together(asked: Sequence[DirectSweep]) -> list[torch.Tensor]:
+    """`Engine.sweep_together` of engines that share their unembedding."""
+    first, pairs = asked[0].engine, [len(each.engine._pairs) for each in asked]
+    heads = _heads_at_end(first)
+    if not is_cheaper(heads[0], first.model.architecture, sum(pairs)):
+        return [_swept_alone(each) for each in asked]
+    read, changed = zip(*(each.engine._read_and_changed(each.inside) for each in asked), strict=True)
+    stream, coefficients = torch.cat(read), torch.cat(changed, 1)
+    directions = [along for head in heads if (along := first._directions(head)) is not None]
+
+    def of_heads(which: torch.Tensor) -> list[torch.Tensor]:  # of each engine, (n, N)
+        changes = [Change(coefficients[head], directions[head]) for head in which.tolist()]
+        values: list[list[torch.Tensor]] = [[] for _ in asked]
+        for probabilities in direct_effects(stream, changes, first._unembedding):
+            for each, of_pairs, metrics in zip(asked, probabilities.cpu().split(pairs), values, strict=True):
+                metrics.append(each.metric(of_pairs[each.engine._pair_of_sentence]))
+        return [*map(torch.stack, values)]
+
+    halve = fewer("heads", first.device)
+    parts = in_parts(of_heads, torch.arange(len(heads)), len(heads), halve, first.device)
+    return [*map(torch.cat, zip(*(found for _, found in parts), strict=True))]
+
+
+def _swept_alone(asked: DirectSweep) -> torch.Tensor:
+    """The same of one engine, (L * H, N), by the way of all sweeps."""
+    engine, metric, inside = asked
+    logits = PathSet.at(Node.logits(engine.sentences.end))
+    return torch.stack([metric(each) for each in engine.sweep(logits, _heads_at_end(engine), inside=inside)])
+
+
+def _heads_at_end(engine: Engine) -> list[Node]:
+    sizes, end = engine.model.architecture, engine.sentences.end
+    return [Node.head(layer, head, end) for layer in range(sizes.n_layers) for head in range(sizes.n_heads)]
 
 
 def _check_data(data: object) -> None:

@@ -79,7 +79,7 @@ class Node:
 
     def __post_init__(self) -> None:
         for each in (self.layer, self.index, self.position):
-            if not isinstance(each, Integral):
+            if not isinstance(each, (int, Integral)):  # `int` first, since the other is slow to ask
                 raise PathSetError(
                     f"a node's layer, number and position are whole numbers, not {shortened(repr(each))}"
                 )
@@ -120,14 +120,9 @@ class Node:
 
         Raises `PathSetError` for any other name, other spellings of a number (`m08`) among them.
         """
-        for kind, pattern in NAMES.items():
-            if match := re.fullmatch(pattern, name):
-                layer, index = (*map(int, match.groups()), 0, 0)[:2]
-                whole = {"embeds": cls.embeds, "residual": cls.residual, "logits": cls.logits}.get(kind)
-                return whole(position) if whole else cls(layer, kind, index, position)
-        raise PathSetError(
-            f"{shortened(name)!r} is not a node; nodes are called m10, a9.h1, m10.n5, embeds, residual or logits"
-        )
+        kind, layer, index = _read_name(name)
+        whole = {"embeds": cls.embeds, "residual": cls.residual, "logits": cls.logits}.get(kind)
+        return whole(position) if whole else cls(layer, kind, index, position)
 
     @property
     def name(self) -> str:
@@ -167,6 +162,18 @@ class Node:
 
     def __str__(self) -> str:
         return f"{self.name}@{self.position}"
+
+
+@cache  # drawing circuits at random asks for the same few names again and again
+def _read_name(name: str) -> tuple[Kind, int, int]:
+    """What kind of node a name is of, its layer and its number there; 0 for what has none."""
+    for kind, pattern in NAMES.items():
+        if match := re.fullmatch(pattern, name):
+            layer, index = (*map(int, match.groups()), 0, 0)[:2]
+            return kind, layer, index
+    raise PathSetError(
+        f"{shortened(name)!r} is not a node; nodes are called m10, a9.h1, m10.n5, embeds, residual or logits"
+    )
 
 
 @dataclass(frozen=True)

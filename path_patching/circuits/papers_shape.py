@@ -136,7 +136,8 @@ def _links(lists: Lists) -> Iterator[Link]:
 
 def _read(reader: str, at: str, ways: Iterable[Via], senders: Iterable[str], place: str) -> Iterator[Link]:
     """The links into some inputs of a reader from those senders that come before it."""
-    before = [name for name in senders if Node.named(name, 0).depth < Node.named(reader, 0).depth]
+    depth = Node.named(reader, 0).depth
+    before = [name for name in senders if Node.named(name, 0).depth < depth]
     yield from (Link(f"{reader}@{at}", way, f"{name}@{place}") for way in ways for name in before)
 
 

@@ -19,7 +19,6 @@ from typing import Literal
 import rust_circuit as rc
 import torch
 
-from path_patching.direct_effects import Change
 from path_patching.engine import BYTES, Data, DataSet, Engine, Means, Request, Sentences
 from path_patching.gpt2.model import Model
 from path_patching.paths import AnyVia, Node, PathSet, Via
@@ -167,12 +166,12 @@ class RustCircuitEngine(Engine[Activations]):
         parts = [self._evaluate_part(templates, bind, part) for part in self._parts(batch, len(requests))]
         return map(torch.cat, zip(*parts, strict=True))
 
-    def _change(self, batch: Activations, sender: Node, inside: Data) -> Change | None:
-        if sender.kind != "head":
-            return None
+    def _directions(self, sender: Node) -> torch.Tensor | None:
+        return self._circuit.head_directions(sender) if sender.kind == "head" else None
+
+    def _coefficients(self, batch: Activations, sender: Node, inside: Data) -> torch.Tensor:
         on_inside, on_clean = (batch.z(sender.layer, sender.position, data) for data in (inside, "clean"))
-        change = (on_inside - on_clean)[:, sender.index]
-        return Change(change, self._circuit.head_directions(sender))
+        return (on_inside - on_clean)[:, sender.index]
 
     def _evaluate_sweep(
         self, batch: Activations, receivers: PathSet, senders: list[Node], via: AnyVia, inside: Data

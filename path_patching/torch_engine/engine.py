@@ -12,7 +12,6 @@ from collections.abc import Hashable, Iterator, Sequence
 
 import torch
 
-from path_patching.direct_effects import Change
 from path_patching.engine import BYTES, Data, DataSet, Engine, Means, Request, Sentences
 from path_patching.gpt2.model import Model
 from path_patching.paths import INPUTS, AnyVia, Node, PathSet
@@ -51,9 +50,11 @@ class TorchEngine(Engine[Activations]):
                 patching = Patching(batch, *request.data)
             yield patching
 
-    def _change(self, batch: Activations, sender: Node, inside: Data) -> Change:
-        change = Patching(batch, inside, "clean").sent_coefficients(sender)
-        return Change(change, self._transformer.directions(sender))
+    def _directions(self, sender: Node) -> torch.Tensor:
+        return self._transformer.directions(sender)
+
+    def _coefficients(self, batch: Activations, sender: Node, inside: Data) -> torch.Tensor:
+        return Patching(batch, inside, "clean").sent_coefficients(sender)
 
     def _evaluate_sweep(
         self, batch: Activations, receivers: PathSet, senders: list[Node], via: AnyVia, inside: Data

@@ -16,8 +16,9 @@ import torch
 from path_patching import unembedding as unembedding_module
 from path_patching.circuits.search import find_circuit
 from path_patching.devices import is_out_of_memory, resolve_device
+from path_patching.direct_effects import direct_effects
 from path_patching.edits import EditedRuns, activation
-from path_patching.engine import Request
+from path_patching.engine import DirectSweep, Engine, Request
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from path_patching.gpt2.model import Architecture, to_transformers
@@ -72,6 +73,13 @@ def all_sweeps(engine: TorchEngine) -> list[torch.Tensor]:
     return [*direct, *(engine.sweep(late_half(setup()), below, via) for via in ("k", "v", "all"))]
 
 
+def swept_together(engine: TorchEngine) -> list[torch.Tensor]:
+    """Heads on the logits, in two data sets at once."""
+    metric, fewer = greater_than(setup().years), engine.like(engine.sentences.rows(slice(9)))
+    asked = [DirectSweep(engine, metric), DirectSweep(fewer, greater_than(setup().years[:9]), "zero")]
+    return Engine.sweep_together(asked)
+
+
 def what_is_read_and_written(engine: TorchEngine) -> list[torch.Tensor]:
     end = setup().end
     nodes = [Node.head(1, 0, end), Node.mlp(2, end), Node.neuron(1, 4, end), Node.embeds(end)]
@@ -117,7 +125,7 @@ def self_check(engine: TorchEngine) -> torch.Tensor:
 
 
 ASKED = (
-    all_requests, all_sweeps, what_is_read_and_written, neurons_of_a_layer, edited_runs, next_tokens,
+    all_requests, all_sweeps, swept_together, what_is_read_and_written, neurons_of_a_layer, edited_runs, next_tokens,
     searched_circuit, self_check,
 )  # fmt: skip
 
@@ -125,8 +133,11 @@ ASKED = (
 @pytest.fixture
 def _same_blocks(monkeypatch):
     """A GPU computes in larger blocks than a CPU; in equal ones all operations are the same, and so is each bit."""
-    of = unembedding_module
-    for sizes in (of.ROWS_AT_ONCE, of.ENTRIES_AT_ONCE, of.LARGEST_PIECE):
+    for sizes in (
+        unembedding_module.ROWS_AT_ONCE,
+        unembedding_module.ENTRIES_AT_ONCE,
+        unembedding_module.LARGEST_PIECE,
+    ):
         monkeypatch.setitem(sizes, "cuda", sizes["cpu"])
 
 
@@ -334,6 +345,20 @@ def test_what_does_not_fit_on_a_gpu_is_tried_in_halves_and_a_line_says_so(ask, c
         assert 1 <= len(tried) <= 3
         assert tried == [N >> times for times in range(1, len(tried) + 1)]
     assert largest_difference(found, expected) < 1e-6
+
+
+def test_heads_that_do_not_fit_together_are_halved(monkeypatch, capsys):
+    expected = swept_together(engine_on("cpu"))
+
+    def small(stream, changes, unembedding):
+        if len(changes) > 4:
+            raise torch.OutOfMemoryError
+        return direct_effects(stream, changes, unembedding)
+
+    monkeypatch.setattr("path_patching.engine.direct_effects", small)
+    found = swept_together(engine_on("cpu"))
+    assert "out of memory on cpu with 9 heads at a time: trying 4" in capsys.readouterr().out
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
 
 
 def test_a_halved_batch_keeps_nothing_and_is_the_size_from_then_on(capsys):

@@ -69,8 +69,11 @@ class Recording(Engine):
     def _evaluate_sweep(self, batch, receivers, senders, via, inside):
         return torch.stack([batch + 1000 * (1 + sender.layer) for sender in senders])
 
-    def _change(self, batch, sender, inside):
+    def _directions(self, sender):
         return None
+
+    def _coefficients(self, batch, sender, inside):
+        raise NotImplementedError
 
     def _writes(self, batch, nodes, data):
         return torch.stack([batch + node.position for node in nodes])

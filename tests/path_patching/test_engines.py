@@ -8,14 +8,15 @@ from functools import cache, partial
 import pytest
 import torch
 
-from path_patching.engine import Engine, Sentences
+from path_patching.direct_effects import direct_effects, is_cheaper
+from path_patching.engine import DirectSweep, Engine, Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, end_logits, random_model, to_transformers
 from path_patching.paths import Node, PathSet, PathSetError, layer_nodes
 from path_patching.unembedding import answer_probabilities
 from tests.helpers.engines import each_engine, make_engine, request
 from tests.helpers.reference import Reference, reference_probabilities
-from tests.helpers.setups import HEADS, SETUPS, Setup, full_circuit, late_half, path_sets
+from tests.helpers.setups import HEADS, SETUPS, VOCABULARY, Setup, full_circuit, late_half, path_sets
 
 TOLERANCE = 1e-5  # of a probability and of a probability difference, the repository's promise
 ROUNDING = 5e-6  # between two ways of asking one engine: only the order of float32 sums may differ
@@ -408,3 +409,36 @@ def test_everything_downstream_recomputed_is_a_forward_pass_with_writes_replaced
     found, expected = engine_for(engine_name, "with eos").patch(paths), with_writes_replaced(setup, nodes)
     assert (expected - setup.reference.probabilities()).abs().max() > 1e-3
     assert_agree(setup, found, expected)
+
+
+@each_engine
+def test_swept_together_as_alone(engine_name, monkeypatch):
+    """Ten pairs are too few for a head's output directions to be the shorter way, twenty are not."""
+    setup, generator = SETUPS["with eos"](), torch.Generator().manual_seed(0)
+    architecture, answers = setup.model.architecture, setup.sentences.answers
+
+    def sentences(n: int, length: int, answers: torch.Tensor = answers) -> Sentences:
+        clean, corrupted = torch.randint(1, VOCABULARY, (2, n, length), generator=generator).unbind()
+        return Sentences(clean, corrupted, answers)
+
+    def metric(probabilities: torch.Tensor) -> torch.Tensor:
+        return probabilities[:, :5] @ torch.arange(5.0).double()
+
+    first = make_engine(engine_name, setup.model, sentences(10, 6), memory_gb=2e-4)  # several batches
+    twice = first.like(sentences(10, 9).rows(torch.tensor([9, *range(10), 3])))
+    other = first.like(sentences(10, 6, answers[:7]))
+    asked = [DirectSweep(first, metric), DirectSweep(other, metric), DirectSweep(twice, metric, "mean")]
+    head = Node.head(0, 0, 0)
+    assert [is_cheaper(head, architecture, n) for n in (10, 20)] == [False, True]
+    along = []
+    monkeypatch.setattr(
+        "path_patching.engine.direct_effects", lambda *given: along.append(len(given[0])) or direct_effects(*given)
+    )
+    found = Engine.sweep_together(asked)
+    assert max(along) == 20
+    for (engine, _, inside), of_heads in zip(asked, found, strict=True):
+        end = engine.sentences.end
+        heads = [Node.head(layer, index, end) for layer in range(3) for index in range(3)]
+        alone = torch.stack([metric(each) for each in engine.sweep(PathSet.at(Node.logits(end)), heads, inside=inside)])
+        assert (alone - metric(engine.clean())).abs().amax(1).min() > 1e-4
+        torch.testing.assert_close(of_heads, alone, rtol=0, atol=1e-6)
