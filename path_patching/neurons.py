@@ -53,7 +53,8 @@ Found = TypeVar("Found")
 SENTENCES_AT_ONCE = 512  # whose logits are all there at once, in float64
 NEURONS_ANSWERED_AT_ONCE = 64  # whose probabilities (neurons, N, A) are all there at once
 SERIES_REACH = 0.25  # logits that move further than this are exponentiated one by one
-SERIES_ORDER = 7  # what the series then leaves out of exp(move) is below 0.25**8 / 8! = 4e-10
+SERIES_ORDERS = (3, 5, 7)  # of which the lowest is taken that leaves out no more than the highest does
+LEFT_OUT = SERIES_REACH**8 / factorial(8)  # of exp(move), 4e-10
 SERIES_ROWS_AT_ONCE = 2048  # of the unembedding
 TINY = 1e-300  # keeps a division by a largest number of 0 from being one by 0
 
@@ -234,19 +235,36 @@ def _log_growth_of_denominator(moves: _Moves) -> torch.Tensor:
 def _beyond_first_order(moves: _Moves, tokens: slice, heights: torch.Tensor) -> torch.Tensor:
     """Σ_v p_v (exp(x_v) − 1 − x_v) over a piece of the vocabulary, x = shrinking · logit + step · height: (N, M).
 
-    `heights` are (v, M). The series in both terms of x, each of whose members is a matrix product over v. Float32 holds
-    these, with logits and heights as shares of the largest; what is left out is less than x to the power
-    `SERIES_ORDER + 1` by its factorial.
+    `heights` are (v, M). Each neuron has a series of the order that its x need, at most the highest. Float32 holds the
+    products, with logits and heights as shares of the largest.
     """
     logits = moves.logits[:, tokens]
     largest_logit, largest_height = (each.abs().amax(over, keepdim=True) for each, over in ((logits, 1), (heights, 0)))
     logit, height = logits / largest_logit.clamp_min(TINY), (heights / largest_height.clamp_min(TINY)).float()
     shrinking, step = moves.shrinking * largest_logit, moves.step * largest_height  # (N, M)
-    weighted = [(moves.log_weights[:, tokens].exp() * logit**power).float() for power in range(SERIES_ORDER + 1)]
+    powers = range(SERIES_ORDERS[-1] + 1)
+    weighted = [(moves.log_weights[:, tokens].exp() * logit**power).float() for power in powers]
+    reach = (shrinking.abs() + step.abs()).amax(0)  # (M,)
+    too_low = [reach ** (order + 1) / factorial(order + 1) > LEFT_OUT for order in SERIES_ORDERS[:-1]]
+    needed = torch.stack(too_low).sum(0)  # which of the orders
+    total = torch.zeros_like(step)
+    for place, order in enumerate(SERIES_ORDERS):
+        which = (needed == place).nonzero()[:, 0]
+        total[:, which] = _series(order, weighted, height[:, which], shrinking[:, which], step[:, which])
+    return total
+
+
+def _series(
+    order: int, weighted: list[torch.Tensor], height: torch.Tensor, shrinking: torch.Tensor, step: torch.Tensor
+) -> torch.Tensor:
+    """Σ_v p_v Σ_k x_v^k / k! for 2 ≤ k ≤ `order`, x = shrinking · logit + step · height: (N, m) for (N, m) of these.
+
+    `weighted` are p_v times each power of a logit, (N, v); heights (v, m). Each product of powers is a matrix product.
+    """
     total, of_height = torch.zeros_like(step), torch.ones_like(height[:, :1])
-    for power in range(SERIES_ORDER + 1):
+    for power in range(order + 1):
         lowest, inner = max(0, 2 - power), torch.zeros_like(step)
-        for other in reversed(range(lowest, SERIES_ORDER + 1 - power)):
+        for other in reversed(range(lowest, order + 1 - power)):
             inner = shrinking / (other + 1) * inner + weighted[other] @ of_height
         total += shrinking**lowest / factorial(lowest) * step**power / factorial(power) * inner
         of_height = of_height * height
