@@ -52,11 +52,15 @@ ROWS = 512  # in a block whose rate is measured
 
 @dataclass(frozen=True)
 class Measured:
-    """A step's seconds by the clock and of processor time, its memory, and processor time of the parts of its floor."""
+    """A step's seconds by the clock and of processor time, its memory, and processor time of the parts of its floor.
+
+    `rate` is that of one core at the unembedding, in multiplications and additions a second.
+    """
 
     clock: float
     core: float
     memory: float
+    rate: float
     floor: Count
 
     @property
@@ -70,13 +74,15 @@ def run_step(step: Step, sizes: Architecture, started: float) -> Measured:
     with counting() as needs, patch.object(sys, "argv", [*step.program, *step.arguments]):
         runpy.run_path(step.program[0], run_name="__main__")
     clock, core, memory = time.time() - started, time.process_time(), peak_gb("cpu")
-    return Measured(clock, core, memory, _core_time(needs.total(sizes), sizes))
+    row = unembedding_cost(ROWS, sizes.d_model, sizes.vocab_size, "cpu").core / ROWS
+    rate = 2 * sizes.d_model * sizes.vocab_size / row
+    return Measured(clock, core, memory, rate, _core_time(needs.total(sizes), sizes, row))
 
 
-def _core_time(count: Count, sizes: Architecture) -> Count:
-    """What is counted, in seconds of processor time at this process's rates."""
+def _core_time(count: Count, sizes: Architecture, row: float) -> Count:
+    """What is counted, in seconds of processor time at this process's rates; `row` is that of an unembedded row."""
     return Count(
-        unembedded=count.unembedded * unembedding_cost(ROWS, sizes.d_model, sizes.vocab_size, "cpu").core / ROWS,
+        unembedded=count.unembedded * row,
         layers=count.layers * layer_cost(sizes, ROWS, "cpu").core / ROWS,
         mlps=count.mlps * mlp_cost(sizes, ROWS, "cpu").core / ROWS,
         exponentials=count.exponentials and count.exponentials * core_time_of_exponential("cpu"),
@@ -109,13 +115,14 @@ def main(arguments: list[str] | None = None) -> None:
                 found = measure(engine, options, folder)
                 number = f"--n {options.n}" if options.n else "each with its own number of sentences"
                 print(f"Steps of the reproduction, {options.model_shape} shape, {engine}, {number}.\n")
-                print(table([*HEADERS], [*([step, *_cells(each)] for step, each in found.items()), _sums(found)]))
+                rows = [[step, *_cells(each)] for step, each in found.items()]
+                print(table([*HEADERS], [*rows, *_sums(found)]))
                 print()
 
 
 HEADERS = (
-    "step", "time", "core time", "peak memory", "floor: unembedding", "forward passes", "recomputed MLPs",
-    "exponentials", "core time ÷ floor",
+    "step", "time", "core time", "peak memory", "rate of a core", "floor: unembedding", "forward passes",
+    "recomputed MLPs", "exponentials", "core time ÷ floor",
 )  # fmt: skip
 
 
@@ -123,16 +130,19 @@ def _cells(of: Measured) -> list[str]:
     parts = (of.floor.unembedded, of.floor.layers, of.floor.mlps, of.floor.exponentials)
     counted = [seconds(part) if part else "" for part in parts]
     of_floor = ratio(of.core, of.least) if of.least else ""
-    return [seconds(of.clock), seconds(of.core), gigabytes(of.memory), *counted, of_floor]
+    rate = f"{of.rate / 1e9:.0f} GFLOP/s"
+    return [seconds(of.clock), seconds(of.core), gigabytes(of.memory), rate, *counted, of_floor]
 
 
-def _sums(found: dict[str, Measured]) -> list[str]:
-    """The row of all steps but the validation."""
+def _sums(found: dict[str, Measured]) -> list[list[str]]:
+    """The row of all steps but the validation, if there are any."""
     summed = [each for step, each in found.items() if step != VALIDATION]
+    if not summed:
+        return []
     clock, core = sum(each.clock for each in summed), sum(each.core for each in summed)
-    memory = max((each.memory for each in summed), default=0.0)
-    whole = Measured(clock, core, memory, sum((each.floor for each in summed), start=Count()))
-    return [f"all but {VALIDATION}", *_cells(whole)]
+    memory, rate = max(each.memory for each in summed), sum(each.rate for each in summed) / len(summed)
+    whole = Measured(clock, core, memory, rate, sum((each.floor for each in summed), start=Count()))
+    return [[f"all but {VALIDATION}", *_cells(whole)]]
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
