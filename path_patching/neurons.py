@@ -200,15 +200,16 @@ def _effects(moves: _Moves, metric: Metric) -> torch.Tensor:
     log_growth = _log_growth_of_denominator(moves)
     clean = moves.log_probs[:, moves.answers]
     heights = moves.rows[moves.answers] @ moves.readable.T  # (A, M)
-    effects = []
-    for block in torch.arange(len(moves.readable)).split(NEURONS_ANSWERED_AT_ONCE):
+    effects = torch.empty(len(moves.readable), len(clean), dtype=torch.float64)  # kept one by one, they split the heap
+    for block in torch.arange(len(effects)).split(NEURONS_ANSWERED_AT_ONCE):
         shrinking, step, mean, growth = (
             each[:, block].T[..., None] for each in (moves.shrinking, moves.step, moves.mean_heights, log_growth)
         )  # (neurons, N, 1)
         moved = shrinking * moves.logits[:, moves.answers] + step * (heights.T[block][:, None] - mean)
         change = clean.exp() * torch.expm1(moved - growth)  # (neurons, N, A)
-        effects += [metric(of_neuron) for of_neuron in change.cpu()]
-    return torch.stack(effects)
+        for neuron, of_neuron in zip(block.tolist(), change.cpu(), strict=True):
+            effects[neuron] = metric(of_neuron)
+    return effects
 
 
 def _log_growth_of_denominator(moves: _Moves) -> torch.Tensor:
