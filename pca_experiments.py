@@ -67,8 +67,10 @@ for name, found in activations.items():
     absent = (0, 2 - len(components))  # a head of one dimension varies in one direction alone, and not in a second
     points.append(pad(components.coordinates(collate(found, yy)), absent))
     shares.append(pad(components.shares, absent))
-    words = f"{name}: share of the variance in two components"
-    run.note(f"pca/{places[name].name}/share_of_variance", shares[-1].tolist(), words)
+    words, key = f"{name}: share of the variance in two components", f"pca/{places[name].name}"
+    run.note(f"{key}/share_of_variance", shares[-1].tolist(), words)
+    varies_in = f"{name}: dimensions in which it varies; LEACE of classes erases up to {len(yy.unique()) - 1} of them"
+    run.note(f"{key}/dimensions", len(principal_components(found)), varies_in)
 pca = {"activations": list(activations), "points": torch.stack(points), "shares": torch.stack(shares)}
 run.save("pca.pt", pca, kind="pca")
 
