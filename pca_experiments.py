@@ -67,7 +67,8 @@ for name, found in activations.items():
     absent = (0, 2 - len(components))  # a head of one dimension varies in one direction alone, and not in a second
     points.append(pad(components.coordinates(collate(found, yy)), absent))
     shares.append(pad(components.shares, absent))
-    words, key = f"{name}: share of the variance in two components", f"pca/{places[name].name}"
+    key = f"pca/{places[name].name}"
+    words = f"{name}: share of the variance in two components"
     run.note(f"{key}/share_of_variance", shares[-1].tolist(), words)
     varies_in = f"{name}: dimensions in which it varies; LEACE of classes erases up to {len(yy.unique()) - 1} of them"
     run.note(f"{key}/dimensions", len(principal_components(found)), varies_in)

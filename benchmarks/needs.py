@@ -25,6 +25,7 @@ from path_patching.edits import EditedRuns
 from path_patching.engine import DirectSweep, Engine, Request, Sentences
 from path_patching.gpt2.model import Architecture
 from path_patching.paths import Node, PathSet
+from path_patching.sweeps import every_node
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,8 @@ def counting() -> Iterator[Needs]:
 
     def of_sweeps(asked: Sequence[DirectSweep]) -> None:
         for engine, _, inside in asked:
-            sizes, end = engine.model.architecture, engine.sentences.end
-            heads = [Node.head(layer, head, end) for layer in range(sizes.n_layers) for head in range(sizes.n_heads)]
+            end = engine.sentences.end
+            heads = [node for node in every_node(engine, end) if node.kind == "head"]
             of_sweep(engine, PathSet.at(Node.logits(end)), heads, inside=inside)
 
     def of_batch(engine: Engine, pairs: torch.Tensor, keep: bool) -> None:

@@ -34,7 +34,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import reduce
 from math import factorial
-from typing import TypeVar
 
 import torch
 
@@ -47,8 +46,6 @@ from path_patching.progress import progress
 from path_patching.sweeps import Metric
 from path_patching.torch_engine.forward import Transformer
 from path_patching.unembedding import Unembedding, vocabulary_pieces
-
-Found = TypeVar("Found")
 
 SENTENCES_AT_ONCE = 512  # whose logits are all there at once, in float64
 NEURONS_ANSWERED_AT_ONCE = 64  # whose probabilities (neurons, N, A) are all there at once
@@ -220,8 +217,8 @@ def _log_growth_of_denominator(moves: _Moves) -> torch.Tensor:
     """
     middle = moves.mean_heights.mean(0)  # (M,); float32 need not hold what all heights of a neuron share
     beyond, furthest_height = torch.zeros_like(moves.step), torch.zeros_like(middle)
-    pieces = [*torch.arange(len(moves.rows)).split(SERIES_ROWS_AT_ONCE)]
-    for tokens in progress((slice(int(each[0]), int(each[-1]) + 1) for each in pieces), "neurons", len(pieces)):
+    firsts = range(0, len(moves.rows), SERIES_ROWS_AT_ONCE)
+    for tokens in progress([slice(first, first + SERIES_ROWS_AT_ONCE) for first in firsts], "neurons"):
         heights = moves.rows[tokens] @ moves.readable.T - middle  # (v, M)
         beyond += _beyond_first_order(moves, tokens, heights)
         furthest_height = torch.maximum(furthest_height, heights.abs().amax(0))
@@ -291,7 +288,7 @@ def _written_out_where(far: torch.Tensor, log_growth: torch.Tensor, moves: _Move
     return torch.where(far, exact, log_growth)
 
 
-def _over_vocabulary(moves: _Moves, compute: Callable[[slice], Found], rows: int) -> Iterator[Found]:
+def _over_vocabulary(moves: _Moves, compute: Callable[[slice], torch.Tensor], rows: int) -> Iterator[torch.Tensor]:
     """`compute` for each piece of the vocabulary, in order; `rows` of a piece are worked on at once.
 
     On a CPU each piece has a thread to itself: threads that share an operation as small as these wait for each other.
