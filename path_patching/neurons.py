@@ -240,8 +240,8 @@ def _beyond_first_order(moves: _Moves, tokens: slice, heights: torch.Tensor) -> 
     largest_logit, largest_height = (each.abs().amax(over, keepdim=True) for each, over in ((logits, 1), (heights, 0)))
     logit, height = logits / largest_logit.clamp_min(TINY), (heights / largest_height.clamp_min(TINY)).float()
     shrinking, step = moves.shrinking * largest_logit, moves.step * largest_height  # (N, M)
-    powers = range(SERIES_ORDERS[-1] + 1)
-    weighted = [(moves.log_weights[:, tokens].exp() * logit**power).float() for power in powers]
+    weights = moves.log_weights[:, tokens].exp()
+    weighted = [(weights * logit**power).float() for power in range(SERIES_ORDERS[-1] + 1)]
     reach = (shrinking.abs() + step.abs()).amax(0)  # (M,)
     too_low = [reach ** (order + 1) / factorial(order + 1) > LEFT_OUT for order in SERIES_ORDERS[:-1]]
     needed = torch.stack(too_low).sum(0)  # which of the orders
