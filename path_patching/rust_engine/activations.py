@@ -117,9 +117,10 @@ class Activations:
 
     def pattern(self, layer: int, data: DataSet) -> torch.Tensor:
         """Attention patterns of a layer's heads, (B, H, T, T)."""
-        name = f"a{layer}.in"
-        read = self._streams[name][self._prefix[data]]
-        return evaluate([self._circuit.attention_layer(layer, read.shape[1]).pattern], {name: read})[0]
+        inputs = self._head_inputs(layer)
+        rows = self._prefix[data]
+        bound = {via: each[rows] for via, each in inputs.items()}
+        return evaluate([self._circuit.attention(rows.shape[1]).pattern], bound)[0]
 
     def _written(self, alike: list[Node], data: Data, part: slice) -> Sequence[torch.Tensor]:
         """Writes (B, D) of heads, or of neurons, of one layer and position, or of a single other node."""
@@ -128,36 +129,45 @@ class Activations:
             return [self.stream("a0.in", node.position, data, part)]
         if node.kind == "head":
             z = self.z(node.layer, node.position, data, part)
-            written = evaluate([self._circuit.head_writes(node.layer)], {"z": z})[0]  # (B, H, D)
-            return [written[:, head.index] for head in alike]
-        if data == "zero":
-            return [torch.zeros_like(self.stream("a0.in", node.position, "clean", part))] * len(alike)
-        if data == "mean" and node.kind == "neuron":
-            return [self._mean(self._means[neuron], part) for neuron in alike]
-        if data == "mean":
+            return evaluate([self._circuit.head_write(head) for head in alike], {"z": z})
+        if node.kind == "mlp":
             before, after = self._circuit.around_mlp(node.layer)
             return [self.stream(after, node.position, data, part) - self.stream(before, node.position, data, part)]
+        if data == "zero":
+            return [torch.zeros_like(self.stream("a0.in", node.position, "clean", part))] * len(alike)
+        if data == "mean":
+            return [self._mean(self._means[neuron], part) for neuron in alike]
         stream = stream_name(Node.mlp(node.layer, node.position))
         read = self.stream(stream, node.position, data, part)
         return evaluate([self._circuit.node(each) for each in alike], {f"{stream}@{node.position}": read}, AS_IT_IS)
 
     def _run(self) -> None:
         for layer in progress(range(self._circuit.architecture.n_layers), "forward pass"):
-            read, write = self._circuit.around_mlp(layer)
-            self._streams[read] = self._attend(layer, self._streams[f"a{layer}.in"])
-            rows = self._streams[read].split(self._rows_at_once)
-            mlp = self._circuit.mlp_layer(layer)
-            self._streams[write] = torch.cat([evaluate([mlp], {read: part})[0] for part in rows])
+            start, (read, write) = f"a{layer}.in", self._circuit.around_mlp(layer)
+            self._z.append(self._attend(layer))
+            bound = {start: self._streams[start], "z": self._z[layer]}
+            (self._streams[read],) = self._of_prefixes([self._circuit.attention_layer(layer)], bound)
+            (self._streams[write],) = self._of_prefixes([self._circuit.mlp_layer(layer)], {read: self._streams[read]})
 
-    def _attend(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
-        """The stream (P, D) after a layer's heads, whose attention-weighted values are kept."""
+    def _attend(self, layer: int) -> torch.Tensor:
+        """The attention-weighted values of a layer's heads, (P, H, d_head)."""
         n_positions = self._of_sentence.shape[1]
-        heads = self._circuit.attention_layer(layer, n_positions)
-        sizes = self._circuit.architecture
-        after, z = torch.empty_like(stream), stream.new_empty(len(stream), sizes.n_heads, sizes.d_head)
+        inputs, circuit = self._head_inputs(layer), self._circuit.attention(n_positions).z
+        z = torch.empty_like(inputs["v"])
         for prefixes in self._of_sentence.split(max(1, self._rows_at_once // n_positions)):
-            z_found, found = evaluate([heads.z, heads.after], {f"a{layer}.in": stream[prefixes]})
-            after[prefixes] = found
-            z[prefixes] = z_found.transpose(1, 2)
-        self._z.append(z)
-        return after
+            z[prefixes] = evaluate([circuit], {via: each[prefixes] for via, each in inputs.items()})[0]
+        return z
+
+    def _head_inputs(self, layer: int) -> dict[str, torch.Tensor]:
+        """The queries, keys and values of a layer's heads, each (P, H, d_head)."""
+        name, inputs = f"a{layer}.in", self._circuit.head_inputs(layer)
+        found = self._of_prefixes([*inputs.values()], {name: self._streams[name]})
+        return dict(zip(inputs, found, strict=True))
+
+    def _of_prefixes(self, circuits: Sequence[rc.Circuit], bound: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Circuits evaluated for all prefixes, some at a time: (P, ...) each, their symbols bound to (P, ...)."""
+        parts = [
+            evaluate(circuits, dict(zip(bound, rows, strict=True)))
+            for rows in zip(*(each.split(self._rows_at_once) for each in bound.values()), strict=True)
+        ]
+        return [*map(torch.cat, zip(*parts, strict=True))]

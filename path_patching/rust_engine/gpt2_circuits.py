@@ -4,7 +4,8 @@ Each node is a circuit over the residual streams it reads, which are symbols of 
 in their place: `a9.h1@12` reads `a9.in@0` … `a9.in@12`, through its inputs `a9.h1.q@12`, `a9.h1.k@0` …, `a9.h1.v@0` …;
 `m10@12` reads `m10.in@12`. What stands below a node is never walked when it is built, so that a circuit of many nodes
 takes time in proportion to them. Batches of sentences enter with `rc.Expander`, which widens everything above what it
-replaces. One layer over all positions at once, for the plain forward pass, is `attention_layer` and `mlp_layer`.
+replaces. The plain forward pass has circuits of whole layers: `head_inputs`, `attention` over all positions at once,
+`attention_layer` and `mlp_layer`.
 """
 
 from __future__ import annotations
@@ -34,12 +35,11 @@ def stream_name(reader: Node) -> str:
     return f"{'a' if reader.kind == 'head' else 'm'}{reader.layer}.in"
 
 
-class AttentionLayer(NamedTuple):
-    """A layer's heads: attention-weighted values z (H, T, d_head), patterns (H, T, T), stream after them (T, D)."""
+class Attention(NamedTuple):
+    """What a layer's heads attend to: attention-weighted values z (T, H, d_head), patterns (H, T, T)."""
 
     z: rc.Circuit
     pattern: rc.Circuit
-    after: rc.Circuit
 
 
 class Gpt2Circuit:
@@ -153,10 +153,10 @@ class Gpt2Circuit:
         out = rc.Index(self._weight(f"{prefix}.w.proj_out"), [slice(None), node.index], name=f"{node}.w.out")
         return einsum(",d->d", activation, out, name=str(node))
 
-    def head_writes(self, layer: int) -> rc.Circuit:
-        """What the heads of a layer write (H, D), from the symbol `z` (H, d_head), their attention-weighted values."""
-        z = rc.Symbol.new_with_random_uuid((self.architecture.n_heads, self.architecture.d_head), "z")
-        return einsum("hc,hdc->hd", z, self._weight(f"a{layer}.w.o"), name=f"a{layer}.writes")
+    def head_write(self, head: Node) -> rc.Circuit:
+        """What a head writes (D,), from the symbol `z` (H, d_head), its layer's attention-weighted values."""
+        z = rc.Index(self._z(), [head.index], name=f"{head.name}.z")
+        return einsum("c,dc->d", z, self._of_head(f"a{head.layer}.w.o", head.index), name=head.name)
 
     def head_directions(self, head: Node) -> torch.Tensor:
         """The directions along which a head writes, (d_head, D)."""
@@ -189,30 +189,40 @@ class Gpt2Circuit:
 
     def mlp_layer(self, layer: int) -> rc.Circuit:
         """The residual stream after MLP `layer` at any position, (D,), from the symbol `m{layer}.in`."""
-        read = rc.Symbol.new_with_random_uuid((self.architecture.d_model,), f"m{layer}.in")
+        read = self._any_position(f"m{layer}.in")
         return rc.Add(read, self._mlp_reading(read, layer, f"m{layer}"), name=f"m{layer}.out")
 
-    def attention_layer(self, layer: int, n_positions: int) -> AttentionLayer:
-        """The heads of a layer at all positions, from the symbol `a{layer}.in` (T, D)."""
+    def head_inputs(self, layer: int) -> dict[str, rc.Circuit]:
+        """Queries, keys and values (H, d_head) of a layer's heads at any position, from the symbol `a{layer}.in`."""
         name = f"a{layer}"
-        read = self._stream(f"{name}.in", n_positions)
-        normed = self._layer_norm(read, name, f"{name}.normed")
-        q, k, v = (self._all_heads(normed, name, via, n_positions) for via in INPUTS["head"])
-        raw_scores = einsum("hqc,hkc,->hqk", q, k, self._score_scale(), name=f"{name}.raw_scores")
+        normed = self._layer_norm(self._any_position(f"{name}.in"), name, f"{name}.normed")
+
+        def projected(via: Via) -> rc.Circuit:
+            weight, bias = self._weight(f"{name}.w.{via}"), self._weight(f"{name}.w.{via}_bias")
+            without_bias = einsum("d,hcd->hc", normed, weight, name=f"{name}.{via}.without_bias")
+            return rc.Add(without_bias, bias, name=f"{name}.{via}")
+
+        return {via: projected(via) for via in INPUTS["head"]}
+
+    def attention(self, n_positions: int) -> Attention:
+        """Attention of any layer's heads at all positions, from the symbols `q`, `k` and `v` (T, H, d_head)."""
+        shape = (n_positions, self.architecture.n_heads, self.architecture.d_head)
+        q, k, v = (rc.Symbol.new_with_random_uuid(shape, via) for via in INPUTS["head"])
+        raw_scores = einsum("qhc,khc,->hqk", q, k, self._score_scale(), name="raw_scores")
         later = torch.full((n_positions, n_positions), -torch.inf, device=self.device).triu(1)
-        scores = rc.Add(raw_scores, rc.Array(later, "causal_mask"), name=f"{name}.scores")
-        pattern = rc.softmax(scores, name=f"{name}.pattern")
-        z = einsum("hqk,hkc->hqc", pattern, v, name=f"{name}.z")
-        write = einsum("htc,hdc->td", z, self._weight(f"{name}.w.o"), name=f"{name}.write")
-        after = rc.Add(read, write, self._weight(f"{name}.w.o_bias"), name=f"{name}.out")
-        return AttentionLayer(z, pattern, after)
+        pattern = rc.softmax(rc.Add(raw_scores, rc.Array(later, "causal_mask"), name="scores"), name="pattern")
+        return Attention(einsum("hqk,khc->qhc", pattern, v, name="z"), pattern)
 
-    def _all_heads(self, normed: rc.Circuit, name: str, via: Via, n_positions: int) -> rc.Circuit:
-        without_bias = einsum("td,hcd->htc", normed, self._weight(f"{name}.w.{via}"), name=f"{name}.{via}.without_bias")
-        bias = einsum(
-            "hc,t->htc", self._weight(f"{name}.w.{via}_bias"), self._ones(n_positions), name=f"{name}.{via}.bias"
-        )
-        return rc.Add(without_bias, bias, name=f"{name}.{via}")
+    def attention_layer(self, layer: int) -> rc.Circuit:
+        """The residual stream after a layer's heads at any position, (D,), from the symbols `a{layer}.in` and `z`."""
+        name, read = f"a{layer}", self._any_position(f"a{layer}.in")
+        write = einsum("hc,hdc->d", self._z(), self._weight(f"{name}.w.o"), name=f"{name}.write")
+        return rc.Add(read, write, self._weight(f"{name}.w.o_bias"), name=f"{name}.out")
 
-    def _stream(self, stream: str, n_positions: int) -> rc.Circuit:
-        return rc.Symbol.new_with_random_uuid((n_positions, self.architecture.d_model), stream)
+    def _any_position(self, stream: str) -> rc.Circuit:
+        """A residual stream at a position that does not matter, (D,)."""
+        return rc.Symbol.new_with_random_uuid((self.architecture.d_model,), stream)
+
+    def _z(self) -> rc.Circuit:
+        """The attention-weighted values of a layer's heads, (H, d_head)."""
+        return rc.Symbol.new_with_random_uuid((self.architecture.n_heads, self.architecture.d_head), "z")
