@@ -20,7 +20,7 @@ If no threshold is given, it is lowered until the circuit suffices, or would be 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -39,7 +39,7 @@ from path_patching.circuits.circuit import (
 from path_patching.circuits.papers_shape import in_papers_shape, varied
 from path_patching.engine import Engine
 from path_patching.errors import UserError
-from path_patching.gpt2.model import Model
+from path_patching.gpt2.model import Architecture, Model
 from path_patching.paths import INPUTS, AnyVia, Node, PathSet, Via
 from path_patching.sweeps import Effects, Metric, every_node, remembered_effects
 
@@ -47,6 +47,7 @@ NAME = "the circuit found automatically"
 THRESHOLDS = (0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # shares of the metric's clean value
 ENOUGH = 0.85  # share of it that the full circuit has to recover; the paper's recovers 0.875
 MOST = 1 / 3  # of the nodes at END; with more in the circuit, no lower threshold is tried
+FEW = 40  # nodes at END, which are soon followed, be they most of a small model
 STUDIED = 3  # heads to look at closely
 
 
@@ -206,7 +207,7 @@ def _attempts(search: Search, shares: tuple[float, ...]) -> list[_Attempt]:
         late = _late(strict)
         if late is None:
             continue
-        too_large = len(late.circuit.mlps + late.circuit.heads) > MOST * sizes.n_layers * (sizes.n_heads + 1)
+        too_large = len(late.circuit.mlps + late.circuit.heads) > _most_at_end(sizes)
         if too_large and attempts:
             break
         full = _full(strict, late) if late.recovered >= ENOUGH else None
@@ -218,6 +219,19 @@ def _attempts(search: Search, shares: tuple[float, ...]) -> list[_Attempt]:
         if too_large or attempts[-1].recovered >= ENOUGH:
             break
     return attempts
+
+
+def _most_at_end(sizes: Architecture) -> float:
+    """With more nodes at END than this, a circuit is a large part of the model."""
+    return MOST * sizes.n_layers * (sizes.n_heads + 1)
+
+
+def is_too_large(at_end: Sized, sizes: Architecture) -> bool:
+    """Whether nodes at END are too many to follow them again and again, to YY and there to all that each of them reads.
+
+    A search keeps so many where the metric's clean value is next to nothing, as in a model that cannot do the task.
+    """
+    return len(at_end) > max(_most_at_end(sizes), FEW)
 
 
 def _late(search: Search) -> Found | None:

@@ -7,7 +7,8 @@
 A draw is a weight for each sentence, so that whoever draws can draw whole clusters. Sweeps are made once for all
 sentences: a draw, or a threshold, that asks for one that was made only weighs its sentences otherwise. At END draws
 have nearly all sweeps in common. What their heads read at YY is another question for every other set of heads, so that
-at thresholds below `FOLLOWED_FROM`, where each draw keeps a set of its own, searches end at END.
+at thresholds below `FOLLOWED_FROM`, where each draw keeps a set of its own, searches end at END; and so they do where a
+draw keeps too many nodes there (`is_too_large`), as any does of a model that cannot do the task.
 
     >>> from path_patching.bootstrap import sentence_weights
     >>> from path_patching.sweeps import remembered_effects
@@ -34,7 +35,7 @@ import torch
 
 from path_patching.circuits.circuit import Circuit, bare, place_of
 from path_patching.circuits.overlap import jaccard
-from path_patching.circuits.search import find_at_end, find_members
+from path_patching.circuits.search import find_at_end, find_members, is_too_large
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.errors import UserError
 from path_patching.progress import progress
@@ -142,7 +143,7 @@ def stability(
 ) -> Stability:
     """Searches on draws of the sentences, at each threshold; `weights` (draws, N) say how often each was drawn.
 
-    With thresholds below `followed_from` they look at END alone.
+    They look at END alone with thresholds below `followed_from`, and with those that keep too many nodes there.
     Raises `UserError` for weights of another shape, and for a draw in which the metric has no clean value.
     """
     if weights.ndim != 2 or len(weights) < 2:
@@ -152,9 +153,11 @@ def stability(
     drawn = [effects.weighted(each) for each in weights]
 
     def searched(threshold: float) -> Searches:
-        followed = threshold >= followed_from
-        search = _found if followed else _kept_at_end
-        return Searches(threshold, tuple(search(each, yy, end, threshold) for each in drawn), followed)
+        at_end = tuple(_kept_at_end(each, yy, end, threshold) for each in drawn)
+        sizes = effects.values.engine.model.architecture
+        if threshold < followed_from or any(is_too_large(kept, sizes) for kept in at_end):
+            return Searches(threshold, at_end, followed=False)
+        return Searches(threshold, tuple(_found(each, yy, end, threshold) for each in drawn))
 
     return Stability(tuple(map(searched, progress(thresholds, f"{len(drawn)} searches at each threshold"))))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from path_patching.circuits.papers_shape import in_papers_shape, varied
-from path_patching.circuits.search import find_circuit, find_members
+from path_patching.circuits.search import FEW, find_circuit, find_members
 from path_patching.circuits.validation.stability import (
     Searches,
     Stability,
@@ -18,6 +18,7 @@ from path_patching.circuits.validation.stability import (
     stability,
 )
 from path_patching.errors import UserError
+from path_patching.gpt2.model import Architecture, random_model
 from path_patching.sweeps import remembered_effects
 from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.planted import END, YEARS, YY, planted_model, planted_sentences
@@ -62,6 +63,15 @@ def test_below_a_threshold_searches_end_at_end():
     subjects = [verdict.subject for verdict in found.verdicts(PLANTED)]
     assert [subject for subject in subjects if "2% of clean" in subject and "YY" in subject] == []
     assert found.judged_at(PLANTED) == 0.05
+
+
+def test_searches_that_keep_too_many_nodes_end_at_end():
+    engine = make_engine("torch", random_model(Architecture(4, 10, 20, 2, 40, 16, vocab_size=120)), planted_sentences())
+    effects = remembered_effects(engine, greater_than(YEARS))
+    large, small = stability(effects, WEIGHTS, YY, END, (1e-6, 1e6), followed_from=1e-7).searches
+    assert all(len(kept) > FEW for kept in large.found)
+    assert not large.followed
+    assert small.followed  # none was kept
 
 
 def test_a_search_that_looked_at_end_alone_is_judged_only_where_no_other_is_there():
