@@ -213,15 +213,19 @@ if "sizes" in settings.only:
 if "stability" in settings.only:
     weights = sentence_weights(len(engine_of_few.sentences), settings.seed, clusters_of_few, settings.bootstraps)
     effects = remembered_effects(engine_of_few, metric_of_few)
-    searches = stability(effects, weights, YY, END, settings.thresholds)
-    judged_at = searches.judged_at(circuit)
-    run.note("stability/threshold", judged_at, "threshold of the searches that are judged, as a share of clean")
-    verdicts.note("stability", searches.verdicts(circuit))
-    rows = []
-    for at in searches.named_as(circuit):
-        told = {"threshold": at.threshold, "followed": at.followed}
-        rows += [told | {"node": node, "share": share} for node, share in at.membership.items()]
-    save("membership", rows)
+    try:
+        searches = stability(effects, weights, YY, END, settings.thresholds)
+    except UserError as none:
+        print(f"left out: is it found again? {none}")
+    else:
+        judged_at = searches.judged_at(circuit)
+        run.note("stability/threshold", judged_at, "threshold of the searches that are judged, as a share of clean")
+        verdicts.note("stability", searches.verdicts(circuit))
+        rows = []
+        for at in searches.named_as(circuit):
+            told = {"threshold": at.threshold, "followed": at.followed}
+            rows += [told | {"node": node, "share": share} for node, share in at.membership.items()]
+        save("membership", rows)
 
 # %% Does a stronger patch do more?
 if "strength" in settings.only:

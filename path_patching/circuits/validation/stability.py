@@ -144,13 +144,20 @@ def stability(
     """Searches on draws of the sentences, at each threshold; `weights` (draws, N) say how often each was drawn.
 
     They look at END alone with thresholds below `followed_from`, and with those that keep too many nodes there.
-    Raises `UserError` for weights of another shape, and for a draw in which the metric has no clean value.
+    Raises `UserError` for weights of another shape, and for a metric whose clean value may be none: of which thresholds
+    would be no share, and searches keep most of the model, another part on each draw.
     """
     if weights.ndim != 2 or len(weights) < 2:
         raise UserError(f"searches are compared on two draws or more, (draws, N), not on {tuple(weights.shape)}")
     if not thresholds:
         raise UserError("no threshold is given to search with; give one, as 0.02")
     drawn = [effects.weighted(each) for each in weights]
+    least, *_, most = sorted(each.clean for each in drawn)
+    if not least * most > 0:
+        raise UserError(
+            f"the metric's clean value, {effects.clean:.4f}, may be none ({least:.4f} to {most:.4f} on {len(drawn)} "
+            "draws of the sentences): there is nothing of which a search keeps a share"
+        )
 
     def searched(threshold: float) -> Searches:
         at_end = tuple(_kept_at_end(each, yy, end, threshold) for each in drawn)

@@ -65,6 +65,13 @@ def test_below_a_threshold_searches_end_at_end():
     assert found.judged_at(PLANTED) == 0.05
 
 
+def test_a_metric_that_may_be_none_is_not_searched_for():
+    engine = make_engine("torch", planted_model(), planted_sentences())
+    signs = torch.tensor([1, -1, 1, 1])
+    with pytest.raises(UserError, match=r"may be none \(-0\.\d+ to 0\.\d+ on 3 draws of the sentences\)"):
+        stability(remembered_effects(engine, lambda probs: signs * greater_than(YEARS)(probs)), WEIGHTS, YY, END)
+
+
 def test_searches_that_keep_too_many_nodes_end_at_end():
     engine = make_engine("torch", random_model(Architecture(4, 10, 20, 2, 40, 16, vocab_size=120)), planted_sentences())
     effects = remembered_effects(engine, greater_than(YEARS))
