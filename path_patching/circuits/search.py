@@ -226,7 +226,7 @@ def _most_at_end(sizes: Architecture) -> float:
     return MOST * sizes.n_layers * (sizes.n_heads + 1)
 
 
-def is_too_large(at_end: Sized, sizes: Architecture) -> bool:
+def too_many_to_follow(at_end: Sized, sizes: Architecture) -> bool:
     """Whether nodes at END are too many to follow them again and again, to YY and there to all that each of them reads.
 
     A search keeps so many where the metric's clean value is next to nothing, as in a model that cannot do the task.

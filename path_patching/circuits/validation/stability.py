@@ -8,7 +8,7 @@ A draw is a weight for each sentence, so that whoever draws can draw whole clust
 sentences: a draw, or a threshold, that asks for one that was made only weighs its sentences otherwise. At END draws
 have nearly all sweeps in common. What their heads read at YY is another question for every other set of heads, so that
 at thresholds below `FOLLOWED_FROM`, where each draw keeps a set of its own, searches end at END; and so they do where a
-draw keeps too many nodes there (`is_too_large`), as any does of a model that cannot do the task.
+draw keeps too many nodes there (`too_many_to_follow`), as any does of a model that cannot do the task.
 
     >>> from path_patching.bootstrap import sentence_weights
     >>> from path_patching.sweeps import remembered_effects
@@ -35,7 +35,7 @@ import torch
 
 from path_patching.circuits.circuit import Circuit, bare, place_of
 from path_patching.circuits.overlap import jaccard
-from path_patching.circuits.search import find_at_end, find_members, is_too_large
+from path_patching.circuits.search import find_at_end, find_members, too_many_to_follow
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.errors import UserError
 from path_patching.progress import progress
@@ -152,7 +152,8 @@ def stability(
     if not thresholds:
         raise UserError("no threshold is given to search with; give one, as 0.02")
     drawn = [effects.weighted(each) for each in weights]
-    least, *_, most = sorted(each.clean for each in drawn)
+    cleans, sizes = [each.clean for each in drawn], effects.values.engine.model.architecture
+    least, most = min(cleans), max(cleans)
     if not least * most > 0:
         raise UserError(
             f"the metric's clean value, {effects.clean:.4f}, may be none ({least:.4f} to {most:.4f} on {len(drawn)} "
@@ -161,8 +162,7 @@ def stability(
 
     def searched(threshold: float) -> Searches:
         at_end = tuple(_kept_at_end(each, yy, end, threshold) for each in drawn)
-        sizes = effects.values.engine.model.architecture
-        if threshold < followed_from or any(is_too_large(kept, sizes) for kept in at_end):
+        if threshold < followed_from or any(too_many_to_follow(kept, sizes) for kept in at_end):
             return Searches(threshold, at_end, followed=False)
         return Searches(threshold, tuple(_found(each, yy, end, threshold) for each in drawn))
 
