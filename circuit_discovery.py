@@ -72,10 +72,9 @@ if circuit is None:
     found = find_circuit(engine, metric, YY, END, settings.threshold, effects)
     circuit = found.circuit
     run.note_circuit(circuit)
-n_nodes = model.architecture.n_layers * (model.architecture.n_heads + 1)
 by_place = {"END": len(circuit.heads + circuit.mlps), "YY": len(circuit.lower)}
 size_at = by_place if circuit.placed else {"every position": len(circuit.members)}
-size = ", ".join(f"{count} of {n_nodes} at {place}" for place, count in size_at.items())
+size = ", ".join(f"{count} of {model.architecture.n_nodes} at {place}" for place, count in size_at.items())
 run.note("circuit/size", size, "circuit's heads and MLPs")
 print(table(circuit))
 

@@ -133,8 +133,7 @@ class DiscoverySettings(Settings):
 
     def bytes_a_sentence(self, model: Model) -> int:
         """With the answers of a sweep of all heads and MLPs, and while they are joined."""
-        sizes = model.architecture
-        return SENTENCE_BYTES + 3 * ANSWERS_BYTES * sizes.n_layers * (sizes.n_heads + 1)
+        return SENTENCE_BYTES + 3 * ANSWERS_BYTES * model.architecture.n_nodes
 
 
 @dataclass(frozen=True)
@@ -234,8 +233,7 @@ class ValidationSettings(Settings):
 
     def bytes_a_sentence(self, model: Model) -> int:
         """With a metric of each node of the model in each of some sweeps, and of each random circuit."""
-        sizes = model.architecture
-        swept = sizes.n_layers * (sizes.n_heads + 1)
+        swept = model.architecture.n_nodes
         return SENTENCE_BYTES + FLOAT64 * (40 * swept + 4 * self.circuits) + 3 * ANSWERS_BYTES * swept
 
 

@@ -140,7 +140,8 @@ def find_circuit(
     """The circuit that achieves a metric on its engine's sentences, which differ from their twins at position `yy`.
 
     `threshold` is a share of the metric's clean value; `sweeps` are the engine's, where some are made already.
-    Raises `UserError` if no head at END is kept, or if the metric has no clean value to speak of.
+    Raises `UserError` if no head at END is kept, or, unless a threshold is given, too many nodes to follow them; and
+    if the metric has no clean value to speak of.
     """
     search = _search(sweeps or remembered_effects(engine, metric), yy, end)
     attempts = _attempts(search, THRESHOLDS if threshold is None else (threshold,))
@@ -150,7 +151,14 @@ def find_circuit(
             f"{THRESHOLDS[-1] if threshold is None else threshold:.2%} of the clean {search.clean:.4f}; "
             "give a lower threshold, or a circuit of your own"
         )
-    found = attempts[-1].full or _full(attempts[-1].search, attempts[-1].late)
+    last, sizes = attempts[-1], search.model.architecture
+    if threshold is None and too_many_to_follow(last.at_end, sizes):
+        raise UserError(
+            f"{len(last.at_end)} of the {sizes.n_nodes} nodes of {engine.model.name} at END change the metric by "
+            f"{last.share:.2%} of the clean {search.clean:.4f} or more: it may not do what is asked of it. Give a "
+            "threshold with which all that are kept are followed, however long it takes, or a circuit of your own"
+        )
+    found = last.full or _full(last.search, last.late)
     return replace(found, tried={attempt.share: attempt.recovered for attempt in attempts})
 
 
@@ -194,6 +202,10 @@ class _Attempt:
     full: Found | None
 
     @property
+    def at_end(self) -> tuple[str, ...]:
+        return self.late.circuit.mlps + self.late.circuit.heads
+
+    @property
     def recovered(self) -> float:
         return (self.full or self.late).recovered
 
@@ -207,10 +219,12 @@ def _attempts(search: Search, shares: tuple[float, ...]) -> list[_Attempt]:
         late = _late(strict)
         if late is None:
             continue
-        too_large = len(late.circuit.mlps + late.circuit.heads) > _most_at_end(sizes)
+        at_end = late.circuit.mlps + late.circuit.heads
+        too_large = len(at_end) > _most_at_end(sizes)
         if too_large and attempts:
             break
-        full = _full(strict, late) if late.recovered >= ENOUGH else None
+        to_be_followed = late.recovered >= ENOUGH and not too_many_to_follow(at_end, sizes)
+        full = _full(strict, late) if to_be_followed else None
         attempts.append(_Attempt(share, strict, late, full))
         print(
             f"threshold {share:g} of clean: {len(late.circuit.heads)} heads and {len(late.circuit.mlps)} MLPs at END, "
@@ -223,11 +237,11 @@ def _attempts(search: Search, shares: tuple[float, ...]) -> list[_Attempt]:
 
 def _most_at_end(sizes: Architecture) -> float:
     """With more nodes at END than this, a circuit is a large part of the model."""
-    return MOST * sizes.n_layers * (sizes.n_heads + 1)
+    return MOST * sizes.n_nodes
 
 
 def too_many_to_follow(at_end: Sized, sizes: Architecture) -> bool:
-    """Whether nodes at END are too many to follow them again and again, to YY and there to all that each of them reads.
+    """Whether nodes at END are too many to follow them to YY, and there to all that each of them reads, unasked.
 
     A search keeps so many where the metric's clean value is next to nothing, as in a model that cannot do the task.
     """

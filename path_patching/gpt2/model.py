@@ -43,6 +43,11 @@ class Architecture:
     vocab_size: int
     activation: Activation = "gelu_new"
 
+    @property
+    def n_nodes(self) -> int:
+        """Its heads and MLPs, of which every position has each."""
+        return self.n_layers * (self.n_heads + 1)
+
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor, in the order of the published table (197 for GPT-2 small)."""
         vector = (self.d_model,)
