@@ -132,7 +132,7 @@ if "random" in settings.only:
                     engine_of_few, scale_of_few, circuit, paths_of, kind, part, settings.circuits, settings.seed
                 )
             except UserError as none:
-                print(f"left out: {none}")
+                verdicts.leave_out("random", f"{part}, {kind}", str(none))
                 continue
             found += beside.verdicts()
             own = {"part": part, "kind": kind, "drawn": False, "alone": beside.own_alone, "without": beside.own_without}
@@ -175,7 +175,7 @@ if "counterfactuals" in settings.only:
         try:
             twins = dataset.with_twins(name, years, tokenizer, settings.seed)
         except UserError as none:
-            print(f"left out: {none}")
+            verdicts.leave_out("counterfactuals", name, str(none))
         else:
             schemes.append(Scheme(name, experiment.engine_for(twins), control=name != "another YY"))
     schemes += [Scheme("mean ablation", engine, "mean"), Scheme("zero ablation", engine, "zero")]
@@ -216,7 +216,7 @@ if "stability" in settings.only:
     try:
         searches = stability(effects, weights, YY, END, settings.thresholds)
     except UserError as none:
-        print(f"left out: is it found again? {none}")
+        verdicts.leave_out("stability", "all", f"is it found again? {none}")
     else:
         judged_at = searches.judged_at(circuit)
         run.note("stability/threshold", judged_at, "threshold of the searches that are judged, as a share of clean")
@@ -245,13 +245,14 @@ if "specificity" in settings.only:
     if is_gpt2_small(experiment.model):
         others += [ask(tokenizer, settings.n, settings.seed) for ask in (indirect_object, subject_verb_number)]
     else:
-        print("left out: indirect objects, subject–verb number and plain sentences, which ask for GPT-2 small")
+        why = "indirect objects, subject–verb number and plain sentences, which ask for GPT-2 small"
+        verdicts.leave_out("specificity", "other sentences", why)
     for data in others:
         some = data.first(FEW)
         try:
             own_circuit = find_circuit(experiment.engine_for(some), some.log_odds, some.yy, some.end).circuit
         except UserError as none:
-            print(f"left out: {data.name}: {none}")
+            verdicts.leave_out("specificity", data.name, f"{data.name}: {none}")
         else:
             asked = experiment.engine_for(data)
             scale_of_data = Scale.of(asked, data.metric, data.clusters)
@@ -262,7 +263,8 @@ if "specificity" in settings.only:
     for (ability, impeded), lost in table.losses.items():
         chance = table.by_chance.get((ability, impeded))
         if chance is None:
-            print(f"left out: {ability} without random circuits like that of {impeded}; there are none")
+            why = f"{ability} without random circuits like that of {impeded}; there are none"
+            verdicts.leave_out("specificity", f"{ability} without {impeded}", why)
         both = {"lost": lost} | ({"lost_by_chance": chance} if chance is not None else {})
         rows.append({"ability": ability, "circuit": impeded} | columns(**both))
     save("specificity", rows, nan="there is no random circuit of this shape")

@@ -21,7 +21,7 @@ from reproduction.results import sections as table_sections
 from reproduction.run import Artifacts, read_artifacts
 from reproduction.settings import PlotSettings
 from reproduction.steps import EXPERIMENTS, read_experiments
-from reproduction.verdicts import KIND, read_verdicts
+from reproduction.verdicts import KIND, read_left_out, read_verdicts
 
 DESCRIPTION = """Everything on one page.
 
@@ -94,6 +94,7 @@ def page(title: str, command: str, runs: Sequence[Artifacts], results: Artifacts
         is_gpt2_small=model["is_gpt2_small"],
         table=[(title, lines.to_dict("records")) for title, lines in table_sections(table)],
         circuit=validation.number("circuit/name") if validation else "",
+        left_out=read_left_out(validation) if validation else (),
         verdicts=[(asked, lines.to_dict("records")) for asked, lines in judged],
         sections=sections,
         runs=[run.record for run in runs],

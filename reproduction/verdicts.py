@@ -2,6 +2,7 @@
 
     asked, subject, measured [interval], N, bar, verdict, remark
 
+What a test could not ask is recorded with the reason, and the report shows that below the table.
 The tables of a validation hold estimates in columns: `faithfulness`, `faithfulness_low`, `faithfulness_high`.
 """
 
@@ -22,6 +23,7 @@ from reproduction.run import Artifacts, Run
 
 TABLE = "validation_verdicts.csv"
 KIND = "verdicts"
+LEFT_OUT = "left_out"  # how the keys of what was not asked end
 OUTCOMES = {True: "passed", False: "failed", None: "not judged"}
 
 
@@ -39,6 +41,10 @@ class Verdicts:
             words = f"{verdict.subject}: {BARS[verdict.bar].asked}"
             self.run.note(f"{test}/{as_key(verdict.subject)}/{verdict.bar}", verdict.measured, words)
 
+    def leave_out(self, test: str, subject: str, why: str) -> None:
+        """Print what a test does not ask of a subject, and why, and record it for the report."""
+        self.run.note(f"{test}/{as_key(subject)}/{LEFT_OUT}", why, "left out")
+
     def save(self) -> None:
         """Stage the table, and record how many verdicts there are of each kind."""
         lines = [_line(test, verdict) for test, verdicts in self.by_test.items() for verdict in verdicts]
@@ -52,8 +58,13 @@ class Verdicts:
 def read_verdicts(made: Artifacts) -> pd.DataFrame:
     """The table of a run's verdicts. Raises `UserError` like `Artifacts.load`."""
     (name,) = made.find(kind=KIND)
-    table: pd.DataFrame = made.load(name).fillna({"remark": ""})
+    table: pd.DataFrame = made.load(name).astype({"remark": object}).fillna({"remark": ""})
     return table
+
+
+def read_left_out(made: Artifacts) -> list[str]:
+    """What a run's tests did not ask, each in words."""
+    return [made.number(key) for key in made.keys if key.rpartition("/")[2] == LEFT_OUT]
 
 
 def as_key(words: str) -> str:

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from path_patching.circuits.validation.verdicts import judge
 from path_patching.files import ROOT
+from reproduction.paper import PAPER
+from reproduction.run import start_run
+from reproduction.settings import Settings
+from reproduction.verdicts import Verdicts
 from tests.helpers.made import MODEL, draw_figures, publish_experiments
 from tests.helpers.scripts import error_line, output, run_script
 
@@ -69,6 +74,25 @@ def test_a_browser_draws_every_figure_without_an_error(page, size):
     assert elements.count('class="main-svg"') >= len(FIGURES)
     console = [line for line in logged.splitlines() if "CONSOLE" in line]
     assert console == []
+
+
+def test_verdicts_are_shown_with_what_was_not_asked(tmp_path):
+    publish_experiments(tmp_path / "artifacts")
+    validated = start_run(
+        "circuit_validation", Settings(model=MODEL.name, out=tmp_path / "artifacts"), MODEL, "torch", "cpu"
+    )
+    validated.note_circuit(PAPER)
+    verdicts = Verdicts(validated)
+    verdicts.note("faithfulness", [judge("faithfulness", 0.9, "late half")])
+    verdicts.leave_out("stability", "all", "is it found again? <none> of it")
+    verdicts.save()
+    validated.publish()
+    draw_figures(tmp_path / "artifacts", tmp_path / "plots", *FIGURES)
+    output(run("results", tmp_path))
+    output(run("report", tmp_path))
+    text = (tmp_path / "plots" / "report.html").read_text()
+    assert '<td class="passed number">passed</td>' in text
+    assert "<li>is it found again? &lt;none&gt; of it</li>" in text
 
 
 def test_figures_of_an_earlier_run_are_refused(made):

@@ -10,7 +10,7 @@ from path_patching.circuits.validation.verdicts import judge
 from path_patching.gpt2.model import Architecture, random_model
 from reproduction.run import read_artifacts, start_run
 from reproduction.settings import Settings
-from reproduction.verdicts import Verdicts, as_key, columns, interval_columns, read_verdicts
+from reproduction.verdicts import Verdicts, as_key, columns, interval_columns, read_left_out, read_verdicts
 
 MODEL = random_model(Architecture(1, 1, 4, 4, 4, 4, 4))
 
@@ -49,6 +49,18 @@ def test_a_run_without_verdicts_has_no_table(tmp_path):
     made = published(tmp_path)
     assert made.number("verdicts/passed") == 0
     assert made.find(kind="verdicts") == {}
+
+
+def test_what_is_left_out_is_printed_and_read_back(tmp_path, capsys):
+    run = start_run("circuit_validation", Settings(out=tmp_path), MODEL, "torch", "cpu")
+    noted = Verdicts(run)
+    noted.leave_out("random", "Late half, any layers", "there is no other circuit")
+    noted.note("faithfulness", [judge("faithfulness", 0.1, "late half")])
+    run.publish()
+    assert "left out: there is no other circuit\n" in capsys.readouterr().out
+    made = read_artifacts(tmp_path, "circuit_validation")
+    assert read_left_out(made) == ["there is no other circuit"]
+    assert made.number("random/late_half_any_layers/left_out") == "there is no other circuit"
 
 
 @pytest.mark.parametrize(

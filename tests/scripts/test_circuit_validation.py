@@ -13,7 +13,7 @@ from path_patching.errors import UserError
 from reproduction.compare import compare
 from reproduction.run import Artifacts, read_artifacts
 from reproduction.settings import VALIDATION, ValidationSettings
-from reproduction.verdicts import as_key, read_verdicts
+from reproduction.verdicts import as_key, read_left_out, read_verdicts
 from tests.helpers.engines import skip_without
 from tests.helpers.experiments import made_by, random_gpt2, run_experiment
 from tests.helpers.scripts import error_line, output
@@ -156,8 +156,9 @@ def test_what_lacks_something_ends_well(tmp_path, layers, n, circuit, left_out):
     checkpoint = random_gpt2(tmp_path / "model", n_layer=layers, strength=2.0, seed=1)
     printed = output(run_experiment(SCRIPT, tmp_path, checkpoint, n, *FEW, *circuit_file(tmp_path, circuit)))
     assert f"left out: {left_out}" in printed
-    table = read_verdicts(read_artifacts(tmp_path / "out", SCRIPT))
-    assert {"faithfulness", "seeds", "minimality"} <= set(table["test"])
+    made = read_artifacts(tmp_path / "out", SCRIPT)
+    assert left_out in " ".join(read_left_out(made))
+    assert {"faithfulness", "seeds", "minimality"} <= set(read_verdicts(made)["test"])
 
 
 @pytest.mark.parametrize(

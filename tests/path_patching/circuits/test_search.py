@@ -213,7 +213,7 @@ def test_a_model_in_which_no_head_matters_is_one_line():
 
 
 def test_a_model_of_which_most_matters_is_one_line_unless_a_threshold_is_given():
-    """The clean value of such a model is next to nothing, and more of its nodes reach a share of it than can be read."""
+    """The clean value of such a model is next to nothing, and so is a share of it, which most of its nodes reach."""
     sizes = Architecture(2, 22, 44, 2, 40, 16, vocab_size=120)
     engine = make_engine("torch", random_model(sizes), planted_sentences())
     clean = difference(engine, YEARS)
