@@ -135,14 +135,14 @@ def _cells(of: Measured) -> list[str]:
 
 
 def _sums(found: dict[str, Measured]) -> list[list[str]]:
-    """The row of all steps but the validation, if there are any."""
+    """The row of all steps that ran but the validation, if these are several."""
     summed = [each for step, each in found.items() if step != VALIDATION]
-    if not summed:
+    if len(summed) < 2:
         return []
     clock, core = sum(each.clock for each in summed), sum(each.core for each in summed)
     memory, rate = max(each.memory for each in summed), sum(each.rate for each in summed) / len(summed)
     whole = Measured(clock, core, memory, rate, sum((each.floor for each in summed), start=Count()))
-    return [[f"all but {VALIDATION}", *_cells(whole)]]
+    return [[f"together, but {VALIDATION}" if VALIDATION in found else "together", *_cells(whole)]]
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

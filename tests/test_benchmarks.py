@@ -355,10 +355,13 @@ def test_direct_effects_of_heads_need_part_of_a_row() -> None:
 @pytest.mark.slow
 def test_steps_have_their_time_and_their_floor() -> None:
     flags = ("--model-shape", "tiny", "--n", "3", "--engines", "torch", "--threads", "1")
-    printed = output(run_python(str(ROOT / "benchmarks" / "reproduction.py"), *flags, "--steps", "topk_years"))
+    printed = output(
+        run_python(str(ROOT / "benchmarks" / "reproduction.py"), *flags, "--steps", "random_years", "topk_years")
+    )
     rows = rows_of(printed, "step")
-    assert rows.keys() == {"topk_years", "all but circuit_validation"}
-    assert rows["topk_years"] == rows["all but circuit_validation"]
+    assert rows.keys() == {"random_years", "topk_years", "together"}
+    core = {step: float(row[1].removesuffix(" s")) for step, row in rows.items()}
+    assert core["together"] == pytest.approx(core["random_years"] + core["topk_years"], rel=0.01)
     assert float(rows["topk_years"][-1]) > 1
     assert rows["topk_years"][-2] == ""  # it needs no exponentials
 
