@@ -144,7 +144,8 @@ def find_circuit(
     if the metric has no clean value to speak of.
     """
     search = _search(sweeps or remembered_effects(engine, metric), yy, end)
-    attempts = _attempts(search, THRESHOLDS if threshold is None else (threshold,))
+    followed_if_many = threshold is not None
+    attempts = _attempts(search, (threshold,) if threshold is not None else THRESHOLDS, followed_if_many)
     if not attempts:
         raise UserError(
             f"no head of {engine.model.name} at END changes the metric by as much as "
@@ -152,11 +153,11 @@ def find_circuit(
             "give a lower threshold, or a circuit of your own"
         )
     last, sizes = attempts[-1], search.model.architecture
-    if threshold is None and too_many_to_follow(last.at_end, sizes):
+    if too_many_to_follow(last.at_end, sizes) and not followed_if_many:
         raise UserError(
             f"{len(last.at_end)} of the {sizes.n_nodes} nodes of {engine.model.name} at END change the metric by "
-            f"{last.share:.2%} of the clean {search.clean:.4f} or more: it may not do what is asked of it. Give a "
-            "threshold with which all that are kept are followed, however long it takes, or a circuit of your own"
+            f"{last.share:.2%} of the clean {search.clean:.4g} or more: it does not do what is asked, or most of it "
+            "does. Give a circuit of your own, or a threshold: a higher one keeps fewer, and any is followed to YY"
         )
     found = last.full or _full(last.search, last.late)
     return replace(found, tried={attempt.share: attempt.recovered for attempt in attempts})
@@ -210,8 +211,11 @@ class _Attempt:
         return (self.full or self.late).recovered
 
 
-def _attempts(search: Search, shares: tuple[float, ...]) -> list[_Attempt]:
-    """Searches with ever lower thresholds, until a circuit suffices or is too large; those without a head left out."""
+def _attempts(search: Search, shares: tuple[float, ...], followed_if_many: bool) -> list[_Attempt]:
+    """Searches with ever lower thresholds, until a circuit suffices or is too large; those without a head left out.
+
+    `followed_if_many` says whether even too many nodes are followed to YY.
+    """
     sizes = search.model.architecture
     attempts: list[_Attempt] = []
     for share in shares:
@@ -223,8 +227,8 @@ def _attempts(search: Search, shares: tuple[float, ...]) -> list[_Attempt]:
         too_large = len(at_end) > _most_at_end(sizes)
         if too_large and attempts:
             break
-        to_be_followed = late.recovered >= ENOUGH and not too_many_to_follow(at_end, sizes)
-        full = _full(strict, late) if to_be_followed else None
+        may_be_followed = followed_if_many or not too_many_to_follow(at_end, sizes)
+        full = _full(strict, late) if late.recovered >= ENOUGH and may_be_followed else None
         attempts.append(_Attempt(share, strict, late, full))
         print(
             f"threshold {share:g} of clean: {len(late.circuit.heads)} heads and {len(late.circuit.mlps)} MLPs at END, "
@@ -243,7 +247,8 @@ def _most_at_end(sizes: Architecture) -> float:
 def too_many_to_follow(at_end: Sized, sizes: Architecture) -> bool:
     """Whether nodes at END are too many to follow them to YY, and there to all that each of them reads, unasked.
 
-    A search keeps so many where the metric's clean value is next to nothing, as in a model that cannot do the task.
+    A search keeps so many where the metric's clean value is next to nothing, as in a model that cannot do the task, and
+    where most of a model does it.
     """
     return len(at_end) > max(_most_at_end(sizes), FEW)
 
