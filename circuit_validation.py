@@ -119,7 +119,7 @@ if "seeds" in settings.only:
 
 # %% Do random circuits of its shape do less? From any layers, and with as many heads in each layer.
 if "random" in settings.only:
-    rows, found = [], []
+    rows, found, none_drawn = [], [], {}
     choose = {
         "late half": lambda drawn: late_half(drawn, END),
         "full circuit": lambda drawn: full_circuit(drawn, YY, END),
@@ -132,14 +132,14 @@ if "random" in settings.only:
                     engine_of_few, scale_of_few, circuit, paths_of, kind, part, settings.circuits, settings.seed
                 )
             except UserError as none:
-                verdicts.leave_out("random", f"{part}, {kind}", str(none))
+                none_drawn[f"{part}, {kind}"] = str(none)
                 continue
             found += beside.verdicts()
             own = {"part": part, "kind": kind, "drawn": False, "alone": beside.own_alone, "without": beside.own_without}
             pairs = zip(beside.alone.tolist(), beside.without.tolist(), strict=True)
             rows += [own, *(own | {"drawn": True, "alone": alone, "without": without} for alone, without in pairs)]
     save("random", rows)
-    verdicts.note("random", found)
+    verdicts.note("random", found, none_drawn)
 
 # %% Is every node and every link of it needed?
 if "minimality" in settings.only:
@@ -170,17 +170,17 @@ if "completeness" in settings.only:
 
 # %% Does it depend on the counterfactual? Other twins, two of them controls, and mean and zero ablation.
 if "counterfactuals" in settings.only:
-    schemes = [Scheme("01", engine)]
+    schemes, no_twins = [Scheme("01", engine)], {}
     for name in ("another YY", "another century", "another noun"):
         try:
             twins = dataset.with_twins(name, years, tokenizer, settings.seed)
         except UserError as none:
-            verdicts.leave_out("counterfactuals", name, str(none))
+            no_twins[name] = str(none)
         else:
             schemes.append(Scheme(name, experiment.engine_for(twins), control=name != "another YY"))
     schemes += [Scheme("mean ablation", engine, "mean"), Scheme("zero ablation", engine, "zero")]
     compared = compare(schemes, scale, circuit, parts, END)
-    verdicts.note("counterfactuals", [verdict for each in compared for verdict in each.verdicts()])
+    verdicts.note("counterfactuals", [verdict for each in compared for verdict in each.verdicts()], no_twins)
     rows = []
     for each in compared:
         told = {"scheme": each.name, "control": each.control, "too_weak": each.too_weak, "of": each.of}
@@ -216,7 +216,7 @@ if "stability" in settings.only:
     try:
         searches = stability(effects, weights, YY, END, settings.thresholds)
     except UserError as none:
-        verdicts.leave_out("stability", "all", f"is it found again? {none}")
+        verdicts.note("stability", [], {"searches": f"is it found again? {none}"})
     else:
         judged_at = searches.judged_at(circuit)
         run.note("stability/threshold", judged_at, "threshold of the searches that are judged, as a share of clean")
@@ -240,33 +240,32 @@ if "strength" in settings.only:
 
 # %% Is it the circuit of greater-than alone? Other abilities without it, and greater-than without their circuits.
 if "specificity" in settings.only:
-    abilities = [Ability("greater-than", engine, scale, circuit, END)]
+    abilities, without = [Ability("greater-than", engine, scale, circuit, END)], {}
     others = [century_copying(dataset, years, tokenizer, settings.seed)]
     if is_gpt2_small(experiment.model):
         others += [ask(tokenizer, settings.n, settings.seed) for ask in (indirect_object, subject_verb_number)]
     else:
-        why = "indirect objects, subject–verb number and plain sentences, which ask for GPT-2 small"
-        verdicts.leave_out("specificity", "other sentences", why)
+        without["other abilities"] = "indirect objects, subject–verb number and plain sentences ask for GPT-2 small"
     for data in others:
         some = data.first(FEW)
         try:
             own_circuit = find_circuit(experiment.engine_for(some), some.log_odds, some.yy, some.end).circuit
         except UserError as none:
-            verdicts.leave_out("specificity", data.name, f"{data.name}: {none}")
+            without[data.name] = f"{data.name}: {none}"
         else:
             asked = experiment.engine_for(data)
             scale_of_data = Scale.of(asked, data.metric, data.clusters)
             abilities.append(Ability(data.name, asked, scale_of_data, own_circuit, data.end))
     table = dissociation(abilities, random.Random(settings.seed))
-    verdicts.note("specificity", table.verdicts())
     rows = []
     for (ability, impeded), lost in table.losses.items():
         chance = table.by_chance.get((ability, impeded))
         if chance is None:
             why = f"{ability} without random circuits like that of {impeded}; there are none"
-            verdicts.leave_out("specificity", f"{ability} without {impeded}", why)
+            without[f"{ability} without {impeded}"] = why
         both = {"lost": lost} | ({"lost_by_chance": chance} if chance is not None else {})
         rows.append({"ability": ability, "circuit": impeded} | columns(**both))
+    verdicts.note("specificity", table.verdicts(), without)
     save("specificity", rows, nan="there is no random circuit of this shape")
     if is_gpt2_small(experiment.model):
         plain = plain_sentences(tokenizer)

@@ -29,7 +29,7 @@ Run the experiments, the plotting scripts and `reproduce.py results` first (`mak
 page, report.html in paper-plots, holds the results table, every figure, interactive, and what made each of them. It
 needs no network and no other file.
 """
-TEMPLATE = "report.html"
+TEMPLATE, VALIDATION = "report.html", "circuit_validation"
 SECTIONS = {
     "circuit_discovery_plotting": "Circuit discovery, and the circuit on many sentences",
     "neuron_plots": "Single neurons",
@@ -85,8 +85,8 @@ def page(title: str, command: str, runs: Sequence[Artifacts], results: Artifacts
     )
     environment.trim_blocks = environment.lstrip_blocks = True
     table = pd.DataFrame(results.record["table"], dtype=object)
-    model, validation = runs[0].record["model"], next((run for run in runs if run.find(kind=KIND)), None)
-    judged = read_verdicts(validation).groupby("asked", sort=False) if validation else ()
+    model, validation = runs[0].record["model"], next((run for run in runs if run.script == VALIDATION), None)
+    judged = read_verdicts(validation).groupby("asked", sort=False) if validation and validation.find(kind=KIND) else ()
     return environment.get_template(TEMPLATE).render(
         title=title,
         command=command,
@@ -94,7 +94,7 @@ def page(title: str, command: str, runs: Sequence[Artifacts], results: Artifacts
         is_gpt2_small=model["is_gpt2_small"],
         table=[(title, lines.to_dict("records")) for title, lines in table_sections(table)],
         circuit=validation.number("circuit/name") if validation else "",
-        left_out=read_left_out(validation) if validation else (),
+        left_out=read_left_out(validation).to_dict("records") if validation else (),
         verdicts=[(asked, lines.to_dict("records")) for asked, lines in judged],
         sections=sections,
         runs=[run.record for run in runs],

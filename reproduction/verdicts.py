@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -23,27 +24,31 @@ from reproduction.run import Artifacts, Run
 
 TABLE = "validation_verdicts.csv"
 KIND = "verdicts"
-LEFT_OUT = "left_out"  # how the keys of what was not asked end
+LEFT_OUT_TABLE, LEFT_OUT = "validation_left_out.csv", "left_out"
+LEFT_OUT_COLUMNS = ["test", "subject", "why"]
+NOTHING: Mapping[str, str] = MappingProxyType({})
 OUTCOMES = {True: "passed", False: "failed", None: "not judged"}
 
 
 @dataclass(frozen=True, eq=False)
 class Verdicts:
-    """The verdicts of a run, test by test; a test that is run again replaces its own."""
+    """The verdicts of a run, and what was left out, test by test; a test that is run again replaces its own."""
 
     run: Run
     by_test: dict[str, tuple[Verdict, ...]] = field(default_factory=dict)
+    left_out: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def note(self, test: str, verdicts: Iterable[Verdict]) -> None:
-        """Record what a test measured, each number under the test, its subject and its bar."""
-        self.by_test[test] = tuple(verdicts)
+    def note(self, test: str, verdicts: Iterable[Verdict], left_out: Mapping[str, str] = NOTHING) -> None:
+        """Record what a test measured, each number under the test, its subject and its bar.
+
+        `left_out` says of which subjects it was not asked, and why; of each a line is printed.
+        """
+        self.by_test[test], self.left_out[test] = tuple(verdicts), dict(left_out)
+        for why in left_out.values():
+            print(f"left out: {why}")
         for verdict in self.by_test[test]:
             words = f"{verdict.subject}: {BARS[verdict.bar].asked}"
             self.run.note(f"{test}/{as_key(verdict.subject)}/{verdict.bar}", verdict.measured, words)
-
-    def leave_out(self, test: str, subject: str, why: str) -> None:
-        """Print what a test does not ask of a subject, and why, and record it for the report."""
-        self.run.note(f"{test}/{as_key(subject)}/{LEFT_OUT}", why, "left out")
 
     def save(self) -> None:
         """Stage the table, and record how many verdicts there are of each kind."""
@@ -53,6 +58,9 @@ class Verdicts:
             self.run.note(f"verdicts/{as_key(outcome)}", counts[outcome], f"verdicts: {outcome}")
         if lines:
             self.run.save_table(TABLE, [pd.DataFrame(lines)], kind=KIND, nan="a number without an interval")
+        left_out = [(test, *each) for test, whys in self.left_out.items() for each in whys.items()]
+        if left_out:
+            self.run.save_table(LEFT_OUT_TABLE, [pd.DataFrame(left_out, columns=LEFT_OUT_COLUMNS)], kind=LEFT_OUT)
 
 
 def read_verdicts(made: Artifacts) -> pd.DataFrame:
@@ -62,9 +70,10 @@ def read_verdicts(made: Artifacts) -> pd.DataFrame:
     return table
 
 
-def read_left_out(made: Artifacts) -> list[str]:
-    """What a run's tests did not ask, each in words."""
-    return [made.number(key) for key in made.keys if key.rpartition("/")[2] == LEFT_OUT]
+def read_left_out(made: Artifacts) -> pd.DataFrame:
+    """What a run's tests did not ask: (test, subject, why), no row if there is none. Raises like `Artifacts.load`."""
+    tables = [made.load(name) for name in made.find(kind=LEFT_OUT)]
+    return tables[0] if tables else pd.DataFrame(columns=LEFT_OUT_COLUMNS)
 
 
 def as_key(words: str) -> str:

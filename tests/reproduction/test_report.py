@@ -76,23 +76,27 @@ def test_a_browser_draws_every_figure_without_an_error(page, size):
     assert console == []
 
 
-def test_verdicts_are_shown_with_what_was_not_asked(tmp_path):
+@pytest.mark.parametrize("judged", [(judge("faithfulness", 0.9, "late half"),), ()], ids=["a verdict", "no verdict"])
+def test_the_report_says_what_the_validation_left_out(tmp_path, judged):
     publish_experiments(tmp_path / "artifacts")
-    validated = start_run(
-        "circuit_validation", Settings(model=MODEL.name, out=tmp_path / "artifacts"), MODEL, "torch", "cpu"
-    )
+    settings = Settings(model=MODEL.name, out=tmp_path / "artifacts")
+    validated = start_run("circuit_validation", settings, MODEL, "torch", "cpu")
     validated.note_circuit(PAPER)
     verdicts = Verdicts(validated)
-    verdicts.note("faithfulness", [judge("faithfulness", 0.9, "late half")])
-    verdicts.leave_out("stability", "all", "is it found again? <none> of it")
+    verdicts.note("faithfulness", judged)
+    verdicts.note("stability", [], {"searches": "is it found again? <none> of it"})
     verdicts.save()
     validated.publish()
     draw_figures(tmp_path / "artifacts", tmp_path / "plots", *FIGURES)
     output(run("results", tmp_path))
     output(run("report", tmp_path))
     text = (tmp_path / "plots" / "report.html").read_text()
-    assert '<td class="passed number">passed</td>' in text
-    assert "<li>is it found again? &lt;none&gt; of it</li>" in text
+    assert (
+        text.count('<td class="passed number">passed</td>')
+        == text.count('aria-label="Table of verdicts"')
+        == len(judged)
+    )
+    assert "<li><code>stability</code>, searches: is it found again? &lt;none&gt; of it</li>" in text
 
 
 def test_figures_of_an_earlier_run_are_refused(made):

@@ -53,14 +53,25 @@ def test_a_run_without_verdicts_has_no_table(tmp_path):
 
 def test_what_is_left_out_is_printed_and_read_back(tmp_path, capsys):
     run = start_run("circuit_validation", Settings(out=tmp_path), MODEL, "torch", "cpu")
-    noted = Verdicts(run)
-    noted.leave_out("random", "Late half, any layers", "there is no other circuit")
-    noted.note("faithfulness", [judge("faithfulness", 0.1, "late half")])
+    noted, verdict = Verdicts(run), judge("faithfulness", 0.1, "late half")
+    noted.note("random", [], {"late half, any layers": "there is no other circuit"})
+    noted.note("stability", [], {"searches": "asked after all, when the cell was run again"})
+    noted.note("stability", [verdict])
+    noted.note("specificity", [verdict])
+    noted.note("specificity", [], {"other abilities": "there is none"})
+    noted.save()
     run.publish()
     assert "left out: there is no other circuit\n" in capsys.readouterr().out
     made = read_artifacts(tmp_path, "circuit_validation")
-    assert read_left_out(made) == ["there is no other circuit"]
-    assert made.number("random/late_half_any_layers/left_out") == "there is no other circuit"
+    assert read_left_out(made).to_numpy().tolist() == [
+        ["random", "late half, any layers", "there is no other circuit"],
+        ["specificity", "other abilities", "there is none"],
+    ]
+    assert list(read_verdicts(made)["test"]) == ["stability"]
+
+
+def test_a_run_in_which_all_was_asked_leaves_nothing_out(tmp_path):
+    assert read_left_out(published(tmp_path, judge("faithfulness", 0.1, "late half"))).empty
 
 
 @pytest.mark.parametrize(
