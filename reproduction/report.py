@@ -29,7 +29,7 @@ Run the experiments, the plotting scripts and `reproduce.py results` first (`mak
 page, report.html in paper-plots, holds the results table, every figure, interactive, and what made each of them. It
 needs no network and no other file.
 """
-TEMPLATE, VALIDATION = "report.html", "circuit_validation"
+TEMPLATE = "report.html"
 SECTIONS = {
     "circuit_discovery_plotting": "Circuit discovery, and the circuit on many sentences",
     "neuron_plots": "Single neurons",
@@ -85,7 +85,8 @@ def page(title: str, command: str, runs: Sequence[Artifacts], results: Artifacts
     )
     environment.trim_blocks = environment.lstrip_blocks = True
     table = pd.DataFrame(results.record["table"], dtype=object)
-    model, validation = runs[0].record["model"], next((run for run in runs if run.script == VALIDATION), None)
+    model, by_script = runs[0].record["model"], {run.script: run for run in runs}
+    validation = by_script.get("circuit_validation")
     judged = read_verdicts(validation).groupby("asked", sort=False) if validation and validation.find(kind=KIND) else ()
     return environment.get_template(TEMPLATE).render(
         title=title,

@@ -153,9 +153,10 @@ def find_circuit(
             "give a lower threshold, or a circuit of your own"
         )
     last, sizes = attempts[-1], search.model.architecture
-    if too_many_to_follow(last.at_end, sizes) and not followed_if_many:
+    at_end = _at_end(last.late)
+    if too_many_to_follow(at_end, sizes) and not followed_if_many:
         raise UserError(
-            f"{len(last.at_end)} of the {sizes.n_nodes} nodes of {engine.model.name} at END change the metric by "
+            f"{len(at_end)} of the {sizes.n_nodes} nodes of {engine.model.name} at END change the metric by "
             f"{last.share:.2%} of the clean {search.clean:.4g} or more: it does not do what is asked, or most of it "
             "does. Give a circuit of your own, or a threshold: a higher one keeps fewer, and any is followed to YY"
         )
@@ -203,10 +204,6 @@ class _Attempt:
     full: Found | None
 
     @property
-    def at_end(self) -> tuple[str, ...]:
-        return self.late.circuit.mlps + self.late.circuit.heads
-
-    @property
     def recovered(self) -> float:
         return (self.full or self.late).recovered
 
@@ -223,11 +220,10 @@ def _attempts(search: Search, shares: tuple[float, ...], followed_if_many: bool)
         late = _late(strict)
         if late is None:
             continue
-        at_end = late.circuit.mlps + late.circuit.heads
-        too_large = len(at_end) > _most_at_end(sizes)
+        too_large = len(_at_end(late)) > _most_at_end(sizes)
         if too_large and attempts:
             break
-        may_be_followed = followed_if_many or not too_many_to_follow(at_end, sizes)
+        may_be_followed = followed_if_many or not too_many_to_follow(_at_end(late), sizes)
         full = _full(strict, late) if late.recovered >= ENOUGH and may_be_followed else None
         attempts.append(_Attempt(share, strict, late, full))
         print(
@@ -237,6 +233,10 @@ def _attempts(search: Search, shares: tuple[float, ...], followed_if_many: bool)
         if too_large or attempts[-1].recovered >= ENOUGH:
             break
     return attempts
+
+
+def _at_end(found: Found) -> tuple[str, ...]:
+    return found.circuit.mlps + found.circuit.heads
 
 
 def _most_at_end(sizes: Architecture) -> float:
