@@ -1,14 +1,20 @@
-"""Scripts with `--device cuda`, on a pretended GPU: they publish what they publish on the CPU, to the last bit."""
+"""Scripts with `--device cuda`, on a pretended GPU: they publish what they publish on the CPU, to the last bit.
+
+That holds on every processor only if the operations are the same ones, so what is cut by device is cut alike here.
+"""
 
 from __future__ import annotations
 
 import json
+import pkgutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
-from path_patching import unembedding
+import path_patching
+from path_patching import edits, unembedding
 from reproduction.compare import compare
 from tests.helpers.experiments import made_by, random_gpt2, run_experiment
 from tests.helpers.pretend_cuda import pretend_cuda
@@ -41,13 +47,26 @@ def model(tmp_path_factory) -> Path:
     return random_gpt2(folder / "mine", strength=2.0, seed=2)
 
 
+def sizes_by_device() -> list[dict[str, int]]:
+    """Every table of the product that says how much is computed at once on which kind of device."""
+    names = [each.name for each in pkgutil.walk_packages(path_patching.__path__, "path_patching.")]
+    values = [value for name in names for value in vars(import_module(name)).values()]
+    return [value for value in values if isinstance(value, dict) and set(value) == {"cpu", "cuda"}]
+
+
+def test_the_sizes_that_depend_on_the_device_are_found():
+    assert {id(edits.ROWS_AT_ONCE), id(unembedding.ROWS_AT_ONCE), id(unembedding.ENTRIES_AT_ONCE)} <= {
+        id(sizes) for sizes in sizes_by_device()
+    }
+
+
 @pytest.mark.parametrize(
     "script", [pytest.param(name, marks=[pytest.mark.slow] if name == "circuit_validation" else []) for name in SCRIPTS]
 )
 def test_a_script_publishes_on_a_gpu_what_it_publishes_on_the_cpu(script, model, monkeypatch):
     monkeypatch.chdir(model.parent)  # where the circuit is
-    for sizes in (unembedding.ROWS_AT_ONCE, unembedding.ENTRIES_AT_ONCE, unembedding.LARGEST_PIECE):
-        monkeypatch.setitem(sizes, "cuda", sizes["cpu"])  # in equal blocks all operations are the same
+    for sizes in sizes_by_device():
+        monkeypatch.setitem(sizes, "cuda", sizes["cpu"])
     on_cpu = made_by(script, model.parent / "cpu", model, 97, "--device", "cpu", *SCRIPTS[script])
     with pretend_cuda(count=2):
         torch.cuda.set_device(1)
