@@ -1,7 +1,7 @@
 # make figures: everything from a fresh clone to the paper's figures.  make test: the tests.
 # Both make their own virtual environment, .venv, from the pinned requirements.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3.10 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
 
@@ -24,10 +24,10 @@ tests: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
 
 $(VENV)/.installed: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-		|| { echo "Python 3.10 or later is needed; name one with make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or later is needed; name one with make PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import platform, sys; sys.exit(not (sys.version_info < (3, 12) and sys.platform == "linux" and platform.machine() == "x86_64"))' \
-		|| echo "This Python has no rust_circuit wheel (Linux x86-64, Python 3.10 or 3.11 alone have one): the torch engine is used."
+		|| echo "This Python has no rust_circuit wheel (Linux x86-64 and Python 3.11 alone have one): the torch engine is used."
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@

@@ -31,10 +31,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from numbers import Real
-from typing import Any, Generic, Literal, NamedTuple, get_args
+from typing import Any, Generic, Literal, NamedTuple, Self, get_args
 
 import torch
-from typing_extensions import Self, TypeVar
+from typing_extensions import TypeVar
 
 from path_patching.devices import fewer, in_parts, resolve_device, too_small
 from path_patching.direct_effects import Change, direct_effects, is_cheaper

@@ -111,7 +111,7 @@ def _engine_class(name: str) -> type[Engine]:
         from path_patching.rust_engine.engine import RustCircuitEngine
     except ImportError as error:
         raise UserError(
-            f"rust_circuit cannot be imported ({error}); it has wheels for Linux and Python up to 3.11 alone: "
+            f"rust_circuit cannot be imported ({error}); it has wheels for Linux and Python 3.11 alone: "
             "use one of those, or the engine torch"
         ) from error
     return RustCircuitEngine

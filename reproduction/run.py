@@ -46,9 +46,6 @@ from reproduction.settings import Settings, model_folder
 
 Number = float | str | list[Any] | dict[str, Any] | Estimate
 
-# What is written in full is read in full: pandas 3 does so by itself, and deprecates being told to.
-EXACT_FLOATS = {} if int(pd.__version__.partition(".")[0]) >= 3 else {"float_precision": "round_trip"}
-
 ROWS_AT_ONCE = 100_000  # of a table, as text
 
 MODEL = {"model/name": str, "model/fingerprint": str, "model/is_gpt2_small": bool}
@@ -290,7 +287,7 @@ def _read(path: Path) -> Any:
     if path.suffix == ".json":
         return parse_json(path.read_bytes())
     if path.suffix == ".csv":
-        return pd.read_csv(path, **EXACT_FLOATS)
+        return pd.read_csv(path)
     return torch.load(path, weights_only=True)
 
 
