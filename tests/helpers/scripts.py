@@ -17,7 +17,7 @@ import pytest
 
 from path_patching.errors import UserError
 from path_patching.files import ROOT
-from reproduction import rendering
+from reproduction import figures, rendering
 
 
 def run_python(
@@ -60,7 +60,9 @@ def run_script(
         for name, value in (settings or {}).items():
             patched.setenv(name, value)
         if not images:
-            patched.setattr(rendering, "render", _no_renderer)
+            # Where it is looked up: figures holds the renderer that it found when it was first imported.
+            for module in (rendering, figures):
+                patched.setattr(module, "render", _no_renderer)
         rendering.renderer_starts.cache_clear()
         with redirect_stdout(printed), redirect_stderr(complained):
             status = _run_as_main(script)
