@@ -51,6 +51,7 @@ Data = Literal["clean", "corrupted", "mean", "zero"]
 DataSet = Literal["clean", "corrupted"]  # the data that are sentences
 BYTES = 4  # of a float32
 PROBABILITY_BYTES = 8  # of a float64
+MOST_STRENGTH = 1e6  # beside a larger change, float32 keeps nothing of what is changed, and may overflow
 BLOCKS_AT_ONCE = 8  # of the unembedding, for several requests: so many that a last, short one costs little
 LEAST_GB, MOST_GB = 1e-9, 1e6  # of memory: the least holds no sentence, so that each is a batch of its own
 
@@ -65,7 +66,7 @@ class Request:
 
     `strength` multiplies the change (inside − outside) at the ends of the paths: of what a node writes, or, where a
     path ends at `residual@p` or at the logits, of the stream that is read. Raises `PathSetError` for paths that are
-    none, `UserError` for data of another kind and for a strength that is no finite number.
+    none, `UserError` for data of another kind and for a strength that is no number from −1e6 to 1e6.
     """
 
     paths: PathSet | None
@@ -78,8 +79,7 @@ class Request:
             check_path_set(self.paths)
         _check_data(self.inside)
         _check_data(self.outside)
-        if not isinstance(self.strength, Real) or not math.isfinite(self.strength):
-            raise UserError(f"a strength of {shortened(repr(self.strength))}: give a finite number, as 0.5")
+        object.__setattr__(self, "strength", _strength(self.strength))
 
     @classmethod
     def whole(cls, data: Data) -> Request:
@@ -366,6 +366,8 @@ class Engine(ABC, Generic[Batch]):
             raise PathSetError("no node is asked for; name at least one")
         architecture = self.model.architecture
         for node in nodes:
+            if not isinstance(node, Node):  # `check_nodes` knows those of the module as it is now
+                raise PathSetError(f"{node} is of path_patching as it was loaded again; restart Python, or the kernel")
             node.check_fits(architecture.n_layers, architecture.n_heads, architecture.d_mlp, self.sentences.end + 1)
         return nodes
 
@@ -575,6 +577,14 @@ def _swept_alone(asked: DirectSweep) -> torch.Tensor:
 def _heads_at_end(engine: Engine) -> list[Node]:
     sizes, end = engine.model.architecture, engine.sentences.end
     return [Node.head(layer, head, end) for layer in range(sizes.n_layers) for head in range(sizes.n_heads)]
+
+
+def _strength(given: object) -> float:
+    """A strength as a float. Raises `UserError` for what is no number, or too large a one."""
+    is_number = isinstance(given, Real) and not isinstance(given, bool)
+    if not is_number or not -MOST_STRENGTH <= given <= MOST_STRENGTH:  # NaN fails too
+        raise UserError(f"a strength of {shortened(repr(given))}: give a number of at most {MOST_STRENGTH:g}, as 0.5")
+    return float(given)
 
 
 def _check_data(data: object) -> None:

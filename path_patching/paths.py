@@ -56,7 +56,19 @@ NAMES: dict[Kind, str] = {
 }
 ARROW = re.compile(r"\s*(?:→|->)(?:([qkv])(?=\s))?\s*")
 ARROW_INPUTS: dict[str | None, AnyVia] = {"q": "q", "k": "k", "v": "v", None: "all"}
+LARGEST = 999_999  # layer, number or position: what `NUMBER` reads
+BELOW_ALL, ABOVE_ALL = -1, LARGEST + 1  # the layers of what has none
+LAYERS: dict[Kind, tuple[int, int]] = {  # the first and the last that there may be
+    "embeds": (BELOW_ALL, BELOW_ALL),
+    "neuron": (0, LARGEST),
+    "residual": (BELOW_ALL, BELOW_ALL),
+    "head": (0, LARGEST),
+    "mlp": (0, LARGEST),
+    "logits": (ABOVE_ALL, ABOVE_ALL),
+}
+NUMBERED: tuple[Kind, ...] = ("head", "neuron")  # within their layer
 PATHS_SHOWN = 12
+DEEPEST = 200  # steps of a path, two a layer in a model of 100 layers; more than Python's own limit lets be walked
 
 
 class PathSetError(UserError):
@@ -78,11 +90,19 @@ class Node:
     position: int
 
     def __post_init__(self) -> None:
-        for each in (self.layer, self.index, self.position):
-            if not isinstance(each, (int, Integral)):  # `int` first, since the other is slow to ask
-                raise PathSetError(
-                    f"a node's layer, number and position are whole numbers, not {shortened(repr(each))}"
-                )
+        if not isinstance(self.kind, str) or self.kind not in NAMES:
+            raise PathSetError(f"there is no node of kind {shortened(repr(self.kind))}; kinds are {', '.join(NAMES)}")
+        for name in ("layer", "index", "position"):
+            given = getattr(self, name)
+            if type(given) is not int:  # those of NumPy are wanted, and become Python's, which do not overflow
+                object.__setattr__(self, name, _whole_number(given))
+        least, most = LAYERS[self.kind]
+        if not least <= self.layer <= most:
+            raise PathSetError(f"{self.kind} has no layer {shortened(self.layer)}; write one like Node.head(9, 1, END)")
+        if self.index and self.kind not in NUMBERED:
+            raise PathSetError(f"{self.name} has no number {shortened(self.index)}; write one like Node.mlp(10, END)")
+        if not 0 <= self.index <= LARGEST or not 0 <= self.position <= LARGEST:
+            raise PathSetError(f"{shortened(self)}: numbers and positions are counted from 0 to {LARGEST}")
 
     @classmethod
     def head(cls, layer: int, head: int, position: int) -> Node:
@@ -102,17 +122,17 @@ class Node:
     @classmethod
     def embeds(cls, position: int) -> Node:
         """The sum of token and position embedding at `position`."""
-        return cls(-1, "embeds", 0, position)
+        return cls(BELOW_ALL, "embeds", 0, position)
 
     @classmethod
     def residual(cls, position: int) -> Node:
         """Everything that the reader finds in the residual stream at `position`."""
-        return cls(-1, "residual", 0, position)
+        return cls(BELOW_ALL, "residual", 0, position)
 
     @classmethod
     def logits(cls, position: int) -> Node:
         """The logits at `position`, where every path starts."""
-        return cls(10**6, "logits", 0, position)
+        return cls(ABOVE_ALL, "logits", 0, position)
 
     @classmethod
     def named(cls, name: str, position: int) -> Node:
@@ -164,6 +184,13 @@ class Node:
         return f"{self.name}@{self.position}"
 
 
+def _whole_number(given: object) -> int:
+    """A whole number as Python's own. Raises `PathSetError` for anything else, True and False among them."""
+    if not isinstance(given, Integral) or isinstance(given, bool):
+        raise PathSetError(f"a node's layer, number and position are whole numbers, not {shortened(repr(given))}")
+    return int(given)
+
+
 @cache  # drawing circuits at random asks for the same few names again and again
 def _read_name(name: str) -> tuple[Kind, int, int]:
     """What kind of node a name is of, its layer and its number there; 0 for what has none."""
@@ -201,13 +228,19 @@ class PathSet:
     ends_here: bool
     branches: tuple[Branch, ...] = ()
     _hash: int = field(init=False, repr=False, compare=False)
+    _steps: int = field(init=False, repr=False, compare=False)  # of its longest path
 
     def __post_init__(self) -> None:
         check_nodes([self.node])
+        if not isinstance(self.ends_here, bool):
+            raise PathSetError(f"a path ends at {self.node} or not: give True or False, not {self.ends_here!r}")
         if not self.ends_here and not self.branches:
             raise PathSetError(f"no path ends at or above {self.node}: the path set is empty")
         for branch in self.branches:
             _check_step(self.node, branch.via, branch.paths.node)
+        object.__setattr__(self, "_steps", 1 + max((branch.paths._steps for branch in self.branches), default=-1))
+        if self._steps > DEEPEST:
+            raise _too_deep(self._steps)
         object.__setattr__(self, "branches", _merged(self.branches))  # one order, so that equal sets are equal values
         # Sub-trees are shared: hashing once keeps memo look-ups in an engine from unrolling them.
         object.__setattr__(self, "_hash", hash((self.node, self.ends_here, self.branches)))
@@ -256,8 +289,11 @@ class PathSet:
         lines = [line.strip() for line in re.split(r"[;\n]", text) if line.strip()]
         if not lines:
             raise PathSetError("the text holds no path; write one like a9.h1 → m10 → logits")
-        if cut := [line for line in lines if line.startswith("…")]:
-            raise PathSetError(f"{cut[0]!r}: the text was cut short when it was printed; join the set's paths")
+        if any(line.startswith("…") for line in lines):
+            raise PathSetError(
+                f"the text was cut short when it was printed, to {PATHS_SHOWN} paths; "
+                r'"\n".join(paths) has all paths of a set, each on a line'
+            )
         return union(cls._parse_path(line, {"END": end, "YY": yy}) for line in lines)
 
     @classmethod
@@ -325,6 +361,8 @@ class PathSet:
         A chain never repeats a node, since each step goes upstream. For a chain that is given, see `through`.
         """
         wanted = sorted(set(check_nodes(nodes)))
+        if (steps := len({node.depth for node in wanted})) > DEEPEST:  # the longest chain that there may be
+            raise _too_deep(steps)
 
         @cache
         def chains(end: Node) -> PathSet:
@@ -494,6 +532,10 @@ def check_nodes(given: object) -> list[Node]:
 def layer_nodes(layer: int, n_heads: int, position: int) -> list[Node]:
     """The nodes of one layer at a position, heads first, then the MLP: a row of a sweep."""
     return [*(Node.head(layer, head, position) for head in range(n_heads)), Node.mlp(layer, position)]
+
+
+def _too_deep(steps: int) -> PathSetError:
+    return PathSetError(f"a path of {steps} steps or more: at most {DEEPEST} are followed; leave some nodes out")
 
 
 def _some(given: object) -> list[Node]:

@@ -21,9 +21,11 @@ from dataclasses import dataclass
 import torch
 from concept_erasure import LeaceEraser
 
+from path_patching.errors import UserError
+
 Edit = Callable[[torch.Tensor], torch.Tensor]  # of an activation (n, D), to (n, D) float64
 
-NEGLIGIBLE = 1e-8  # of the sum of squares: rounding turns fainter directions, and with them what is drawn from all
+NEGLIGIBLE = 1e-8  # of the variance: rounding turns fainter directions, and with them what is drawn from all
 FAINTEST = 1e-6  # correlation with a concept that is erased; the library would leave those below 0.01
 
 
@@ -60,13 +62,17 @@ class Subspace:
 def principal_components(activation: torch.Tensor) -> Subspace:
     """All directions in which an activation (N, D) varies, the most important first.
 
-    Their signs, which PCA leaves open, make the largest entry of each positive.
+    Their signs, which PCA leaves open, make the largest entry of each positive. What no more than the rounding of the
+    activation's own numbers gives is no direction.
     """
+    rounding = torch.finfo(activation.dtype).eps
     activation = activation.double()
     mean = activation.mean(0)
+    mean = mean + (activation - mean).mean(0)  # the mean's own rounding, which all sentences would share
     _, scales, directions = torch.linalg.svd(activation - mean, full_matrices=False)
     variances = scales.square()
-    varying = variances > NEGLIGIBLE * activation.square().sum()
+    from_rounding = rounding**2 * activation.square().sum() / min(activation.shape)
+    varying = variances > torch.maximum(NEGLIGIBLE * variances.sum(), from_rounding)
     directions, variances = directions[varying], variances[varying]
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
     return Subspace(mean, directions * largest.sign(), variances / variances.sum())
@@ -92,8 +98,10 @@ def leace(activation: torch.Tensor, concept: torch.Tensor) -> Edit:
     """Erasure of a concept (N, C) from an activation (N, D) by LEACE (Belrose et al. 2023).
 
     The smallest affine edit after which no linear predictor of the concept does better than a constant, on the
-    sentences that are fitted.
+    sentences that are fitted. Raises `UserError` if the concept is the same in all of these: then nothing tells it.
     """
+    if (concept == concept[0]).all(0).any():
+        raise UserError(f"of {len(concept)} sentences all have the same label: nothing can be erased; give two or more")
     standardized = (concept - concept.mean(0)) / concept.std(0)
     eraser = LeaceEraser.fit(activation.double(), standardized, svd_tol=FAINTEST)
 

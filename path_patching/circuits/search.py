@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, field, replace
+from numbers import Real
 
 import torch
 
@@ -38,7 +39,7 @@ from path_patching.circuits.circuit import (
 )
 from path_patching.circuits.papers_shape import in_papers_shape, varied
 from path_patching.engine import Engine
-from path_patching.errors import UserError
+from path_patching.errors import UserError, shortened
 from path_patching.gpt2.model import Architecture, Model
 from path_patching.paths import INPUTS, AnyVia, Node, PathSet, Via
 from path_patching.sweeps import Effects, Metric, every_node, remembered_effects
@@ -140,9 +141,11 @@ def find_circuit(
     """The circuit that achieves a metric on its engine's sentences, which differ from their twins at position `yy`.
 
     `threshold` is a share of the metric's clean value; `sweeps` are the engine's, where some are made already.
-    Raises `UserError` if no head at END is kept, or, unless a threshold is given, too many nodes to follow them; and
-    if the metric has no clean value to speak of.
+    Raises `UserError` for a threshold that is none; if no head at END is kept, or, unless a threshold is given, too
+    many nodes to follow them; and if the metric has no clean value to speak of.
     """
+    if threshold is not None:
+        _check_threshold(threshold)
     search = _search(sweeps or remembered_effects(engine, metric), yy, end)
     followed_if_many = threshold is not None
     attempts = _attempts(search, (threshold,) if threshold is not None else THRESHOLDS, followed_if_many)
@@ -168,10 +171,9 @@ def find_members(effects: Effects, yy: int, end: int, threshold: float) -> Circu
     """The circuit that a search with one threshold finds, without asking what it recovers; None if it has no head.
 
     For many searches that share their evaluations, as those on draws of the sentences (`Effects.weighted`) do.
-    Raises `UserError` if the metric has no clean value to speak of.
+    Raises `UserError` for a threshold that is none, and if the metric has no clean value to speak of.
     """
-    search = _search(effects, yy, end)
-    strict = replace(search, threshold=threshold * abs(search.clean))
+    strict = _strict(_search(effects, yy, end), _check_threshold(threshold))
     late = _found_at_end(strict)
     return None if late is None else _followed(strict, late[0])[0]
 
@@ -179,10 +181,22 @@ def find_members(effects: Effects, yy: int, end: int, threshold: float) -> Circu
 def find_at_end(effects: Effects, yy: int, end: int, threshold: float) -> tuple[str, ...]:
     """The nodes that a search with one threshold keeps at END, before it asks what their heads read and feed.
 
-    Raises `UserError` if the metric has no clean value to speak of.
+    Raises `UserError` for a threshold that is none, and if the metric has no clean value to speak of.
     """
-    search = _search(effects, yy, end)
-    return _kept_at_end(replace(search, threshold=threshold * abs(search.clean)))[0]
+    return _kept_at_end(_strict(_search(effects, yy, end), _check_threshold(threshold)))[0]
+
+
+def _check_threshold(threshold: object) -> float:
+    """A threshold, as it was given. Raises `UserError` for what is no share, which would keep all nodes or none."""
+    is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
+    if not is_number or not 0 < threshold < math.inf:  # NaN fails too
+        raise UserError(f"a threshold of {shortened(repr(threshold))}: give a share of the clean value, as 0.02")
+    return threshold
+
+
+def _strict(search: Search, share: float) -> Search:
+    """The search with a share of the clean value, which may be negative, as its threshold."""
+    return replace(search, threshold=share * abs(search.clean))
 
 
 def _search(effects: Effects, yy: int, end: int) -> Search:
@@ -216,7 +230,7 @@ def _attempts(search: Search, shares: tuple[float, ...], followed_if_many: bool)
     sizes = search.model.architecture
     attempts: list[_Attempt] = []
     for share in shares:
-        strict = replace(search, threshold=share * abs(search.clean))
+        strict = _strict(search, share)
         late = _late(strict)
         if late is None:
             continue

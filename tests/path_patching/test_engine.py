@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
 import pytest
 import torch
 
+from path_patching import paths as paths_module
 from path_patching.engine import Data, Engine, Request, Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, Model, random_model
 from path_patching.paths import Node, PathSet, PathSetError
+from tests.helpers.engines import make_engine
 
 SIZES = Architecture(n_layers=2, n_heads=2, d_model=8, d_head=4, d_mlp=8, n_positions=6, vocab_size=30)
 TOKENS = torch.arange(12).reshape(3, 4)
@@ -150,7 +158,6 @@ def test_a_sweep_that_reaches_nothing_never_runs(engine):
         (Node.mlp(2, END), "2 layers"),
         (Node.head(0, 2, END), "2 heads"),
         (Node.neuron(1, 8, END), "8 neurons"),
-        (Node.neuron(1, -1, END), "8 neurons"),
     ],
 )
 def test_nodes_are_checked_before_anything_is_evaluated(engine, node, message):
@@ -161,6 +168,26 @@ def test_nodes_are_checked_before_anything_is_evaluated(engine, node, message):
     with pytest.raises(PathSetError, match=message):
         engine.writes([node])
     assert engine.batches == []
+
+
+def test_nodes_of_a_module_that_was_loaded_again_are_one_line(engine, monkeypatch):
+    """They equal none of the engine's: it said that a path starts “at logits@3, not at logits@3”."""
+    again = ModuleType(paths_module.__name__)
+    monkeypatch.setitem(sys.modules, again.__name__, again)
+    exec(
+        compile(Path(paths_module.__file__).read_text(encoding="utf-8"), paths_module.__file__, "exec"), again.__dict__
+    )
+    # What a module's functions find once it was loaded again:
+    monkeypatch.setattr(paths_module, "Node", again.Node)
+    monkeypatch.setattr(paths_module, "PathSet", again.PathSet)
+    head = again.PathSet.parse("a1.h0 → logits", end=END)
+    for ask in (
+        lambda: engine.patch(head),
+        lambda: engine.sweep(head, [again.Node.mlp(0, END)]),
+        lambda: engine.writes([again.Node.mlp(0, END)]),
+    ):
+        with pytest.raises(PathSetError, match="is of path_patching as it was loaded again; restart Python"):
+            ask()
 
 
 def test_path_sets_start_at_the_logits_at_end(engine):
@@ -260,17 +287,34 @@ def test_attention_is_on_sentences(engine, data: Data):
         engine.attention([(0, 0)], data)
 
 
-@pytest.mark.parametrize("strength", [float("nan"), float("inf"), -float("inf"), "1", None, 1j, torch.ones(1)])
-def test_a_strength_that_is_no_finite_number_is_one_line(engine, strength):
+@pytest.mark.parametrize(
+    "strength",
+    [float("nan"), float("inf"), -float("inf"), 1e39, -1e7, 10**400, "1", None, 1j, True, np.True_, torch.ones(1)],
+)
+def test_a_strength_that_is_no_number_of_a_change_is_one_line(engine, strength):
+    """1e39 is infinite in float32, and gave NaN for probabilities."""
     for ask in (
         lambda: Request.patch(HEAD, strength=strength),
         lambda: Request.isolate(HEAD, strength=strength),
         lambda: engine.patch(HEAD, strength=strength),
     ):
-        with pytest.raises(UserError, match="give a finite number") as error:
+        with pytest.raises(UserError, match=r"^a strength of .*: give a number of at most 1e\+06, as 0\.5$"):
             ask()
-        assert "\n" not in str(error.value)
     assert engine.batches == []
+
+
+@pytest.mark.parametrize("strength", [Fraction(1, 2), np.float32(0.5), np.float64(0.5)])
+def test_a_strength_is_the_same_request_however_its_number_is_kept(strength):
+    assert Request.patch(HEAD, strength=strength) == Request.patch(HEAD, strength=0.5)
+    assert type(Request.patch(HEAD, strength=strength).strength) is float
+
+
+@pytest.mark.parametrize("strength", [1e6, -1e6])
+def test_the_largest_strengths_give_probabilities(strength):
+    engine = make_engine("torch", MODEL, Sentences(TOKENS, TOKENS + 1, ANSWERS))
+    found = engine.patch(HEAD, strength=strength)
+    assert found.isfinite().all()
+    assert not torch.allclose(found, engine.patch(HEAD))
 
 
 def test_parts_are_the_whole_and_no_larger_than_the_memory(engine):

@@ -8,12 +8,25 @@ import pickle
 import time
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from path_patching.errors import UserError
-from path_patching.paths import INPUTS, PATHS_SHOWN, Branch, Node, PathSet, PathSetError, layer_nodes, union
+from path_patching.paths import (
+    DEEPEST,
+    INPUTS,
+    LARGEST,
+    NAMES,
+    PATHS_SHOWN,
+    Branch,
+    Node,
+    PathSet,
+    PathSetError,
+    layer_nodes,
+    union,
+)
 
 END, YY = 12, 8
 LOGITS = PathSet.at(Node.logits(END))
@@ -64,6 +77,56 @@ def test_the_full_circuit_counts_its_chains():
     assert len(values) == 104 * chains
     assert values.ends() == {Node.embeds(YY)}
     assert not any(path.startswith("embeds@8 →v a9.h1@12") for path in values)
+
+
+# One node is one value
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: Node(11, "mlp", 7, END), "m11 has no number 7"),
+        (lambda: Node(-1, "embeds", 4, YY), "embeds has no number 4"),
+        (lambda: Node(3, "embeds", 0, YY), "embeds has no layer 3"),
+        (lambda: Node(3, "residual", 0, YY), "residual has no layer 3"),
+        (lambda: Node(11, "logits", 0, END), "logits has no layer 11"),
+        (lambda: Node(-1, "mlp", 0, END), "mlp has no layer -1"),
+        (lambda: Node.mlp(10**6, END), "mlp has no layer 1000000"),
+        (lambda: Node.head(9, -1, END), "a9.h-1@12: numbers and positions are counted from 0"),
+        (lambda: Node.mlp(9, -1), "m9@-1: numbers and positions are counted from 0"),
+        (lambda: Node.mlp(9, 10**6), "m9@1000000: numbers and positions are counted from 0"),
+        (lambda: Node(1, "foo", 0, END), "there is no node of kind 'foo'; kinds are mlp, head"),
+        (lambda: Node(1, ["mlp"], 0, END), "there is no node of kind"),
+        (lambda: Node(1, None, 0, END), "there is no node of kind None"),
+        (lambda: Node.mlp(True, END), "whole numbers, not True"),
+        (lambda: Node.head(9, True, END), "whole numbers, not True"),
+        (lambda: Node.mlp(9, False), "whole numbers, not False"),
+        (lambda: Node.mlp(np.True_, END), "whole numbers, not"),
+        (lambda: PathSet.parse("a9.h1 → logits", end=True), "whole numbers, not True"),
+        (lambda: PathSet.parse("m1@YY →v a9.h1 → logits", end=END, yy=True), "whole numbers, not True"),
+    ],
+)
+def test_a_node_has_no_other_spelling(make, complaint):
+    """Each of these was a node of its own beside the one that it prints as, or was taken for 0 or 1."""
+    with pytest.raises(PathSetError, match=f"^.*{complaint}"):
+        make()
+
+
+def test_numbers_of_numpy_are_the_same_node_and_never_overflow():
+    node = Node.head(np.int8(100), np.int64(3), np.uint8(200))
+    assert node == Node.head(100, 3, 200)
+    assert {type(each) for each in (node.layer, node.index, node.position)} == {int}
+    assert node.depth == 201
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.sampled_from(sorted(NAMES)), *[st.sampled_from([-2, -1, 0, 1, 11, LARGEST, LARGEST + 1])] * 3)
+def test_every_node_comes_back_from_its_print(kind, layer, index, position):
+    try:
+        node = Node(layer, kind, index, position)
+    except PathSetError:
+        return
+    assert Node.named(node.name, node.position) == node
 
 
 # Printing
@@ -240,9 +303,7 @@ def test_extending_leaves_out_what_is_impossible_for_some_ends():
         (Node.neuron(12, 0, END), "m12.n0@12: the model has 12 layers"),
         (Node.neuron(11, 48, END), "m11.n48@12: the model has 48 neurons"),
         (Node.head(11, 12, END), "a11.h12@12: the model has 12 layers of 12 heads"),
-        (Node.head(11, -1, END), "12 heads"),
         (Node.logits(13), "logits@13: the sentences have positions 0 to 12"),
-        (Node.mlp(0, -1), "m0@-1: the sentences have positions"),
     ],
 )
 def test_nodes_that_a_model_lacks(node, message):
@@ -272,6 +333,23 @@ def test_long_chains_share_their_tails():
     assert len(chains.extend([Node.embeds(END)], "q")) == 12 * 4096
     assert len(str(chains).splitlines()) == PATHS_SHOWN + 1
     assert time.perf_counter() - started < 2
+
+
+def test_paths_of_the_most_steps_can_be_walked_and_longer_ones_are_one_line():
+    """A chain of a thousand MLPs ended in a RecursionError."""
+    longest = [f"m{layer}" for layer in range(DEEPEST)]
+    chain = PathSet.parse(" → ".join([*longest, "logits"]), end=END)
+    assert chain.count() == 1
+    assert PathSet.parse(str(chain | LOGITS)) == chain | LOGITS
+    mlps = [Node.mlp(layer, END) for layer in range(DEEPEST + 1)]
+    assert LOGITS.through_chains(mlps[:-1]).count() == 2**DEEPEST
+    for make in (
+        lambda: PathSet.parse(" → ".join([*longest, f"m{DEEPEST}", "logits"]), end=END),
+        lambda: LOGITS.through(*reversed(mlps)),
+        lambda: LOGITS.through_chains(mlps),
+    ):
+        with pytest.raises(PathSetError, match=f"a path of {DEEPEST + 1} steps or more: at most {DEEPEST}"):
+            make()
 
 
 # Path sets against sets of paths. A path is a tuple of steps (via, node), the first ("", logits).
@@ -529,8 +607,9 @@ def test_a_position_by_name_has_to_be_said():
 
 
 def test_a_set_too_large_to_print_says_so_and_is_not_read_back_as_what_is_shown():
-    with pytest.raises(PathSetError, match="cut short"):
+    with pytest.raises(PathSetError, match=r'cut short .* to 12 paths; "\\n"\.join\(paths\) has all paths of a set'):
         PathSet.parse(str(LATE_HALF))
+    assert PathSet.parse("\n".join(LATE_HALF)) == LATE_HALF
     assert repr(LOGITS.through(Node.mlp(10, END))) == "<PathSet of 1 path: m10@12 → logits@12>"
 
 
@@ -590,6 +669,7 @@ HEAD = Node.head(9, 1, END)
         (lambda: PathSet.parse("m1@YY → logits", end=END, yy="8"), "whole numbers, not '8'"),
         (lambda: Node.head("9", 1, END), "whole numbers, not '9'"),
         (lambda: Node.mlp(9.5, END), "whole numbers, not 9.5"),
+        (lambda: PathSet(Node.logits(END), ends_here=1), "give True or False, not 1"),
     ],
 )
 def test_what_is_of_another_type_is_one_line(make, complaint):

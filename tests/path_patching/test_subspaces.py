@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from path_patching.errors import UserError
 from path_patching.subspaces import (
     ablations,
     as_classes,
@@ -85,6 +86,29 @@ def test_what_does_not_vary_has_no_components_and_stays():
     torch.testing.assert_close(components.ablate(constant), constant.double())
 
 
+@pytest.mark.parametrize("offset", [1e2, 1e4, 1e5])
+def test_how_far_from_the_origin_an_activation_lies_changes_no_component(offset):
+    """In float32, whose numbers of 1e5 are 0.008 apart: seven directions vary, and rounding in all."""
+    varied = torch.randn(400, 7, generator=torch.Generator().manual_seed(0))
+    near, far = principal_components(varied), principal_components(varied + offset)
+    assert len(far) == len(near) == 7
+    torch.testing.assert_close(far.shares, near.shares, atol=1e-3, rtol=0)
+    torch.testing.assert_close(far.mean, near.mean + offset, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("offset", [1e4, 1e5])
+def test_rounding_of_numbers_far_from_the_origin_is_no_direction(activation, offset):
+    components = principal_components(activation + offset)
+    assert len(components) == 7
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(5, 3), (400, 12), (1, 4), (97, 1)])
+def test_equal_activations_have_no_components_whatever_their_numbers(dtype, shape):
+    for number in (0.1, 1e4 + 0.1, -3e-5, 0.0):
+        assert len(principal_components(torch.full(shape, number, dtype=dtype))) == 0
+
+
 def test_random_directions_are_orthonormal_within_what_varies_and_drawn_from_the_generator(activation):
     components = principal_components(activation)
     drawn = [components.random(3, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
@@ -112,6 +136,14 @@ def test_leace_leaves_no_linear_trace_of_a_number(dated, years):
     torch.testing.assert_close(erased.mean(0), dated.double().mean(0))
     changed = torch.linalg.matrix_rank(erased - dated.double(), rtol=1e-6)
     assert changed == 1
+
+
+@pytest.mark.parametrize("concept", [as_number, as_classes])
+@pytest.mark.parametrize("n", [1, 400])
+def test_a_label_that_all_sentences_share_cannot_be_erased(dated, concept, n):
+    """Its deviation is 0, and dividing by that gave NaN, or an error within the library."""
+    with pytest.raises(UserError, match=f"^of {n} sentences all have the same label: nothing can be erased"):
+        leace(dated[:n], concept(torch.full((n,), 7)))
 
 
 def test_leace_of_classes_makes_their_means_equal(dated, years):

@@ -13,7 +13,17 @@ from dataset import NOUNS_FILE, YearDataset, get_valid_years, year_indices
 from path_patching.circuits.circuit import LOGITS, Circuit, full_circuit, late_half
 from path_patching.circuits.papers_shape import in_papers_shape
 from path_patching.circuits.random_circuits import random_circuit
-from path_patching.circuits.search import ENOUGH, FEW, MOST, NAME, THRESHOLDS, Found, find_circuit
+from path_patching.circuits.search import (
+    ENOUGH,
+    FEW,
+    MOST,
+    NAME,
+    THRESHOLDS,
+    Found,
+    find_at_end,
+    find_circuit,
+    find_members,
+)
 from path_patching.engine import Engine, Request, Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, Model, random_model
@@ -162,6 +172,39 @@ def test_the_planted_chain_does_not_depend_on_the_threshold(threshold):
     assert result.circuit == PLANTED[a_chain_with_decoys]
     assert result.tried == {threshold: pytest.approx(1, abs=1e-3)}
     assert result.threshold == pytest.approx(threshold * result.clean)
+
+
+@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
+def test_a_metric_whose_clean_value_is_negative_finds_the_same(plant):
+    """A share of a negative value is a negative threshold, which every effect reaches."""
+    engine = engine_of("torch", plant)
+
+    def negative(probs: torch.Tensor) -> torch.Tensor:
+        return -greater_than(YEARS)(probs)
+
+    expected, found = (find_circuit(engine, metric, YY, END) for metric in (greater_than(YEARS), negative))
+    assert found.clean == -expected.clean < 0
+    assert (found.circuit, found.threshold, found.recovered) == (
+        expected.circuit,
+        expected.threshold,
+        pytest.approx(expected.recovered),
+    )
+    positive, effects = (remembered_effects(engine, metric) for metric in (greater_than(YEARS), negative))
+    assert find_members(effects, YY, END, 0.02) == find_members(positive, YY, END, 0.02)
+    assert find_at_end(effects, YY, END, 0.02) == find_at_end(positive, YY, END, 0.02)
+
+
+@pytest.mark.parametrize("threshold", [0, 0.0, -1, float("nan"), float("inf"), True, "0.02", torch.tensor(0.02)])
+def test_a_threshold_that_is_no_share_is_one_line(threshold):
+    engine = engine_of("torch", a_chain_with_decoys)
+    effects = remembered_effects(engine, greater_than(YEARS))
+    for ask in (
+        lambda: find_circuit(engine, greater_than(YEARS), YY, END, threshold),
+        lambda: find_members(effects, YY, END, threshold),
+        lambda: find_at_end(effects, YY, END, threshold),
+    ):
+        with pytest.raises(UserError, match=r"^a threshold of .*: give a share of the clean value, as 0\.02$"):
+            ask()
 
 
 def test_every_decision_is_recorded_with_the_effect_behind_it():
