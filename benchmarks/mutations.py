@@ -111,21 +111,19 @@ def complaints(faults: Iterable[Fault], root: Path = ROOT) -> Iterator[str]:
             yield f"{each}: {each.before!r} is in the file {times} times and not once; mend the line or take it out"
         elif each.before == each.after or (each.file, each.before, each.after) in seen:
             yield f"{each}: this changes nothing, or is in the table twice; take it out"
-        elif path.suffix == ".py" and (why := _no_python(text.replace(each.before, each.after))):
-            yield f"{each}: with it the file is no Python ({why}), which any test would notice; write another"
         seen.add((each.file, each.before, each.after))
 
 
-def _no_python(text: str) -> str:
-    """Why a text is no Python; nothing if it is."""
-    try:
-        ast.parse(text)
-    except SyntaxError as error:
-        return str(error.msg)
-    return ""
+def not_python(faults: Iterable[Fault], root: Path = ROOT) -> Iterator[str]:
+    """The faults that fit the code but leave no Python, which any test would notice: a line each."""
+    for each in faults:
+        try:
+            ast.parse((root / each.file).read_text(encoding="utf-8").replace(each.before, each.after))
+        except SyntaxError as error:
+            yield f"{each}: with it the file is no Python ({error.msg}); write another"
 
 
-def tests_for(file: str, root: Path) -> tuple[list[str], list[str], list[str]]:
+def files_of_tests(file: str, root: Path) -> tuple[list[str], list[str], list[str]]:
     """All test files in three parts: those called like a source file or its folder, those that name it, all others."""
     source = Path(file)
     called = {f"test_{source.stem}", f"test_{source.parent.name}"}
@@ -162,7 +160,7 @@ class Runner:
 
     def _noticed(self, copy: Path, fault: Fault) -> tuple[bool, str]:
         """Whether a test notices the fault in a copy, and which."""
-        mirrored, naming, others = tests_for(fault.file, copy)
+        mirrored, naming, others = files_of_tests(fault.file, copy)
         unsound: set[str] = set()  # seen in this copy
         stages = [(mirrored, ""), (naming, FAST), (others, FAST)]
         stages += [([*naming, *others], SLOW)] if self.slow else []
@@ -319,7 +317,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.jobs < 1:
         raise UserError(f"--jobs {options.jobs}: give at least one")
     faults = _chosen(read_faults(), options)
-    if wrong := [*complaints(faults)]:
+    if wrong := [*complaints(faults)] or [*not_python(faults)]:
         print(*wrong, sep="\n", file=sys.stderr)
         sys.exit(1)
     if options.check:

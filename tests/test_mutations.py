@@ -1,0 +1,136 @@
+"""The table of faults fits the code, and the program tells what is noticed from what lives."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks.mutations import (
+    Fault,
+    Outcome,
+    Runner,
+    complaints,
+    files_of_tests,
+    main,
+    not_python,
+    read_faults,
+    report,
+    run_all,
+)
+from path_patching.errors import UserError
+
+MODULE = "def price(n):\n    return 3 * n\n\n\ndef words(n):\n    return f'{n} pieces'\n"
+TESTS = """from shop.price import price
+
+def test_price():
+    assert price(2) == 6
+
+def test_that_fails_in_any_case():
+    assert False
+"""
+
+
+def fault(before: str, after: str, file: str = "shop/price.py") -> Fault:
+    return Fault("prices", file, "something else", before, after)
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of one module, of which one thing is tested and another is not."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # plugins take longer to start than all else
+    root = tmp_path / "repository"
+    texts = {"pytest.ini": "[pytest]\npythonpath = .\n", "shop/price.py": MODULE, "tests/test_price.py": TESTS}
+    for name, text in texts.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    subprocess.run(["git", "init", "--quiet", str(root)], check=True)
+    return root
+
+
+def test_every_fault_of_the_table_fits_the_code() -> None:
+    faults = read_faults()
+    assert [*complaints(faults)] == []
+    assert len(faults) >= 150
+    assert len({each.area for each in faults}) == 7
+
+
+def test_a_line_says_what_fits_the_code_no_more(shop: Path) -> None:
+    wrong = {
+        "is in the file 0 times": fault("4 * n", "5 * n"),
+        "is in the file 2 times": fault("(n)", "(m)"),
+        "no such file": fault("3 * n", "4 * n", "shop/prices.py"),
+        "changes nothing": fault("3 * n", "3 * n"),
+    }
+    for words, each in wrong.items():
+        (line,) = complaints([each], shop)
+        assert words in line
+        assert line.startswith(f"{each}: ")
+        assert "\n" not in line
+    twice = [fault("3 * n", "4 * n")] * 2
+    assert [line.endswith("in the table twice; take it out") for line in complaints(twice, shop)] == [True]
+    (line,) = not_python([fault("3 * n", "4 * n"), fault("3 * n", "3 *")], shop)
+    assert "the file is no Python" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a.py: what\n- 1\n+ 2\n", 1),  # no area
+        ("# area\n\na.py: what\n+ 1\n- 2\n", 3),
+        ("# area\na.py, what\n- 1\n+ 2\n", 2),
+        ("# area\na.py: what\n- 1\n+ 2\nb.py: what\n- 1\n", 5),
+    ],
+)
+def test_a_table_of_another_form_is_refused_with_its_line(tmp_path: Path, text: str, line: int) -> None:
+    path = tmp_path / "faults.txt"
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"^faults\.txt, line {line}: "):
+        read_faults(path)
+
+
+def test_what_is_tested_is_noticed_and_what_is_not_lives(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A test that fails in any case notices nothing."""
+    faults = [fault("3 * n", "4 * n"), fault("pieces", "pieces of it")]
+    outcomes = run_all(faults, Runner(shop, shop.parent), jobs=2)
+    assert [(each.noticed, each.by) for each in outcomes] == [
+        (True, "tests/test_price.py::test_price"),
+        (False, "all fast tests passed"),
+    ]
+    assert "left out: tests/test_price.py::test_that_fails_in_any_case" in capsys.readouterr().out
+    assert (shop / "shop" / "price.py").read_text() == MODULE
+
+
+def test_a_run_that_hangs_is_noticed_and_ended(shop: Path) -> None:
+    runner = Runner(shop, shop.parent, silence=0.0)
+    outcome = runner.outcome(fault("return 3 * n", "import time; time.sleep(1e6)"))
+    assert (outcome.noticed, outcome.by, runner.running) == (True, "no test ended for 0 s", set())
+
+
+def test_the_tests_called_like_a_module_come_first(shop: Path) -> None:
+    for name, text in {"test_shop.py": "", "test_till.py": "import shop.price", "test_other.py": ""}.items():
+        (shop / "tests" / name).write_text(text)
+    called, naming, others = files_of_tests("shop/price.py", shop)
+    assert called == ["tests/test_price.py", "tests/test_shop.py"]
+    assert (naming, others) == (["tests/test_till.py"], ["tests/test_other.py"])
+
+
+def test_the_report_counts_by_area_and_names_what_lives() -> None:
+    one, other = fault("1", "2"), Fault("words", "shop/price.py", "no pieces", "3", "4")
+    text = report(
+        [Outcome(one, True, "t", 1.0), Outcome(one, False, "all passed", 1.0), Outcome(other, True, "t", 1.0)]
+    )
+    assert "| prices | 2 | 1 | 1 | 50% |" in text
+    assert "| words | 1 | 1 | 0 | 100% |" in text
+    assert "| all | 3 | 2 | 1 | 67% |" in text
+    assert text.endswith("- shop/price.py: something else (all passed)")
+
+
+def test_flags_choose_faults(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--check", "--area", "circuits", "--only", "circuits/links.py"])
+    assert capsys.readouterr().out == "2 faults fit the code\n"
+    with pytest.raises(UserError, match=r"the areas are .*circuits"):
+        main(["--check", "--area", "nowhere"])
+    with pytest.raises(UserError, match="--only nothing like this"):
+        main(["--check", "--only", "nothing like this"])
