@@ -16,8 +16,11 @@ from path_patching.circuits.circuit import (
 )
 from path_patching.engine import Request
 from path_patching.paths import Node, PathSet
+from reproduction.circuit_choice import choose_circuit
+from reproduction.evaluations import Evaluations
+from reproduction.run import open_run
 from reproduction.settings import Settings
-from utils import Collated, Evaluations, choose_circuit, has_every_yy, open_run, start_experiment
+from utils import Collated, has_every_yy, start_experiment, year_metrics
 
 settings = read_settings(__doc__, Settings(n=10_000), evaluates_circuit=True)
 
@@ -25,7 +28,7 @@ settings = read_settings(__doc__, Settings(n=10_000), evaluates_circuit=True)
 experiment = start_experiment(settings, balanced=False)
 run = open_run("big_ds_experiments", experiment)
 circuit, dataset = choose_circuit(experiment, run), experiment.dataset
-yy, YY, END = dataset.years_YY, dataset.yy, dataset.end
+start_yy, YY, END = dataset.years_YY, dataset.yy_position, dataset.end
 
 # %% What is asked? What the paths achieve alone (isolate), and what breaks without them (patch).
 late = late_half(circuit, END)
@@ -64,12 +67,15 @@ heatmaps = {
     "complement_probs.pt": "late_half/without",
     "full_patched_probs.pt": "full_circuit",
 }
-evaluations, collated = Evaluations(run, dataset.as_table()), {key: Collated() for key in heatmaps.values()}
+evaluations, collated = (
+    Evaluations(run, dataset.as_table(), year_metrics()),
+    {key: Collated() for key in heatmaps.values()},
+)
 for rows, probs in experiment.engine.evaluate_in_parts(list(requests.values())):
     for key, of_key in zip(requests, probs, strict=True):
         evaluations.measure(key, of_key, rows)
         if key in collated:
-            collated[key].add(of_key, yy[rows])
+            collated[key].add(of_key, start_yy[rows])
 
 # %% How well does each compute greater-than, and what share is that of the clean run?
 measured, seed, clusters = {}, settings.seed, evaluations.clusters
@@ -100,7 +106,7 @@ for mlp in in_order(circuit.mlps):
             run.note(f"{key}/share_of_clean", of_clean, f"{effect} effect of {mlp}, share of clean")
 
 # %% What do they predict for each YY? With few sentences some YY has none, and there are no heatmaps.
-if has_every_yy(yy):
+if has_every_yy(start_yy):
     for artifact, key in heatmaps.items():
         run.save(artifact, collated[key].means(), kind="probabilities", evaluation=key)
 

@@ -16,19 +16,18 @@ from path_patching.errors import UserError
 from path_patching.paths import AnyVia, Node, PathSet
 from path_patching.sweeps import remembered_effects
 from path_patching.unembedding import logit_lens
+from reproduction.circuit_choice import choose_circuit, circuit_asked_for
+from reproduction.evaluations import Evaluations, save_sweep
 from reproduction.paper import PAPER
+from reproduction.run import open_run
 from reproduction.settings import DiscoverySettings
 from utils import (
-    Evaluations,
-    choose_circuit,
-    circuit_asked_for,
     collate,
     greater_than,
     has_every_yy,
     later_above_others,
-    open_run,
-    save_sweep,
     start_experiment,
+    year_metrics,
 )
 
 settings = read_settings(__doc__, DiscoverySettings(n=490), evaluates_circuit=True)
@@ -37,7 +36,7 @@ settings = read_settings(__doc__, DiscoverySettings(n=490), evaluates_circuit=Tr
 experiment = start_experiment(settings)
 run = open_run("circuit_discovery", experiment)
 model, dataset, engine = experiment.model, experiment.dataset, experiment.engine
-yy, YY, END = dataset.years_YY, dataset.yy, dataset.end
+start_yy, YY, END = dataset.years_YY, dataset.yy_position, dataset.end
 to_be_found = circuit_asked_for(settings, model) == "auto"
 if settings.threshold is not None and not to_be_found:
     raise UserError("--threshold is for --circuit auto; leave it out, or find the circuit automatically")
@@ -47,24 +46,24 @@ print(f"{dataset.good_sentences[0]!r}, corrupted: {dataset.bad_sentences[0]!r}")
 
 # %% Does the model compute greater-than?
 clean, corrupted = engine.clean(), engine.corrupted()
-evaluations = Evaluations(run, dataset.as_table())
+evaluations = Evaluations(run, dataset.as_table(), year_metrics())
 clean_differences = evaluations.note("clean", clean, "clean")["probability_difference"]
 evaluations.note("corrupted", corrupted, "corrupted")
 
 # %% And what does it predict for each YY? With few sentences some YY has none, and this is left out here and below.
-every_yy = has_every_yy(yy)
+every_yy = has_every_yy(start_yy)
 
 
 def save_by_yy(artifact: str, values: torch.Tensor, **about: object) -> None:
     """Save the means of a per-sentence quantity (N, ...) for each YY, (97, ...)."""
     if every_yy:
-        run.save(artifact, collate(values, yy), **about)
+        run.save(artifact, collate(values, start_yy), **about)
 
 
 save_by_yy("probs.pt", clean, kind="probabilities", evaluation="clean")
 
 # %% Which circuit is followed? The paper's or a file's; or one found here by rule, from sweeps like those below.
-metric = greater_than(yy)
+metric = greater_than(start_yy)
 effects = remembered_effects(engine, metric)
 found: Found | None = None
 circuit = given
@@ -127,7 +126,7 @@ writes = engine.writes(nodes(lens_names, END))
 for node, logits in zip(nodes(lens_names, END), logit_lens(writes, model, engine.sentences.answers), strict=True):
     artifact, lens = f"logit_lens_{node.name.replace('m', 'mlp')}.pt", f"logit_lens/{node.name}"
     save_by_yy(artifact, logits, kind="logit_lens", of=node.kind, node=node.name)
-    highest, later = (logits.argmax(1) == yy).double(), later_above_others(logits, yy)
+    highest, later = (logits.argmax(1) == start_yy).double(), later_above_others(logits, start_yy)
     words = f"logit lens of {node.name}"
     evaluations.note_mean(lens, "yy_is_highest", highest, f"{words}: YY is the highest year")
     evaluations.note_mean(lens, "later_above_others", later, f"{words}: years above YY minus the others")

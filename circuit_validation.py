@@ -15,14 +15,7 @@ from reproduction.command_line import read_settings
 
 import pandas as pd
 
-from dataset import (
-    century_copying,
-    clusters_of,
-    get_valid_years,
-    indirect_object,
-    plain_sentences,
-    subject_verb_number,
-)
+from dataset import get_valid_years
 from path_patching.bootstrap import sentence_weights
 from path_patching.circuits.circuit import full_circuit, late_half
 from path_patching.circuits.search import find_circuit
@@ -44,17 +37,15 @@ from path_patching.errors import UserError
 from path_patching.gpt2.tensor_cache import is_gpt2_small
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.sweeps import remembered_effects
+from reproduction.circuit_choice import choose_circuit
+from reproduction.evaluations import Evaluations, clusters_of
+from reproduction.run import open_run
 from reproduction.settings import ValidationSettings
 from reproduction.verdicts import Verdicts, as_key, columns
-from utils import (
-    Evaluations,
-    choose_circuit,
-    cutoff_sharpness,
-    draw_sentences,
-    greater_than,
-    open_run,
-    start_experiment,
-)
+from tasks.abilities import century_copying, indirect_object, subject_verb_number
+from tasks.other_twins import with_twins
+from tasks.plain_sentences import plain_sentences
+from utils import cutoff_sharpness, draw_sentences, greater_than, start_experiment, year_metrics
 
 FEW = 194  # sentences, of the year spans two of each YY, for what takes thousands of evaluations
 
@@ -67,7 +58,7 @@ circuit = choose_circuit(experiment, run)
 engine, dataset, YY, END = experiment.engine, experiment.dataset, experiment.YY, experiment.END
 parts = {"late half": late_half(circuit, END), "full circuit": full_circuit(circuit, YY, END)}
 scale = Scale.of(engine, experiment.metric, experiment.clusters)
-verdicts, evaluations = Verdicts(run), Evaluations(run, dataset.as_table())
+verdicts, evaluations = Verdicts(run), Evaluations(run, dataset.as_table(), year_metrics())
 clean = evaluations.note("clean", engine.clean(), "clean")["probability_difference"]
 few = slice(FEW)
 engine_of_few, clusters_of_few = engine.like(engine.sentences.rows(few)), [each[few] for each in experiment.clusters]
@@ -85,7 +76,7 @@ def save(name: str, rows: list[dict[str, object]], **about: str) -> None:
 # %% Does the circuit alone do what the model does, and can the model do it without the circuit?
 if "faithfulness" in settings.only:
     evaluations.note("corrupted", engine.corrupted(), "all on 01 data", clean=clean)
-    sharp = Scale.of(engine, partial(cutoff_sharpness, years_yy=dataset.years_YY), experiment.clusters)
+    sharp = Scale.of(engine, partial(cutoff_sharpness, start_yy=dataset.years_YY), experiment.clusters)
     apart, found = divergence_scale(engine, experiment.clusters), []
     for part, paths in parts.items():
         evaluations.note(as_key(part), engine.isolate(paths), part, clean=clean)
@@ -173,7 +164,7 @@ if "counterfactuals" in settings.only:
     schemes, no_twins = [Scheme("01", engine)], {}
     for name in ("another YY", "another century", "another noun"):
         try:
-            twins = dataset.with_twins(name, years, tokenizer, settings.seed)
+            twins = with_twins(dataset, name, years, tokenizer, settings.seed)
         except UserError as none:
             no_twins[name] = str(none)
         else:
@@ -192,10 +183,10 @@ if "counterfactuals" in settings.only:
 # %% How good is the best circuit of each size? One half of the sentences ranks nodes, the other is evaluated.
 if "sizes" in settings.only:
     ranking, held_out = halves(len(dataset), settings.seed)
-    yy_of, drawn_of = dataset.years_YY, dataset.as_table()
-    order = ranked_nodes(engine.like(engine.sentences.rows(ranking)), greater_than(yy_of[ranking]), END)
+    start_yy, drawn_of = dataset.years_YY, dataset.as_table()
+    order = ranked_nodes(engine.like(engine.sentences.rows(ranking)), greater_than(start_yy[ranking]), END)
     evaluated = engine.like(engine.sentences.rows(held_out))
-    scale_of_half = Scale.of(evaluated, greater_than(yy_of[held_out]), clusters_of(drawn_of.iloc[held_out.tolist()]))
+    scale_of_half = Scale.of(evaluated, greater_than(start_yy[held_out]), clusters_of(drawn_of.iloc[held_out.tolist()]))
     curve = size_curve(evaluated, scale_of_half, order, END)
     by_chance = random_curve(evaluated, scale_of_half, END, seed=settings.seed)
     point = on_curve(evaluated, scale_of_half, order, circuit, END)
@@ -249,7 +240,7 @@ if "specificity" in settings.only:
     for data in others:
         some = data.first(FEW)
         try:
-            own_circuit = find_circuit(experiment.engine_for(some), some.log_odds, some.yy, some.end).circuit
+            own_circuit = find_circuit(experiment.engine_for(some), some.log_odds, some.yy_position, some.end).circuit
         except UserError as none:
             without[data.name] = f"{data.name}: {none}"
         else:

@@ -15,8 +15,10 @@ from path_patching.bootstrap import share
 from path_patching.neurons import neuron_effects, read_neurons
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import changes
+from reproduction.evaluations import Evaluations
+from reproduction.run import open_run
 from reproduction.settings import LENS, NeuronSettings, chosen_layer
-from utils import Evaluations, greater_than, open_run, start_experiment
+from utils import greater_than, start_experiment
 
 STRONGEST = 10  # neurons that are patched together
 
@@ -26,7 +28,7 @@ settings = read_settings(__doc__, NeuronSettings(n=490))
 experiment = start_experiment(settings)
 run = open_run("neuron_investigations", experiment)
 dataset, engine = experiment.dataset, experiment.engine
-yy, END = dataset.years_YY, dataset.end
+start_yy, END = dataset.years_YY, dataset.end
 layer = chosen_layer(experiment.model, settings.layer)
 mlp = Node.mlp(layer, END)
 run.note("mlp/name", mlp.name, "mlp")
@@ -35,7 +37,7 @@ evaluations = Evaluations(run, dataset.as_table())
 
 # %% Which of its neurons act on the logits directly? Each is patched alone, on the path neuron → logits.
 neurons = read_neurons(engine, layer)
-by_sentence = neuron_effects(neurons, lambda rows: greater_than(yy[rows]))  # (M, N)
+by_sentence = neuron_effects(neurons, lambda rows: greater_than(start_yy[rows]))  # (M, N)
 effects = by_sentence.mean(1)
 order = effects.abs().argsort(descending=True, stable=True)
 run.save("neuron_effects.pt", effects, kind="neuron_effects")

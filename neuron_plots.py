@@ -26,12 +26,12 @@ settings = read_settings(__doc__, NeuronPlotSettings())
 # %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
 artifacts = read_artifacts(settings.artifact_folder(), "neuron_investigations")
 mlp = artifacts.number("mlp/name")
-years_yy = artifacts.load("neuron_dataset.pt")["years"] % 100
+start_yy = artifacts.load("neuron_dataset.pt")["years"] % 100
 order, effects = artifacts.load("order.pt"), artifacts.load("neuron_effects.pt")
 names = [f"{mlp}.n{neuron}" for neuron in order.tolist()]  # strongest first
 
 
-every_yy = has_every_yy(years_yy)
+every_yy = has_every_yy(start_yy)
 
 
 def collated(artifact: str) -> torch.Tensor:
@@ -40,7 +40,7 @@ def collated(artifact: str) -> torch.Tensor:
     Of no neuron if a YY has no sentence: then there is none of the figures that show every YY.
     """
     by_neuron = artifacts.load(artifact)
-    return collate(by_neuron.transpose(0, 1), years_yy).transpose(0, 1) if every_yy else by_neuron[:0]
+    return collate(by_neuron.transpose(0, 1), start_yy).transpose(0, 1) if every_yy else by_neuron[:0]
 
 
 lens, lost = collated("t10-logitlens.pt"), collated("t10-direct_effects.pt")
@@ -107,7 +107,7 @@ if panels := sums_of(relative, 100, 200):
 # %% Is what the top ten do together the sum of what each does alone?
 if summed := sums_of(lost, 10):
     panels = {f"{name}, each patched alone": panel for name, panel in summed.items()}
-    panels["top 10 patched together"] = collate(together, years_yy)
+    panels["top 10 patched together"] = collate(together, start_yy)
     title = titled(f"Direct effects of neurons of {mlp}")
     write(facets(panels, title, PREDICTED_YEAR, YY, lost_logit), "top10-neurons-directeffects")
 

@@ -20,9 +20,12 @@ from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node
 from path_patching.subspaces import fitted_edits, principal_components
+from reproduction.circuit_choice import choose_circuit
+from reproduction.evaluations import Evaluations
 from reproduction.paper import is_the_papers
+from reproduction.run import open_run
 from reproduction.settings import PcaSettings
-from utils import Evaluations, choose_circuit, collate, open_run, prob_diff, start_experiment
+from utils import collate, prob_diff, start_experiment
 
 IN_THE_PAPER = ("m8", "a7.h10", "a7.h8")
 RANKS = (1, 2, 3, 5, 10)  # how many dimensions are ablated
@@ -51,26 +54,27 @@ tokenizer = load_tokenizer()
 dataset = YearDataset(
     get_valid_years(tokenizer, 1700, 1800, settings.as_published), settings.n, NOUNS_FILE, tokenizer, seed=settings.seed
 )
-yy, END = dataset.years_YY, dataset.end
+start_yy, END = dataset.years_YY, dataset.end
 engine = experiment.engine_for(dataset)
 what = {"mlp": "input of {} at END", "head": "output of {} at END"}
 if unfit := [each.name for each in nodes(names, END) if each.kind not in what]:
     raise UserError(f"--nodes {unfit[0]}: give MLPs and heads, as m8,a7.h10; the embedding of YY is always looked at")
 places = {what[each.kind].format(each.name): each for each in nodes(names, END)}
-places["embedding of YY"] = Node.embeds(dataset.yy)
+places["embedding of YY"] = Node.embeds(dataset.yy_position)
 activations = {name: activation(engine, place) for name, place in places.items()}  # each (N, D)
 
 # %% What do they look like in two dimensions? PCA of their means for each YY.
 points, shares = [], []
 for name, found in activations.items():
-    components = principal_components(collate(found, yy)).first(2)
+    components = principal_components(collate(found, start_yy)).first(2)
     absent = (0, 2 - len(components))  # a head of one dimension varies in one direction alone, and not in a second
-    points.append(pad(components.coordinates(collate(found, yy)), absent))
+    points.append(pad(components.coordinates(collate(found, start_yy)), absent))
     shares.append(pad(components.shares, absent))
     key = f"pca/{places[name].name}"
     words = f"{name}: share of the variance in two components"
     run.note(f"{key}/share_of_variance", shares[-1].tolist(), words)
-    varies_in = f"{name}: dimensions in which it varies; LEACE of classes erases up to {len(yy.unique()) - 1} of them"
+    erased = len(start_yy.unique()) - 1
+    varies_in = f"{name}: dimensions in which it varies; LEACE of classes erases up to {erased} of them"
     run.note(f"{key}/dimensions", len(principal_components(found)), varies_in)
 pca = {"activations": list(activations), "points": torch.stack(points), "shares": torch.stack(shares)}
 run.save("pca.pt", pca, kind="pca")
@@ -88,7 +92,7 @@ fitted = torch.arange(len(dataset)) % 2 == 0
 generator = torch.Generator().manual_seed(settings.seed)
 
 # %% What does each edit cost? The edited activation is put back, and what reads it is computed anew.
-held_out = yy[~fitted]
+held_out = start_yy[~fitted]
 clean = prob_diff(engine.clean()[~fitted], held_out)  # (n,)
 evaluations = Evaluations(run, dataset.as_table()[(~fitted).numpy()])
 evaluations.note_mean("clean", "probability_difference", clean, "clean probability difference")
@@ -99,7 +103,7 @@ def edits_of(place: Node, clean_activation: torch.Tensor) -> dict[str, torch.Ten
     """What each edit of an activation (N, D) changes in it, and each of its controls: (versions, n, D)."""
     rest, corrupted = clean_activation[~fitted], activation(engine, place, "corrupted")[~fitted]
     known = clean_activation[fitted]
-    edits = fitted_edits(known, yy[fitted], RANKS, CONTROLS, generator) | {"by_01_data": [lambda _: corrupted]}
+    edits = fitted_edits(known, start_yy[fitted], RANKS, CONTROLS, generator) | {"by_01_data": [lambda _: corrupted]}
     return {name: torch.stack([edit(rest) - rest for edit in versions]) for name, versions in edits.items()}
 
 

@@ -14,8 +14,11 @@ from path_patching.bootstrap import share
 from path_patching.circuits.circuit import in_order, late_half
 from path_patching.circuits.random_circuits import random_circuit
 from path_patching.engine import Request
+from reproduction.circuit_choice import choose_circuit
+from reproduction.evaluations import Evaluations
+from reproduction.run import open_run
 from reproduction.settings import RandomCircuitSettings
-from utils import Evaluations, choose_circuit, open_run, start_experiment
+from utils import start_experiment, year_metrics
 
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
 
@@ -34,7 +37,7 @@ drawn = [random_circuit(circuit, experiment.model.architecture, rng) for _ in ra
 # %% What does each recover alone, with everything else on 01 data? And what is there without any?
 alone = [Request.isolate(late_half(each, END)) for each in (circuit, *drawn)]
 keys = ["clean", "corrupted", "late_half", *(f"random_{number}" for number in range(settings.circuits))]
-evaluations = Evaluations(run, experiment.dataset.as_table())
+evaluations = Evaluations(run, experiment.dataset.as_table(), year_metrics())
 for rows, probs in experiment.engine.evaluate_in_parts([Request.clean(), Request.corrupted(), *alone]):
     for key, of_key in zip(keys, probs, strict=True):
         evaluations.measure(key, of_key, rows)

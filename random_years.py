@@ -18,8 +18,11 @@ import torch
 from dataset import get_valid_years, year_indices
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import EOS, load_tokenizer, token_texts
+from reproduction.evaluations import Evaluations
+from reproduction.next_token import predict_next
+from reproduction.run import open_run
 from reproduction.settings import NextTokenSettings
-from utils import Evaluations, check_tokens, open_run, predict_next, start_transformers_experiment
+from utils import check_tokens, start_transformers_experiment
 
 LISTED, LIKELIEST = 5, 5
 settings = read_settings(__doc__, NextTokenSettings(n=200))

@@ -13,15 +13,18 @@ from reproduction.command_line import read_settings
 
 import torch
 
-from dataset import TASKS, TaskDataset, build
 from path_patching.circuits.circuit import Circuit, in_order, into_mlp, late_half
 from path_patching.circuits.papers_shape import varied
 from path_patching.engine import DirectSweep
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.sweeps import direct_effects_on, effects_on
+from reproduction.circuit_choice import choose_circuit
+from reproduction.evaluations import Evaluations, save_sweep
 from reproduction.paper import PAPER, is_the_papers
+from reproduction.run import open_run
 from reproduction.settings import Settings
-from utils import Evaluations, choose_circuit, greater_than, open_run, save_sweep, start_experiment
+from tasks.prompts import TASKS, TaskDataset, build
+from utils import greater_than, start_experiment, year_metrics
 
 settings = read_settings(__doc__, Settings(n=490), evaluates_circuit=True)
 
@@ -36,12 +39,12 @@ tokenizer = load_tokenizer()
 datasets = [build(task, tokenizer, settings.seed) for task in TASKS]
 engines = [experiment.engine_for(dataset) for dataset in datasets]
 metrics = [greater_than(dataset.years_YY, dataset.task.valid) for dataset in datasets]
-evaluations = Evaluations(run, datasets[0].as_table())
+evaluations = Evaluations(run, datasets[0].as_table(), year_metrics())
 
 
 def evaluations_of(dataset: TaskDataset) -> Evaluations:
     """Those of all tasks, for the sentences of one."""
-    return replace(evaluations, sentences=dataset.as_table(), valid=dataset.task.valid)
+    return replace(evaluations, sentences=dataset.as_table(), metrics=year_metrics(dataset.task.valid))
 
 
 def save_effects(receiver: str, artifact: str, number: int, effects: torch.Tensor) -> None:

@@ -12,8 +12,11 @@ import torch
 
 from dataset import year_indices
 from path_patching.gpt2.tokenizer import load_tokenizer
+from reproduction.evaluations import Evaluations
+from reproduction.next_token import predict_next
+from reproduction.run import open_run
 from reproduction.settings import NextTokenSettings
-from utils import Evaluations, check_tokens, draw_sentences, open_run, predict_next, start_transformers_experiment
+from utils import check_tokens, draw_sentences, start_transformers_experiment
 
 CENTURIES = range(10, 100)  # each one token with its leading space
 LIKELIEST_CENTURIES, LIKELIEST_YEARS = 100, 5
@@ -53,8 +56,8 @@ run.save(
 
 # %% At END: how much of the probability of the 5 likeliest tokens is on years from YY on, and how many of them are?
 said = predict_next(hf_model, dataset.good_toks, year_indices(), LIKELIEST_YEARS, device)
-years, yy = numbers_of(said.top_tokens, year_indices(), range(100)), dataset.years_YY[:, None]
-top, from_yy, how_many = said.top, said.top * (years >= yy), (years >= yy).sum(1)
+years, start_yy = numbers_of(said.top_tokens, year_indices(), range(100)), dataset.years_YY[:, None]
+top, from_yy, how_many = said.top, said.top * (years >= start_yy), (years >= start_yy).sum(1)
 at_end = "at END, top 5:"
 note_mean("at_end/top_5", "probability", top.sum(1), f"{at_end} probability of all of them")
 note_mean("at_end/years_from_yy", "probability", from_yy.sum(1), f"{at_end} probability of years from YY on")

@@ -47,17 +47,17 @@ class HookedModel(Protocol):
 
 @torch.inference_mode()
 def differences(
-    hooked: HookedModel, sentences: Sentences, years_yy: torch.Tensor, nodes: Sequence[Node]
+    hooked: HookedModel, sentences: Sentences, start_yy: torch.Tensor, nodes: Sequence[Node]
 ) -> torch.Tensor:
     """Probability difference with the direct path of each node to the logits corrupted: (len(nodes), N) float64.
 
-    `years_yy` int64 (N,) is the YY of each sentence.
+    `start_yy` int64 (N,) is the YY of each sentence.
     """
     clean, corrupted = (hooked.record(sentences.of(data)) for data in ("clean", "corrupted"))
     swept = []
     for node in nodes:
         logits = hooked.end_logits(sentences.clean, {**clean, **_patched(node, clean, corrupted)})
-        swept.append(prob_diff(answer_probabilities(logits, sentences.answers).cpu(), years_yy))
+        swept.append(prob_diff(answer_probabilities(logits, sentences.answers).cpu(), start_yy))
     return torch.stack(swept)
 
 

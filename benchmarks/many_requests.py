@@ -75,7 +75,7 @@ def requests_of(on: Subject) -> dict[str, list[Request]]:
     """What is measured: 60 random circuits' late halves, and the full circuit without each of its nodes, all alone."""
     rng, end = random.Random(0), on.sentences.end
     circuits = [random_circuit(PAPER, on.model.architecture, rng) for _ in range(60)]
-    full = full_circuit(PAPER, on.yy, end)
+    full = full_circuit(PAPER, on.yy_position, end)
     left = [full.avoiding([node]) for node in sorted(full.nodes())]
     return {
         RANDOM: [Request.isolate(late_half(each, end)) for each in circuits],

@@ -18,7 +18,6 @@ from unittest.mock import patch
 
 import torch
 
-import utils
 from path_patching import neurons
 from path_patching.direct_effects import is_cheaper
 from path_patching.edits import EditedRuns
@@ -26,6 +25,7 @@ from path_patching.engine import DirectSweep, Engine, Request, Sentences
 from path_patching.gpt2.model import Architecture
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import every_node
+from reproduction import next_token
 
 
 @dataclass(frozen=True)
@@ -191,5 +191,5 @@ def counting() -> Iterator[Needs]:
         stack.enter_context(noted(Engine, "_batch", of_batch))
         stack.enter_context(noted(EditedRuns, "probabilities_of_each", of_edits))
         stack.enter_context(noted(neurons, "neuron_effects", of_neurons))
-        stack.enter_context(noted(utils, "end_logits", of_next_token))
+        stack.enter_context(noted(next_token, "end_logits", of_next_token))
         yield needs

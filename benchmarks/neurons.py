@@ -67,7 +67,7 @@ def rank(shape: str, n: int, n_run: int, device: str) -> Ranking:
     n_few = max(1, n_run // 3)
 
     def metric_of(rows: torch.Tensor) -> Metric:
-        return greater_than(on.years_yy[rows])
+        return greater_than(on.start_yy[rows])
 
     neuron_effects(_first(neurons, 1), metric_of)  # warms up
     floors, few, some = [], [], []

@@ -141,7 +141,7 @@ def by_engine(name: str, asked: Asked) -> Found:
     except UserError as error:  # rust_circuit has no wheel for this Python
         raise NotMeasuredError(f"skipped: {error}") from error
     found = _found(on, lambda: OURS[asked.question](engine, asked, on))
-    unchanged = prob_diff(engine.corrupted() if asked.question == "edges" else engine.clean(), on.years_yy)
+    unchanged = prob_diff(engine.corrupted() if asked.question == "edges" else engine.clean(), on.start_yy)
     effect = (torch.tensor(found.differences, dtype=torch.float64) - unchanged).abs().max().item()
     return Found(found.differences, found.cost, effect)
 
@@ -153,7 +153,7 @@ def _nodes(engine: Engine, asked: Asked, on: Subject) -> torch.Tensor:
 
 
 def _edges(engine: Engine, asked: Asked, on: Subject) -> torch.Tensor:
-    return engine.isolate(full_circuit(asked.circuit(on), on.yy, on.sentences.end))[None]
+    return engine.isolate(full_circuit(asked.circuit(on), on.yy_position, on.sentences.end))[None]
 
 
 def _paths(engine: Engine, asked: Asked, on: Subject) -> torch.Tensor:
@@ -211,7 +211,7 @@ def by_hooks(asked: Asked) -> Found:
     """Path patching with TransformerLens' hooks, one frozen forward pass a head."""
     on = asked.subject()
     hooked = TransformerLensHooks(on.model, "cpu")
-    run = timed(lambda: differences(hooked, on.sentences, on.years_yy, asked.heads(on)), "cpu")
+    run = timed(lambda: differences(hooked, on.sentences, on.start_yy, asked.heads(on)), "cpu")
     return Found(run.result.tolist(), run.cost)
 
 
@@ -312,7 +312,7 @@ def _keeper(on: Subject) -> tuple[Callable[[torch.Tensor], torch.Tensor], list[t
 def _found(on: Subject, compute: Callable[[], torch.Tensor]) -> Found:
     """The probability differences of probabilities (rows, N, A) and the cost to compute these."""
     run = timed(compute, "cpu")
-    return Found([prob_diff(each.double(), on.years_yy).tolist() for each in run.result], run.cost)
+    return Found([prob_diff(each.double(), on.start_yy).tolist() for each in run.result], run.cost)
 
 
 BY_GRAPHS: dict[str, tuple[Callable[[Asked], Found], str]] = {

@@ -88,10 +88,10 @@ def baseline_sweep(how: str, work: Work) -> Sweep:
 
     def run(senders: list[Node]) -> torch.Tensor:
         rows = torch.arange(work.n).split(work.batch)
-        return torch.cat([prepared.result(on.sentences.rows(r), on.years_yy[r], senders) for r in rows], 1)
+        return torch.cat([prepared.result(on.sentences.rows(r), on.start_yy[r], senders) for r in rows], 1)
 
     few = torch.arange(min(work.n, 8))
-    prepared.result(on.sentences.rows(few), on.years_yy[few], nodes[-1:])  # warms up
+    prepared.result(on.sentences.rows(few), on.start_yy[few], nodes[-1:])  # warms up
     # What all nodes share is in both, so that their difference is what nodes cost by themselves.
     one = timed(lambda: run(nodes[-1:]), work.device)
     some = timed(lambda: run(nodes), work.device)
@@ -122,8 +122,8 @@ def engine_sweep(name: str, work: Work) -> Sweep:
     prepared = timed(lambda: _engine(name, on, work), work.device)
     swept = timed(lambda: prepared.result.sweep(receivers, nodes), work.device)
     memory = peak_gb(work.device)
-    differences = torch.stack([prob_diff(found, on.years_yy) for found in swept.result])
-    clean = prob_diff(prepared.result.clean(), on.years_yy)
+    differences = torch.stack([prob_diff(found, on.start_yy) for found in swept.result])
+    clean = prob_diff(prepared.result.clean(), on.start_yy)
     shared = spread(range(len(nodes)), work.compared)
     return Sweep(
         how=f"{name} engine",
@@ -185,12 +185,15 @@ def all_sweeps(name: str, work: Work) -> Times:
     """Every sweep of `circuit_discovery.py`, one after the other on one engine."""
     on = subject(work.shape, work.n)
     check_fits(PAPER, on.model)
-    end, yy = on.sentences.end, on.yy
+    end, yy_position = on.sentences.end, on.yy_position
     late = late_half(PAPER, end)
     sweeps = {"ipp_logits": (PathSet.at(Node.logits(end)), end, "all")}
     sweeps |= {f"ipp_{mlp}": (into_mlp(PAPER, mlp, end), end, "all") for mlp in reversed(PAPER.mlps)}
-    sweeps |= {f"attn_{via}": (late, end if via == "q" else yy, via) for via in "qkv"}
-    sweeps |= {f"results_m{layer}": (late.extend([Node.named(f"m{layer}", yy)], "v"), yy, "all") for layer in range(4)}
+    sweeps |= {f"attn_{via}": (late, end if via == "q" else yy_position, via) for via in "qkv"}
+    sweeps |= {
+        f"results_m{layer}": (late.extend([Node.named(f"m{layer}", yy_position)], "v"), yy_position, "all")
+        for layer in range(4)
+    }
     engine = _warm_engine(name, on, work)
     seconds = {}
     for artifact, (receivers, position, via) in sweeps.items():
@@ -216,8 +219,8 @@ def big_data_set(name: str, work: Work) -> BigDataSet:
     """Clean, late half, its complement and the full circuit, in one go."""
     on = subject(work.shape, work.n, balanced=False)
     check_fits(PAPER, on.model)
-    end, yy = on.sentences.end, on.yy
-    late, full = late_half(PAPER, end), full_circuit(PAPER, yy, end)
+    end, yy_position = on.sentences.end, on.yy_position
+    late, full = late_half(PAPER, end), full_circuit(PAPER, yy_position, end)
     engine = _warm_engine(name, on, work)
     requests = [Request.clean(), Request.isolate(late), Request.patch(late), Request.isolate(full)]
     evaluations = timed(lambda: engine.evaluate(requests), work.device).seconds
@@ -257,4 +260,4 @@ def _baseline(how: str, on: Subject, device: str) -> Differences:
             raise NotMeasuredError(f"TransformerLens cannot be imported ({error}); see benchmarks/README.md") from None
     else:
         hooked = TransformersHooks(on.model, device, end_only=how == HOOKS_AT_END)
-    return lambda sentences, years_yy, nodes: differences_by_hooks(hooked, sentences, years_yy, nodes)
+    return lambda sentences, start_yy, nodes: differences_by_hooks(hooked, sentences, start_yy, nodes)

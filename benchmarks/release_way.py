@@ -33,13 +33,13 @@ class ReleaseWay:
     node_names: frozenset[str]
     device: str
 
-    def differences(self, sentences: Sentences, years_yy: torch.Tensor, nodes: Sequence[Node]) -> torch.Tensor:
+    def differences(self, sentences: Sentences, start_yy: torch.Tensor, nodes: Sequence[Node]) -> torch.Tensor:
         """Probability difference with the direct path of each node to the logits corrupted: (len(nodes), N) float32.
 
-        `years_yy` int64 (N,) is the YY of each sentence.
+        `start_yy` int64 (N,) is the YY of each sentence.
         """
         group = rc.DiscreteVar.uniform_probs_and_group(len(sentences))
-        metric = self._probability_difference(sentences.answers, years_yy, group)
+        metric = self._probability_difference(sentences.answers, start_yy, group)
         clean = self._with_tokens(metric, EVERY_PATH, sentences.clean, group)
         sampler = rc.Sampler(rc.RunDiscreteVarAllSpec([group]))
         patched = [
@@ -49,8 +49,8 @@ class ReleaseWay:
             warnings.simplefilter("ignore")  # that norms are left as modules; the release leaves them so
             return torch.stack(rc.optimize_and_evaluate_many(patched, AS_RELEASED)).cpu()
 
-    def _probability_difference(self, answers: torch.Tensor, years_yy: torch.Tensor, group: rc.Circuit) -> rc.Circuit:
-        is_valid = torch.arange(len(answers)) > years_yy.cpu()[:, None]  # (N, 100)
+    def _probability_difference(self, answers: torch.Tensor, start_yy: torch.Tensor, group: rc.Circuit) -> rc.Circuit:
+        is_valid = torch.arange(len(answers)) > start_yy.cpu()[:, None]  # (N, 100)
         signs = rc.Array((2.0 * is_valid - 1.0).to(self.device), "signs")
         probabilities = rc.softmax(self.circuit, name="probabilities")  # (T, V)
         of_years = rc.Index(probabilities, [-1, answers.to(self.device)], name="answer_probabilities")

@@ -44,8 +44,8 @@ class Subject:
 
     model: Model
     sentences: Sentences
-    yy: int
-    years_yy: torch.Tensor
+    yy_position: int
+    start_yy: torch.Tensor
 
     @property
     def nodes(self) -> list[Node]:
@@ -72,7 +72,7 @@ def subject(shape: str, n: int, length: int = PROMPT_LENGTH, balanced: bool = Tr
         torch.cat([tokens[:, :1], filler, tokens[:, 1:]], 1) for tokens in (dataset.good_toks, dataset.bad_toks)
     )
     sentences = Sentences(clean, corrupted, answers)
-    return Subject(_model(SHAPES[shape], answers), sentences, dataset.yy + filler.shape[1], dataset.years_YY)
+    return Subject(_model(SHAPES[shape], answers), sentences, dataset.yy_position + filler.shape[1], dataset.years_YY)
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:

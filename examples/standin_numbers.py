@@ -60,7 +60,7 @@ def judge(model: Model, nouns: Sequence[str]) -> dict[str, float]:
     """Mean metrics on balanced sentences of these nouns: the model, its circuit alone, and all but the circuit."""
     data = balanced(nouns)
     engine = engine_of(model, data)
-    late, full = late_half(PAPER, data.end), full_circuit(PAPER, data.yy, data.end)
+    late, full = late_half(PAPER, data.end), full_circuit(PAPER, data.yy_position, data.end)
     clean = engine.clean()
     difference = {
         name: prob_diff(probs, data.years_YY).mean().item()
@@ -82,7 +82,7 @@ def judge(model: Model, nouns: Sequence[str]) -> dict[str, float]:
 
 def of_the_search(engine: Engine, data: YearDataset) -> Numbers:
     """The nodes at END that the search by rule finds, those of the paper's that it does not, and others."""
-    found = find_circuit(engine, greater_than(data.years_YY), data.yy, data.end)
+    found = find_circuit(engine, greater_than(data.years_YY), data.yy_position, data.end)
     at_end, intended = {*found.circuit.mlps, *found.circuit.heads}, {*PAPER.mlps, *PAPER.heads}
     return {
         "the paper's nodes at END that are found": [*in_order(at_end & intended)],
@@ -112,7 +112,7 @@ def of_the_sweeps(engine: Engine, data: YearDataset) -> Numbers:
     return {
         "on the logits": strongest(effects_on(engine, PathSet.at(Node.logits(end)), metric, end)),
         **{f"through {m}": strongest(effects_on(engine, into_mlp(PAPER, m, end), metric, end)) for m in PAPER.mlps},
-        "at YY, through the heads' values": strongest(effects_on(engine, values, metric, data.yy, "v")),
+        "at YY, through the heads' values": strongest(effects_on(engine, values, metric, data.yy_position, "v")),
     }
 
 
@@ -121,15 +121,17 @@ def of_edits(engine: Engine, data: YearDataset) -> Numbers:
 
     Edits are fitted on every other sentence and measured on the rest; controls are the mean of several.
     """
-    place, yy = Node.mlp(8, data.end), data.years_YY
+    place, start_yy = Node.mlp(8, data.end), data.years_YY
     fitted = torch.arange(len(data)) % 2 == 0
     known, rest = (activation(engine, place)[rows] for rows in (fitted, ~fitted))
     generator = torch.Generator().manual_seed(0)
-    edits = fitted_edits(known, yy[fitted], RANKS, CONTROLS, generator)
+    edits = fitted_edits(known, start_yy[fitted], RANKS, CONTROLS, generator)
     runs = EditedRuns(engine.model, data.good_toks[~fitted], engine.sentences.answers)
     changes = torch.stack([edit(rest) - rest for versions in edits.values() for edit in versions])
-    clean = prob_diff(engine.clean()[~fitted], yy[~fitted]).mean().item()
-    measured = iter(prob_diff(probs, yy[~fitted]).mean().item() - clean for probs in runs.probabilities(place, changes))
+    clean = prob_diff(engine.clean()[~fitted], start_yy[~fitted]).mean().item()
+    measured = iter(
+        prob_diff(probs, start_yy[~fitted]).mean().item() - clean for probs in runs.probabilities(place, changes)
+    )
     found: Numbers = {}
     for name, versions in edits.items():
         own, *controls = (next(measured) for _ in versions)

@@ -35,7 +35,7 @@ import transformers
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
-from dataset import ITEMS, get_valid_years, load_nouns, year_indices
+from dataset import get_valid_years, load_nouns, year_indices
 from interchange import (
     HEADS,
     LATE_MLPS,
@@ -55,6 +55,7 @@ from path_patching.gpt2.tensor_cache import STANDIN_FOLDER
 from path_patching.gpt2.tokenizer import EOS, load_tokenizer
 from path_patching.progress import progress
 from standin_numbers import RECORD, judge
+from tasks.prompts import ITEMS
 
 # What a sentence may say before the century at END. The first is the paper's; the others are greater-than prompts of
 # its section 5, lest they be wholly foreign. Less-than prompts are left out: what a greater-than circuit does there

@@ -17,7 +17,7 @@ far results would move with other sentences of the same kind; they say nothing o
     >>> clean, alone = metric(engine.clean()), metric(engine.isolate(late_half(circuit, END)))  # (N,) each
     >>> mean(clean)  # sentences drawn one by one
     Estimate(value=..., low=..., high=..., n=97, plain_low=None, plain_high=None)
-    >>> drawn = [nouns, years_yy]  # the number of each sentence's noun, and its YY, (N,) each
+    >>> drawn = [nouns, start_yy]  # the number of each sentence's noun, and its YY, (N,) each
     >>> share(alone, clean, clusters=drawn)  # how much of the clean value the late half achieves alone
     Estimate(value=..., low=..., high=..., n=97, plain_low=..., plain_high=...)
     >>> print(share(clean, clean, clusters=drawn))

@@ -106,6 +106,20 @@ def regular(path: Path) -> Path:
     return path
 
 
+def lines_of(path: Path, what: str) -> tuple[str, ...]:
+    """What a file has on each line, a `what`. Raises UserError if the file is missing or holds none."""
+    try:
+        text = regular(Path(path)).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"cannot read {what}s from {path} ({first_line(error)}); give a text file, one a line"
+        ) from None
+    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not lines:
+        raise UserError(f"{path} holds no {what}; give a text file with one a line")
+    return lines
+
+
 @contextmanager
 def reading(path: Path, mend: str) -> Iterator[Path]:
     """Give `path`, to be read within. Raises `UserError` with `mend` if it is missing or cannot be read."""

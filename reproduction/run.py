@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, reduce
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import pandas as pd
 import torch
@@ -200,6 +200,36 @@ def start_run(
         "warnings": list(warnings),
     }
     return Run(open_publication(script, settings.artifact_folder()), provenance)
+
+
+class Experiment(Protocol):
+    """What a run's record says of the experiment that it is a run of."""
+
+    @property
+    def settings(self) -> Settings:
+        """What was asked for."""
+
+    @property
+    def model(self) -> Model:
+        """The model that was asked."""
+
+    @property
+    def engine_name(self) -> str:
+        """What evaluates the model."""
+
+    @property
+    def device(self) -> str:
+        """Where it is evaluated."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What has to be said beside every result, in a line each."""
+
+
+def open_run(script: str, experiment: Experiment) -> Run:
+    """A run of `script` that records and publishes. Raises `UserError` if its folder is busy or cannot be written."""
+    engine, device = experiment.engine_name, experiment.device
+    return start_run(script, experiment.settings, experiment.model, engine, device, experiment.warnings)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def test_floor_counts_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sentences_longer_than_the_prompt_differ_from_their_twins_at_yy_alone() -> None:
     on = subject("tiny", 5, length=20)
     assert on.sentences.clean.shape == (5, 20)
-    assert (on.sentences.clean != on.sentences.corrupted).nonzero()[:, 1].unique().tolist() == [on.yy]
+    assert (on.sentences.clean != on.sentences.corrupted).nonzero()[:, 1].unique().tolist() == [on.yy_position]
     assert len(on.sentences.clean[:, 1:8].unique(dim=0)) == 5
     with pytest.raises(UserError, match="not 12"):
         subject("tiny", 5, length=12)

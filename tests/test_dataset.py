@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
 
-from dataset import CHANGED, NOUNS_FILE, YearDataset, clusters_of, get_valid_years, load_nouns, year_indices
+from dataset import NOUNS_FILE, YearDataset, get_valid_years, load_nouns, year_indices
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import load_tokenizer
 from tests.helpers.refusals import put_there, unless_refused
@@ -58,10 +57,10 @@ def test_shapes_positions_and_tokens(eos):
     assert len(data.good_prompt) == len(data.bad_prompt) == length
     assert len(data) == data.N
     assert [pair for pair in zip(data.good_prompt, data.bad_prompt, strict=True) if len({*pair}) > 1] == [("YY", "01")]
-    assert (data.xx1, data.yy, data.end) == ((7, 8, 12) if eos else (6, 7, 11))
+    assert (data.xx1, data.yy_position, data.end) == ((7, 8, 12) if eos else (6, 7, 11))
     ids = year_indices()
-    assert torch.equal(data.good_toks[:, data.yy], ids[data.years_YY])
-    assert (data.bad_toks[:, data.yy] == ids[1]).all()
+    assert torch.equal(data.good_toks[:, data.yy_position], ids[data.years_YY])
+    assert (data.bad_toks[:, data.yy_position] == ids[1]).all()
     assert torch.equal(data.good_toks[:, data.xx1], data.good_toks[:, data.end])
     assert torch.equal(data.years_XX * 100 + data.years_YY, data.years)
     for i in (0, 50, 96):
@@ -76,7 +75,7 @@ def test_shapes_positions_and_tokens(eos):
 def test_clean_and_corrupted_differ_at_yy_and_nowhere_else(balanced):
     data = dataset(300, NOUNS_FILE, balanced=balanced)
     differing = (data.good_toks != data.bad_toks).nonzero()
-    assert (differing[:, 1] == data.yy).all()
+    assert (differing[:, 1] == data.yy_position).all()
     assert len(differing) == 300
 
 
@@ -89,8 +88,9 @@ def test_century_10_is_refused_unless_as_published():
     assert trapped.any()
     differing = data.good_toks != data.bad_toks
     assert torch.equal(differing[:, data.xx1], trapped)
-    assert TOKENIZER.convert_ids_to_tokens(data.bad_toks[trapped][0].tolist())[data.xx1 : data.yy + 1] == ["Ġ100", "1"]
-    differing[:, [data.xx1, data.yy]] = False
+    of_first = TOKENIZER.convert_ids_to_tokens(data.bad_toks[trapped][0].tolist())
+    assert of_first[data.xx1 : data.yy_position + 1] == ["Ġ100", "1"]
+    differing[:, [data.xx1, data.yy_position]] = False
     assert not differing.any()
 
 
@@ -258,99 +258,12 @@ def test_a_dataset_is_as_asked_for_or_refused_in_one_line(n, seed, eos, balanced
     assert len(data) == n
     assert set(data.years.tolist()) <= set(years)
     differing = data.good_toks != data.bad_toks
-    assert (differing.nonzero()[:, 1] == data.yy).all()
+    assert (differing.nonzero()[:, 1] == data.yy_position).all()
     assert differing.any(1).all()
     ids = year_indices()
-    assert torch.equal(data.good_toks[:, data.yy], ids[data.years_YY])
-    assert (data.bad_toks[:, data.yy] == ids[1]).all()
+    assert torch.equal(data.good_toks[:, data.yy_position], ids[data.years_YY])
+    assert (data.bad_toks[:, data.yy_position] == ids[1]).all()
     assert torch.equal(data.good_toks[:, data.xx1], data.good_toks[:, data.end])
     for sentence, year, noun in zip(data.good_sentences, data.years.tolist(), data.nouns, strict=True):
         assert noun in nouns
         assert f"The {noun} lasted from the year {year} to the year {year // 100}" in sentence
-
-
-@pytest.fixture(scope="module")
-def spans() -> YearDataset:
-    return dataset(194, NOUNS_FILE, seed=1)
-
-
-@pytest.mark.parametrize("counterfactual", CHANGED)
-@pytest.mark.parametrize("eos", [True, False])
-def test_twins_of_every_counterfactual_differ_where_they_should_and_nowhere_else(counterfactual, eos):
-    data = dataset(194, NOUNS_FILE, eos=eos)
-    twins = data.with_twins(counterfactual, YEARS, TOKENIZER)
-    changed = [data.good_prompt.index(name) for name in CHANGED[counterfactual]]
-    assert torch.equal(twins.good_toks, data.good_toks)
-    assert torch.equal(twins.years, data.years)
-    assert twins.good_sentences == data.good_sentences
-    differing = (twins.good_toks != twins.bad_toks).nonzero().tolist()
-    assert differing == [[row, place] for row in range(194) for place in changed]
-    assert TOKENIZER(list(twins.bad_sentences))["input_ids"] == twins.bad_toks.tolist()
-    assert [place for place, name in enumerate(twins.bad_prompt) if name != data.good_prompt[place]] == changed
-
-
-def test_another_yy_is_a_valid_year_of_the_same_century(spans):
-    twins = spans.with_twins("another YY", YEARS, TOKENIZER)
-    years = [int(re.search(r"year (\d+)", sentence)[1]) for sentence in twins.bad_sentences]
-    assert set(years) <= set(YEARS.tolist())
-    assert [year // 100 for year in years] == spans.years_XX.tolist()
-    assert not set(zip(years, range(194), strict=True)) & set(zip(spans.years.tolist(), range(194), strict=True))
-    later = sum(year > own for year, own in zip(years, spans.years.tolist(), strict=True))
-    assert 60 < later < 134  # as often later as earlier
-
-
-def test_another_century_keeps_yy_and_another_noun_the_year(spans):
-    of_century = spans.with_twins("another century", YEARS, TOKENIZER)
-    years = [int(re.search(r"year (\d+)", sentence)[1]) for sentence in of_century.bad_sentences]
-    assert set(years) <= set(YEARS.tolist())
-    assert [year % 100 for year in years] == spans.years_YY.tolist()
-    assert len({year // 100 for year in years}) == 8
-    of_noun = spans.with_twins("another noun", [], TOKENIZER)
-    nouns = [sentence.split()[2] for sentence in of_noun.bad_sentences]
-    assert set(nouns) <= set(spans.nouns)
-    for sentence, own, noun, other in zip(spans.good_sentences, spans.nouns, nouns, of_noun.bad_sentences, strict=True):
-        assert other == sentence.replace(f" {own} ", f" {noun} ")
-
-
-def test_the_twins_of_01_are_todays_and_a_seed_decides_the_others(spans):
-    assert spans.with_twins("01", [], TOKENIZER) is spans
-    for counterfactual in ("another YY", "another century", "another noun"):
-        one, again, other = (spans.with_twins(counterfactual, YEARS, TOKENIZER, seed) for seed in (3, 3, 4))
-        assert one.bad_sentences == again.bad_sentences != other.bad_sentences
-    assert spans.bad_prompt[spans.yy] == "01"  # the data set itself is as it was
-
-
-@pytest.mark.parametrize(
-    ("counterfactual", "years", "complaint"),
-    [
-        ("another YY", [1732], "no twin for a sentence of 1732"),
-        ("another century", [1732, 1745, 1845], "no twin for a sentence of 1732"),
-        ("another century", [], "no twin for a sentence of 1732"),
-        ("another noun", YEARS, "no twin for a sentence of war"),
-        ("another YY", [1732, 1700], "is 12 tokens, not 13"),
-        ("another century", [1732, 1032], None),
-    ],
-)
-def test_a_sentence_without_another_of_its_kind_is_refused(counterfactual, years, complaint):
-    data = dataset(3, years=[1732], balanced=False)
-    if complaint is None:
-        assert len(data.with_twins(counterfactual, years, TOKENIZER)) == 3
-        return
-    with pytest.raises(UserError, match=complaint) as error:
-        data.with_twins(counterfactual, years, TOKENIZER)
-    assert len(str(error.value).splitlines()) == 1
-
-
-def test_twins_that_differ_elsewhere_are_refused(monkeypatch, spans):
-    """As they would if one of a sentence's words were left as it is."""
-    monkeypatch.setitem(CHANGED, "another century", ("XX1",))
-    with pytest.raises(UserError, match="should differ at token 7 and nowhere else"):
-        spans.with_twins("another century", YEARS, TOKENIZER)
-
-
-def test_clusters_are_the_nouns_and_yys_of_which_sentences_are_made(spans):
-    nouns, yys = clusters_of(spans.as_table())
-    assert len(nouns) == len(yys) == 194
-    for numbered, drawn in ((nouns, spans.nouns), (yys, spans.years_YY.tolist())):
-        assert len(set(zip(numbered.tolist(), drawn, strict=True))) == len(set(drawn)) == len(numbered.unique())
-    assert len(clusters_of(spans.as_table()[["YY"]])) == 1

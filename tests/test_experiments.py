@@ -10,27 +10,30 @@ import pandas as pd
 import pytest
 import torch
 
-from dataset import (
-    TASKS,
-    build,
-    century_copying,
-    get_valid_years,
-    plain_sentences,
-    subject_verb_number,
-    year_indices,
-)
+from dataset import get_valid_years, year_indices
 from path_patching.bootstrap import mean, share
 from path_patching.circuits.validation.faithfulness import divergence_from
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import PathSet
 from path_patching.sweeps import changes
+from reproduction.evaluations import Evaluations
 from reproduction.plots import start_plots
-from reproduction.run import read_artifacts
+from reproduction.run import open_run, read_artifacts
 from reproduction.settings import PlotSettings, Settings
+from tasks.abilities import century_copying, subject_verb_number
+from tasks.other_twins import with_twins
+from tasks.plain_sentences import plain_sentences
+from tasks.prompts import TASKS, build
 from tests.helpers.checkpoints import edit_tensors
 from tests.helpers.experiments import random_gpt2
-from utils import Evaluations, YearExperiment, check_tokens, open_run, start_experiment, start_transformers_experiment
+from utils import (
+    YearExperiment,
+    check_tokens,
+    start_experiment,
+    start_transformers_experiment,
+    year_metrics,
+)
 
 TOKENIZER = load_tokenizer()
 STARTS = {"patching": start_experiment, "next tokens": start_transformers_experiment}
@@ -96,7 +99,7 @@ def test_sentences_of_other_abilities_and_with_other_twins_are_taken(tmp_path: P
     years, spans = get_valid_years(TOKENIZER), experiment.dataset
     copying = century_copying(spans, years, TOKENIZER)
     assert copying.metric(experiment.engine_for(copying).clean()).shape == (4,)
-    others = experiment.engine_for(spans.with_twins("another century", years, TOKENIZER))
+    others = experiment.engine_for(with_twins(spans, "another century", years, TOKENIZER))
     assert torch.equal(others.clean(), experiment.engine.clean())
     assert not torch.equal(others.corrupted(), experiment.engine.corrupted())
     plain = plain_sentences(TOKENIZER)
@@ -118,7 +121,7 @@ def test_intervals_are_those_of_the_nouns_and_yys(tmp_path: Path):
     expected = mean(values, 0, clusters)
     assert experiment.effect(path) == expected != mean(values)
     run = open_run("circuit_discovery", experiment)
-    evaluations = Evaluations(run, experiment.dataset.as_table())
+    evaluations = Evaluations(run, experiment.dataset.as_table(), year_metrics())
     evaluations.note_mean("path", "change", values, "change")
     clean = evaluations.note("clean", experiment.engine.clean(), "clean")["probability_difference"]
     patched = evaluations.note("patched", experiment.engine.patch(path), "patched", clean)["probability_difference"]

@@ -24,29 +24,29 @@ def slow_difference(probs: list[float], yy: int, less: bool) -> float:
 
 @pytest.mark.parametrize("valid", ["greater", "less"])
 def test_probability_difference_equals_an_obvious_loop(valid):
-    probs, years_yy = random_probs(98), torch.arange(1, 99)
-    expected = [slow_difference(probs[i].tolist(), int(years_yy[i]), valid == "less") for i in range(98)]
+    probs, start_yy = random_probs(98), torch.arange(1, 99)
+    expected = [slow_difference(probs[i].tolist(), int(start_yy[i]), valid == "less") for i in range(98)]
     torch.testing.assert_close(
-        prob_diff(probs, years_yy, valid), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12
+        prob_diff(probs, start_yy, valid), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12
     )
 
 
 def test_hand_computed_numbers():
     probs = torch.zeros(2, 100, dtype=torch.float64)
     probs[:, 31], probs[:, 32], probs[:, 33], probs[:, 99] = 0.1, 0.2, 0.3, 0.25  # the other 0.15 is not on years
-    years_yy = torch.tensor([32, 50])
+    start_yy = torch.tensor([32, 50])
     greater = [0.3 + 0.25 - 0.1 - 0.2, 0.25 - 0.6]
     less = [0.1 - 0.2 - 0.3 - 0.25, 0.6 - 0.25]
-    assert prob_diff(probs, years_yy).tolist() == pytest.approx(greater)
-    assert prob_diff(probs, years_yy, "less").tolist() == pytest.approx(less)
-    assert cutoff_sharpness(probs, years_yy).tolist() == pytest.approx([0.2, 0.0])
-    assert cutoff_sharpness(probs, years_yy, "less").tolist() == pytest.approx([-0.2, 0.0])
+    assert prob_diff(probs, start_yy).tolist() == pytest.approx(greater)
+    assert prob_diff(probs, start_yy, "less").tolist() == pytest.approx(less)
+    assert cutoff_sharpness(probs, start_yy).tolist() == pytest.approx([0.2, 0.0])
+    assert cutoff_sharpness(probs, start_yy, "less").tolist() == pytest.approx([-0.2, 0.0])
 
 
 def test_cutoff_sharpness_equals_an_obvious_loop():
-    probs, years_yy = random_probs(98), torch.arange(1, 99)
-    expected = [float(probs[i, yy + 1] - probs[i, yy - 1]) for i, yy in enumerate(years_yy.tolist())]
-    assert cutoff_sharpness(probs, years_yy).tolist() == pytest.approx(expected, abs=1e-15)
+    probs, start_yy = random_probs(98), torch.arange(1, 99)
+    expected = [float(probs[i, yy + 1] - probs[i, yy - 1]) for i, yy in enumerate(start_yy.tolist())]
+    assert cutoff_sharpness(probs, start_yy).tolist() == pytest.approx(expected, abs=1e-15)
 
 
 @pytest.mark.parametrize("yy", [0, 99])
@@ -64,44 +64,44 @@ def test_shapes_are_checked(metric):
 
 
 def test_the_dtype_given_is_the_dtype_returned():
-    probs, years_yy = random_probs(97), torch.arange(2, 99)
+    probs, start_yy = random_probs(97), torch.arange(2, 99)
     for dtype in (torch.float32, torch.float64):
         for metric in (prob_diff, cutoff_sharpness, collate):
-            assert metric(probs.to(dtype), years_yy).dtype == dtype
+            assert metric(probs.to(dtype), start_yy).dtype == dtype
 
 
 @pytest.mark.parametrize("shape", [(), (100,), (3, 4)])
 def test_collate_equals_an_obvious_loop(shape):
     generator = torch.Generator().manual_seed(1)
-    years_yy = torch.cat([torch.arange(2, 99), torch.randint(2, 99, (200,), generator=generator)])
+    start_yy = torch.cat([torch.arange(2, 99), torch.randint(2, 99, (200,), generator=generator)])
     values = torch.randn(297, *shape, generator=generator, dtype=torch.float64)
-    collated = collate(values, years_yy)
+    collated = collate(values, start_yy)
     assert collated.shape == (97, *shape)
     for row, yy in enumerate(COLLATED_YY):
-        members = [values[i] for i in range(297) if years_yy[i] == yy]
+        members = [values[i] for i in range(297) if start_yy[i] == yy]
         torch.testing.assert_close(collated[row], sum(members) / len(members), rtol=0, atol=1e-12)
 
 
 def test_collate_leaves_other_years_out():
-    years_yy = torch.cat([torch.arange(2, 99), torch.tensor([1, 99])])
+    start_yy = torch.cat([torch.arange(2, 99), torch.tensor([1, 99])])
     values = torch.cat([torch.arange(2.0, 99.0), torch.tensor([1e6, 1e6])])
-    assert collate(values, years_yy).tolist() == list(range(2, 99))
+    assert collate(values, start_yy).tolist() == list(range(2, 99))
 
 
 def test_collate_names_the_year_without_a_sentence():
-    years_yy = torch.cat([torch.arange(2, 57), torch.arange(58, 99)])
+    start_yy = torch.cat([torch.arange(2, 57), torch.arange(58, 99)])
     with pytest.raises(UserError, match="YY = 57"):
-        collate(torch.zeros(96), years_yy)
+        collate(torch.zeros(96), start_yy)
     with pytest.raises(ValueError, match="one YY a sentence"):
-        collate(torch.zeros(96), years_yy[:-1])
+        collate(torch.zeros(96), start_yy[:-1])
 
 
 def test_what_is_collated_in_parts_is_collated():
-    values, years_yy = torch.rand(300, 4, dtype=torch.float64), torch.arange(300) % 97 + 2
+    values, start_yy = torch.rand(300, 4, dtype=torch.float64), torch.arange(300) % 97 + 2
     collated = Collated()
     for rows in torch.randperm(300).split(70):
-        collated.add(values[rows], years_yy[rows])
-    torch.testing.assert_close(collated.means(), collate(values, years_yy))
+        collated.add(values[rows], start_yy[rows])
+    torch.testing.assert_close(collated.means(), collate(values, start_yy))
     with pytest.raises(UserError, match="no sentence has YY = 02"):
         Collated().means()
 

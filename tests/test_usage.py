@@ -11,16 +11,18 @@ import pytest
 import torch
 
 import path_patching
-from dataset import NOUNS_FILE, YearDataset, clusters_of, get_valid_years, year_indices
+from dataset import NOUNS_FILE, YearDataset, get_valid_years, year_indices
 from path_patching import Sentences, load_tokenizer
 from path_patching.circuits.papers_shape import in_papers_shape
 from path_patching.files import ROOT
 from path_patching.gpt2.model import Architecture, Model, random_model
 from path_patching.gpt2.tensor_cache import STANDIN_FOLDER
 from path_patching.torch_engine.engine import TorchEngine
+from reproduction.evaluations import clusters_of
 from utils import greater_than
 
 WITHOUT = (
+    "tasks",
     "path_patching.circuits",
     "path_patching.circuits.validation",
     "path_patching.errors",
@@ -30,13 +32,15 @@ WITHOUT = (
     "path_patching.interrupts",
     "path_patching.progress",
 )
+PACKAGES = ("path_patching", "tasks")
 INSIDES = ("path_patching.rust_engine", "path_patching.torch_engine")  # of the engines
 SIZES = Architecture(n_layers=3, n_heads=2, d_model=8, d_head=4, d_mlp=16, n_positions=16, vocab_size=50257)
 
 
 def modules() -> list[str]:
     """The modules that a user may open, by their dotted names."""
-    parts = [path.relative_to(ROOT).with_suffix("").parts for path in ROOT.glob("path_patching/**/*.py")]
+    paths = [path for package in PACKAGES for path in ROOT.glob(f"{package}/**/*.py")]
+    parts = [path.relative_to(ROOT).with_suffix("").parts for path in paths]
     names = {".".join(part for part in each if part != "__init__") for each in parts}
     return sorted({*names, "dataset", "utils"} - {*WITHOUT} - {name for name in names if name.startswith(INSIDES)})
 
@@ -65,9 +69,9 @@ def shared() -> dict[str, object]:
         "engine": TorchEngine(tiny_model(), sentences),
         "metric": greater_than(dataset.years_YY),
         "nouns": clusters_of(dataset.as_table())[0],
-        "years_yy": dataset.years_YY,
+        "start_yy": dataset.years_YY,
         "END": dataset.end,
-        "YY": dataset.yy,
+        "YY": dataset.yy_position,
         "circuit": in_papers_shape(
             "mine", ("m1", "m2"), ("a1.h0",), ("m1", "m2"), first_below=("m0",), further_below=()
         ),

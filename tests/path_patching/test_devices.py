@@ -31,9 +31,10 @@ from path_patching.torch_engine.engine import TorchEngine
 from path_patching.torch_engine.forward import Transformer
 from path_patching.unembedding import logit_lens
 from reproduction.compare import largest_difference
+from reproduction.next_token import predict_next
 from tests.helpers.pretend_cuda import OnCuda, pretend_cuda
 from tests.helpers.setups import VOCABULARY, Setup, full_circuit, late_half, path_sets, random_setup
-from utils import greater_than, predict_next
+from utils import greater_than
 
 SIZES = Architecture(n_layers=3, n_heads=3, d_model=24, d_head=8, d_mlp=96, n_positions=16, vocab_size=VOCABULARY)
 N = 14  # so many that a head's direct effect is cheaper along its directions
@@ -211,7 +212,7 @@ INDICES = ("answers.to(", "which.to(")  # those of the CPU may index a CUDA tens
         (patched_and_swept, "path_patching/(torch_engine/.*|unembedding).py", 5),
         (neurons_of_a_layer, "path_patching/neurons.py", 1),
         (one_edited_run, "path_patching/edits.py", 2),
-        (next_tokens, "utils.py", 1),
+        (next_tokens, "reproduction/next_token.py", 1),
     ],
 )
 def test_a_tensor_forgotten_on_the_cpu_is_an_error_wherever_it_is_no_index(ask, files, at_least):

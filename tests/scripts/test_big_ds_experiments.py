@@ -58,7 +58,7 @@ def test_every_evaluation_is_that_of_the_definition(checkpoint, tmp_path, monkey
 
     monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
     dataset = drawn(n)
-    yy, end, years_yy = dataset.yy, dataset.end, dataset.years_YY
+    end, start_yy = dataset.end, dataset.years_YY
     reference = Reference(load_model(str(checkpoint)), Sentences(dataset.good_toks, dataset.bad_toks, year_indices()))
     circuit = read_circuit(checkpoint / "circuit.json")
     late = late_half(circuit, end)
@@ -68,10 +68,10 @@ def test_every_evaluation_is_that_of_the_definition(checkpoint, tmp_path, monkey
         "corrupted": reference.probabilities(inside="clean"),
         "late_half": reference.probabilities(late, "clean"),
         "late_half/without": reference.probabilities(late, "corrupted"),
-        "full_circuit": reference.probabilities(full_circuit(circuit, yy, end), "clean"),
+        "full_circuit": reference.probabilities(full_circuit(circuit, dataset.yy_position, end), "clean"),
         "late_half/values_alone": reference.probabilities(values, "clean"),
     }
-    differences = {name: prob_diff(probs, years_yy) for name, probs in expected.items()}
+    differences = {name: prob_diff(probs, start_yy) for name, probs in expected.items()}
     clean = differences["clean"].mean().item()
     for name, difference in differences.items():
         found = artifacts.number(f"{name}/probability_difference")
@@ -79,7 +79,7 @@ def test_every_evaluation_is_that_of_the_definition(checkpoint, tmp_path, monkey
         spread = artifacts.number(f"{name}/probability_difference/standard_deviation")
         assert spread == pytest.approx(difference.std(correction=0).item(), abs=1e-6)
         assert found.low < found.value < found.high
-        sharpness = cutoff_sharpness(expected[name], years_yy).mean().item()
+        sharpness = cutoff_sharpness(expected[name], start_yy).mean().item()
         assert artifacts.number(f"{name}/cutoff_sharpness").value == pytest.approx(sharpness, abs=1e-6)
         if name != "clean":
             share = artifacts.number(f"{name}/probability_difference/share_of_clean")
@@ -107,7 +107,7 @@ def test_of_any_links_the_heads_queries_and_keys_alone_are_taken_away(checkpoint
     parts = {
         "late_half": PathSet.parse(f"{other}; {head}", end=dataset.end),
         "late_half/values_alone": PathSet.parse(f"{other}; {values}", end=dataset.end),
-        "full_circuit": full_circuit(read_circuit(file), dataset.yy, dataset.end),
+        "full_circuit": full_circuit(read_circuit(file), dataset.yy_position, dataset.end),
     }
     for key, paths in parts.items():
         expected = prob_diff(reference.probabilities(paths, "clean"), dataset.years_YY).mean().item()
@@ -163,8 +163,8 @@ def with_heatmaps(checkpoint, tmp_path_factory):
 
 def test_rows_of_the_heatmaps_average_to_the_means(with_heatmaps):
     assert set(with_heatmaps.record["artifacts"]) == {*HEATMAPS, TABLE}
-    years_yy = drawn(1500).years_YY
-    weights = torch.tensor([(years_yy == yy).sum() for yy in COLLATED_YY], dtype=torch.float64) / 1500
+    start_yy = drawn(1500).years_YY
+    weights = torch.tensor([(start_yy == yy).sum() for yy in COLLATED_YY], dtype=torch.float64) / 1500
     names = ("clean", "late_half", "late_half/without", "full_circuit")
     for artifact, name in zip(HEATMAPS, names, strict=True):
         rows = with_heatmaps.load(artifact)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataset import TASKS, TaskDataset, build, year_indices
+from dataset import year_indices
 from path_patching.engine import Engine, Request, Sentences
 from path_patching.files import ROOT
 from path_patching.gpt2.model import end_logits, to_transformers
@@ -18,6 +18,7 @@ from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node, PathSet
 from path_patching.torch_engine.engine import TorchEngine
 from path_patching.unembedding import answer_probabilities
+from tasks.prompts import TASKS, TaskDataset, build
 from tests.helpers.checkpoints import save_checkpoint
 from tests.helpers.scripts import output, run_script
 from utils import prob_diff

@@ -141,8 +141,8 @@ def engine_of(engine_name: str, plant: Callable[[Tensors], None]) -> Engine:
     return make_engine(engine_name, model_of(plant), planted_sentences())
 
 
-def difference(engine: Engine, years_yy: torch.Tensor, asked: Request = Request.clean()) -> float:  # noqa: B008
-    return prob_diff(engine.evaluate([asked])[0], years_yy).mean().item()
+def difference(engine: Engine, start_yy: torch.Tensor, asked: Request = Request.clean()) -> float:  # noqa: B008
+    return prob_diff(engine.evaluate([asked])[0], start_yy).mean().item()
 
 
 @each_engine
@@ -302,14 +302,14 @@ def standin() -> tuple[Engine, YearDataset, Found]:
     dataset = YearDataset(get_valid_years(tokenizer), 97, NOUNS_FILE, tokenizer)
     sentences = Sentences(dataset.good_toks, dataset.bad_toks, year_indices())
     engine = make_engine("torch", load_model("standin"), sentences)
-    return engine, dataset, find_circuit(engine, greater_than(dataset.years_YY), dataset.yy, dataset.end)
+    return engine, dataset, find_circuit(engine, greater_than(dataset.years_YY), dataset.yy_position, dataset.end)
 
 
 @pytest.mark.slow
 def test_the_stand_ins_circuit_is_small_and_suffices():
     engine, dataset, result = standin()
     clean = difference(engine, dataset.years_YY)
-    late, full = late_half(result.circuit, dataset.end), full_circuit(result.circuit, dataset.yy, dataset.end)
+    late, full = late_half(result.circuit, dataset.end), full_circuit(result.circuit, dataset.yy_position, dataset.end)
     for paths in (late, full):
         assert difference(engine, dataset.years_YY, Request.isolate(paths)) >= 0.8 * clean
     assert result.recovered == pytest.approx(difference(engine, dataset.years_YY, Request.isolate(full)) / clean)

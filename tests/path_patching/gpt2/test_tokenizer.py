@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataset import find_year_token_ids, year_indices
+from dataset import year_indices
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import TOKENIZER_FOLDER, check_reads_alike, load_tokenizer, token_texts
 from tests.helpers.refusals import put_there
@@ -30,7 +30,7 @@ def test_known_ids(tokenizer):
     assert tokenizer(sentence)["input_ids"] == [
         50256, 383, 1175, 15436, 422, 262, 614, 1596, 2624, 284, 262, 614, 1596,
     ]  # fmt: skip
-    assert find_year_token_ids(tokenizer)[:5].tolist() == [405, 486, 2999, 3070, 3023]
+    assert year_indices()[:5].tolist() == [405, 486, 2999, 3070, 3023]
     assert tokenizer.tokenize(" 1001") == ["Ġ100", "1"]
 
 
@@ -40,7 +40,7 @@ def test_round_trip(tokenizer, text):
 
 
 def test_every_year_token_decodes_to_its_two_digits(tokenizer):
-    ids = find_year_token_ids(tokenizer)
+    ids = year_indices()
     assert ids.dtype == torch.int64
     assert [tokenizer.decode([token]) for token in ids.tolist()] == [f"{yy:02d}" for yy in range(100)]
 
@@ -48,10 +48,6 @@ def test_every_year_token_decodes_to_its_two_digits(tokenizer):
 def test_tokens_are_shown_as_the_text_that_they_stand_for(tokenizer):
     assert token_texts(tokenizer, tokenizer(" 1732, orchestrated")["input_ids"]) == [" 17", "32", ",", " orchestrated"]
     assert token_texts(tokenizer, torch.tensor([50256])) == ["<|endoftext|>"]
-
-
-def test_the_committed_year_indices_are_the_tokenizers(tokenizer):
-    assert torch.equal(year_indices(), find_year_token_ids(tokenizer))
 
 
 def test_it_loads_from_another_working_directory_without_a_hub(tmp_path):

@@ -102,3 +102,14 @@ def test_the_spread_leaves_out_sentences_without_a_span():
     each = torch.tensor([0.0, 1.0, float("inf"), 2.0, float("nan"), 3.0, 4.0]).double()
     assert spread(each) == pytest.approx({0.05: 0.2, 0.25: 1, 0.5: 2, 0.75: 3, 0.95: 3.8})
     assert all(math.isnan(value) for value in spread(each[2:3]).values())
+
+
+def test_the_divergence_of_the_next_token_worked_out_by_hand():
+    """½ ln(½ / ¼) + ½ ln(½ / ¾) = ½ ln(4 / 3); what is certain and half as likely now costs ln 2; 0 · ln 0 is 0."""
+    clean = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.3, 0.7]], dtype=torch.float64)
+    patched = torch.tensor([[0.25, 0.75], [0.5, 0.5], [0.3, 0.7]], dtype=torch.float64)
+    metric = divergence_from(clean)
+    assert metric(patched).tolist() == pytest.approx([math.log(4 / 3) / 2, math.log(2), 0.0])
+    assert metric(clean).tolist() == [0.0, 0.0, 0.0]
+    assert metric(patched.flip(1))[1].item() == pytest.approx(math.log(2))
+    assert metric(torch.tensor([[1.0, 0.0]] * 3, dtype=torch.float64)).isfinite().all()

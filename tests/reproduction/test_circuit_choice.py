@@ -19,11 +19,12 @@ from path_patching.gpt2.model import Architecture, Model, random_model
 from path_patching.gpt2.tensor_cache import hash_tensor, is_gpt2_small
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.torch_engine.engine import TorchEngine
+from reproduction.circuit_choice import choose_circuit, circuit_asked_for
 from reproduction.paper import GIVEN, PAPER
 from reproduction.publication import sha256
-from reproduction.run import Run, read_artifacts, start_run
+from reproduction.run import Run, open_run, read_artifacts, start_run
 from reproduction.settings import Settings
-from utils import YearExperiment, choose_circuit, circuit_asked_for, open_run
+from utils import YearExperiment
 
 SIZES = Architecture(n_layers=2, n_heads=2, d_model=8, d_head=4, d_mlp=16, n_positions=16, vocab_size=50257)
 MINE = in_papers_shape("mine", ("m1",), ("a0.h1",), (LOGITS, "m1"), ("embeds",), (), followed=("v",), whole=())
@@ -39,7 +40,7 @@ def experiment(model) -> YearExperiment:
     tokenizer = load_tokenizer()
     dataset = YearDataset(get_valid_years(tokenizer), 12, NOUNS_FILE, tokenizer)
     engine = TorchEngine(model, Sentences(dataset.good_toks, dataset.bad_toks, year_indices()))
-    return YearExperiment(Settings(model="standin"), model, dataset, engine)
+    return YearExperiment(Settings(model="standin", n=12), model, dataset, engine)
 
 
 def asking(experiment: YearExperiment, folder: Path, **changed: object) -> YearExperiment:

@@ -5,7 +5,7 @@ import torch
 
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, random_model, to_transformers
-from utils import SENTENCES_AT_ONCE, predict_next
+from reproduction.next_token import SENTENCES_AT_ONCE, predict_next
 
 SIZES = Architecture(n_layers=2, n_heads=2, d_model=8, d_head=4, d_mlp=12, n_positions=9, vocab_size=40)
 N = 2 * SENTENCES_AT_ONCE + 3

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
 
-import dataset as tasks
-from dataset import TASKS, Task, build, get_valid_years, year_indices
+from dataset import get_valid_years, year_indices
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import EOS, load_tokenizer
+from tasks import prompts
+from tasks.prompts import TASKS, Task, build
 from tests.helpers.refusals import unless_refused
 
 EVERY_YY = list(range(2, 99))
@@ -60,9 +61,9 @@ def test_a_sentence_for_each_yy_and_a_twin_that_differs_there_alone(number, data
     kept = [yy for yy in EVERY_YY if number != 7 or yy not in LEFT_OUT]
     assert data.years_YY.tolist() == kept
     assert data.good_toks.shape == data.bad_toks.shape == (len(kept), data.end + 1)
-    assert (data.good_toks != data.bad_toks).nonzero().tolist() == [[row, data.yy] for row in range(len(kept))]
-    assert torch.equal(data.good_toks[:, data.yy], year_ids[kept])
-    assert (data.bad_toks[:, data.yy] == year_ids[data.task.corrupted_yy]).all()
+    assert (data.good_toks != data.bad_toks).nonzero().tolist() == [[row, data.yy_position] for row in range(len(kept))]
+    assert torch.equal(data.good_toks[:, data.yy_position], year_ids[kept])
+    assert (data.bad_toks[:, data.yy_position] == year_ids[data.task.corrupted_yy]).all()
     assert (data.good_toks[:, 0] == tokenizer.eos_token_id).all()
     for row, (good, bad) in enumerate(zip(data.good_sentences, data.bad_sentences, strict=True)):
         assert tokenizer(good)["input_ids"] == data.good_toks[row].tolist()
@@ -73,12 +74,12 @@ def test_a_sentence_for_each_yy_and_a_twin_that_differs_there_alone(number, data
 @pytest.mark.parametrize("number", range(10))
 def test_end_is_the_century_again(number, datasets):
     data = datasets[number]
-    assert torch.equal(data.good_toks[:, data.end], data.good_toks[:, data.yy - 1])
-    assert data.end > data.yy
+    assert torch.equal(data.good_toks[:, data.end], data.good_toks[:, data.yy_position - 1])
+    assert data.end > data.yy_position
 
 
 def test_yy_and_end_lie_elsewhere_in_each_prompt(datasets):
-    assert [(data.yy, data.end) for data in datasets] == [
+    assert [(data.yy_position, data.end) for data in datasets] == [
         (8, 14), (6, 17), (14, 16), (14, 16), (14, 16), (2, 6), (8, 14), (8, 13), (10, 13), (14, 16),
     ]  # fmt: skip
 
@@ -149,7 +150,7 @@ def test_a_twin_that_differs_elsewhere_is_refused(task, complaint, tokenizer):
 
 
 def test_words_of_several_tokens_are_refused(tokenizer, monkeypatch):
-    monkeypatch.setattr(tasks, "load_nouns", lambda: ("war", "abductionist"))
+    monkeypatch.setattr(prompts, "load_nouns", lambda: ("war", "abductionist"))
     with pytest.raises(UserError, match="task 0: its sentences differ in length"):
         build(TASKS[0], tokenizer)
 
@@ -173,6 +174,6 @@ def test_twins_of_any_template_differ_at_yy_alone_or_are_refused(before, glued, 
         return
     where = (data.good_toks != data.bad_toks).nonzero()
     assert where[:, 0].tolist() == list(range(len(data.good_toks)))
-    assert (where[:, 1] == data.yy).all()
-    assert torch.equal(data.good_toks[:, data.yy], year_indices()[data.years_YY])
-    assert (data.bad_toks[:, data.yy] == year_indices()[corrupted_yy]).all()
+    assert (where[:, 1] == data.yy_position).all()
+    assert torch.equal(data.good_toks[:, data.yy_position], year_indices()[data.years_YY])
+    assert (data.bad_toks[:, data.yy_position] == year_indices()[corrupted_yy]).all()

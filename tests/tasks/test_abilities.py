@@ -1,31 +1,26 @@
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 
-import dataset as data_sets
-from dataset import (
-    NOUNS_FILE,
-    PLURAL,
-    SINGULAR,
-    AbilityDataset,
-    YearDataset,
-    century_copying,
-    get_valid_years,
-    indirect_object,
-    plain_sentences,
-    subject_verb_number,
-)
-from path_patching.circuits.validation.faithfulness import divergence_from
+from dataset import NOUNS_FILE, YearDataset, get_valid_years
 from path_patching.engine import Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, random_model
 from path_patching.gpt2.tokenizer import EOS, load_tokenizer
 from path_patching.torch_engine.engine import TorchEngine
+from tasks import abilities as module
+from tasks.abilities import (
+    PLURAL,
+    SINGULAR,
+    AbilityDataset,
+    century_copying,
+    indirect_object,
+    subject_verb_number,
+)
 
 TOKENIZER = load_tokenizer()
 YEARS = get_valid_years(TOKENIZER)
@@ -54,8 +49,8 @@ NAMES = ["century copying", "indirect object", "subject–verb number"]
 def test_clean_and_corrupted_differ_at_one_token_and_read_as_they_are_written(abilities, name):
     data = abilities[name]
     assert data.good_toks.shape == data.bad_toks.shape == (97, data.end + 1)
-    assert (data.good_toks != data.bad_toks).nonzero().tolist() == [[row, data.yy] for row in range(97)]
-    assert 0 < data.yy < data.end
+    assert (data.good_toks != data.bad_toks).nonzero().tolist() == [[row, data.yy_position] for row in range(97)]
+    assert 0 < data.yy_position < data.end
     for sentences, tokens in ((data.good_sentences, data.good_toks), (data.bad_sentences, data.bad_toks)):
         assert TOKENIZER(list(sentences))["input_ids"] == tokens.tolist()
         assert all(sentence.startswith(f"{EOS} ") for sentence in sentences)
@@ -92,7 +87,7 @@ def test_the_first_sentences_are_a_data_set_of_their_own(abilities):
 
 def test_century_copying_wants_xx1_at_year(abilities, spans):
     data = abilities["century copying"]
-    assert (data.yy, data.end) == (spans.xx1, spans.end - 1)
+    assert (data.yy_position, data.end) == (spans.xx1, spans.end - 1)
     assert torch.equal(data.good_toks, spans.good_toks[:, : spans.end])
     for row, (sentence, century) in enumerate(zip(data.good_sentences, spans.years_XX.tolist(), strict=True)):
         assert sentence == f"{EOS} The {spans.nouns[row]} lasted from the year {spans.years[row]} to the year"
@@ -116,7 +111,7 @@ def test_the_indirect_object_is_the_one_who_is_named_once(abilities):
 
 def test_the_verb_has_the_number_of_the_subject(abilities):
     data = abilities["subject–verb number"]
-    numbers = dict(line.split() for line in data_sets.SUBJECTS_FILE.read_text().splitlines())
+    numbers = dict(line.split() for line in module.SUBJECTS_FILE.read_text().splitlines())
     for row, (sentence, twin) in enumerate(zip(data.good_sentences, data.bad_sentences, strict=True)):
         subject, other = sentence.split()[2], twin.split()[2]
         is_singular = subject in numbers
@@ -147,7 +142,7 @@ def test_a_seed_decides_the_sentences(make):
 )
 def test_words_that_are_not_one_token_are_refused(monkeypatch, tmp_path, make, file, text, complaint):
     (tmp_path / "words.txt").write_text(text)
-    monkeypatch.setattr(data_sets, file, tmp_path / "words.txt")
+    monkeypatch.setattr(module, file, tmp_path / "words.txt")
     with pytest.raises(UserError, match=complaint) as error:
         make(TOKENIZER, 20)
     assert len(str(error.value).splitlines()) == 1
@@ -160,36 +155,7 @@ def test_a_sentence_without_a_right_answer_and_one_that_is_its_own_twin_are_refu
     with pytest.raises(UserError, match="should differ at token 10 and nowhere else"):
         replace(data, bad_toks=data.good_toks)
     with pytest.raises(UserError, match="should differ at token 9 and nowhere else"):
-        replace(data, yy=9)
-
-
-def test_plain_sentences_are_cut_to_the_length_of_a_year_span():
-    data = plain_sentences(TOKENIZER)
-    assert data.good_toks.shape == (50, 13)
-    assert len(set(data.good_sentences)) == 50
-    assert TOKENIZER(list(data.good_sentences))["input_ids"] == data.good_toks.tolist()
-    assert torch.equal(data.good_toks, data.bad_toks)
-    assert data.good_sentences == data.bad_sentences
-    assert data.answers.tolist() == list(range(50257))
-    assert data.end == 12
-
-
-def test_a_plain_sentence_that_is_too_short_is_named(monkeypatch, tmp_path):
-    (tmp_path / "plain.txt").write_text("It rains.\n")
-    monkeypatch.setattr(data_sets, "PLAIN_FILE", tmp_path / "plain.txt")
-    with pytest.raises(UserError, match=r"It rains\.' is 4 tokens; a plain sentence needs at least 13"):
-        plain_sentences(TOKENIZER)
-
-
-def test_the_divergence_of_the_next_token_worked_out_by_hand():
-    """½ ln(½ / ¼) + ½ ln(½ / ¾) = ½ ln(4 / 3); what is certain and half as likely now costs ln 2; 0 · ln 0 is 0."""
-    clean = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.3, 0.7]], dtype=torch.float64)
-    patched = torch.tensor([[0.25, 0.75], [0.5, 0.5], [0.3, 0.7]], dtype=torch.float64)
-    metric = divergence_from(clean)
-    assert metric(patched).tolist() == pytest.approx([math.log(4 / 3) / 2, math.log(2), 0.0])
-    assert metric(clean).tolist() == [0.0, 0.0, 0.0]
-    assert metric(patched.flip(1))[1].item() == pytest.approx(math.log(2))
-    assert metric(torch.tensor([[1.0, 0.0]] * 3, dtype=torch.float64)).isfinite().all()
+        replace(data, yy_position=9)
 
 
 def test_what_was_drawn_is_drawn_again(abilities):
