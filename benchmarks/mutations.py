@@ -1,6 +1,6 @@
 """Do the tests notice a fault? Plausible ones are put into the code, one at a time: which live?
 
-python benchmarks/mutations.py [--area AREA ...] [--only TEXT] [--jobs N] [--slow] [--check]
+python benchmarks/mutations.py [--area AREA ...] [--only TEXT ...] [--jobs N] [--slow] [--check]
 
 `mutations.txt` beside this file is the table. `# plotting scripts` begins an area; a fault has three lines, the file
 and what goes wrong, the code as it stands, and the code with the fault:
@@ -108,10 +108,19 @@ def complaints(faults: Iterable[Fault], root: Path = ROOT) -> Iterator[str]:
         if not path.is_file():
             yield f"{each}: there is no such file; mend the line or take it out"
         elif times != 1:
-            yield f"{each}: {each.before!r} is in the file {times} times and not once; mend the line or take it out"
+            found = f"{each.before!r} is in the file {times} times and not once{_moved_to(each, root)}"
+            yield f"{each}: {found}; mend the line or take it out"
         elif each.before == each.after or (each.file, each.before, each.after) in seen:
             yield f"{each}: this changes nothing, or is in the table twice; take it out"
         seen.add((each.file, each.before, each.after))
+
+
+def _moved_to(fault: Fault, root: Path) -> str:
+    """Where the code of a fault may have gone to: the one other source file that has it; nothing if it is not one."""
+    sources = [path for path in root.rglob("*.py") if not {"tests", ".venv"} & {*path.relative_to(root).parts}]
+    others = [path for path in sources if path != root / fault.file]
+    having = [path for path in others if fault.before in path.read_text(encoding="utf-8")]
+    return f", but in {having[0].relative_to(root).as_posix()}" if len(having) == 1 else ""
 
 
 def not_python(faults: Iterable[Fault], root: Path = ROOT) -> Iterator[str]:
@@ -297,9 +306,10 @@ def _chosen(faults: Sequence[Fault], options: argparse.Namespace) -> list[Fault]
     if unknown := [area for area in options.area or () if area not in areas]:
         raise UserError(f"--area {unknown[0]}: the areas are {'; '.join(areas)}")
     of_areas = [each for each in faults if each.area in (options.area or areas)]
-    if not (chosen := [each for each in of_areas if options.only in str(each)]):
-        raise UserError(f"--only {options.only}: no fault's file or words hold this text")
-    return chosen
+    texts = options.only or [""]
+    if absent := [text for text in texts if not any(text in str(each) for each in of_areas)]:
+        raise UserError(f"--only {absent[0]}: no fault's file or words hold this text")
+    return [each for each in of_areas if any(text in str(each) for text in texts)]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -309,7 +319,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--area", nargs="+", help="of these areas alone")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only faults whose file or words hold this text")
+    parser.add_argument("--only", nargs="+", metavar="TEXT", help="only faults whose file or words hold one of these")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many faults at a time")
     parser.add_argument("--slow", action="store_true", help="let what survives meet the slow tests as well")
     parser.add_argument("--check", action="store_true", help="only look whether the table still fits the code")

@@ -41,7 +41,8 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository of one module, of which one thing is tested and another is not."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # plugins take longer to start than all else
     root = tmp_path / "repository"
-    texts = {"pytest.ini": "[pytest]\npythonpath = .\n", "shop/price.py": MODULE, "tests/test_price.py": TESTS}
+    texts = {"shop/price.py": MODULE, "shop/till.py": "open = True\n", "tests/test_price.py": TESTS}
+    texts["pytest.ini"] = "[pytest]\npythonpath = .\n"
     for name, text in texts.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
@@ -60,6 +61,7 @@ def test_a_line_says_what_fits_the_code_no_more(shop: Path) -> None:
     wrong = {
         "is in the file 0 times": fault("4 * n", "5 * n"),
         "is in the file 2 times": fault("(n)", "(m)"),
+        "0 times and not once, but in shop/till.py": fault("open", "closed"),
         "no such file": fault("3 * n", "4 * n", "shop/prices.py"),
         "changes nothing": fault("3 * n", "3 * n"),
     }
@@ -128,8 +130,8 @@ def test_the_report_counts_by_area_and_names_what_lives() -> None:
 
 
 def test_flags_choose_faults(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--check", "--area", "circuits", "--only", "circuits/links.py"])
-    assert capsys.readouterr().out == "2 faults fit the code\n"
+    main(["--check", "--area", "circuits", "--only", "circuits/links.py", "Jaccard"])
+    assert capsys.readouterr().out == "3 faults fit the code\n"
     with pytest.raises(UserError, match=r"the areas are .*circuits"):
         main(["--check", "--area", "nowhere"])
     with pytest.raises(UserError, match="--only nothing like this"):
