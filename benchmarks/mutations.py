@@ -147,7 +147,7 @@ def files_of_tests(file: str, root: Path) -> tuple[list[str], list[str], list[st
 
 @dataclass
 class Runner:
-    """Runs the tests of copies of a repository, each in a folder below `folder`."""
+    """Runs the tests of copies of a repository that nobody changes meanwhile, each in a folder below `folder`."""
 
     root: Path
     folder: Path
@@ -233,13 +233,9 @@ class Runner:
 
     @contextmanager
     def _copy(self) -> Iterator[Path]:
-        """A copy of the repository's files, but for those that git ignores, in a folder that is removed afterwards."""
+        """A copy of the repository in a folder that is removed afterwards."""
         with tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as folder:
-            copy = Path(folder) / "copy"
-            for name in _files(self.root):
-                (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(self.root / name, copy / name)
-            yield copy
+            yield shutil.copytree(self.root, Path(folder) / "copy")
 
     def end_all(self) -> None:
         """End every run."""
@@ -254,14 +250,20 @@ def _end(run: subprocess.Popen[bytes]) -> None:
     run.wait()
 
 
-def _files(root: Path) -> list[str]:
-    """The files of a checkout, new ones among them, without what git ignores. Raises `UserError` without a checkout."""
+def snapshot(root: Path, folder: Path) -> Path:
+    """Copy a checkout's files as they lie there, new ones among them, without what git ignores; where the copy is.
+
+    Raises `UserError` if it is no checkout.
+    """
     asked = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         listed = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(f"{root} is no git checkout, or there is no git; faults are put into copies of one") from error
-    return [name for name in dict.fromkeys(listed.split("\0")) if name and (root / name).is_file()]
+    for name in (name for name in dict.fromkeys(listed.split("\0")) if name and (root / name).is_file()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / name, folder / name)
+    return folder
 
 
 def _failed(copy: Path) -> list[str]:
@@ -334,7 +336,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{len(faults)} faults fit the code")
         return
     with tempfile.TemporaryDirectory(prefix="mutations-", ignore_cleanup_errors=True) as folder:
-        print(f"\n{report(run_all(faults, Runner(ROOT, Path(folder), options.slow), options.jobs))}")
+        runner = Runner(snapshot(ROOT, Path(folder) / "repository"), Path(folder), options.slow)
+        print(f"\n{report(run_all(faults, runner, options.jobs))}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from benchmarks.mutations import (
     read_faults,
     report,
     run_all,
+    snapshot,
 )
 from path_patching.errors import UserError
 
@@ -46,7 +47,6 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in texts.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    subprocess.run(["git", "init", "--quiet", str(root)], check=True)
     return root
 
 
@@ -92,10 +92,12 @@ def test_a_table_of_another_form_is_refused_with_its_line(tmp_path: Path, text: 
         read_faults(path)
 
 
-def test_what_is_tested_is_noticed_and_what_is_not_lives(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_tested_is_noticed_and_what_is_not_lives(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A test that fails in any case notices nothing."""
     faults = [fault("3 * n", "4 * n"), fault("pieces", "pieces of it")]
-    outcomes = run_all(faults, Runner(shop, shop.parent), jobs=2)
+    outcomes = run_all(faults, Runner(shop, tmp_path), jobs=2)
     assert [(each.noticed, each.by) for each in outcomes] == [
         (True, "tests/test_price.py::test_price"),
         (False, "all fast tests passed"),
@@ -104,8 +106,17 @@ def test_what_is_tested_is_noticed_and_what_is_not_lives(shop: Path, capsys: pyt
     assert (shop / "shop" / "price.py").read_text() == MODULE
 
 
-def test_a_run_that_hangs_is_noticed_and_ended(shop: Path) -> None:
-    runner = Runner(shop, shop.parent, silence=0.0)
+def test_a_snapshot_has_new_files_and_none_that_git_ignores(shop: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no git checkout"):
+        snapshot(tmp_path / "nowhere", tmp_path / "copy")
+    subprocess.run(["git", "init", "--quiet", str(shop)], check=True)
+    (shop / ".gitignore").write_text("till.py\n")
+    found = [path.name for path in snapshot(shop, tmp_path / "copy").rglob("*") if path.is_file()]
+    assert sorted(found) == [".gitignore", "price.py", "pytest.ini", "test_price.py"]
+
+
+def test_a_run_that_hangs_is_noticed_and_ended(shop: Path, tmp_path: Path) -> None:
+    runner = Runner(shop, tmp_path, silence=0.0)
     outcome = runner.outcome(fault("return 3 * n", "import time; time.sleep(1e6)"))
     assert (outcome.noticed, outcome.by, runner.running) == (True, "no test ended for 0 s", set())
 
