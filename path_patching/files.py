@@ -7,12 +7,12 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, NoReturn
+from uuid import uuid4
 
 from path_patching.errors import UserError, first_line
 
@@ -138,14 +138,12 @@ def written_whole(path: Path) -> Iterator[Path]:
     A reader sees the old file or the new one, never a part.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    partial = Path(name)
+    partial = path.parent / f".{path.name}.{uuid4().hex}.part"
+    partial.touch(exist_ok=False)  # as open as the user's umask lets new files be
     try:
         yield partial
         with partial.open("rb") as written:
             os.fsync(written.fileno())
-        partial.chmod(0o644)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,16 @@ class Publication:
     folder: Path
     staging: Path
     lock: FileLock
+    published: dict[str, str] = field(default_factory=dict)
+    """What it has published so far, by SHA-256."""
 
     def stage(self, name: str, content: bytes | Iterable[bytes]) -> None:
         """Put a file aside, its content whole or in pieces; `name` may begin with subfolders.
 
         Raises `UserError` if it cannot be written, if its name leads out of the folder or is the record's, or if all
-        was published already or given up for a later run.
+        was given up for a later run.
         """
-        self._check_open()
+        self._open_again()
         path = inside(self.staging, name)
         if self.folder / name == record_path(self.folder, self.name):
             raise UserError(f"{name} is the record itself; give the file another name")
@@ -85,24 +87,29 @@ class Publication:
     def publish(self, record: Mapping[str, object]) -> Path:
         """Put everything into the folder in the place of what an earlier run left, all of it or nothing.
 
-        Ctrl-C is held off meanwhile. Returns the record's path. Raises `UserError` if the folder cannot be written to,
-        or like `stage`; what is staged can be published again then.
+        What this run has published before, and has not staged again, stays. Ctrl-C is held off meanwhile. Returns the
+        record's path. Raises `UserError` if the folder cannot be written to, or like `stage`; what is staged can be
+        published again then.
         """
-        self._check_open()
+        self._open_again()
         head = {"record_version": RECORD_VERSION, "script": script_of(self.name)}
         with writing_to(self.folder), interrupts_held():
+            self._keep_published()
             staged = sorted(path for path in self.staging.rglob("*") if path.is_file())
             files = {path.relative_to(self.staging).as_posix(): path for path in staged}
             hashes = {name: sha256(path) for name, path in files.items()}
             text = json.dumps(signed({**head, **record, "artifacts": hashes}), indent=2, allow_nan=False) + "\n"
             self._exchange(files, text)
+            self.published.clear()
+            self.published.update(hashes)
             self.lock.release(force=True)
         return record_path(self.folder, self.name)
 
     def _exchange(self, files: Mapping[str, Path], record: str) -> None:
         """Move the earlier run's files aside, and the staged ones and their record in."""
         path = record_path(self.folder, self.name)
-        places = {name: inside(self.folder, name) for name in sorted({*files, *_files_of(path)})} | {path.name: path}
+        names = sorted({*files, *_files_by_hash(path)})
+        places = {name: inside(self.folder, name) for name in names} | {path.name: path}
         for place in places.values():
             _check_no_folder(place, self.name)
         aside = Path(tempfile.mkdtemp(dir=self.folder, prefix=f".{self.name}.", suffix=".aside"))
@@ -114,12 +121,32 @@ class Publication:
         finally:
             _put_back(aside, self.folder)
 
-    def _check_open(self) -> None:
-        # What is published is published: a second time, with the few files staged since, would take the others away.
-        if not self.staging.is_dir():
-            raise UserError(
-                f"this run of {script_of(self.name)}.py is over; to publish again, run the script from its first cell"
-            )
+    def _open_again(self) -> None:
+        """See that there is a place for what is staged, also after publishing, as when a cell is run again to look."""
+        if self.staging.is_dir():
+            return
+        again = f"run {script_of(self.name)}.py again, from its first cell"
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder}, where this run publishes, was removed; {again}")
+        if not self.published:
+            raise UserError(f"a later run of {script_of(self.name)}.py has begun in {self.folder}; {again}")
+        with writing_to(self.folder):
+            lock_folder(self.name, self.folder)
+            if _files_by_hash(record_path(self.folder, self.name)) != self.published:
+                self.lock.release(force=True)
+                raise UserError(f"another run has published in {self.folder} since; {again}")
+            self.staging.mkdir()
+
+    def _keep_published(self) -> None:
+        """Stage what this run has published and not staged again. Raises `UserError` if it has changed since."""
+        for name, expected in self.published.items():
+            source, staged = inside(self.folder, name), inside(self.staging, name)
+            if staged.exists():
+                continue
+            if not source.is_file() or sha256(source) != expected:
+                raise UserError(f"{source} has changed since it was published; run its cell again")
+            staged.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, staged)
 
 
 def _move_all(moves: Sequence[tuple[Path, Path]]) -> None:
@@ -175,12 +202,20 @@ def lock_folder(name: str, folder: Path) -> FileLock:
 
     A process that holds the lock gets it again.
 
-    Raises `UserError` if another run of the script is busy there, `OSError` if the folder cannot be written to.
+    Raises `UserError` if another run of the script is busy there, or the lock is another user's; `OSError` if the
+    folder cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f".{name}.lock", is_singleton=True)
+    path = folder / f".{name}.lock"
+    lock = FileLock(path, is_singleton=True)
     try:
         lock.acquire(timeout=0)
+    except PermissionError as error:
+        if not path.exists():
+            raise
+        raise UserError(
+            f"{path} is another user's; remove it if no run is busy there, or give another --out"
+        ) from error
     except Timeout:
         raise UserError(
             f"another run of {script_of(name)}.py is writing to {folder}; wait until it ends, or give another --out"
@@ -263,11 +298,11 @@ def writing_to(folder: Path) -> Iterator[None]:
         raise UserError(f"cannot write to {folder} ({reason}); mend that or choose another with --out") from error
 
 
-def _files_of(path: Path) -> set[str]:
-    """The files that a record names; none if there is no record, or one that cannot be trusted."""
+def _files_by_hash(path: Path) -> dict[str, str]:
+    """The files that a record names, by SHA-256; none if there is no record, or one that cannot be trusted."""
     try:
-        return set(read_record(path)["artifacts"]) if path.is_file() else set()
+        return dict(read_record(path)["artifacts"]) if path.is_file() else {}
     except UserError as error:
         if isinstance(error.__cause__, OSError):
             raise
-        return set()
+        return {}

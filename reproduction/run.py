@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, reduce
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 
 import pandas as pd
 import torch
@@ -30,6 +30,7 @@ from path_patching.errors import UserError, first_line
 from path_patching.files import parse_json
 from path_patching.gpt2.model import Model
 from path_patching.gpt2.tensor_cache import is_gpt2_small
+from reproduction.cells import CELLS, cells_not_run
 from reproduction.paper import truly_named
 from reproduction.provenance import made_by
 from reproduction.publication import (
@@ -84,7 +85,10 @@ def _is_finite(value: object, or_nan: bool) -> bool:
 
 @dataclass(frozen=True)
 class Run:
-    """One script's run: its cells add artifacts and numbers one after the other, which it publishes together."""
+    """One script's run: its cells add artifacts and numbers one after the other, which it publishes together.
+
+    After that cells can be run again, to look; what is published then replaces what was.
+    """
 
     publication: Publication
     provenance: Mapping[str, Any]
@@ -93,6 +97,10 @@ class Run:
     index: dict[str, dict[str, object]] = field(default_factory=dict)
     read: dict[str, str | None] = field(default_factory=dict)
     circuit: dict[str, object] = field(default_factory=dict)
+    cells: Mapping[str, str] = field(default_factory=dict)
+    """What each cell leaves, by its question (`reproduction.cells`)."""
+    asked: set[str] = field(default_factory=set)
+    """What was asked for beside numbers and artifacts, by key or name: what cannot be had."""
 
     @property
     def folder(self) -> Path:
@@ -147,6 +155,12 @@ class Run:
         check_finite(key, number)
         self.numbers[key] = {"words": words, **number} | ({"kind": kind} if kind else {})
 
+    def leave_out(self, name: str, why: str | None = None) -> None:
+        """Keep that an artifact or a number was asked for and cannot be had; a line says `why`, if nothing else did."""
+        self.asked.add(name)
+        if why:
+            print(f"left out: {why}")
+
     def note_circuit(self, circuit: Circuit) -> None:
         """Keep the circuit that the run evaluates, whole, and print its name: the paper's for the paper's alone."""
         named = truly_named(circuit)
@@ -157,11 +171,26 @@ class Run:
         """Keep that an artifact of another script, or its absence (`None`), went into this run."""
         self.read[name] = hash_
 
-    def publish(self) -> Path:
-        """Publish everything together. Returns the record's path. Raises `UserError` if it cannot be written."""
+    def publish(self, partial: bool = False) -> Path:
+        """Publish everything together, in the place of what was published before. Returns the record's path.
+
+        Raises `UserError` if it cannot be written, and if some cells were not run: with `partial` the record, and who
+        reads it, says which.
+        """
+        made = (*self.numbers, *self.index, *self.asked)
+        not_run = cells_not_run(self.cells, made, self.provenance["settings"])
+        if not_run and not partial:
+            raise UserError(
+                f"nothing is published, since these cells were not run: {' '.join(not_run)} Run them, or give "
+                "run.publish(partial=True)"
+            )
         spent = {"seconds": round(time.monotonic() - self.started, 1)}
         found = {"numbers": self.numbers, "index": self.index} | ({"circuit": self.circuit} if self.circuit else {})
-        path = self.publication.publish({**self.provenance, "read": self.read, **spent, **found})
+        said = {**self.provenance, "read": self.read, **spent, **found}
+        if not_run:
+            said["partial"] = not_run
+            said["warnings"] = [*said["warnings"], f"a part of {self.script}.py, without: {' '.join(not_run)}"]
+        path = self.publication.publish(said)
         print(f"the artifacts and {path.name} are in {self.folder}")
         return path
 
@@ -185,10 +214,17 @@ def _shortened(value: Number) -> str:
 
 
 def start_run(
-    script: str, settings: Settings, model: Model, engine: str, device: str, warnings: Sequence[str] = ()
+    script: str,
+    settings: Settings,
+    model: Model,
+    engine: str,
+    device: str,
+    warnings: Sequence[str] = (),
+    cells: Mapping[str, str] | None = None,
 ) -> Run:
     """Open a run of `script`, whose record will hold the `warnings`, as that of all figures drawn of it.
 
+    `cells` say what each of its cells leaves (`reproduction.cells`), without which it is not published as the whole.
     Raises `UserError` if its folder is busy or cannot be written to.
     """
     provenance = {
@@ -199,7 +235,7 @@ def start_run(
         "device": device,
         "warnings": list(warnings),
     }
-    return Run(open_publication(script, settings.artifact_folder()), provenance)
+    return Run(open_publication(script, settings.artifact_folder()), provenance, cells=cells or {})
 
 
 class Experiment(Protocol):
@@ -228,8 +264,8 @@ class Experiment(Protocol):
 
 def open_run(script: str, experiment: Experiment) -> Run:
     """A run of `script` that records and publishes. Raises `UserError` if its folder is busy or cannot be written."""
-    engine, device = experiment.engine_name, experiment.device
-    return start_run(script, experiment.settings, experiment.model, engine, device, experiment.warnings)
+    engine, device, cells = experiment.engine_name, experiment.device, CELLS.get(script)
+    return start_run(script, experiment.settings, experiment.model, engine, device, experiment.warnings, cells)
 
 
 @dataclass(frozen=True)
@@ -254,6 +290,11 @@ class Artifacts:
     def model_folder(self) -> str | None:
         """The name that folders of the model have that made them; None for GPT-2 small, which needs none."""
         return model_folder(self.record["settings"]["model"])
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some cells of the script were not run."""
+        return "partial" in self.record
 
     def number(self, key: str) -> Any:
         """A `Number` by its key, of the type that it was noted with; None if the run did not measure it."""
@@ -295,7 +336,8 @@ class Artifacts:
         path = inside(self.folder, name)
         expected = self.record["artifacts"].get(name)
         if expected is None or not path.is_file():
-            raise UserError(f"{path} is not among what {self.script} made; run {invocation(self.script)} again")
+            part = " in part" if self.is_partial else ""
+            raise UserError(f"{path} is not among what {self.script} made{part}; run {invocation(self.script)} again")
         if sha256(path) != expected:
             raise UserError(
                 f"{path} is damaged or of another run than {self.script}.json; run {invocation(self.script)} again"
@@ -308,8 +350,20 @@ class Artifacts:
             self.check(name)
 
     def load_all(self) -> dict[str, Any]:
-        """All artifacts by file name. Raises `UserError` like `load`."""
-        return {name: self.load(name) for name in self.record["artifacts"]}
+        """All artifacts by file name. Raises `UserError` like `load`, and later for one that the run did not make."""
+        return _Made(self, {name: self.load(name) for name in self.record["artifacts"]})
+
+
+class _Made(dict[str, Any]):
+    """Artifacts by file name; one that is asked for and was not made ends in the line that `check` says."""
+
+    def __init__(self, source: Artifacts, made: Mapping[str, Any]) -> None:
+        super().__init__(made)
+        self._source = source
+
+    def __missing__(self, name: str) -> NoReturn:
+        self._source.check(name)
+        raise KeyError(name)
 
 
 def _read(path: Path) -> Any:
@@ -331,6 +385,8 @@ def read_artifacts(folder: Path, script: str) -> Artifacts:
         raise UserError(f"{path} is not a run's record ({lacking} is missing); run {invocation(script)} again")
     if record["script"] != script_of(script):
         raise UserError(f"{path} is a record of {record['script']}; run {invocation(script)} again")
+    if "partial" in record:
+        print(f"note: {path} is of {record['warnings'][-1]}")
     return Artifacts(folder, record)
 
 

@@ -94,6 +94,8 @@ def is_done(step: Step, fingerprint: str) -> bool:
         record = read_artifacts(step.published, step.script).record
     except UserError:
         return False
+    if "partial" in record:
+        return False
     expected = {
         "command": step.command,
         "code_sha256": code_sha256(step.script),

@@ -44,8 +44,9 @@ class Verdicts:
         `left_out` says of which subjects it was not asked, and why; of each a line is printed.
         """
         self.by_test[test], self.left_out[test] = tuple(verdicts), dict(left_out)
-        for why in left_out.values():
-            print(f"left out: {why}")
+        for subject, why in left_out.items():
+            self.run.leave_out(f"{test}/{as_key(subject)}", why)
+        self.run.asked.add(f"{test}/verdicts")  # of which there may be none
         for verdict in self.by_test[test]:
             words = f"{verdict.subject}: {BARS[verdict.bar].asked}"
             self.run.note(f"{test}/{as_key(verdict.subject)}/{verdict.bar}", verdict.measured, words)

@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from filelock import FileLock
 
 from path_patching.errors import UserError
 from reproduction.publication import (
@@ -116,15 +118,74 @@ def test_nothing_to_wait_for(tmp_path):
     wait_for(NAME, tmp_path)
 
 
-def test_what_is_published_is_not_added_to(tmp_path):
-    publication = open_publication(NAME, tmp_path)
-    publication.stage("a", b"1")
+def test_what_is_published_again_replaces_what_was_and_keeps_the_rest(tmp_path):
+    """Cells that were run again after the last one, if only to look, ended in “this run is over”."""
+    publication = staged(tmp_path, {"a": b"1", "deep/b": b"2"})
     publication.publish(RECORD)
-    with pytest.raises(UserError, match="run the script from its first cell"):
-        publication.stage("b", b"2")
-    with pytest.raises(UserError, match="run the script from its first cell"):
+    publication.stage("a", b"3")
+    publication.stage("c", b"4")
+    assert found_in(tmp_path)["a"] == b"1", "looking changes nothing"
+    publication.publish(RECORD)
+    assert [found_in(tmp_path)[name] for name in ("a", "deep/b", "c")] == [b"3", b"2", b"4"]
+    assert sorted(read_record(record_path(tmp_path, NAME))["artifacts"]) == ["a", "c", "deep/b"]
+    assert intact(record_path(tmp_path, NAME))
+    assert hidden_in(tmp_path) == []
+
+
+def test_a_run_that_looks_again_gives_way_to_one_that_has_published_since(tmp_path):
+    publication = staged(tmp_path, {"a": b"1"})
+    publication.publish(RECORD)
+    publish(tmp_path, a=b"2")
+    for again in (lambda: publication.stage("b", b"3"), lambda: publication.publish(RECORD)):
+        with pytest.raises(UserError, match=r"another run has published in .* since; run circuit_discovery\.py again"):
+            again()
+    assert found_in(tmp_path)["a"] == b"2"
+    publish(tmp_path, a=b"4")
+
+
+def test_what_was_changed_since_it_was_published_is_not_published_again(tmp_path):
+    publication = staged(tmp_path, {"a": b"1", "b": b"2"})
+    publication.publish(RECORD)
+    (tmp_path / "a").write_bytes(b"another")
+    publication.stage("b", b"3")
+    with pytest.raises(UserError, match="has changed since it was published; run its cell again"):
         publication.publish(RECORD)
-    assert (tmp_path / "a").read_bytes() == b"1"
+    publication.stage("a", b"4")
+    publication.publish(RECORD)
+    assert [found_in(tmp_path)[name] for name in "ab"] == [b"4", b"3"]
+
+
+def test_a_folder_that_was_removed_is_named(tmp_path):
+    """It said that the run is over."""
+    publication = staged(tmp_path / "out", {"a": b"1"})
+    shutil.rmtree(tmp_path / "out")
+    for again in (lambda: publication.stage("b", b"3"), lambda: publication.publish(RECORD)):
+        with pytest.raises(UserError, match=r"out, where this run publishes, was removed; run circuit_discovery\.py"):
+            again()
+
+
+def test_a_lock_of_another_user_is_named(tmp_path, monkeypatch):
+    def forbid(self: FileLock, *_: object, **__: object) -> NoReturn:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), self.lock_file)
+
+    (tmp_path / f".{NAME}.lock").touch()
+    monkeypatch.setattr(FileLock, "acquire", forbid)
+    with pytest.raises(UserError, match=r"\.circuit_discovery\.lock is another user's; remove it"):
+        open_publication(NAME, tmp_path)
+    (tmp_path / f".{NAME}.lock").unlink()
+    with pytest.raises(UserError, match="cannot write to"):
+        open_publication(NAME, tmp_path)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077, 0o002])
+def test_records_are_as_open_as_artifacts(tmp_path, umask):
+    earlier = os.umask(umask)
+    try:
+        publish(tmp_path, a=b"1")
+    finally:
+        os.umask(earlier)
+    for path in (tmp_path / "a", record_path(tmp_path, NAME)):
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_a_first_cell_that_is_run_again_starts_anew(tmp_path):
@@ -132,9 +193,9 @@ def test_a_first_cell_that_is_run_again_starts_anew(tmp_path):
     earlier.stage("a", b"1")
     later = open_publication(NAME, tmp_path)
     later.stage("b", b"2")
-    with pytest.raises(UserError, match="run the script from its first cell"):
-        earlier.stage("c", b"3")
     later.publish(RECORD)
+    with pytest.raises(UserError, match=r"a later run of circuit_discovery\.py has begun"):
+        earlier.stage("c", b"3")
     assert [(tmp_path / name).is_file() for name in "abc"] == [False, True, False]
     publish(tmp_path, a=b"1")
 

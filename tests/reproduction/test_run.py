@@ -59,6 +59,61 @@ def test_a_published_run_is_read_back_with_its_record(tmp_path):
     assert visible(tmp_path) == ["circuit_discovery.json", "deep", "probs.pt"]
 
 
+CELLS_OF = {"Is it so?": "so/*", "And what else?": "else.pt", "And why?": "why"}
+
+
+def half_a_run(folder) -> Run:
+    run = start_run("circuit_discovery", Settings(out=folder), MODEL, "torch", "cpu", ["a warning"], CELLS_OF)
+    run.note("so/far", 1.0, "so far")
+    return run
+
+
+def test_half_a_run_does_not_replace_a_whole_one(tmp_path, capsys):
+    published(tmp_path)
+    before = visible(tmp_path)
+    run = half_a_run(tmp_path)
+    with pytest.raises(UserError, match=r"^nothing is published, since these cells were not run: And what else\? And "):
+        run.publish()
+    assert visible(tmp_path) == before
+    run.save("else.pt", torch.ones(1), kind="else")
+    run.leave_out("why", "the reason; there is none")
+    assert "left out: the reason; there is none" in capsys.readouterr().out
+    run.publish()
+    assert "partial" not in read_artifacts(tmp_path, "circuit_discovery").record
+
+
+def test_a_part_that_is_published_as_one_says_so_to_every_reader(tmp_path, capsys):
+    half_a_run(tmp_path).publish(partial=True)
+    capsys.readouterr()
+    artifacts = read_artifacts(tmp_path, "circuit_discovery")
+    said = "a part of circuit_discovery.py, without: And what else? And why?"
+    assert capsys.readouterr().out == f"note: {tmp_path / 'circuit_discovery.json'} is of {said}\n"
+    assert artifacts.record["partial"] == ["And what else?", "And why?"]
+    assert artifacts.record["warnings"] == ["a warning", said]
+    made = artifacts.load_all()
+    assert made.get("else.pt") is None
+    with pytest.raises(
+        UserError, match=r"else\.pt is not among what circuit_discovery made in part; run python circuit"
+    ):
+        made["else.pt"]
+
+
+def test_a_cell_that_is_run_again_after_the_last_one_replaces_what_it_had_published(tmp_path):
+    run = new_run(tmp_path)
+    for value in (1.0, 2.0):
+        run.save("probs.pt", torch.full((2,), value), kind="probabilities")
+        run.save(f"only_{value:.0f}.pt", torch.ones(1), kind="once")
+        run.note("answer", value, "the answer")
+        run.publish()
+    artifacts = read_artifacts(tmp_path, "circuit_discovery")
+    assert artifacts.number("answer") == 2.0
+    assert {name: each.tolist() for name, each in artifacts.load_all().items()} == {
+        "probs.pt": [2.0, 2.0],
+        "only_1.pt": [1.0],
+        "only_2.pt": [1.0],
+    }
+
+
 @pytest.mark.parametrize(
     "key",
     ["a", "late_half/probability_difference/share_of_clean", "attention/a7.h10/end_to_yy", "m10.n5/x", "task_2/y"],

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from path_patching.files import ROOT
+from reproduction.publication import record_path
 from reproduction.run import read_artifacts
 from tests.helpers.experiments import random_gpt2
 from tests.helpers.windows import Window, open_window
@@ -37,6 +38,16 @@ def test_the_cells_of_an_experiment_and_of_its_figures_run_in_a_window(tmp_path,
     made = read_artifacts(out, "circuit_discovery")
     assert made.record["settings"]["n"] == 97
     assert "ipp_logits.pt" in made.record["artifacts"]
+
+    for cell in (cells[3], cells[-1]):  # looked at again, and published again
+        window.run(cell)
+    published = record_path(out, "circuit_discovery").read_bytes()
+    assert set(read_artifacts(out, "circuit_discovery").record["artifacts"]) == set(made.record["artifacts"])
+    for cell in cells[:3]:  # and after a change of the settings the first ones and the last one alone
+        window.run(cell)
+    with pytest.raises(pytest.fail.Exception, match=r"UserError: nothing is published, .* not run: And what does it"):
+        window.run(cells[-1])
+    assert record_path(out, "circuit_discovery").read_bytes() == published
 
     settings = f"PlotSettings(artifacts=Path({str(out)!r}), out=Path({str(plots)!r}))"
     first, *others = cells_of("circuit_discovery_plotting", "PlotSettings()", settings)

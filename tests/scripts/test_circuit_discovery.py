@@ -94,7 +94,7 @@ def test_a_circuit_from_a_file_is_followed(checkpoint, tmp_path):
     artifacts = read_artifacts(tmp_path / "out", SCRIPT)
     made = {"ipp_mlp1.pt", "attn_patterns_a0.h1.pt", "logit_lens_a0.h1.pt", "logit_lens_mlp1.pt"}
     assert set(artifacts.record["artifacts"]) == OF_EVERY_CIRCUIT | made
-    assert "attn_q.pt is not made" in printed
+    assert "left out: attn_q.pt; no head" in printed
     assert artifacts.number("circuit/name") == "mine"
 
 
