@@ -44,7 +44,7 @@ def looked_at(circuit: Circuit) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*own, *in_model(IN_THE_PAPER, model.architecture))))
 
 
-names = settings.nodes.split(",") if settings.nodes else looked_at(choose_circuit(experiment, run))
+names = looked_at(choose_circuit(experiment, run)) if settings.nodes is None else settings.nodes.split(",")
 if len({*names}) < len(names):
     raise UserError(f"--nodes {settings.nodes}: name each node once")
 run.note("looked_at/nodes", list(names), "inputs of MLPs and outputs of heads looked at")

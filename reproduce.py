@@ -22,12 +22,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 from reproduction.command_line import prepare
 
 from path_patching.circuits import rivals
-from path_patching.circuits.circuit import EVERYTHING, Circuit
+from path_patching.circuits.circuit import EVERYTHING, Circuit, bare, in_order, on_paths
 from path_patching.circuits.circuit_file import as_json, read_circuit, table
 from path_patching.circuits.edge_lists import as_graph, as_text
 from path_patching.errors import UserError
@@ -48,6 +50,7 @@ from reproduction.steps import STEPS, Step, is_done, steps_of
 from utils import start_experiment
 
 SECONDS_TO_TIDY_UP = 10.0
+ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # requests to end
 INTERRUPTED = 128 + signal.SIGINT  # the exit status that shells give
 BANNER = """
 {line}
@@ -72,10 +75,15 @@ def choose_model(asked: str | None, as_published: bool = False) -> tuple[str, Mo
 def run_step(step: Step) -> None:
     """Run a step as a user would. Raises `UserError` if it fails; it has said why.
 
-    One that was interrupted has said that, too, and ends this program.
+    One that was interrupted has said that, too, and ends this program. A request to end this program is passed on to
+    the step, and waited for, since it may be about to publish.
     """
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen([sys.executable, *step.program, *step.arguments], env=environment) as running:
+    with (
+        _ends_passed_on() as started,
+        subprocess.Popen([sys.executable, *step.program, *step.arguments], env=environment) as running,
+    ):
+        started(running)
         try:
             code = running.wait()
         except KeyboardInterrupt:
@@ -87,6 +95,37 @@ def run_step(step: Step) -> None:
     if code != 0:
         print(flush=True)  # if nobody reads this any more, that ended the step, and now ends this
         raise UserError(f"{step.script} failed (exit {code}); what earlier steps made is in place")
+
+
+@contextmanager
+def _ends_passed_on() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
+    """Pass a request to end, as of `kill` or a closed terminal, on to a step, and end by it once that has ended.
+
+    Gives what is to be called with the step once it runs.
+    """
+    running: list[subprocess.Popen[bytes]] = []
+    came: list[int] = []
+
+    def pass_on(which: int, _: object) -> None:
+        came.append(which)
+        for step in running:
+            step.send_signal(which)
+
+    def started(step: subprocess.Popen[bytes]) -> None:
+        running.append(step)
+        for which in came:
+            step.send_signal(which)
+
+    asked_to_end = [each for each in ENDS if signal.getsignal(each) == signal.SIG_DFL]  # with nohup one is ignored
+    for each in asked_to_end:
+        signal.signal(each, pass_on)
+    try:
+        yield started
+    finally:
+        for each in asked_to_end:
+            signal.signal(each, signal.SIG_DFL)
+        for which in came:
+            signal.raise_signal(which)
 
 
 def _end_of_interrupted(running: subprocess.Popen[bytes]) -> int:
@@ -125,6 +164,8 @@ def run_everything(arguments: list[str]) -> None:
         lock = lock_folder("reproduce", artifacts)
     steps = steps_of(name, flags, artifacts, plots, out, _circuit_asked_for(options.circuit))
     asked = [step for step in steps if step.script in options.only and step.script not in options.skip]
+    if not asked:
+        raise UserError("nothing is left to do: --skip names every step that --only does; leave one out of it")
     run_all(asked, model.fingerprint, options.force)
     lock.release()
     page = plots / "report.html"
@@ -160,18 +201,23 @@ def show_circuits(arguments: list[str]) -> None:
     parser.add_argument("--to", choices=FORMATS, help="print it as a file: of ours, of EAP-IG's and MIB's, or of edges")
     parser.add_argument("--json", action="store_const", const="json", dest="to", help="the same as --to json")
     parser.add_argument("--model", help="gpt2, standin, or a folder with a GPT-2 checkpoint")
-    parser.add_argument("--engine", default="torch", choices=ENGINES)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
-    parser.add_argument("--n", type=int, default=Settings.n, help="number of sentences")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sentences")
+    evaluated = parser.add_argument_group("of circuits side by side")
+    evaluated.add_argument("--engine", choices=ENGINES, help="torch by default")
+    evaluated.add_argument("--device", help="auto, cpu, cuda or cuda:i; auto by default")
+    evaluated.add_argument("--n", type=int, help=f"number of sentences; {Settings.n} by default")
+    evaluated.add_argument("--seed", type=int, help="seed of the sentences; 0 by default")
     options = parser.parse_args(arguments)
+    given = {name: getattr(options, name) for name in ("engine", "device", "n", "seed")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and len(options.files) < 2:
+        raise UserError(f"--{next(iter(given))} is for circuits side by side; name another, or leave it out")
     circuits = [PAPER if name == "paper" else named_as_read(read_circuit(named_path(name))) for name in options.files]
     if len(circuits) > 1 and options.to:
         raise UserError(
             f"{len(circuits)} circuits are compared, and none is printed as a file; name one, or leave out --to"
         )
     if len(circuits) > 1:
-        settings = Settings(engine=options.engine, device=options.device, n=options.n, seed=options.seed)
+        settings = replace(Settings(engine="torch"), **given)
         experiment = start_experiment(settings, model=choose_model(options.model)[0])
         sentences = experiment.YY, experiment.END, experiment.clusters
         print(rivals.table(rivals.compared(experiment.engine, experiment.metric, circuits, *sentences)))
@@ -192,10 +238,23 @@ def _as_eap_ig(circuit: Circuit, sizes: Architecture) -> str:
     return text
 
 
+def _as_edges(circuit: Circuit) -> str:
+    """A circuit as a text of edges, with arrows that the output can hold; what is lost when it is read is said."""
+    if loose := on_paths(circuit.links)[1]:
+        heads = in_order({bare(link.sender) for link in loose})
+        print(f"lost in a text of edges: {', '.join(heads)}, which read nothing; --json keeps them", file=sys.stderr)
+    text = as_text(circuit.links)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return text.replace("→", "->")
+    return text
+
+
 FORMATS: dict[str, Callable[[Circuit, Architecture], str]] = {
     "json": lambda circuit, sizes: json.dumps(as_json(circuit), indent=2),
     "eap-ig": _as_eap_ig,
-    "edges": lambda circuit, sizes: as_text(circuit.links),
+    "edges": lambda circuit, sizes: _as_edges(circuit),
 }
 COMMANDS = {
     "results": results.main,

@@ -75,8 +75,11 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def checkpoint_folder(model: str) -> Path:
     """The whole path of a checkpoint's folder, from wherever it was named.
 
-    Raises `UserError` if nothing can be called so: a loop of links, the home of nobody, bytes that are no text.
+    Raises `UserError` if nothing can be called so: no name at all, a loop of links, the home of nobody, bytes that are
+    no text.
     """
+    if not model.strip():
+        raise UserError("an empty name is no model; give gpt2, standin or a checkpoint's folder")
     try:
         folder = Path(model).expanduser().resolve()
         str(folder).encode()

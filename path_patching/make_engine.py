@@ -45,7 +45,7 @@ def check_engine(engine: Engine) -> None:
 
     "Everything" is the paths to each writer at END, so that the residual stream has to be the sum of its parts; and
     then all paths, so that each writer at END has to be what it makes of the others.
-    Raises `UserError` naming the first check that fails.
+    Raises `UserError` naming the first check that fails, and for a model that has no probabilities itself.
     """
     sentences, architecture = engine.sentences, engine.model.architecture
     hf_model = to_transformers(engine.model)
@@ -59,6 +59,11 @@ def check_engine(engine: Engine) -> None:
         for node in layer_nodes(layer, architecture.n_heads, sentences.end)
     ]
     everything = PathSet.at(Node.logits(sentences.end)).extend([Node.embeds(sentences.end), *writers])
+    if unfit := [data for data, of_data in expected.items() if not of_data.isfinite().all()]:
+        raise UserError(
+            f"{engine.model.name} itself gives no probabilities on {unfit[0]} sentences, in transformers as well: look "
+            "for NaN, or numbers that are too large, in its weights"
+        )
     checks = {
         "nothing patched is not the clean run": (engine.clean(), "clean"),
         "everything patched is not the corrupted run": (engine.patch(everything), "corrupted"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from unicodedata import normalize
 
 from path_patching.circuits.circuit import LOGITS, Circuit, is_same
 from path_patching.circuits.papers_shape import in_papers_shape
@@ -31,10 +32,16 @@ def truly_named(circuit: Circuit) -> Circuit:
     """A circuit with the paper's name if it is the paper's, and without that if it is not, as one that was edited."""
     if is_the_papers(circuit):
         return replace(circuit, name=PAPER.name)
-    return replace(circuit, name=GIVEN) if circuit.name == PAPER.name else circuit
+    return replace(circuit, name=GIVEN) if _reads_like(circuit.name, PAPER.name) else circuit
 
 
 def named_as_read(circuit: Circuit) -> Circuit:
     """A circuit of a file, which anyone may have edited: it is not known to be the one found automatically either."""
     named = truly_named(circuit)
-    return replace(named, name=GIVEN) if named.name == NAME else named
+    return replace(named, name=GIVEN) if _reads_like(named.name, NAME) else named
+
+
+def _reads_like(name: str, other: str) -> bool:
+    """Whether two names are one to a reader: capitals, spaces, apostrophes and other signs tell nothing apart."""
+    letters = ["".join(filter(str.isalnum, normalize("NFKC", each).casefold())) for each in (name, other)]
+    return letters[0] == letters[1]

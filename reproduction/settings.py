@@ -263,7 +263,7 @@ class PlotSettings:
         """The folder that the artifacts are read from."""
         if self.artifacts is not None:
             return named_path(self.artifacts)
-        return _for_model(ROOT / "paper-cache", self.model or "gpt2")
+        return _for_model(ROOT / "paper-cache", "gpt2" if self.model is None else self.model)
 
     def plot_folder(self, model: str) -> Path:
         """The folder that figures of a model go to, as its name was given to the run that made the artifacts."""

@@ -235,9 +235,14 @@ def cache_folder() -> Path:
         ) from error
 
 
-def download_folder() -> Path:
-    """Where rust_circuit looks next, and where the paper's README puts its download: RR_RRFS_DIR, else ~/rrfs."""
-    return named_path(os.environ.get("RR_RRFS_DIR") or os.path.expanduser("~/rrfs")) / "tensor_db"
+def download_folder() -> Path | None:
+    """Where rust_circuit looks next, and the paper's README puts its download: RR_RRFS_DIR, else ~/rrfs.
+
+    It need not be there, so that it matters to nobody if there is no home: then it is None.
+    """
+    named, by_default = os.environ.get("RR_RRFS_DIR"), os.path.expanduser("~/rrfs")
+    folder = named_path(named) if named else Path(by_default) if by_default != "~/rrfs" else None
+    return folder / "tensor_db" if folder else None
 
 
 def hash_tensor(tensor: torch.Tensor) -> str:
@@ -257,7 +262,7 @@ def tensor_path(folder: Path, hash_: str) -> Path:
 
 def _read_tensor(name: str, short: str) -> tuple[str, torch.Tensor]:
     """A tensor by the beginning of its hash, and its whole hash. Raises `CacheError`."""
-    paths = [tensor_path(folder, short) for folder in (cache_folder(), download_folder())]
+    paths = [tensor_path(folder, short) for folder in (cache_folder(), download_folder()) if folder]
     problems = []
     for file in (file for path in paths for file in _called_like(path)):
         try:

@@ -63,10 +63,27 @@ def test_a_home_is_filled_in_and_a_nameless_path_refused(monkeypatch, tmp_path):
     assert named_path("x/~") == Path("x/~")
     for variable, folder in {"TENSORS_CACHE_DIR": cache_folder, "RR_RRFS_DIR": download_folder}.items():
         monkeypatch.setenv(variable, "~/x")
-        assert folder().is_relative_to(tmp_path / "x")
+        found = folder()
+        assert found is not None
+        assert found.is_relative_to(tmp_path / "x")
     for wrong in ("", "~nobody-of-that-name/x"):
         with pytest.raises(UserError):
             named_path(wrong)
+
+
+def test_without_a_home_nobody_needs_the_download_of_the_paper_s_readme(monkeypatch, tmp_path):
+    """With the tensor cache named, a model was refused for the home that ~/rrfs would be in."""
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    monkeypatch.delenv("RR_RRFS_DIR", raising=False)
+    assert download_folder() is None
+    monkeypatch.setenv("RR_RRFS_DIR", str(tmp_path))
+    assert download_folder() == tmp_path / "tensor_db"
+
+
+@pytest.mark.parametrize("name", ["", " ", "\n"])
+def test_an_empty_name_is_no_model_and_never_the_working_directory(name):
+    with pytest.raises(UserError, match="an empty name is no model"):
+        checkpoint_folder(name)
 
 
 def test_an_error_of_ours_is_one_line_whatever_is_quoted_in_it():

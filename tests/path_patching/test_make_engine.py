@@ -38,6 +38,16 @@ def test_a_right_engine_passes_its_self_check(engine_name):
 
 
 @each_engine
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e38])
+def test_a_model_that_gives_no_probabilities_itself_is_not_called_a_fault_of_the_engine(engine_name, number):
+    tensors = {name: tensor.clone() for name, tensor in MODEL.tensors.items()}
+    tensors["m1.w.proj_out_arr"].fill_(number)
+    engine = make_engine(engine_name, replace(MODEL, tensors=tensors), sentences())
+    with pytest.raises(UserError, match=r"itself gives no probabilities on clean sentences, .* in its weights$"):
+        module.check_engine(engine)
+
+
+@each_engine
 def test_an_engine_with_another_activation_is_refused(engine_name, monkeypatch):
     """The trap of the published circuit description: the erf GELU where the model has the tanh one."""
     erf = replace(MODEL, architecture=replace(ARCHITECTURE, activation="gelu"))

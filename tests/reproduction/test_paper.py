@@ -37,3 +37,20 @@ def test_one_that_was_edited_has_neither_its_name_nor_that_of_one_found(name, ot
     assert truly_named(edited).name == (GIVEN if name == PAPER.name else name)
     assert named_as_read(edited).name == ("mine" if name == "mine" else GIVEN)
     assert replace(named_as_read(edited), name=name) == edited
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["The paper's circuit ", " the paper's circuit", "the papers circuit", "the paper\u2019s circuit",
+     "THE PAPER'S CIRCUIT.", "the  paper's  circuit", "the paper's cir\uff43uit"],
+)  # fmt: skip
+def test_no_name_that_reads_like_the_paper_s_is_another_circuit_s(name):
+    other = varied(PAPER, name=name, **OTHERS["a head less"])
+    assert truly_named(other).name == named_as_read(other).name == GIVEN
+    assert truly_named(varied(PAPER, name=name)).name == PAPER.name
+
+
+def test_nor_one_that_reads_like_that_of_the_circuit_found():
+    assert named_as_read(varied(PAPER, name=f"{NAME.title()} ", **OTHERS["a head less"])).name == GIVEN
+    mine = varied(PAPER, name="the paper's circuit with m7", **OTHERS["a head less"])
+    assert named_as_read(mine).name == mine.name

@@ -177,6 +177,37 @@ def test_a_step_that_does_not_end_after_ctrl_c_is_ended(tmp_path, monkeypatch, i
     assert time.monotonic() - started < 15
 
 
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("tidies_up", [True, False])
+def test_a_request_to_end_is_passed_on_to_the_step_and_waited_for(tmp_path, which, tidies_up):
+    """The step went on alone, and published."""
+    on_end = "lambda *_: (time.sleep(0.6), open(sys.argv[0] + '.tidy', 'w'), os._exit(0))"
+    (tmp_path / "neuron_plots.py").write_text(
+        "import os, signal, sys, time\n"
+        + (f"signal.signal({which:d}, {on_end})\n" if tidies_up else "")
+        + f"open(sys.argv[0] + '.pid', 'w').write(str(os.getpid())); os.kill(os.getppid(), {which:d}); time.sleep(60)\n"
+        "open(sys.argv[0] + '.published', 'w')"
+    )
+    ended = run_python(
+        "-c",
+        "import sys, signal; from pathlib import Path; import reproduce, reproduction.steps as steps\n"
+        f"signal.signal({which:d}, signal.SIG_DFL)\n"
+        f"folder = steps.ROOT = Path({str(tmp_path)!r})\n"
+        "reproduce.run_step(steps.Step('neuron_plots', (), folder, folder))",
+    )
+    assert ended.returncode == -which
+    assert (tmp_path / "neuron_plots.py.tidy").is_file() == tidies_up
+    assert not (tmp_path / "neuron_plots.py.published").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "neuron_plots.py.pid").read_text()), 0)
+
+
+def test_nothing_to_do_is_said(loaded, tmp_path):
+    asked = ["--model", "standin", "--out", str(tmp_path), "--only", "results", "--skip", "results", "report"]
+    with pytest.raises(UserError, match="nothing is left to do: --skip names every step that --only does"):
+        reproduce.main(asked)
+
+
 def kill_once_it_has(started: subprocess.Popen, happened, with_its_step: bool) -> None:
     """Kill reproduce.py, alone or with the step that it runs, when something has happened."""
     deadline = time.monotonic() + 120
@@ -209,6 +240,35 @@ def test_a_circuit_is_printed_as_edges_and_nothing_is_lost(tmp_path):
     path.write_text(output(printed))
     assert read_circuit(path).links == PAPER.links
     assert printed.stderr == ""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_edges_are_written_with_arrows_that_the_output_can_hold(tmp_path, encoding):
+    """Each arrow was a question mark, and what was written could not be read."""
+    path = tmp_path / "paper.txt"
+    command = [sys.executable, str(ROOT / "reproduce.py"), "circuit", "paper", "--to", "edges"]
+    with path.open("wb") as file:
+        environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+        subprocess.run(command, stdout=file, env=environment, check=True)
+    assert ("→" in path.read_text(encoding="utf-8")) == (encoding == "utf-8")
+    assert read_circuit(path).links == PAPER.links
+
+
+def test_what_a_text_of_edges_loses_is_said_on_writing(tmp_path):
+    late, path = tmp_path / "late.json", tmp_path / "late.txt"
+    links = ["a9.h1@END → logits@END", "a5.h1@END → logits@END", "everything →v a5.h1@END"]
+    late.write_text(json.dumps({"name": "late", "links": links}))
+    printed = circuits(str(late), "--to", "edges")
+    assert printed.stderr == "lost in a text of edges: a9.h1, which read nothing; --json keeps them\n"
+    path.write_text(output(printed))
+    assert [str(link) for link in read_circuit(path).links] == ["everything →v a5.h1@END", "a5.h1@END → logits@END"]
+
+
+@pytest.mark.parametrize("flag", ["--n 0", "--n 97", "--seed 1", "--engine torch", "--device cpu"])
+def test_what_is_for_circuits_side_by_side_is_not_ignored_with_one(flag):
+    line = error_line(circuits("paper", *flag.split()))
+    assert line == f"error: {flag.split()[0]} is for circuits side by side; name another, or leave it out"
+    assert "at least one sentence" in error_line(circuits("paper", "paper", "--n", "0"))
 
 
 def test_circuits_stand_side_by_side(tmp_path):

@@ -137,6 +137,6 @@ def random_parts(
     if not found:
         raise UserError(
             f"{architecture.n_layers} layers of {architecture.n_heads} heads have no other circuit of the shape of "
-            f"{circuit.name} ({kind}); draw from any layers, or from a larger model"
+            f"{circuit.name} ({kind}); draw from {'a larger model' if kind == 'any layers' else 'any layers'}"
         )
     return [*found]

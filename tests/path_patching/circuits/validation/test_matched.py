@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.calibration import engine_of, planted
-from path_patching.circuits.circuit import full_circuit, late_half
+from path_patching.circuits.circuit import Circuit, Link, full_circuit, late_half
 from path_patching.circuits.validation.matched import TIE, Matched, matched, p_value, random_parts
 from path_patching.circuits.validation.measuring import Scale
 from path_patching.errors import UserError
@@ -80,6 +80,10 @@ def test_where_there_is_no_other_circuit_a_line_says_so():
     both = planted("chain").too_many  # all heads of its layer
     with pytest.raises(UserError, match=r"layers of 2 heads have no other circuit .* the planted chain; draw from any"):
         random_parts(both, FULL, "same layers", SIZES, 5)
+    alone = Circuit("alone", tuple(map(Link.parse, ("a0.h0 → logits", "embeds →q a0.h0"))))
+    for kind, way_out in {"any layers": "a larger model", "same layers": "any layers"}.items():
+        with pytest.raises(UserError, match=f"draw from {way_out}$"):
+            random_parts(alone, FULL, kind, replace(SIZES, n_layers=1, n_heads=1), 5)
     lower = planted("lower MLPs").circuit  # its lower nodes are MLPs, which stay
     one_head = replace(SIZES, n_layers=5, n_heads=2)
     assert len(random_parts(lower, LATE, "same layers", one_head, 5)) == 1
