@@ -42,10 +42,11 @@ from path_patching.gpt2.tensor_cache import (
     is_gpt2_small,
     load_model,
 )
+from path_patching.make_engine import ENGINES
 from reproduction import compare, report, results
 from reproduction.paper import PAPER, named_as_read
 from reproduction.publication import lock_folder, wait_for, writing_to
-from reproduction.settings import ENGINES, PlotSettings, Settings
+from reproduction.settings import PlotSettings, Settings
 from reproduction.steps import STEPS, Step, is_done, steps_of
 from utils import start_experiment
 

@@ -15,7 +15,6 @@ import torch
 
 from path_patching.circuits.circuit import Circuit, in_order, into_mlp, late_half
 from path_patching.circuits.papers_shape import varied
-from path_patching.engine import DirectSweep
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.sweeps import direct_effects_on, effects_on
 from reproduction.circuit_choice import choose_circuit
@@ -67,7 +66,7 @@ for dataset, engine in zip(datasets, engines, strict=True):
     clean_differences.append(measured["probability_difference"])
 
 # %% Which nodes act on the logits directly?
-for number, effects in enumerate(direct_effects_on([*map(DirectSweep, engines, metrics)])):
+for number, effects in enumerate(direct_effects_on(engines, metrics)):
     save_effects("logits", "ipp", number, effects)
 
 

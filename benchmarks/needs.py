@@ -18,10 +18,11 @@ from unittest.mock import patch
 
 import torch
 
-from path_patching import neurons
+from path_patching import neurons, sweeps
+from path_patching.batches import Batches, Part
 from path_patching.direct_effects import is_cheaper
 from path_patching.edits import EditedRuns
-from path_patching.engine import DirectSweep, Engine, Request, Sentences
+from path_patching.engine import Engine, Request, Sentences
 from path_patching.gpt2.model import Architecture
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import every_node
@@ -163,14 +164,14 @@ def counting() -> Iterator[Needs]:
         patched = [Request.patch(receivers.extend([sender], via), inside) for sender in reached]
         needs.note_requests(engine.sentences, patched)
 
-    def of_sweeps(asked: Sequence[DirectSweep]) -> None:
-        for engine, _, inside in asked:
+    def of_sweeps(engines: Sequence[Engine], metrics: object, inside: Any = "corrupted") -> None:
+        for engine in engines:
             end = engine.sentences.end
             heads = [node for node in every_node(engine, end) if node.kind == "head"]
             of_sweep(engine, PathSet.at(Node.logits(end)), heads, inside=inside)
 
-    def of_batch(engine: Engine, pairs: torch.Tensor, keep: bool) -> None:
-        needs.note_tokens(pairs.flatten(0, 1))
+    def of_batch(batches: Batches, part: Part, *how: object) -> None:
+        needs.note_tokens(batches.pairs[part.rows].flatten(0, 1))
 
     def of_edits(runs: EditedRuns, changes: Mapping[Node, torch.Tensor]) -> None:
         needs.note_tokens(runs.tokens)
@@ -187,8 +188,8 @@ def counting() -> Iterator[Needs]:
     with ExitStack() as stack:
         stack.enter_context(noted(Engine, "evaluate_in_parts", of_evaluation))
         stack.enter_context(noted(Engine, "sweep", of_sweep))
-        stack.enter_context(noted(Engine, "sweep_together", of_sweeps))
-        stack.enter_context(noted(Engine, "_batch", of_batch))
+        stack.enter_context(noted(sweeps, "direct_effects_on", of_sweeps))
+        stack.enter_context(noted(Batches, "activations", of_batch))
         stack.enter_context(noted(EditedRuns, "probabilities_of_each", of_edits))
         stack.enter_context(noted(neurons, "neuron_effects", of_neurons))
         stack.enter_context(noted(next_token, "end_logits", of_next_token))

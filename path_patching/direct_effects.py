@@ -20,7 +20,7 @@ each sender and sentence is a product of rank d_head or one instead of D, and th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +42,22 @@ def is_cheaper(sender: Node, architecture: Architecture, n_sentences: int) -> bo
     """Whether a sender's U·d and its product are less work than a row of D for each sentence."""
     rank = {"head": architecture.d_head, "neuron": 1}.get(sender.kind, architecture.d_model)
     return rank * (architecture.d_model + n_sentences) < architecture.d_model * n_sentences
+
+
+def direct_answers(
+    stream: torch.Tensor,
+    senders: Iterable[Node],
+    change_of: Callable[[Node], Change | None],
+    architecture: Architecture,
+    unembedding: Unembedding,
+) -> dict[Node, torch.Tensor]:
+    """Answer probabilities (N, A) of those senders on the logits that are cheaper along their directions.
+
+    `change_of` says what one of them changes in the stream (N, D), or None to leave it to another way.
+    """
+    found = {each: change_of(each) for each in senders if is_cheaper(each, architecture, len(stream))}
+    changes = {sender: change for sender, change in found.items() if change is not None}
+    return dict(zip(changes, direct_effects(stream, [*changes.values()], unembedding), strict=True))
 
 
 def direct_effects(stream: torch.Tensor, changes: list[Change], unembedding: Unembedding) -> Iterator[torch.Tensor]:

@@ -21,12 +21,11 @@ from collections.abc import Mapping
 
 import torch
 
-from path_patching.devices import fewer, in_parts, placing
+from path_patching.batches import in_parts, placing
 from path_patching.engine import Data, Engine
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Model
 from path_patching.paths import Node
-from path_patching.precision import full_precision
 from path_patching.prefixes import distinct_prefixes
 from path_patching.progress import progress
 from path_patching.torch_engine.forward import Transformer
@@ -57,24 +56,21 @@ class EditedRuns:
         """Answer probabilities at END for each of S changes (S, N, D) of a node's activation: (S, N, A) float64."""
         return self.probabilities_of_each({node: changes})[node]
 
-    @full_precision()
-    @torch.no_grad()
     def probabilities_of_each(self, changes: Mapping[Node, torch.Tensor]) -> dict[Node, torch.Tensor]:
         """`probabilities` of several nodes, which share the clean run."""
-        device, every = self.tokens.device, torch.arange(len(self.tokens))
+        every, device = torch.arange(len(self.tokens)), str(self.tokens.device)
+        parts = in_parts(every, SENTENCES_AT_ONCE, "sentences", device)
+        what, n_parts = f"edits of {', '.join(map(str, changes))}", -(-len(every) // SENTENCES_AT_ONCE)
+        found = []
+        for part in progress(parts, what, n_parts):
+            with part:
+                found.append(self._of_batch(part.rows, changes))
+        return {node: torch.cat(of_node, 1) for node, of_node in zip(changes, zip(*found, strict=True), strict=True)}
 
-        def of_batch(rows: torch.Tensor) -> list[torch.Tensor]:
-            clean = self._clean(self.tokens[rows])
-            return [
-                self._of_edits(node, clean, of_node[:, rows].to(device, torch.float32))
-                for node, of_node in changes.items()
-            ]
-
-        batches = in_parts(of_batch, every, SENTENCES_AT_ONCE, fewer("sentences", str(device)), str(device))
-        n_batches = -(-len(every) // SENTENCES_AT_ONCE)
-        what = f"edits of {', '.join(map(str, changes))}"
-        parts = zip(*(found for _, found in progress(batches, what, n_batches)), strict=True)
-        return {node: torch.cat(of_node, 1) for node, of_node in zip(changes, parts, strict=True)}
+    def _of_batch(self, rows: torch.Tensor, changes: Mapping[Node, torch.Tensor]) -> list[torch.Tensor]:
+        """Answer probabilities (S, B, A) of some sentences for the changes of each node."""
+        clean, device = self._clean(self.tokens[rows]), self.tokens.device
+        return [self._of_edits(node, clean, of[:, rows].to(device, torch.float32)) for node, of in changes.items()]
 
     def _clean(self, tokens: torch.Tensor) -> list[torch.Tensor]:
         """The clean streams (B, T, D) before each half of a layer, and the last."""

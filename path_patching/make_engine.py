@@ -19,8 +19,10 @@ from path_patching.engine import Engine, Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Model, end_logits, to_transformers
 from path_patching.paths import INPUTS, Branch, Node, PathSet, layer_nodes
+from path_patching.reference import ReferenceEngine
 from path_patching.unembedding import answer_probabilities
 
+ENGINES = ("auto", "rust_circuit", "torch", "reference")
 SENTENCES_CHECKED = 4
 TOLERANCE = 1e-5  # in probability; float32 engines differ from float64 by some 1e-7
 
@@ -28,7 +30,7 @@ TOLERANCE = 1e-5  # in probability; float32 engines differ from float64 by some 
 def make_engine(
     name: str, device: str, model: Model, sentences: Sentences, memory_gb: float = 4.0, check: bool = True
 ) -> Engine:
-    """The engine `name` ("auto", "rust_circuit" or "torch") on `device` ("auto", "cpu", "cuda", "cuda:i").
+    """The engine `name` ("auto", "rust_circuit", "torch" or "reference") on `device` ("auto", "cpu", "cuda", "cuda:i").
 
     Raises `UserError` if the engine or the device is not to be had, or if a self-check fails.
     """
@@ -37,6 +39,8 @@ def make_engine(
     if check:
         check_engine(engine.like(sentences.rows(slice(SENTENCES_CHECKED))))
     print(f"{engine.name} engine on {engine.device}, {model.name}, {len(sentences)} sentences")
+    if engine.remark:
+        print(engine.remark)
     return engine
 
 
@@ -106,8 +110,10 @@ def all_paths(engine: Engine) -> PathSet:
 def _engine_class(name: str) -> type[Engine]:
     if name == "auto":
         name = "rust_circuit" if importlib.util.find_spec("rust_circuit") else "torch"
-    if name not in ("rust_circuit", "torch"):
-        raise UserError(f"there is no engine {name!r}; choose auto, rust_circuit or torch")
+    if name not in ENGINES:
+        raise UserError(f"there is no engine {name!r}; choose {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
+    if name == "reference":
+        return ReferenceEngine
     if name == "torch":
         from path_patching.torch_engine.engine import TorchEngine
 

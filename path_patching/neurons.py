@@ -37,7 +37,7 @@ from math import factorial
 
 import torch
 
-from path_patching.devices import fewer, in_parts
+from path_patching.batches import in_parts
 from path_patching.engine import Data, Engine
 from path_patching.gpt2.model import LAYER_NORM_EPSILON
 from path_patching.paths import Node
@@ -118,7 +118,6 @@ def read_neurons(engine: Engine, layer: int) -> Neurons:
     )
 
 
-@full_precision()
 def neuron_effects(neurons: Neurons, metric_of: Callable[[torch.Tensor], Metric]) -> torch.Tensor:
     """What patching each neuron's path to the logits adds to a metric: (M, N) float64 on the CPU.
 
@@ -127,11 +126,11 @@ def neuron_effects(neurons: Neurons, metric_of: Callable[[torch.Tensor], Metric]
     """
     device, every = str(neurons.stream.device), torch.arange(len(neurons.stream))
 
-    def of_batch(batch: torch.Tensor) -> torch.Tensor:
-        return _effects(_moved_by(neurons, batch), metric_of(batch))
-
-    batches = in_parts(of_batch, every, SENTENCES_AT_ONCE, fewer("sentences", device), device)
-    return torch.cat([effects for _, effects in batches], 1)
+    found = []
+    for part in in_parts(every, SENTENCES_AT_ONCE, "sentences", device):
+        with part:
+            found.append(_effects(_moved_by(neurons, part.rows), metric_of(part.rows)))
+    return torch.cat(found, 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,9 @@ put on other data than the corrupted, such as their means.
     >>> len(strongest(table, 3))
     3
     >>> ablated = effects_on(engine, PathSet.at(Node.logits(END)), metric, END, inside="mean")
-    >>> both = direct_effects_on([DirectSweep(engine, metric), DirectSweep(engine, metric, "mean")])  # for less
-    >>> torch.allclose(both[1], ablated, rtol=0, atol=1e-6)
+    >>> others = engine.like(sentences.rows(slice(50)))
+    >>> both = direct_effects_on([engine, others], [metric, lambda probs: probs[:, 50:].sum(1)])  # for less together
+    >>> torch.allclose(both[0], table, rtol=0, atol=1e-6)
     True
 
 A search asks for the same sweeps again and again, and a bootstrap for the same sweeps of other draws of the sentences:
@@ -29,15 +30,19 @@ A search asks for the same sweeps again and again, and a bootstrap for the same 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from path_patching.batches import in_parts
 from path_patching.bootstrap import Clusters, Estimate, mean
-from path_patching.engine import Data, DirectSweep, Engine, Request
+from path_patching.direct_effects import Change, direct_effects, is_cheaper
+from path_patching.engine import Data, Engine, Request
 from path_patching.errors import UserError
 from path_patching.paths import AnyVia, Node, PathSet, layer_nodes
+from path_patching.unembedding import Unembedding
 
 Metric = Callable[[torch.Tensor], torch.Tensor]  # answer probabilities (N, A) to one number a sentence, (N,)
 
@@ -83,19 +88,70 @@ def effects_on(
     return effects.reshape(-1, engine.model.architecture.n_heads + 1)
 
 
-def direct_effects_on(asked: Sequence[DirectSweep]) -> list[torch.Tensor]:
-    """`effects_on` the logits at END for several engines at once: (L, H + 1) float64 for each.
+def direct_effects_on(
+    engines: Sequence[Engine], metrics: Sequence[Metric], inside: Data = "corrupted"
+) -> list[torch.Tensor]:
+    """`effects_on` the logits at END for several engines at once, each with its metric: (L, H + 1) float64 for each.
 
-    Much less work if they were made by `like`; see `Engine.sweep_together`.
+    Much less work where `like` made them of one another: what a head can write is then unembedded once for all.
     """
-    swept: list[torch.Tensor] = []
-    for (engine, metric, inside), of_heads in zip(asked, Engine.sweep_together(asked), strict=True):
-        end, clean = engine.sentences.end, metric(engine.clean()).mean()
-        mlps = [Node.mlp(layer, end) for layer in range(engine.model.architecture.n_layers)]
-        of_mlps = effects_of(engine, PathSet.at(Node.logits(end)), mlps, metric, clean=clean, inside=inside)
-        heads = torch.stack([each.mean() for each in of_heads]) - clean
-        swept.append(torch.cat([heads.reshape(len(mlps), -1), of_mlps[:, None]], 1))
-    return swept
+    alike: dict[int, list[int]] = defaultdict(list)
+    for place, engine in enumerate(engines):
+        alike[id(engine.unembedding or engine)].append(place)
+    found: dict[int, torch.Tensor] = {}
+    for places in alike.values():
+        some = [engines[place] for place in places], [metrics[place] for place in places]
+        unembedding, n = some[0][0].unembedding, sum(len(engine.sentences) for engine in some[0])
+        if unembedding is not None and is_cheaper(Node.head(0, 0, 0), some[0][0].model.architecture, n):
+            found |= zip(places, _together(*some, inside, unembedding), strict=True)
+        else:
+            found |= zip(places, (_on_logits(*each, inside) for each in zip(*some, strict=True)), strict=True)
+    return [found[place] for place in range(len(engines))]
+
+
+def _on_logits(engine: Engine, metric: Metric, inside: Data) -> torch.Tensor:
+    """`effects_on` the logits at END."""
+    end = engine.sentences.end
+    return effects_on(engine, PathSet.at(Node.logits(end)), metric, end, inside=inside)
+
+
+def _together(
+    engines: Sequence[Engine], metrics: Sequence[Metric], inside: Data, unembedding: Unembedding
+) -> list[torch.Tensor]:
+    """`direct_effects_on` of engines that share an unembedding."""
+    model, n_each = engines[0].model, [len(engine.sentences) for engine in engines]
+    directions = [
+        of_head.T for layer in range(model.architecture.n_layers) for of_head in model.tensors[f"a{layer}.w.o_arr"]
+    ]
+    stream = torch.cat([engine.residual(Node.logits(engine.sentences.end)) for engine in engines])  # (all N, D)
+    change = torch.cat([_change_of_heads(engine, inside) for engine in engines], 1)  # (L * H, all N, d_head)
+    device = unembedding.device
+
+    def means(heads: torch.Tensor) -> list[torch.Tensor]:  # of each engine's metric, for each of some heads
+        changes = [Change(change[head].to(device), directions[head].to(device)) for head in heads.tolist()]
+        found = [each.cpu().split(n_each) for each in direct_effects(stream.to(device), changes, unembedding)]
+        return [torch.stack([metric(of).mean() for metric, of in zip(metrics, each, strict=True)]) for each in found]
+
+    found = []
+    for part in in_parts(torch.arange(len(directions)), len(directions), "heads", device):
+        with part:
+            found += means(part.rows)
+    of_heads = torch.stack(found, 1)  # (engines, L * H)
+    return [_with_mlps(*each, inside) for each in zip(engines, metrics, of_heads, strict=True)]
+
+
+def _change_of_heads(engine: Engine, inside: Data) -> torch.Tensor:
+    """How much further than on clean data every head at END writes along its directions, (L * H, N, d_head)."""
+    heads = [node for node in every_node(engine, engine.sentences.end) if node.kind == "head"]
+    return engine.mixed_values(heads, inside) - engine.mixed_values(heads)
+
+
+def _with_mlps(engine: Engine, metric: Metric, of_heads: torch.Tensor, inside: Data) -> torch.Tensor:
+    """The effects of all nodes (L, H + 1), given the metric's mean with each head patched, (L * H,)."""
+    end, clean = engine.sentences.end, metric(engine.clean()).mean()
+    mlps = [Node.mlp(layer, end) for layer in range(engine.model.architecture.n_layers)]
+    of_mlps = effects_of(engine, PathSet.at(Node.logits(end)), mlps, metric, clean=clean, inside=inside)
+    return torch.cat([(of_heads - clean).reshape(len(mlps), -1), of_mlps[:, None]], 1)
 
 
 def every_node(engine: Engine, position: int) -> list[Node]:

@@ -19,14 +19,17 @@ unembedding. Of the whole residual stream at END it gives the model's own logits
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 
-from path_patching.devices import placing
+from path_patching.batches import BYTES, placing
 from path_patching.gpt2.model import LAYER_NORM_EPSILON, Model
 
 ROWS_AT_ONCE = {"cpu": 512, "cuda": 4096}
+BLOCKS_AT_ONCE = 8  # for several requests: so many that a last, short one costs little
 
 
 class Answers(NamedTuple):
@@ -42,6 +45,7 @@ class Unembedding:
     """The unembedding of a model, on a device, for given answer tokens (A,)."""
 
     def __init__(self, model: Model, answers: torch.Tensor, device: str) -> None:
+        self._model, self._asked = model, answers
         whole = model.tensors["t.w.unembed_arr"]
         first, kind = _equal_rows(whole)
         with placing(f"the unembedding of {model.name}", device):
@@ -53,6 +57,18 @@ class Unembedding:
         self.norm_scale = model.tensors["final.ln.w.scale_arr"].to(device)  # of the LayerNorm before it, (D,)
         self.norm_bias = model.tensors["final.ln.w.bias_arr"].to(device)
         self.device = device
+
+    def of(self, answers: torch.Tensor) -> Unembedding:
+        """This one if these are its answer tokens, else one for them."""
+        return self if torch.equal(answers, self._asked) else Unembedding(self._model, answers, self.device)
+
+    def of_each(self, normed: Iterable[torch.Tensor], n_rows: int, memory_gb: float) -> Iterator[torch.Tensor]:
+        """`probabilities` of one after another (n_rows, D), as many together as an eighth of the memory allows."""
+        rows = BLOCKS_AT_ONCE * ROWS_AT_ONCE[torch.device(self.device).type]
+        rows_that_fit = memory_gb * 1e9 / 8 / BYTES / len(self.norm_scale)
+        at_once, each = max(1, int(min(rows, rows_that_fit) / n_rows)), iter(normed)
+        while together := [*islice(each, at_once)]:
+            yield from self.probabilities(torch.stack(together))
 
     def probabilities(self, normed: torch.Tensor) -> torch.Tensor:
         """Answer probabilities (..., A) float64 from what the logits read after their LayerNorm, (..., D)."""

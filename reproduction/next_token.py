@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from path_patching.devices import fewer, in_parts, placing
+from path_patching.batches import in_parts, placing
 from path_patching.errors import UserError
 from path_patching.gpt2.model import end_logits
 from path_patching.progress import progress
@@ -50,10 +50,12 @@ def predict_next(
         return tuple(each.cpu() for each in found)
 
     batches, total = [], torch.zeros(hf_model.config.vocab_size, dtype=torch.float64)
-    parts = in_parts(of_batch, tokens, SENTENCES_AT_ONCE, fewer("sentences", device), device)
-    for _, (*of_sentences, summed) in progress(parts, "next tokens", -(-len(tokens) // SENTENCES_AT_ONCE)):
-        batches.append(of_sentences)
-        total += summed
+    parts = in_parts(torch.arange(len(tokens)), SENTENCES_AT_ONCE, "sentences", device)
+    for part in progress(parts, "next tokens", -(-len(tokens) // SENTENCES_AT_ONCE)):
+        with part:
+            *of_sentences, summed = of_batch(tokens[part.rows])
+            batches.append(of_sentences)
+            total += summed
     asked, top, top_tokens = (torch.cat(found) for found in zip(*batches, strict=True))
     return NextToken(asked, top, top_tokens, mean=total / len(tokens))
 

@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from path_patching.batches import LEAST_GB, MOST_GB
 from path_patching.circuits.search import THRESHOLDS
 from path_patching.circuits.validation.stability import FOLLOWED_FROM
 from path_patching.circuits.validation.stability import THRESHOLDS as STABILITY_THRESHOLDS
 from path_patching.errors import UserError, shortened
 from path_patching.files import ROOT, checkpoint_folder, named_path, told_apart
 from path_patching.gpt2.model import Model
+from path_patching.make_engine import ENGINES
 
 BUILT_IN = {"gpt2": None, "standin": "standin"}  # models by name, and the folder that each has
 KINDS: Mapping[object, tuple[str, tuple[type, ...]]] = {  # of settings, by what reads them from a command line
@@ -22,10 +24,8 @@ KINDS: Mapping[object, tuple[str, tuple[type, ...]]] = {  # of settings, by what
     str: ("a text", (str, Path)),
     named_path: ("a folder", (str, Path)),
 }
-ENGINES = ("auto", "rust_circuit", "torch")
 
 MOST_SENTENCES, MOST_CIRCUITS = 10_000_000, 100_000
-LEAST_GB, MOST_GB = 0.001, 1_000_000
 FLOAT64 = 8  # bytes
 ANSWERS_BYTES = 100 * FLOAT64  # the year tokens' probabilities
 SENTENCE_BYTES = 1000  # a sentence and its twin, as text and tokens, and what is measured of it
@@ -66,7 +66,9 @@ class Settings:
     """
 
     model: str = flag("gpt2", "gpt2, standin, or a folder with a Hugging Face GPT-2 checkpoint")
-    engine: str = flag("auto", "auto takes rust_circuit where it is installed", choices=ENGINES)
+    engine: str = flag(
+        "auto", "auto: rust_circuit where it is installed; reference: the definition, slow", choices=ENGINES
+    )
     device: str = flag("auto", "auto, cpu, cuda or cuda:i")
     n: int = flag(490, "number of sentences", int)
     seed: int = flag(0, "seed of every random draw", int)
@@ -86,7 +88,7 @@ class Settings:
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed {self.seed}: give a number from 0 to 2**63 - 1")
         if not LEAST_GB <= self.memory_gb <= MOST_GB:  # NaN fails too
-            raise UserError(f"--memory-gb {self.memory_gb}: give a number of gigabytes, {LEAST_GB:g} to {MOST_GB:,}")
+            raise UserError(f"--memory-gb {self.memory_gb}: give a number of gigabytes, as 4.0")
 
     def check_fits(self, model: Model) -> None:
         """Raise `UserError` if a setting does not go with the model, before anything is computed.

@@ -22,8 +22,9 @@ from benchmarks.needs import Count, counting
 from benchmarks.path_patching import check_agreement, differences_from, main
 from benchmarks.phases import Point, Sweep
 from benchmarks.subjects import SHAPES, spread, subject
+from path_patching import sweeps
 from path_patching.edits import EditedRuns
-from path_patching.engine import DirectSweep, Engine, Request
+from path_patching.engine import Request
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from path_patching.gpt2.tokenizer import load_tokenizer
@@ -348,8 +349,9 @@ def test_direct_effects_of_heads_need_part_of_a_row() -> None:
     assert needs.total(sizes).unembedded == 30 + (30 * 2 / 24 + 2)
     few = engine.like(on.sentences.rows(slice(20)))
     with counting() as needs:  # what heads can write is unembedded once
-        Engine.sweep_together([DirectSweep(each, lambda found: found.sum(1)) for each in (engine, few)])
-    assert needs.total(sizes).unembedded == pytest.approx(sizes.n_layers * sizes.n_heads * ((30 + 20) * 2 / 24 + 2))
+        sweeps.direct_effects_on([engine, few], [lambda found: found.sum(1)] * 2)
+    of_heads = sizes.n_layers * sizes.n_heads * ((30 + 20) * 2 / 24 + 2)
+    assert needs.total(sizes).unembedded == pytest.approx(of_heads + (sizes.n_layers + 1) * (30 + 20))
 
 
 @pytest.mark.slow

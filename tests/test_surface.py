@@ -10,7 +10,7 @@ import pytest
 import path_patching
 from path_patching import PathSet
 from path_patching.files import ROOT
-from tests.helpers.reference import Reference
+from path_patching.reference import Reference
 from tests.helpers.scripts import output, run_python
 from tests.helpers.windows import open_window
 from utils import start_experiment

@@ -1,10 +1,9 @@
-"""The engine of the paper: path patching as substitutions in a rust_circuit circuit.
+"""The engine of the paper, rust_circuit: what `path_patching.reference` defines, by substitutions in a circuit.
 
-A path set becomes a circuit by walking its tree: each branch is an `rc.IterativeMatcher` that finds one residual
-stream as one input reads it, and what is found there is replaced by itself plus the changes that arrive along the
-branches. What enters from outside is a symbol (a *leaf*): residual streams, what nodes write, and the changes at the
-ends of paths. Symbols are bound with `rc.Expander`, so that a batch of sentences, or of the nodes of a sweep, is one
-evaluation of a circuit that was built once.
+A path set becomes a circuit by walking its tree: what arrives along the branches is added to the residual stream as
+each input reads it. What enters from outside is a symbol (a *leaf*): residual streams, what nodes write, and the
+changes at the ends of paths. What it does to be fast: symbols are bound with `rc.Expander`, so that a batch of
+sentences, or of the nodes of a sweep, is one evaluation of a circuit that was built once.
 """
 
 from __future__ import annotations
@@ -14,17 +13,22 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby, islice
+from threading import get_ident
 from typing import Literal
 
 import rust_circuit as rc
 import torch
 
-from path_patching.engine import BYTES, Data, DataSet, Engine, Means, Request, Sentences
+from path_patching.batches import BYTES, Part
+from path_patching.direct_effects import Change, direct_answers
+from path_patching.engine import Data, DataSet, Engine, Means, Request, Sentences
+from path_patching.errors import UserError
 from path_patching.gpt2.model import Model
 from path_patching.paths import AnyVia, Node, PathSet, Via
 from path_patching.progress import progress
 from path_patching.rust_engine.activations import AS_IT_IS, Activations, evaluate
 from path_patching.rust_engine.gpt2_circuits import Gpt2Circuit, stream_name
+from path_patching.unembedding import Unembedding
 
 BYTES_AT_ONCE = 128_000_000  # in one evaluation: enough to keep the cores busy and rust_circuit's own work small
 WIDTHS_PER_ROW = 40  # tensors of D numbers that an evaluation holds for a row (sender, pair), neurons among them
@@ -136,17 +140,30 @@ class RustCircuitEngine(Engine[Activations]):
     """Path patching with rust_circuit."""
 
     name = "rust_circuit"
+    unembedding: Unembedding
     heads_checked = 6  # each has to be built, some half a second
 
     def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
         super().__init__(model, sentences, device, memory_gb)
+        self.unembedding = Unembedding(model, sentences.answers, self.device)
         self._circuit = Gpt2Circuit(model, self.device)
+        self._thread = get_ident()
+
+    def _parts(self, bytes_each: int = 0) -> Iterator[Part]:
+        if get_ident() != self._thread:
+            raise UserError(
+                "a rust_circuit engine answers in the thread that made it alone: make one in this thread, or use torch"
+            )
+        return super()._parts(bytes_each)
 
     def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Activations:
         return Activations(self._circuit, clean, corrupted, self._means)
 
     def _weighted(self, batch: Activations, weights: torch.Tensor, neurons: Sequence[Node]) -> Means:
         return batch.weighted(weights, neurons)
+
+    def _evaluate(self, batch: Activations, requests: Sequence[Request]) -> Iterator[torch.Tensor]:
+        return self.unembedding.of_each(self._reads(batch, requests), len(batch), self.memory_gb)
 
     def _reads(self, batch: Activations, requests: Sequence[Request]) -> Iterator[torch.Tensor]:
         builder, size = PathCircuitBuilder(self._circuit), self._requests_at_once(batch)
@@ -163,15 +180,29 @@ class RustCircuitEngine(Engine[Activations]):
         def bind(leaves: Collection[Leaf], part: slice) -> dict[Leaf, torch.Tensor]:
             return _values(leaves, batch, part, requests[0])
 
-        parts = [self._evaluate_part(templates, bind, part) for part in self._parts(batch, len(requests))]
+        parts = [self._evaluate_part(templates, bind, part) for part in self._slices(batch, len(requests))]
         return map(torch.cat, zip(*parts, strict=True))
 
-    def _directions(self, sender: Node) -> torch.Tensor | None:
-        return self._circuit.head_directions(sender) if sender.kind == "head" else None
+    def _sweep(
+        self, batch: Activations, receivers: PathSet, senders: list[Node], via: AnyVia, inside: Data
+    ) -> torch.Tensor:
+        answers = {} if receivers.branches else self._direct_answers(batch, receivers.node, senders, inside)
+        rest = [sender for sender in senders if sender not in answers]
+        if rest:
+            answers |= zip(rest, self._evaluate_sweep(batch, receivers, rest, via, inside), strict=True)
+        return torch.stack([answers[sender] for sender in senders])
 
-    def _coefficients(self, batch: Activations, sender: Node, inside: Data) -> torch.Tensor:
-        on_inside, on_clean = (batch.z(sender.layer, sender.position, data) for data in (inside, "clean"))
-        return (on_inside - on_clean)[:, sender.index]
+    def _direct_answers(
+        self, batch: Activations, logits: Node, senders: list[Node], inside: Data
+    ) -> dict[Node, torch.Tensor]:
+        def change(sender: Node) -> Change | None:
+            if sender.kind != "head":
+                return None
+            on_inside, on_clean = (batch.z(sender.layer, sender.position, data) for data in (inside, "clean"))
+            return Change((on_inside - on_clean)[:, sender.index], self._circuit.head_directions(sender))
+
+        stream = self._residual(batch, logits, "clean")
+        return direct_answers(stream, senders, change, self.model.architecture, self.unembedding)
 
     def _evaluate_sweep(
         self, batch: Activations, receivers: PathSet, senders: list[Node], via: AnyVia, inside: Data
@@ -189,9 +220,9 @@ class RustCircuitEngine(Engine[Activations]):
             return filled | _values([leaf for leaf in leaves if leaf not in filled], batch, part, request)
 
         def answers(part: slice) -> torch.Tensor:
-            return self._unembedding.probabilities(self._evaluate_part([template], bind, part)[0])
+            return self.unembedding.probabilities(self._evaluate_part([template], bind, part)[0])
 
-        parts = progress(self._parts(batch, len(senders)), f"patching {len(senders)} nodes")
+        parts = progress(self._slices(batch, len(senders)), f"patching {len(senders)} nodes")
         return torch.cat([answers(part) for part in parts], dim=1)
 
     def _evaluate_part(
@@ -209,7 +240,7 @@ class RustCircuitEngine(Engine[Activations]):
         logits = Node.logits(self.sentences.end)
         return PathCircuit(self._circuit.node(logits), (Leaf("residual", logits, stream_name(logits)),))
 
-    def _parts(self, batch: Activations, rows_per_pair: int) -> list[slice]:
+    def _slices(self, batch: Activations, rows_per_pair: int) -> list[slice]:
         """The pairs of a batch in parts small enough to evaluate at once."""
         size = max(1, self._rows_at_once() // rows_per_pair)
         return [slice(first, min(first + size, len(batch))) for first in range(0, len(batch), size)]
@@ -226,6 +257,9 @@ class RustCircuitEngine(Engine[Activations]):
 
     def _residual(self, batch: Activations, reader: Node, data: Data) -> torch.Tensor:
         return batch.stream(stream_name(reader), reader.position, data)
+
+    def _mixed_values(self, batch: Activations, heads: Sequence[Node], data: Data) -> torch.Tensor:
+        return torch.stack([batch.z(head.layer, head.position, data)[:, head.index] for head in heads])
 
     def _attention(self, batch: Activations, heads: Sequence[tuple[int, int]], data: DataSet) -> torch.Tensor:
         patterns = {layer: batch.pattern(layer, data) for layer in {layer for layer, _ in heads}}

@@ -1,8 +1,8 @@
-"""The path-patching engine in plain PyTorch, for machines without rust_circuit and for GPUs.
+"""The engine in plain PyTorch: what `path_patching.reference` defines, faster, on a CPU or a GPU.
 
-`torch_forward` computes the activations of both data sets, `torch_patching` what path sets change in them; here the
-senders of a sweep are stacked and streams become answer probabilities. S senders, B sentence pairs of a batch, T
-positions, D width, A answers.
+What it does to be fast: one float32 forward pass over the distinct beginnings of the sentences (`forward`), only the
+nodes on paths recomputed, as differences to it, equal parts of path sets once (`patching`), and the senders of a sweep
+stacked. S senders, B sentence pairs of a batch, T positions, D width, A answers.
 """
 
 from __future__ import annotations
@@ -12,21 +12,26 @@ from collections.abc import Hashable, Iterator, Sequence
 
 import torch
 
-from path_patching.engine import BYTES, Data, DataSet, Engine, Means, Request, Sentences
+from path_patching.batches import BYTES
+from path_patching.direct_effects import Change, direct_answers
+from path_patching.engine import Data, DataSet, Engine, Means, Request, Sentences
 from path_patching.gpt2.model import Model
 from path_patching.paths import INPUTS, AnyVia, Node, PathSet
 from path_patching.progress import progress
 from path_patching.torch_engine.forward import Activations, Transformer
 from path_patching.torch_engine.patching import Patching
+from path_patching.unembedding import Unembedding
 
 
 class TorchEngine(Engine[Activations]):
     """Evaluates path sets with PyTorch alone, on a CPU or a GPU."""
 
     name = "torch"
+    unembedding: Unembedding
 
     def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
         super().__init__(model, sentences, device, memory_gb)
+        self.unembedding = Unembedding(model, sentences.answers, self.device)
         self._transformer = Transformer(model, self.device)
 
     def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Activations:
@@ -34,6 +39,9 @@ class TorchEngine(Engine[Activations]):
 
     def _weighted(self, batch: Activations, weights: torch.Tensor, neurons: Sequence[Node]) -> Means:
         return batch.weighted(weights, neurons)
+
+    def _evaluate(self, batch: Activations, requests: Sequence[Request]) -> Iterator[torch.Tensor]:
+        return self.unembedding.of_each(self._reads(batch, requests), len(batch), self.memory_gb)
 
     def _reads(self, batch: Activations, requests: Sequence[Request]) -> Iterator[torch.Tensor]:
         for request, patching in zip(requests, self._patchings(batch, requests), strict=True):
@@ -50,20 +58,26 @@ class TorchEngine(Engine[Activations]):
                 patching = Patching(batch, *request.data)
             yield patching
 
-    def _directions(self, sender: Node) -> torch.Tensor:
-        return self._transformer.directions(sender)
-
-    def _coefficients(self, batch: Activations, sender: Node, inside: Data) -> torch.Tensor:
-        return Patching(batch, inside, "clean").sent_coefficients(sender)
-
-    def _evaluate_sweep(
+    def _sweep(
         self, batch: Activations, receivers: PathSet, senders: list[Node], via: AnyVia, inside: Data
     ) -> torch.Tensor:
-        answers: dict[Node, torch.Tensor] = {}
-        stacks = list(_stacks(receivers, senders, via, self._stacked_at_once(receivers, len(batch))))
-        for stack in progress(stacks, f"patching {len(senders)} nodes"):
+        answers = {} if receivers.branches else self._direct_answers(batch, receivers.node, senders, inside)
+        rest = [sender for sender in senders if sender not in answers]
+        stacks = list(_stacks(receivers, rest, via, self._stacked_at_once(receivers, len(batch))))
+        for stack in progress(stacks, f"patching {len(rest)} nodes"):
             answers |= zip(stack, self._evaluate_stack(batch, receivers, stack, via, inside), strict=True)
         return torch.stack([answers[sender] for sender in senders])
+
+    def _direct_answers(
+        self, batch: Activations, logits: Node, senders: list[Node], inside: Data
+    ) -> dict[Node, torch.Tensor]:
+        patching = Patching(batch, inside, "clean")
+
+        def change(sender: Node) -> Change:
+            return Change(patching.sent_coefficients(sender), self._transformer.directions(sender))
+
+        stream = self._residual(batch, logits, "clean")
+        return direct_answers(stream, senders, change, self.model.architecture, self.unembedding)
 
     def _evaluate_stack(
         self, batch: Activations, receivers: PathSet, senders: list[Node], via: AnyVia, inside: Data
@@ -72,7 +86,7 @@ class TorchEngine(Engine[Activations]):
         patching = Patching(batch, inside, "clean")
         patching.give(senders[0], torch.stack([patching.sent(sender) for sender in senders]))
         stream = patching.end_stream(receivers.extend(senders[:1], via))
-        return self._unembedding.probabilities(self._normalized(stream))
+        return self.unembedding.probabilities(self._normalized(stream))
 
     def _stacked_at_once(self, receivers: PathSet, n_pairs: int) -> int:
         """How many senders' changes may be stacked: each node keeps one, an MLP's neurons need twelve for a while."""
@@ -88,6 +102,9 @@ class TorchEngine(Engine[Activations]):
 
     def _residual(self, batch: Activations, reader: Node, data: Data) -> torch.Tensor:
         return batch.stream(reader, reader.position, data)
+
+    def _mixed_values(self, batch: Activations, heads: Sequence[Node], data: Data) -> torch.Tensor:
+        return torch.stack([batch.coefficients(head, data) for head in heads])
 
     def _attention(self, batch: Activations, heads: Sequence[tuple[int, int]], data: DataSet) -> torch.Tensor:
         return torch.stack([batch.pattern(layer, head, data) for layer, head in heads])

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch.nn import functional
 
-from path_patching.devices import placing
+from path_patching.batches import placing
 from path_patching.engine import Data, DataSet, Means
 from path_patching.gpt2.model import LAYER_NORM_EPSILON, Model
 from path_patching.paths import INPUTS, Node, Via

@@ -1,11 +1,11 @@
 """The method in plain PyTorch: what a path set changes, as differences to what nodes write and read outside of it.
 
 The change that a path set makes to what its node writes follows from the changes that its branches make to what the
-node reads. That is a recursion over the tree, remembered by sub-tree, since equal sub-trees make equal changes, in
-whichever path sets they occur. A node on the way changes by what it makes of the stream that it finds, less what it
-writes outside; on mean and zero data that is not what it makes of the outside stream. A sweep is the same recursion
-with the changes of S senders stacked on a leading axis: shapes are (..., N, D) for N sentences and width D, where `...`
-is nothing or S.
+node reads. So what is below is computed first, from the ends of the paths up to the logits, and remembered by sub-tree,
+since equal sub-trees make equal changes, in whichever path sets they occur. A node on the way changes by what it makes
+of the stream that it finds, less what it writes outside; on mean and zero data that is not what it makes of the outside
+stream. In a sweep the changes of S senders are stacked on a leading axis: shapes are (..., N, D) for N sentences and
+width D, where `...` is nothing or S.
 """
 
 from __future__ import annotations
@@ -13,12 +13,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
 from path_patching.engine import Data
 from path_patching.paths import Node, PathSet, Via
 from path_patching.torch_engine.forward import Activations
+
+
+class Sender(NamedTuple):
+    """The paths that start at a node, and which of its neurons are inside whatever it reads, if it is an MLP."""
+
+    paths: PathSet
+    neurons: tuple[int, ...] = ()
 
 
 class Patching:
@@ -51,6 +59,17 @@ class Patching:
         logits = paths.node
         if paths.ends_here:
             return self._graded(partial(self.activations.stream, logits, logits.position))
+        waiting = _below(paths)
+        while waiting:  # for what is below them to be known
+            sender = waiting[-1]
+            if missing := [each for each in _below(sender.paths) if self._key(each) not in self._known]:
+                waiting += missing
+                continue
+            if self._key(sender) not in self._known:
+                compute = self._written_by_mlp if sender.paths.node.kind == "mlp" else self._written_by_head
+                ends = sender.paths.ends_here
+                self._known[self._key(sender)] = self.sent(sender.paths.node) if ends else compute(*sender)
+            waiting.pop()
         return self._patched_stream(paths)
 
     def sent(self, sender: Node) -> torch.Tensor:
@@ -72,12 +91,8 @@ class Patching:
         """What something becomes at the end of a path."""
         return on(self.inside) if self.strength == 1 else on(self.outside) + self._change(on)
 
-    def _written(self, paths: PathSet, neurons: tuple[int, ...] = ()) -> torch.Tensor:
-        """Change of what `paths.node` writes. These `neurons` of an MLP are inside, whatever the MLP reads."""
-        key = self._number(paths), neurons
-        if key not in self._known:
-            self._known[key] = self._computed(paths, neurons)
-        return self._known[key]
+    def _key(self, sender: Sender) -> tuple[int, tuple[int, ...]]:
+        return self._number(sender.paths), sender.neurons
 
     def _number(self, paths: PathSet) -> int:
         """The same number for equal sub-trees. Comparing these whole, once for each that is met, would take longer."""
@@ -86,11 +101,6 @@ class Patching:
             number = self._numbers.setdefault((paths.node, paths.ends_here, below), len(self._numbers))
             self._numbered[id(paths)] = paths, number
         return self._numbered[id(paths)][1]
-
-    def _computed(self, paths: PathSet, neurons: tuple[int, ...]) -> torch.Tensor:
-        if paths.ends_here:
-            return self.sent(paths.node)
-        return self._written_by_head(paths) if paths.node.kind == "head" else self._written_by_mlp(paths, neurons)
 
     def _written_by_mlp(self, paths: PathSet, neurons: tuple[int, ...]) -> torch.Tensor:
         """Change of an MLP's write when what it reads changes."""
@@ -102,33 +112,35 @@ class Patching:
         written = self._once(("write", mlp), partial(self.activations.write, mlp, self.outside))
         return self.transformer.mlp_write(mlp.layer, activations) - written
 
-    def _written_by_head(self, paths: PathSet) -> torch.Tensor:
+    def _written_by_head(self, paths: PathSet, _: tuple[int, ...] = ()) -> torch.Tensor:
         """Change of a head's write when some of its queries, keys and values change."""
         head = paths.node
-
-        def patched(via: Via) -> dict[int, torch.Tensor]:  # at each position that changes, (..., N, d_head)
-            return {
-                at: self._projected(head, via, self._outside_stream(head, at) + change)
-                for at, change in self._read(paths, via).items()
-            }
-
         keys, values = (self._outside_input(head, via) for via in ("k", "v"))
-        queries = patched("q")
+        queries = self._patched_input(paths, "q")
         query = queries[head.position] if queries else self._outside_input(head, "q")
-        pattern = self._scores(query, keys, patched("k")).softmax(-1)  # (..., N, keys)
+        pattern = self._scores(query, keys, self._patched_input(paths, "k")).softmax(-1)  # (..., N, keys)
         z = torch.einsum("...nk,nkc->...nc", pattern, values)
-        for at, value in patched("v").items():
+        for at, value in self._patched_input(paths, "v").items():
             z = z + pattern[..., at, None] * (value - values[:, at])
         return (z - self.activations.coefficients(head, self.outside)) @ self.transformer.directions(head)
 
+    def _patched_input(self, paths: PathSet, via: Via) -> dict[int, torch.Tensor]:
+        """A head's query, key or value (..., N, d_head) at each position where what it reads changes."""
+        head, found = paths.node, {}
+        for (way, at), senders in _arriving(paths).items():
+            if way == via:
+                stream = self._outside_stream(head, at) + self._sum(head, at, senders)
+                found[at] = self.transformer.head_input(head.layer, head.index, via, stream)
+        return found
+
     def _outside_input(self, head: Node, via: Via) -> torch.Tensor:
         """A head's query (N, d_head), or its keys or values (N, keys, d_head), from outside streams."""
-
-        def compute() -> torch.Tensor:
-            at = head.position if via == "q" else slice(head.position + 1)
-            return self._projected(head, via, self.activations.stream(head, at, self.outside))
-
-        return self._once((via, head), compute)
+        if (via, head) not in self._outside:
+            stream = self.activations.stream(
+                head, head.position if via == "q" else slice(head.position + 1), self.outside
+            )
+            self._outside[via, head] = self.transformer.head_input(head.layer, head.index, via, stream)
+        return self._outside[via, head]
 
     def _outside_stream(self, reader: Node, position: int) -> torch.Tensor:
         """The stream (N, D) that a reader finds outside; all heads of a layer find the same."""
@@ -140,9 +152,6 @@ class Patching:
         if key not in self._outside:
             self._outside[key] = compute()
         return self._outside[key]
-
-    def _projected(self, head: Node, via: Via, stream: torch.Tensor) -> torch.Tensor:
-        return self.transformer.head_input(head.layer, head.index, via, stream)
 
     def _scores(self, query: torch.Tensor, keys: torch.Tensor, patched: dict[int, torch.Tensor]) -> torch.Tensor:
         """Attention scores (..., N, keys) of a query (..., N, d_head) on keys (N, keys, d_head), some of them patched.
@@ -160,29 +169,42 @@ class Patching:
     def _patched_stream(self, paths: PathSet) -> torch.Tensor:
         """The residual stream that an MLP or the logits read."""
         reader, at = paths.node, paths.node.position
-        return self._outside_stream(reader, at) + self._read(paths, "in")[at]
+        return self._outside_stream(reader, at) + self._sum(reader, at, _arriving(paths)["in", at])
 
-    def _read(self, paths: PathSet, via: Via) -> dict[int, torch.Tensor]:
-        """Change of what `paths.node` reads through `via`, at each position where there is one."""
-        senders = defaultdict(list)
-        for branch in paths.branches:
-            if branch.via == via:
-                senders[branch.paths.node.position].append(branch.paths)
-        return {position: self._sum(paths.node, position, below) for position, below in senders.items()}
-
-    def _sum(self, reader: Node, position: int, senders: list[PathSet]) -> torch.Tensor:
+    def _sum(self, reader: Node, position: int, senders: list[Sender]) -> torch.Tensor:
         """Sum of what the senders change at a position of the stream that `reader` finds."""
-        if any(paths.node.kind == "residual" for paths in senders):  # all that is there: the others add nothing
+        if senders[0].paths.node.kind == "residual":
             return self._change(partial(self.activations.stream, reader, position))
-        neurons: dict[int, tuple[int, ...]] = defaultdict(tuple)  # of each layer
-        for node in (paths.node for paths in senders if paths.node.kind == "neuron"):
-            neurons[node.layer] += (node.index,)
-        mlp_layers = {paths.node.layer for paths in senders if paths.node.kind == "mlp"}
-        written = []
-        for paths in senders:
-            node = paths.node
-            if node.kind == "mlp":
-                written.append(self._written(paths, neurons[node.layer]))
-            elif node.kind != "neuron" or node.layer not in mlp_layers:  # else it is patched within its MLP
-                written.append(self._written(paths))
+        written = [self._known[self._key(sender)] for sender in senders]
         return sum(written[1:], start=written[0])
+
+
+def _below(paths: PathSet) -> list[Sender]:
+    """What is to be known before the node of `paths` is recomputed; nothing if they end there."""
+    if paths.ends_here:
+        return []
+    arriving = [sender for senders in _arriving(paths).values() for sender in senders]
+    return [sender for sender in arriving if sender.paths.node.kind != "residual"]
+
+
+def _arriving(paths: PathSet) -> dict[tuple[Via, int], list[Sender]]:
+    """What changes in what a node reads, by input and position."""
+    found: dict[tuple[Via, int], list[PathSet]] = defaultdict(list)
+    for branch in paths.branches:
+        found[branch.via, branch.paths.node.position].append(branch.paths)
+    return {place: _not_absorbed(senders) for place, senders in found.items()}
+
+
+def _not_absorbed(senders: list[PathSet]) -> list[Sender]:
+    """Those that add something: a whole stream has all that is there, and an MLP on the way its neurons."""
+    if whole := [paths for paths in senders if paths.node.kind == "residual"]:
+        return [Sender(whole[0])]
+    neurons: dict[int, tuple[int, ...]] = defaultdict(tuple)  # of each layer
+    for node in (paths.node for paths in senders if paths.node.kind == "neuron"):
+        neurons[node.layer] += (node.index,)
+    mlp_layers = {paths.node.layer for paths in senders if paths.node.kind == "mlp"}
+    return [
+        Sender(paths, neurons[paths.node.layer] if paths.node.kind == "mlp" else ())
+        for paths in senders
+        if paths.node.kind != "neuron" or paths.node.layer not in mlp_layers
+    ]

@@ -12,7 +12,7 @@ import torch
 from path_patching.engine import Sentences
 from path_patching.gpt2.model import Architecture, Model, random_model
 from path_patching.paths import Node, PathSet
-from tests.helpers.reference import Reference
+from path_patching.reference import Reference
 from utils import prob_diff
 
 VOCABULARY = 160  # tokens that sentences use

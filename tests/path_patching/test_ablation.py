@@ -10,8 +10,8 @@ import torch
 
 from path_patching.engine import Data, Engine, Request, Sentences
 from path_patching.paths import Node, PathSet
+from path_patching.reference import Reference
 from tests.helpers.engines import each_engine, make_engine
-from tests.helpers.reference import Reference
 from tests.helpers.setups import SETUPS, Setup, full_circuit, late_half, path_sets
 
 TOLERANCE = 1e-5  # of a probability: between an engine in float32 and the reference

@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from path_patching import unembedding as unembedding_module
+from path_patching.batches import is_out_of_memory
 from path_patching.circuits.search import find_circuit
-from path_patching.devices import is_out_of_memory, resolve_device
+from path_patching.devices import resolve_device
 from path_patching.direct_effects import direct_effects
 from path_patching.edits import EditedRuns, activation
-from path_patching.engine import DirectSweep, Engine, Request
+from path_patching.engine import Request
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from path_patching.gpt2.model import Architecture, to_transformers
@@ -26,7 +27,7 @@ from path_patching.make_engine import check_engine, make_engine
 from path_patching.neurons import neuron_effects, read_neurons
 from path_patching.paths import Node, PathSet, layer_nodes
 from path_patching.subspaces import fitted_edits
-from path_patching.sweeps import effects_on
+from path_patching.sweeps import direct_effects_on, effects_on
 from path_patching.torch_engine.engine import TorchEngine
 from path_patching.torch_engine.forward import Transformer
 from path_patching.unembedding import logit_lens
@@ -77,8 +78,7 @@ def all_sweeps(engine: TorchEngine) -> list[torch.Tensor]:
 def swept_together(engine: TorchEngine) -> list[torch.Tensor]:
     """Heads on the logits, in two data sets at once."""
     metric, fewer = greater_than(setup().years), engine.like(engine.sentences.rows(slice(9)))
-    asked = [DirectSweep(engine, metric), DirectSweep(fewer, greater_than(setup().years[:9]), "zero")]
-    return Engine.sweep_together(asked)
+    return direct_effects_on([engine, fewer], [metric, greater_than(setup().years[:9])])
 
 
 def what_is_read_and_written(engine: TorchEngine) -> list[torch.Tensor]:
@@ -356,7 +356,7 @@ def test_heads_that_do_not_fit_together_are_halved(monkeypatch, capsys):
             raise torch.OutOfMemoryError
         return direct_effects(stream, changes, unembedding)
 
-    monkeypatch.setattr("path_patching.engine.direct_effects", small)
+    monkeypatch.setattr("path_patching.sweeps.direct_effects", small)
     found = swept_together(engine_on("cpu"))
     assert "out of memory on cpu with 9 heads at a time: trying 4" in capsys.readouterr().out
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -51,37 +53,30 @@ class Recording(Engine):
 
     def __init__(self, model: Model, sentences: Sentences, memory_gb: float = 4.0) -> None:
         super().__init__(model, sentences, memory_gb=memory_gb)
-        self._unembedding = self
-        self.unembedded: list[int] = []  # how many requests at once
+        self.evaluated: list[int] = []  # how many requests at once
         self.batches: list[torch.Tensor] = []  # the clean tokens of each
 
-    def _batch_bytes(self, pairs):
+    def _bytes_needed(self, pairs):
         return BYTES_A_PAIR * len(pairs)
 
     def _activations(self, clean, corrupted):
         self.batches.append(clean)
         return clean.sum(1, keepdim=True).expand(-1, 4).double()  # (B, A)
 
-    def probabilities(self, normed):
-        self.unembedded.append(len(normed))
-        return normed
-
     def _weighted(self, batch, weights, neurons):
         return {"sum": weights @ batch}
 
-    def _reads(self, batch, requests):
+    def _evaluate(self, batch, requests):
+        self.evaluated.append(len(requests))
         for each in requests:
             mean = self._means["sum"] if each.outside == "mean" else 0
             yield batch + (100 * len(each.paths) if each.paths else 0) + 0.5 * (each.outside == "corrupted") + mean
 
-    def _evaluate_sweep(self, batch, receivers, senders, via, inside):
+    def _sweep(self, batch, receivers, senders, via, inside):
         return torch.stack([batch + 1000 * (1 + sender.layer) for sender in senders])
 
-    def _directions(self, sender):
-        return None
-
-    def _coefficients(self, batch, sender, inside):
-        raise NotImplementedError
+    def _mixed_values(self, batch, heads, data):
+        return torch.stack([batch + 10 * head.layer + head.index for head in heads])
 
     def _writes(self, batch, nodes, data):
         return torch.stack([batch + node.position for node in nodes])
@@ -233,14 +228,14 @@ def test_several_requests_share_a_pass(engine):
     assert len(engine_of_two.batches) == 3
 
 
-def test_equal_requests_are_computed_once_and_all_are_unembedded_together(engine):
+def test_equal_requests_are_computed_once_and_all_of_a_batch_together(engine):
     requests = [Request.patch(HEAD), Request.clean(), Request.patch(HEAD), Request.corrupted(), Request.clean()]
     found = engine.evaluate(requests)
     assert (found[:, :, 0] - SUMS).tolist() == [[100] * 3, [0] * 3, [100] * 3, [0.5] * 3, [0] * 3]
-    assert engine.unembedded == [3]
+    assert engine.evaluated == [3]
     tight = Recording(MODEL, engine.sentences, memory_gb=1e-9)
     assert torch.equal(tight.evaluate(requests), found)
-    assert tight.unembedded == [1] * 3 * len(engine.sentences)
+    assert tight.evaluated == [3] * len(engine.sentences)
 
 
 @pytest.mark.parametrize("memory_gb", [4.0, 1e-9])
@@ -382,3 +377,10 @@ def test_requests_that_make_no_sense_are_one_line(engine):
     ):
         with pytest.raises(UserError, match=message):
             request()
+
+
+@pytest.mark.parametrize("how", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_an_engine_that_is_pickled_or_copied_is_one_line(engine, how):
+    with pytest.raises(UserError, match="the recording engine cannot be pickled or copied; make another") as error:
+        how(engine)
+    assert "\n" not in str(error.value)

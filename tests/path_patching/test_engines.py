@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from path_patching.direct_effects import direct_effects, is_cheaper
-from path_patching.engine import DirectSweep, Engine, Sentences
+from path_patching.engine import Engine, Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, end_logits, random_model, to_transformers
 from path_patching.paths import Node, PathSet, PathSetError, layer_nodes
+from path_patching.reference import Reference
+from path_patching.sweeps import direct_effects_on, effects_on
 from path_patching.unembedding import answer_probabilities
 from tests.helpers.engines import each_engine, make_engine, request
-from tests.helpers.reference import Reference, reference_probabilities
 from tests.helpers.setups import HEADS, SETUPS, VOCABULARY, Setup, full_circuit, late_half, path_sets
 
 TOLERANCE = 1e-5  # of a probability and of a probability difference, the repository's promise
@@ -226,8 +227,8 @@ def test_the_activation_is_the_models(engine_name, activation):
     model = setup.model.with_activation(activation)
     engine = make_engine(engine_name, model, setup.sentences)
     other_activation = {"gelu": "gelu_new", "gelu_new": "gelu"}[activation]
-    expected = reference_probabilities(model, setup.sentences, late_half(setup))
-    unlike = reference_probabilities(model.with_activation(other_activation), setup.sentences, late_half(setup))
+    expected = Reference(model, setup.sentences).probabilities(late_half(setup))
+    unlike = Reference(model.with_activation(other_activation), setup.sentences).probabilities(late_half(setup))
     assert (expected - unlike).abs().max() > 3 * TOLERANCE
     assert_agree(setup, engine.patch(late_half(setup)), expected)
 
@@ -245,7 +246,7 @@ def test_a_model_of_one_layer_and_one_head(engine_name):
         logits.extend([Node.head(0, 0, 2)]).extend([Node.embeds(0), Node.embeds(1)], "k"),
         logits.extend([Node.mlp(0, 2)]).extend([Node.head(0, 0, 2)]).extend([Node.embeds(2)], "q"),
     ):
-        assert_agree(setup, engine.patch(paths), reference_probabilities(model, sentences, paths))
+        assert_agree(setup, engine.patch(paths), Reference(model, sentences).probabilities(paths))
 
 
 @each_engine
@@ -427,18 +428,18 @@ def test_swept_together_as_alone(engine_name, monkeypatch):
     first = make_engine(engine_name, setup.model, sentences(10, 6), memory_gb=2e-4)  # several batches
     twice = first.like(sentences(10, 9).rows(torch.tensor([9, *range(10), 3])))
     other = first.like(sentences(10, 6, answers[:7]))
-    asked = [DirectSweep(first, metric), DirectSweep(other, metric), DirectSweep(twice, metric, "mean")]
+    engines = [first, other, twice]
     head = Node.head(0, 0, 0)
     assert [is_cheaper(head, architecture, n) for n in (10, 20)] == [False, True]
     along = []
     monkeypatch.setattr(
-        "path_patching.engine.direct_effects", lambda *given: along.append(len(given[0])) or direct_effects(*given)
+        "path_patching.sweeps.direct_effects", lambda *given: along.append(len(given[0])) or direct_effects(*given)
     )
-    found = Engine.sweep_together(asked)
-    assert max(along) == 20
-    for (engine, _, inside), of_heads in zip(asked, found, strict=True):
-        end = engine.sentences.end
-        heads = [Node.head(layer, index, end) for layer in range(3) for index in range(3)]
-        alone = torch.stack([metric(each) for each in engine.sweep(PathSet.at(Node.logits(end)), heads, inside=inside)])
-        assert (alone - metric(engine.clean())).abs().amax(1).min() > 1e-4
-        torch.testing.assert_close(of_heads, alone, rtol=0, atol=1e-6)
+    for inside in ("corrupted", "mean"):
+        found = direct_effects_on(engines, [metric] * 3, inside)
+        for engine, table in zip(engines, found, strict=True):
+            end = engine.sentences.end
+            alone = effects_on(engine, PathSet.at(Node.logits(end)), metric, end, inside=inside)
+            assert alone.abs().max() > 1e-4
+            torch.testing.assert_close(table, alone, rtol=0, atol=1e-6)
+    assert set(along) == {22}  # `other` has other answers, and goes alone

@@ -134,7 +134,7 @@ def test_auto_is_an_engine_that_is_installed():
 
 
 def test_an_unknown_engine_is_one_line():
-    with pytest.raises(UserError, match="there is no engine 'Torch'; choose auto, rust_circuit or torch"):
+    with pytest.raises(UserError, match="there is no engine 'Torch'; choose auto, rust_circuit, torch or reference"):
         module.make_engine("Torch", "cpu", MODEL, sentences())
 
 

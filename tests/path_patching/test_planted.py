@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from path_patching.paths import Node, PathSet, layer_nodes, union
+from path_patching.reference import Reference
 from tests.helpers.engines import CLASSES, make_engine, request
 from tests.helpers.planted import BEFORE_END, CHAIN, END, SIZES, YEARS, YY, planted_model, planted_sentences
-from tests.helpers.reference import Reference
 from utils import prob_diff
 
 NOTHING = 1e-6  # a change of probability difference by patching what does not matter

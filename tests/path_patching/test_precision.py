@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
+from threading import Event
 
 import pytest
 import torch
 
 from path_patching.edits import EditedRuns
+from path_patching.engine import Request
 from path_patching.gpt2.model import end_logits, to_transformers
 from path_patching.neurons import neuron_effects, read_neurons
 from path_patching.paths import Node, PathSet
@@ -113,11 +116,13 @@ def test_an_engine_made_before_pytorch_is_told_gives_the_same_numbers(engine_nam
         check_same({"patch": found}, {"patch": expected["patch"]})
 
 
+def told() -> tuple[object, ...]:
+    """The settings of this thread, and those that all share."""
+    return torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), *(each.fp32_precision for each in PRODUCTS)
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_full_precision_is_in_force_within_and_the_callers_settings_after(change):
-    def told() -> tuple[object, ...]:
-        return torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), *(each.fp32_precision for each in PRODUCTS)
-
     with CHANGES[change]():
         before = told()
         with full_precision():
@@ -125,3 +130,41 @@ def test_full_precision_is_in_force_within_and_the_callers_settings_after(change
             assert (dtype, autocast) == (torch.float32, False)
             assert {*products} <= {"ieee", "none"}
         assert told() == before
+
+
+def test_precision_is_full_until_the_last_thread_is_done():
+    """The first to be done would set the caller's settings back while another still computes."""
+    entered, first_is_done = Event(), Event()
+
+    def other() -> tuple[object, ...]:
+        with full_precision():
+            entered.set()
+            assert first_is_done.wait(60)
+            return told()
+
+    with float32_matmul_precision("medium"), default_dtype(torch.float64), ThreadPoolExecutor(1) as thread:
+        before = told()
+        with full_precision():
+            found = thread.submit(other)
+            assert entered.wait(60)
+        first_is_done.set()
+        dtype, autocast, *products = found.result()
+        assert (dtype, autocast) == (torch.float32, False)
+        assert {*products} <= {"ieee", "none"}
+        assert told() == before
+
+
+@pytest.mark.parametrize("memory_gb", [4.0, 2e-4])
+def test_threads_on_one_engine_get_the_results_of_one(memory_gb):
+    """But for the order of float32 sums, which depends on how many cores a thread may use."""
+    setup = SETUPS["with eos"]()
+    paths = late_half(setup)
+    requests = [[Request.patch(paths)], [Request.isolate(paths, "mean")], [Request.patch(paths, "mean", 0.5)]]
+    one = make_engine("torch", setup.model, setup.sentences, memory_gb)
+    expected = [one.evaluate(each) for each in requests] * 4
+    engine = make_engine("torch", setup.model, setup.sentences, memory_gb)
+    with float32_matmul_precision("medium"), default_dtype(torch.float64), ThreadPoolExecutor(4) as threads:
+        before = told()
+        found = [*threads.map(engine.evaluate, requests * 4)]
+        assert told() == before
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-7)

@@ -1,13 +1,24 @@
-"""The reference is itself checked: against a plain forward pass, and where the unrolled tree differs from others."""
+"""The reference is itself checked: against a plain forward pass, and where the unrolled tree differs from others.
+
+As an engine it gives the same in batches, and everything that an engine is asked for.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from path_patching.paths import Node, PathSet
+from path_patching.edits import activation
+from path_patching.engine import Request, Sentences
+from path_patching.make_engine import make_engine
+from path_patching.neurons import neuron_effects, read_neurons
+from path_patching.paths import Node, PathSet, layer_nodes
+from path_patching.reference import Reference, ReferenceEngine
+from path_patching.sweeps import direct_effects_on, effects_on
+from path_patching.torch_engine.engine import TorchEngine
 from tests.helpers import plain_gpt2
-from tests.helpers.setups import SETUPS, path_sets
+from tests.helpers.setups import SETUPS, Setup, late_half, path_sets
+from utils import greater_than
 
 each_setup = pytest.mark.parametrize("setup_name", SETUPS)
 
@@ -104,3 +115,69 @@ def test_every_path_set_gives_its_own_result(setup_name):
         a, b = list(results)[first], list(results)[second]
         apart = (results[a] - results[b]).abs().max()
         assert (apart < 1e-12) == (same.get(a, a) == same.get(b, b)), (a, b)
+
+
+EXACT = 1e-12  # float64 rounding, where sentences are cut in another way
+
+
+def repeated() -> tuple[Setup, Sentences]:
+    """Sentences of which one stands there twice, so that it counts twice in the means."""
+    setup = SETUPS["with eos"]()
+    return setup, setup.sentences.rows(torch.tensor([2, 0, 1, 2, 3]))
+
+
+@pytest.mark.parametrize("memory_gb", [4.0, 1e-9])
+def test_as_an_engine_it_gives_the_same_however_sentences_are_cut(memory_gb):
+    setup, sentences = repeated()
+    engine, reference = ReferenceEngine(setup.model, sentences, memory_gb=memory_gb), Reference(setup.model, sentences)
+    sets = path_sets(setup)
+    requests = [Request.patch(sets["q"]), Request.isolate(sets["late half"], "mean"), Request.whole("zero")]
+    requests += [Request.patch(sets["neuron and its mlp elsewhere"], "mean", 0.5), Request.whole("mean"), requests[0]]
+    expected = torch.stack([reference.probabilities(each.paths, *each.data) for each in requests])
+    torch.testing.assert_close(engine.evaluate(requests), expected, rtol=0, atol=EXACT)
+    senders = [*layer_nodes(0, 3, setup.yy_position), Node.neuron(0, 3, setup.yy_position)]
+    for inside in ("corrupted", "mean"):
+        patched = [late_half(setup).extend([sender], "v") for sender in senders]
+        alone = torch.stack([reference.probabilities(paths, inside) for paths in patched])
+        swept = engine.sweep(late_half(setup), senders, "v", inside)
+        torch.testing.assert_close(swept, alone, rtol=0, atol=EXACT)
+
+
+def test_as_an_engine_it_answers_whatever_the_torch_engine_does():
+    setup, sentences = repeated()
+    end, metric = setup.end, greater_than(setup.years[torch.tensor([2, 0, 1, 2, 3])])
+    nodes = [Node.head(1, 0, end), Node.mlp(2, end), Node.neuron(1, 4, end), Node.embeds(end)]
+
+    def everything(engine):
+        found = [engine.writes(nodes, data) for data in ("clean", "corrupted", "mean", "zero")]
+        found += [engine.mixed_values(nodes[:1], data) for data in ("clean", "corrupted", "mean", "zero")]
+        found += [engine.residual(node, "mean") for node in (nodes[0], nodes[1], Node.logits(end))]
+        found += [engine.attention([(0, 1), (2, 2)], "corrupted"), activation(engine, nodes[1])]
+        found += [effects_on(engine, PathSet.at(Node.logits(end)), metric, end)]
+        found += direct_effects_on([engine, engine.like(sentences.rows(slice(3)))], [metric, lambda p: p[:, 3]], "mean")
+        return [*found, neuron_effects(read_neurons(engine, 1), lambda rows: lambda probs: probs[:, 50:].sum(1))]
+
+    by_reference, by_torch = (everything(kind(setup.model, sentences)) for kind in (ReferenceEngine, TorchEngine))
+    torch.testing.assert_close(by_reference, by_torch, rtol=1e-5, atol=5e-6)
+
+
+def test_as_an_engine_it_remembers_nothing_of_earlier_path_sets():
+    """A run asks for thousands of them, and would keep what each changes."""
+    setup, _ = repeated()
+    reference = Reference(setup.model, setup.sentences)
+    reference.probabilities(late_half(setup))
+    after_one = {name: len(known) for name, known in reference.known.items()}
+    for _ in range(2):
+        reference.probabilities(path_sets(setup)["full circuit"])
+        reference.probabilities(late_half(setup))
+    assert {name: len(known) for name, known in reference.known.items() if "patched" in name} == {
+        name: n for name, n in after_one.items() if "patched" in name
+    }
+
+
+def test_how_slow_it_is_is_said_when_one_is_made(capsys):
+    setup, _ = repeated()
+    assert isinstance(make_engine("reference", "cpu", setup.model, setup.sentences), ReferenceEngine)
+    made, remark = capsys.readouterr().out.splitlines()
+    assert made.startswith("reference engine on cpu, ")
+    assert "times as slow as torch" in remark

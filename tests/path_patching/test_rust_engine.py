@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
+from path_patching.errors import UserError
 from path_patching.paths import Node, PathSet
 from tests.helpers.setups import SETUPS
 
 pytest.importorskip("rust_circuit", reason="rust_circuit is not installed")
 
-from path_patching.rust_engine.engine import PathCircuitBuilder
+from path_patching.rust_engine.engine import PathCircuitBuilder, RustCircuitEngine
 from path_patching.rust_engine.gpt2_circuits import Gpt2Circuit, stream_name
 
 
@@ -46,3 +50,22 @@ def test_a_circuit_names_the_leaves_that_it_has_and_no_others() -> None:
     builder.build(PathSet.parse("a1.h0 → m2 → logits", end=setup.end))
     alone = builder.build(PathSet.parse("m1 → logits", end=setup.end))
     assert {leaf.name for leaf in alone.leaves} == {f"change:m1@{setup.end}", f"final.in@{setup.end}"}
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda engine, end: engine.clean(),
+        lambda engine, end: engine.sweep(PathSet.at(Node.logits(end)), [Node.mlp(0, end)]),
+        lambda engine, end: engine.writes([Node.mlp(0, end)], "mean"),
+        lambda engine, end: engine.like(engine.sentences).attention([(0, 0)]),
+    ],
+)
+def test_in_another_thread_than_its_makers_it_is_one_line(ask: Callable[[RustCircuitEngine, int], object]) -> None:
+    """rust_circuit panics there, with what `except Exception` does not catch."""
+    setup = SETUPS["with eos"]()
+    engine = RustCircuitEngine(setup.model, setup.sentences)
+    engine.clean()
+    with ThreadPoolExecutor(1) as other, pytest.raises(UserError, match="in the thread that made it alone"):
+        other.submit(ask, engine, setup.end).result()
+    engine.clean()

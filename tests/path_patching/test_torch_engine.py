@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from path_patching.direct_effects import is_cheaper
 from path_patching.engine import Request, Sentences
 from path_patching.gpt2.model import Architecture, random_model
 from path_patching.paths import Node, PathSet, layer_nodes
 from path_patching.prefixes import distinct_prefixes
+from path_patching.sweeps import remembered_effects
 from path_patching.torch_engine.engine import TorchEngine
 from path_patching.torch_engine.forward import Transformer
 from path_patching.unembedding import vocabulary_pieces
@@ -91,7 +94,7 @@ def test_direct_effects_along_directions_equal_whole_rows(monkeypatch):
     along = {node.kind for node in senders if is_cheaper(node, engine.model.architecture, len(engine.sentences))}
     assert along == {"head", "neuron"}
     factored = engine.sweep(logits, senders)
-    monkeypatch.setattr("path_patching.engine.is_cheaper", lambda *_: False)
+    monkeypatch.setattr("path_patching.direct_effects.is_cheaper", lambda *_: False)
     whole = engine.sweep(logits, senders)
     assert (whole - engine.clean()).abs().amax((1, 2)).min() > 1e-4
     assert (factored - whole).abs().max() < 2e-7
@@ -206,3 +209,47 @@ def test_a_gpu_gives_what_the_cpu_gives():
     cpu, gpu = (TorchEngine(setup.model, setup.sentences, device) for device in ("cpu", "cuda"))
     for paths in path_sets(setup).values():
         assert (cpu.patch(paths) - gpu.patch(paths)).abs().max() < 1e-5
+
+
+PRODUCTS = {"linear", "matmul", "__matmul__", "einsum", "addmm", "tensordot"}
+
+
+class Stacks(TorchFunctionMode):
+    """The stack at each matrix product, from the call that is watched: files and functions, PyTorch's own left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[list[tuple[str, str]]] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__name__", "") in PRODUCTS:
+            stack, frame = [], sys._getframe(1)
+            while frame.f_code.co_name != "watched":
+                stack.append((frame.f_code.co_filename, frame.f_code.co_name))
+                frame = frame.f_back
+            while "/torch/" in stack[0][0]:
+                del stack[0]
+            self.found.append(stack[::-1])
+        return function(*args, **(kwargs or {}))
+
+
+def test_from_a_sweep_to_its_matrix_products_are_few_frames_and_files():
+    """So that a reader can follow a number: from what a script asks to what is multiplied."""
+    setup = SETUPS["with eos"]()
+    effects = remembered_effects(TorchEngine(setup.model, setup.sentences), setup.difference)
+    logits = PathSet.at(Node.logits(setup.end))
+    through_mlps = logits.extend([Node.mlp(2, setup.end)]).through_chains([Node.mlp(1, setup.end)])
+
+    def watched(stacks: Stacks) -> None:
+        with stacks:
+            effects(logits, setup.end)
+            effects(through_mlps, setup.end)
+            effects(late_half(setup), setup.yy_position, "v")
+
+    stacks = Stacks()
+    watched(stacks)
+    last = {stack[-1] for stack in stacks.found}
+    assert {"neurons", "mlp_write", "head_input", "heads_input", "_of_block"} <= {name for _, name in last}
+    assert max(map(len, stacks.found)) <= 12, max(stacks.found, key=len)
+    files = [{file for file, _ in stack if "path_patching" in file} for stack in stacks.found]
+    assert max(map(len, files)) <= 5, max(files, key=len)

@@ -16,9 +16,9 @@ from path_patching.files import ROOT
 from path_patching.gpt2.tensor_cache import load_model
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node, PathSet
+from path_patching.reference import Reference
 from reproduction.run import read_artifacts
 from tests.helpers.experiments import random_gpt2, run_experiment
-from tests.helpers.reference import Reference
 from tests.helpers.scripts import output, run_python
 from utils import cutoff_sharpness, prob_diff
 

@@ -12,9 +12,9 @@ from path_patching.circuits.random_circuits import random_circuit
 from path_patching.engine import Sentences
 from path_patching.gpt2.tensor_cache import load_model
 from path_patching.gpt2.tokenizer import load_tokenizer
+from path_patching.reference import Reference
 from reproduction.run import read_artifacts
 from tests.helpers.experiments import random_gpt2, run_experiment
-from tests.helpers.reference import Reference
 from tests.helpers.scripts import error_line, output
 from utils import prob_diff
 

@@ -23,8 +23,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from path_patching.batches import PROBABILITY_BYTES
 from path_patching.bootstrap import Clusters, Estimate, means, shares
-from path_patching.engine import PROBABILITY_BYTES, Engine, Request
+from path_patching.engine import Engine, Request
 from path_patching.errors import UserError
 from path_patching.paths import PathSet
 from path_patching.progress import progress
