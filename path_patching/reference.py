@@ -142,8 +142,7 @@ class Reference:
 
     def residual(self, reader: Node, via: Via, position: int, paths: PathSet | None, data: Data | Case) -> torch.Tensor:
         """The residual stream (N, D) that a reader finds at a position, under those paths that go on through there."""
-        steps = paths.branches if paths is not None else ()
-        taken = tuple(step.paths for step in steps if step.via == via and step.paths.node.position == position)
+        taken = through(paths, via, position)
         layers = {
             "head": (reader.layer, reader.layer),  # reads before its own layer's attention and MLP have written
             "mlp": (reader.layer + 1, reader.layer),
@@ -237,6 +236,17 @@ class Reference:
 
     def project(self, via: Via, head: Node, position: int, paths: PathSet | None, data: Data | Case) -> torch.Tensor:
         """A head's query, key or value at a position, (N, d_head)."""
+        if not through(paths, via, position):
+            return self.plain_project(via, head, position, outside(data))
+        return self.projected(via, head, position, paths, data)
+
+    @remembered
+    def plain_project(self, via: Via, head: Node, position: int, data: Data) -> torch.Tensor:
+        """The same where no path goes through it."""
+        return self.projected(via, head, position, None, data)
+
+    def projected(self, via: Via, head: Node, position: int, paths: PathSet | None, data: Data | Case) -> torch.Tensor:
+        """The same, computed from what is read there."""
         weight = self.weights[f"a{head.layer}.w.{via}"][head.index]
         bias = self.weights[f"a{head.layer}.w.{via}_bias"][head.index]
         return self.read(head, via, position, paths, data) @ weight.T + bias
@@ -270,6 +280,12 @@ class Reference:
                 yield from ((node, self.plain(node, "clean")) for node in (*heads, mlp))
                 yield from ((("mixed", head), self.mixed(head, None, "clean")) for head in heads)
                 yield ("activations", mlp), self.activations(mlp, None, "clean")
+
+
+def through(paths: PathSet | None, via: Via, position: int) -> Branches:
+    """Those of some paths that go on through an input at a position."""
+    steps = paths.branches if paths is not None else ()
+    return tuple(step.paths for step in steps if step.via == via and step.paths.node.position == position)
 
 
 def case_of(data: Data | Case) -> Case:

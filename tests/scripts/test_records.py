@@ -122,6 +122,15 @@ def test_both_engines_make_the_same_artifacts(noted_and_made, model):
     assert of_artifacts[~(of_artifacts["difference"] < 1e-5)].empty
 
 
+@pytest.mark.parametrize(("script", "n"), [("circuit_discovery", 8), ("neuron_investigations", 97)])
+def test_a_script_runs_on_the_reference_and_makes_what_torch_makes(script, n, model, tmp_path):
+    made = [made_by(script, tmp_path / name, model, n, "--engine", name) for name in ("torch", "reference")]
+    assert made[1].record["engine"] == "reference"
+    of_artifacts = compare(*made).query("kind == 'artifact'")
+    assert len(of_artifacts) > 1
+    assert of_artifacts[~(of_artifacts["difference"] < 1e-5)].empty
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", EXPERIMENTS)
 def test_all_that_the_paper_claims_is_measured(standin_made, script):
