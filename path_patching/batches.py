@@ -206,7 +206,8 @@ class Batches:
 
     def joined(self, found: list[torch.Tensor]) -> torch.Tensor:
         """What was found of all batches, (any, B, ...) each, with a row a sentence: (any, N, ...)."""
-        return torch.cat(found, 1)[:, self.of_sentence]
+        of_pairs = torch.cat(found, 1)
+        return of_pairs[:, self.of_sentence]
 
     def sentences_of(self, part: Part) -> torch.Tensor:
         """The sentences (n,) whose pairs a batch has."""

@@ -424,7 +424,7 @@ class Engine(ABC, Generic[Batch]):
         """`attention` of one batch, (len(heads), B, T, T)."""
 
 
-def _strength(given: object) -> float:
+def _strength(given: Any) -> float:
     """A strength as a float. Raises `UserError` for what is no number, or too large a one."""
     is_number = isinstance(given, Real) and not isinstance(given, bool)
     if not is_number or not -MOST_STRENGTH <= given <= MOST_STRENGTH:  # NaN fails too

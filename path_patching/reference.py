@@ -37,7 +37,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
-from functools import wraps
 from typing import Concatenate, NamedTuple, ParamSpec
 
 import torch
@@ -81,13 +80,13 @@ def remembered(
 ) -> Callable[Concatenate[Reference, Of], torch.Tensor]:
     """The method, each value computed once."""
 
-    @wraps(method)
     def once(self: Reference, *of: Of.args, **named: Of.kwargs) -> torch.Tensor:
         known = self.known[method.__name__]
         if of not in known:
             known[of] = method(self, *of, **named)
         return known[of]
 
+    once.__doc__ = method.__doc__
     return once
 
 
@@ -269,7 +268,8 @@ class Reference:
         """What a node writes, or what a head mixes, or an MLP's activations, on average over all clean sentences."""
         if not self.means:
             self.means |= {key: clean.mean(0) for key, clean in self.clean()}
-        return self.means[of].expand(len(self), -1)
+        mean: torch.Tensor = self.means[of].expand(len(self), -1)
+        return mean
 
     def clean(self) -> Iterator[tuple[Hashable, torch.Tensor]]:
         """All that has a mean, on clean sentences, (N, ...): what nodes write, what heads mix, and activations."""

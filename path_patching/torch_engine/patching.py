@@ -29,6 +29,16 @@ class Sender(NamedTuple):
     neurons: tuple[int, ...] = ()
 
 
+Key = tuple[int, tuple[int, ...]]  # of a sender: the number of its paths, and the neurons
+
+
+class Reads(NamedTuple):
+    """What changes in what a node reads: the senders by input and position, and those to be known before it is."""
+
+    arriving: dict[tuple[Via, int], list[tuple[Key, Sender]]]
+    below: list[tuple[Key, Sender]]
+
+
 class Patching:
     """What path sets change in a batch of sentences on `outside` data, with `inside` data at their ends."""
 
@@ -38,7 +48,8 @@ class Patching:
         self.inside, self.outside, self.strength = inside, outside, strength
         self._numbered: dict[int, tuple[PathSet, int]] = {}  # by id; the path set is kept, so that its id is no other's
         self._numbers: dict[Hashable, int] = {}
-        self._known: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
+        self._known: dict[Key, torch.Tensor] = {}
+        self._known_reads: dict[int, Reads] = {}
         self._outside: dict[Hashable, torch.Tensor] = {}
 
     @property
@@ -59,17 +70,19 @@ class Patching:
         logits = paths.node
         if paths.ends_here:
             return self._graded(partial(self.activations.stream, logits, logits.position))
-        waiting = _below(paths)
-        while waiting:  # for what is below them to be known
-            sender = waiting[-1]
-            if missing := [each for each in _below(sender.paths) if self._key(each) not in self._known]:
-                waiting += missing
+        waiting = [(key, sender, False) for key, sender in self._reads(paths).below]
+        while waiting:
+            key, sender, is_ready = waiting.pop()
+            if key in self._known:
                 continue
-            if self._key(sender) not in self._known:
+            if sender.paths.ends_here:
+                self._known[key] = self.sent(sender.paths.node)
+            elif is_ready:
                 compute = self._written_by_mlp if sender.paths.node.kind == "mlp" else self._written_by_head
-                ends = sender.paths.ends_here
-                self._known[self._key(sender)] = self.sent(sender.paths.node) if ends else compute(*sender)
-            waiting.pop()
+                self._known[key] = compute(*sender)
+            else:  # first what is below it
+                waiting.append((key, sender, True))
+                waiting += [(*each, False) for each in self._reads(sender.paths).below if each[0] not in self._known]
         return self._patched_stream(paths)
 
     def sent(self, sender: Node) -> torch.Tensor:
@@ -91,8 +104,17 @@ class Patching:
         """What something becomes at the end of a path."""
         return on(self.inside) if self.strength == 1 else on(self.outside) + self._change(on)
 
-    def _key(self, sender: Sender) -> tuple[int, tuple[int, ...]]:
-        return self._number(sender.paths), sender.neurons
+    def _reads(self, paths: PathSet) -> Reads:
+        """What changes in what the node of `paths` reads."""
+        number = self._number(paths)
+        if number not in self._known_reads:
+            arriving = {place: self._senders(together) for place, together in _by_place(paths).items()}
+            below = [each for senders in arriving.values() for each in senders if each[1].paths.node.kind != "residual"]
+            self._known_reads[number] = Reads(arriving, below)
+        return self._known_reads[number]
+
+    def _senders(self, together: list[PathSet]) -> list[tuple[Key, Sender]]:
+        return [((self._number(each.paths), each.neurons), each) for each in _not_absorbed(together)]
 
     def _number(self, paths: PathSet) -> int:
         """The same number for equal sub-trees. Comparing these whole, once for each that is met, would take longer."""
@@ -127,7 +149,7 @@ class Patching:
     def _patched_input(self, paths: PathSet, via: Via) -> dict[int, torch.Tensor]:
         """A head's query, key or value (..., N, d_head) at each position where what it reads changes."""
         head, found = paths.node, {}
-        for (way, at), senders in _arriving(paths).items():
+        for (way, at), senders in self._reads(paths).arriving.items():
             if way == via:
                 stream = self._outside_stream(head, at) + self._sum(head, at, senders)
                 found[at] = self.transformer.head_input(head.layer, head.index, via, stream)
@@ -169,36 +191,31 @@ class Patching:
     def _patched_stream(self, paths: PathSet) -> torch.Tensor:
         """The residual stream that an MLP or the logits read."""
         reader, at = paths.node, paths.node.position
-        return self._outside_stream(reader, at) + self._sum(reader, at, _arriving(paths)["in", at])
+        return self._outside_stream(reader, at) + self._sum(reader, at, self._reads(paths).arriving["in", at])
 
-    def _sum(self, reader: Node, position: int, senders: list[Sender]) -> torch.Tensor:
+    def _sum(self, reader: Node, position: int, senders: list[tuple[Key, Sender]]) -> torch.Tensor:
         """Sum of what the senders change at a position of the stream that `reader` finds."""
-        if senders[0].paths.node.kind == "residual":
+        if senders[0][1].paths.node.kind == "residual":  # it is the only one
             return self._change(partial(self.activations.stream, reader, position))
-        written = [self._known[self._key(sender)] for sender in senders]
+        written = [self._known[key] for key, _ in senders]
         return sum(written[1:], start=written[0])
 
 
-def _below(paths: PathSet) -> list[Sender]:
-    """What is to be known before the node of `paths` is recomputed; nothing if they end there."""
-    if paths.ends_here:
-        return []
-    arriving = [sender for senders in _arriving(paths).values() for sender in senders]
-    return [sender for sender in arriving if sender.paths.node.kind != "residual"]
-
-
-def _arriving(paths: PathSet) -> dict[tuple[Via, int], list[Sender]]:
-    """What changes in what a node reads, by input and position."""
+def _by_place(paths: PathSet) -> dict[tuple[Via, int], list[PathSet]]:
+    """The paths that go on from a node, by the input and the position that they go through."""
     found: dict[tuple[Via, int], list[PathSet]] = defaultdict(list)
     for branch in paths.branches:
         found[branch.via, branch.paths.node.position].append(branch.paths)
-    return {place: _not_absorbed(senders) for place, senders in found.items()}
+    return found
 
 
 def _not_absorbed(senders: list[PathSet]) -> list[Sender]:
     """Those that add something: a whole stream has all that is there, and an MLP on the way its neurons."""
-    if whole := [paths for paths in senders if paths.node.kind == "residual"]:
-        return [Sender(whole[0])]
+    kinds = {paths.node.kind for paths in senders}
+    if "residual" in kinds:
+        return [Sender(paths) for paths in senders if paths.node.kind == "residual"]
+    if "neuron" not in kinds or "mlp" not in kinds:
+        return [Sender(paths) for paths in senders]
     neurons: dict[int, tuple[int, ...]] = defaultdict(tuple)  # of each layer
     for node in (paths.node for paths in senders if paths.node.kind == "neuron"):
         neurons[node.layer] += (node.index,)
