@@ -33,6 +33,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -123,8 +124,8 @@ def _together(
     directions = [
         of_head.T for layer in range(model.architecture.n_layers) for of_head in model.tensors[f"a{layer}.w.o_arr"]
     ]
-    stream = torch.cat([engine.residual(Node.logits(engine.sentences.end)) for engine in engines])  # (all N, D)
-    change = torch.cat([_change_of_heads(engine, inside) for engine in engines], 1)  # (L * H, all N, d_head)
+    asked = [_heads_and_mlps(*each, inside) for each in zip(engines, metrics, strict=True)]
+    stream, change = torch.cat([each.stream for each in asked]), torch.cat([each.change for each in asked], 1)
     device = unembedding.device
 
     def means(heads: torch.Tensor) -> list[torch.Tensor]:  # of each engine's metric, for each of some heads
@@ -137,21 +138,33 @@ def _together(
         with part:
             found += means(part.rows)
     of_heads = torch.stack(found, 1)  # (engines, L * H)
-    return [_with_mlps(*each, inside) for each in zip(engines, metrics, of_heads, strict=True)]
+    return [each.table(heads) for each, heads in zip(asked, of_heads, strict=True)]
 
 
-def _change_of_heads(engine: Engine, inside: Data) -> torch.Tensor:
-    """How much further than on clean data every head at END writes along its directions, (L * H, N, d_head)."""
-    heads = [node for node in every_node(engine, engine.sentences.end) if node.kind == "head"]
-    return engine.mixed_values(heads, inside) - engine.mixed_values(heads)
+class _HeadsAndMlps(NamedTuple):
+    """What the logits read on clean data (N, D), what each head changes along its directions (L * H, N, d_head).
+
+    And the metric's clean mean, and the effect of each MLP, (L,).
+    """
+
+    stream: torch.Tensor
+    change: torch.Tensor
+    clean: torch.Tensor
+    of_mlps: torch.Tensor
+
+    def table(self, of_heads: torch.Tensor) -> torch.Tensor:
+        """The effects of all nodes (L, H + 1), given the metric's mean with each head patched, (L * H,)."""
+        return torch.cat([(of_heads - self.clean).reshape(len(self.of_mlps), -1), self.of_mlps[:, None]], 1)
 
 
-def _with_mlps(engine: Engine, metric: Metric, of_heads: torch.Tensor, inside: Data) -> torch.Tensor:
-    """The effects of all nodes (L, H + 1), given the metric's mean with each head patched, (L * H,)."""
-    end, clean = engine.sentences.end, metric(engine.clean()).mean()
-    mlps = [Node.mlp(layer, end) for layer in range(engine.model.architecture.n_layers)]
-    of_mlps = effects_of(engine, PathSet.at(Node.logits(end)), mlps, metric, clean=clean, inside=inside)
-    return torch.cat([(of_heads - clean).reshape(len(mlps), -1), of_mlps[:, None]], 1)
+def _heads_and_mlps(engine: Engine, metric: Metric, inside: Data) -> _HeadsAndMlps:
+    """All that one engine is asked for, in a row, while its activations are kept."""
+    nodes, logits = every_node(engine, engine.sentences.end), Node.logits(engine.sentences.end)
+    heads, mlps = ([node for node in nodes if node.kind == kind] for kind in ("head", "mlp"))
+    change = engine.mixed_values(heads, inside) - engine.mixed_values(heads)
+    clean = metric(engine.clean()).mean()
+    of_mlps = effects_of(engine, PathSet.at(logits), mlps, metric, clean=clean, inside=inside)
+    return _HeadsAndMlps(engine.residual(logits), change, clean, of_mlps)
 
 
 def every_node(engine: Engine, position: int) -> list[Node]:
