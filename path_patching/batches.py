@@ -206,12 +206,12 @@ class Batches:
 
     def joined(self, found: list[torch.Tensor]) -> torch.Tensor:
         """What was found of all batches, (any, B, ...) each, with a row a sentence: (any, N, ...)."""
-        of_pairs = torch.cat(found, 1)
-        return of_pairs[:, self.of_sentence]
+        return torch.cat(found, 1)[:, self.of_sentence]
 
     def sentences_of(self, part: Part) -> torch.Tensor:
         """The sentences (n,) whose pairs a batch has."""
-        return ((self.of_sentence >= part.rows[0]) & (self.of_sentence <= part.rows[-1])).nonzero()[:, 0]
+        of_part = (self.of_sentence >= part.rows[0]) & (self.of_sentence <= part.rows[-1])
+        return of_part.nonzero()[:, 0]
 
 
 def activation_bytes(pairs: torch.Tensor, sizes: Architecture) -> int:

@@ -80,7 +80,7 @@ def remembered(
 ) -> Callable[Concatenate[Reference, Of], torch.Tensor]:
     """The method, each value computed once."""
 
-    def once(self: Reference, *of: Of.args, **named: Of.kwargs) -> torch.Tensor:
+    def once(self: Reference, /, *of: Of.args, **named: Of.kwargs) -> torch.Tensor:
         known = self.known[method.__name__]
         if of not in known:
             known[of] = method(self, *of, **named)
@@ -231,7 +231,8 @@ class Reference:
         """Attention of a head from its own position to that and every earlier one, (N, position + 1)."""
         query = self.project("q", head, head.position, paths, data)  # (N, d_head)
         keys = torch.stack([self.project("k", head, at, paths, data) for at in range(head.position + 1)], 1)
-        return (torch.einsum("nh,nkh->nk", query, keys) / self.architecture.d_head**0.5).softmax(-1)
+        scores: torch.Tensor = torch.einsum("nh,nkh->nk", query, keys) / self.architecture.d_head**0.5
+        return scores.softmax(-1)
 
     def project(self, via: Via, head: Node, position: int, paths: PathSet | None, data: Data | Case) -> torch.Tensor:
         """A head's query, key or value at a position, (N, d_head)."""
