@@ -210,8 +210,8 @@ class Batches:
 
     def sentences_of(self, part: Part) -> torch.Tensor:
         """The sentences (n,) whose pairs a batch has."""
-        of_part = (self.of_sentence >= part.rows[0]) & (self.of_sentence <= part.rows[-1])
-        return of_part.nonzero()[:, 0]
+        rows: torch.Tensor = ((self.of_sentence >= part.rows[0]) & (self.of_sentence <= part.rows[-1])).nonzero()[:, 0]
+        return rows
 
 
 def activation_bytes(pairs: torch.Tensor, sizes: Architecture) -> int:
