@@ -6,6 +6,8 @@ they carry on the corrupted ones. If a metric of the answers changes, those path
 
     effect(P) = mean_n( metric(answers with P on corrupted data)_n − metric(clean answers)_n )
 
+`path_patching.reference` defines what is computed, in one recursion; engines compute the same, faster.
+
 The words, as all modules use them:
 
 - A *node* is a part of the model at one position: a head `a9.h1@12`, an MLP `m10@12`, one of its neurons `m10.n5@12`,
