@@ -170,7 +170,8 @@ if made("interactions"):
 if made("membership"):
     membership = tables["membership"]
     often = membership.groupby("node")["share"].max()
-    shown = membership[membership["node"].isin(often[often > 0.5].index)].sort_values("threshold", ascending=False)
+    shown = membership[membership["node"].isin(often[often > 0.5].index)]
+    shown = shown.sort_values("threshold", ascending=False, kind="stable")  # nodes stay in the order of layers
     by_node = square(shown, "threshold", "node", "share").fillna(0)
     by_node = by_node[sorted(by_node.columns, key=lambda node: node.endswith("@YY"))]  # those at END first
     at_end = shown.loc[~shown["followed"], "threshold"].unique()  # with these, searches end there

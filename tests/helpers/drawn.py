@@ -7,7 +7,9 @@ them, none is rendered; and each is read panel by panel, in the order in which t
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,7 +174,7 @@ def axes_read(figure: go.Figure, trace: Any) -> tuple[Axis, Axis]:
 
 def labels(axis: Any) -> dict[float, str]:
     """The labels of an axis of plotly's, by where they stand."""
-    return dict(zip(axis.tickvals or (), axis.ticktext or (), strict=True))
+    return dict(zip(axis.tickvals or (), map(html.unescape, axis.ticktext or ()), strict=True))
 
 
 def _heatmap(figure: go.Figure, trace: Any) -> Heatmap:
@@ -222,3 +224,31 @@ def check_curves(figure: go.Figure, expected: Mapping[str, Any], x_title: str, y
     if len(expected) > 1:
         assert figure.layout.showlegend is not False
         assert all(trace.showlegend is not False for trace in figure.data)
+
+
+def check_histogram(figure: go.Figure, shares: Any, marks: Mapping[str, float], x_title: str) -> None:
+    """That a figure counts some shares in bars, in percent, and has these marks, in percent, over its x."""
+    bars, *lines = figure.data
+    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == (x_title, "circuits")
+    edges, percent = [*bars.x, np.inf], 100 * np.asarray(shares, float)
+    counts = [int(((low <= percent) & (percent < high)).sum()) for low, high in pairwise(edges)]
+    assert [*bars.y] == counts
+    assert bars.y[0] == bars.y[-1] == 0, "nothing lies outside of the bars"
+    assert {line.name: list(line.x) for line in lines} == {name: pytest.approx([at] * 2) for name, at in marks.items()}
+    assert figure.layout.showlegend
+    assert all(text == f"{at:.0f} %".replace("-", "−") for at, text in labels(figure.layout.xaxis).items())
+
+
+def check_intervals(figure: go.Figure, groups: Mapping[str, Any], x_title: str, rows: Sequence[str]) -> None:
+    """That a figure has these groups of estimates (rows, 3) value, low and high, the first row on top."""
+    assert [trace.name for trace in figure.data] == list(groups)
+    assert figure.layout.xaxis.title.text == x_title
+    assert labels(figure.layout.yaxis) == dict(enumerate(rows))
+    low_end, high_end = figure.layout.yaxis.range
+    assert low_end > high_end
+    for trace, expected in zip(figure.data, groups.values(), strict=True):
+        value, ends = np.asarray(trace.x, float), trace.error_x
+        shown = np.column_stack([value, value - ends.arrayminus, value + ends.array])
+        np.testing.assert_allclose(shown, expected, rtol=1e-9, err_msg=trace.name)
+        assert list(trace.y) == list(range(len(rows)))
+        assert trace.showlegend is (len(groups) > 1)

@@ -1,17 +1,25 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations, pairwise, product
 from pathlib import Path
 
 import pytest
+import torch
 
-from path_patching.circuits.circuit_file import as_json, read_circuit
+from path_patching.circuits.circuit import full_circuit
+from path_patching.circuits.circuit_file import as_json, from_json, read_circuit
 from path_patching.circuits.search import NAME
+from path_patching.engine import Request
 from path_patching.files import ROOT
+from path_patching.paths import Node
+from path_patching.unembedding import logit_lens
 from reproduction.paper import PAPER
-from reproduction.run import read_artifacts
-from tests.helpers.experiments import random_gpt2, run_experiment
+from reproduction.run import Artifacts, read_artifacts
+from tests.helpers.experiments import made_by, random_gpt2, run_experiment
+from tests.helpers.questions import Questions
 from tests.helpers.scripts import output, run_script
+from utils import collate, start_experiment
 
 SCRIPT = "circuit_discovery"
 OF_EVERY_CIRCUIT = {
@@ -125,3 +133,120 @@ def test_what_cannot_be_is_one_line(flags, complaint, checkpoint, tmp_path):
     assert complaint in run.stderr.splitlines()[-1]
     assert len(run.stderr.splitlines()) == 1
     assert not list((tmp_path / "out").glob("*.pt"))
+
+
+# Every artifact holds what its name asks
+
+OF_THREE_LAYERS = {
+    "name": "of three layers",
+    "mlps": ["m1", "m2"],
+    "heads": ["a1.h0", "a2.h1"],
+    "heads_feed": ["logits", "m1", "m2"],
+    "first_below": ["m0", "m1", "a0.h1"],
+    "further_below": ["m0", "a0.h0"],
+    "studied": ["a2.h1", "a1.h0"],
+}
+LATE_HALF = (
+    "a1.h0 → logits; a1.h0 → m1 → logits; a1.h0 → m2 → logits; a1.h0 → m1 → m2 → logits; "
+    "a2.h1 → logits; a2.h1 → m2 → logits"
+)
+SWEEPS = {  # by artifact: the receivers, where the senders stand, and through which input they are read
+    "ipp_logits.pt": ("logits", "END", ""),
+    "ipp_mlp1.pt": ("m1 → logits; m1 → m2 → logits", "END", ""),
+    "ipp_mlp2.pt": ("m2 → logits", "END", ""),
+    "attn_q.pt": (LATE_HALF, "END", "q"),
+    "attn_k.pt": (LATE_HALF, "YY", "k"),
+    "attn_v.pt": (LATE_HALF, "YY", "v"),
+    "results_mlp0.pt": ("; ".join(f"m0@YY →v {path}" for path in LATE_HALF.split("; ")), "YY", ""),
+    "results_mlp1.pt": ("m1@YY →v a2.h1 → logits; m1@YY →v a2.h1 → m2 → logits", "YY", ""),
+}
+
+
+@pytest.fixture(scope="module")
+def of_three_layers(tmp_path_factory) -> tuple[Artifacts, Questions]:
+    """A run on a random model with a circuit that is given, and what questions to that model are answered."""
+    folder = tmp_path_factory.mktemp("three layers")
+    (folder / "circuit.json").write_text(json.dumps(OF_THREE_LAYERS))
+    model = random_gpt2(folder / "model", n_layer=3, seed=2)
+    flags = ("--engine", "torch", "--circuit", str(folder / "circuit.json"))
+    made = made_by(SCRIPT, folder, model, 97, *flags)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TENSORS_CACHE_DIR", str(folder / "tensors"))
+        return made, Questions(start_experiment(model=str(model), n=97, engine="torch"))
+
+
+def test_each_sweep_is_the_one_that_its_name_asks_for(of_three_layers):
+    made, questions = of_three_layers
+    assert {*made.find(kind="sweep")} == {*SWEEPS}
+    expected = {name: questions.swept(*asked) for name, asked in SWEEPS.items()}
+    for name, effects in expected.items():
+        torch.testing.assert_close(made.load(name), effects, rtol=0, atol=1e-6, msg=name)
+        assert made.record["index"][name]["position"] == SWEEPS[name][1]
+    apart = [(one - other).abs().max() for one, other in combinations(expected.values(), 2)]
+    assert min(apart) > 1e-4, "the sweeps can be told apart"
+
+
+def test_each_evaluation_is_the_one_that_its_name_asks_for(of_three_layers):
+    made, questions = of_three_layers
+    experiment, late = questions.experiment, questions.paths(LATE_HALF)
+    full = full_circuit(from_json(OF_THREE_LAYERS), experiment.YY, experiment.END)
+    requests = {
+        "clean": Request.clean(),
+        "corrupted": Request.corrupted(),
+        "late_half": Request.isolate(late),
+        "late_half/without": Request.patch(late),
+        "full_circuit": Request.isolate(full),
+        "full_circuit/without": Request.patch(full),
+    }
+    found = dict(zip(requests, experiment.engine.evaluate([*requests.values()]), strict=True))
+    means = {key: experiment.metric(probs).mean().item() for key, probs in found.items()}
+    assert {key: made.number(f"{key}/probability_difference").value for key in requests} == pytest.approx(
+        means, abs=1e-6
+    )
+    assert min(b - a for a, b in pairwise(sorted(means.values()))) > 1e-4, "the evaluations can be told apart"
+    for key in ("late_half", "full_circuit"):
+        share = made.number(f"{key}/probability_difference/share_of_clean").value
+        assert share == pytest.approx(means[key] / means["clean"], abs=1e-5)
+    heatmaps = {"probs.pt": "clean", "late_half_probs.pt": "late_half", "full_circuit_probs.pt": "full_circuit"}
+    assert {name: each["evaluation"] for name, each in made.find(kind="probabilities").items()} == heatmaps
+    for name, key in heatmaps.items():
+        by_yy = collate(found[key], experiment.dataset.years_YY)
+        torch.testing.assert_close(made.load(name), by_yy, rtol=0, atol=1e-6)
+
+
+def test_attention_is_that_of_the_circuit_s_heads_and_of_all_heads_on_20_sentences(of_three_layers):
+    made, questions = of_three_layers
+    experiment = questions.experiment
+    for head, place in {"a2.h1": (2, 1), "a1.h0": (1, 0)}.items():
+        (pattern,) = experiment.engine.attention([place])
+        torch.testing.assert_close(made.load(f"attn_patterns_{head}.pt"), pattern.mean(0))
+        to_yy = pattern[:, experiment.END, experiment.YY].mean().item()
+        assert made.number(f"attention/{head}/end_to_yy").value == pytest.approx(to_yy)
+    (first,) = experiment.engine.attention([(2, 1)])
+    torch.testing.assert_close(made.load("attn_collated.pt"), collate(first, experiment.dataset.years_YY))
+    assert made.number("attention/collated/head") == "a2.h1"
+    every = made.load("attn_patterns_all.pt")
+    assert every["prompt"] == [*experiment.dataset.good_prompt]
+    for layer, head in product(range(3), range(2)):
+        expected = experiment.engine.attention([(layer, head)])[0][:20]
+        torch.testing.assert_close(every["patterns"][layer, head], expected)
+
+
+def test_a_logit_lens_is_that_of_what_its_node_writes_at_end(of_three_layers):
+    made, questions = of_three_layers
+    experiment = questions.experiment
+    start_yy, answers = experiment.dataset.years_YY, experiment.engine.sentences.answers
+    lenses = {"a2.h1": "a2.h1", "a1.h0": "a1.h0", "m1": "mlp1", "m2": "mlp2"}
+    assert {*made.find(kind="logit_lens")} == {f"logit_lens_{file}.pt" for file in lenses.values()}
+    for node, file in lenses.items():
+        written = experiment.engine.writes([Node.named(node, experiment.END)])
+        (logits,) = logit_lens(written, experiment.model, answers)
+        torch.testing.assert_close(made.load(f"logit_lens_{file}.pt"), collate(logits, start_yy))
+        later = torch.stack(
+            [row[yy + 1 :].mean() - row[: yy + 1].mean() for row, yy in zip(logits, start_yy, strict=True)]
+        )
+        assert made.number(f"logit_lens/{node}/later_above_others").value == pytest.approx(
+            later.mean().item(), abs=1e-6
+        )
+        highest = (logits.argmax(1) == start_yy).double().mean().item()
+        assert made.number(f"logit_lens/{node}/yy_is_highest").value == highest

@@ -230,8 +230,6 @@ def test_logit_lenses_of_mlps_are_relative_to_year_00_the_last_first(drawing):
 
 def test_mean_attention_patterns_have_queries_downwards_and_the_prompt_at_both_axes(drawing):
     key, query = named("key", PROMPT), named("query", PROMPT)
-    key = key._replace(labels={at: name.replace("<", "&lt;").replace(">", "&gt;") for at, name in key.labels.items()})
-    query = query._replace(labels=key.labels)
     of_both = [value(39), value(38)]
     expected = {
         head: heatmap(values, key, query, "attention", of=of_both)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from itertools import count as count_from
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,13 @@ import torch
 
 from path_patching.errors import UserError
 from path_patching.files import ROOT
-from path_patching.gpt2.model import Architecture, random_model
-from reproduction.figures import YY, named, scatter
-from reproduction.run import read_artifacts, start_run
-from reproduction.settings import Settings
+from reproduction.figures import YY, scatter
+from reproduction.run import read_artifacts
 from tests.helpers.checkpoints import save_checkpoint
+from tests.helpers.drawn import Axis, axes_read, bar_title, check_titles, draw, named, panels, publish, told
 from tests.helpers.experiments import random_gpt2
 from tests.helpers.scripts import output, run_script
 
-TINY = Architecture(n_layers=2, n_heads=4, d_model=8, d_head=2, d_mlp=8, n_positions=16, vocab_size=32)
 EDITS = [*(f"PCA, top {rank}" for rank in (1, 2, 3, 5, 10)), "LEACE, YY as a number", "LEACE, YY as classes"]
 WHOLE = ["all, by its mean", "all, by 01 data"]
 
@@ -155,28 +154,65 @@ def test_what_a_user_can_mend_is_a_user_error(in_process, tmp_path, arguments, c
     assert not list(tmp_path.glob("*.pt"))
 
 
-def test_figures_of_one_activation_and_of_many(tmp_path, monkeypatch):
-    monkeypatch.setattr("reproduction.figures.renderer_starts", lambda: False)
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the script sets it
-    for count in (1, 2, 5):
-        folder, plots = tmp_path / str(count), tmp_path / f"plots-{count}"
-        names = [f"input of m{layer} at END" for layer in range(count)]
-        run = start_run("pca_experiments", Settings(out=folder), random_model(TINY), "torch", "cpu")
-        points = torch.randn(count, 97, 2, generator=torch.Generator().manual_seed(0))
-        pca = {"activations": names, "points": points, "shares": torch.full((count, 2), 0.25)}
-        run.save("pca.pt", pca, kind="pca")
-        measured = {edit: [0.5, 0.6, 0.7] for edit in EDITS} | {edit: [0.1] for edit in WHOLE}
-        without_top_10 = {edit: each for edit, each in measured.items() if edit != "PCA, top 10"}
-        differences = dict.fromkeys(names, measured) | {names[-1]: without_top_10}
-        run.save("pca_ablation.pt", {"differences": differences, "clean": 0.8}, kind="edits")
-        run.publish()
-        monkeypatch.setattr(sys, "argv", ["pca_plots.py", "--artifacts", str(folder), "--out", str(plots)])
-        runpy.run_path(str(ROOT / "pca_plots.py"))
-        for name in ("pca", "appendix/pca-ablation"):
-            page = (plots / f"{name}.html").read_text()
-            assert "random (seed 0)" in page, "the model must be named"
-            assert all(f"input of m{layer} at END" in page for layer in range(count))
-        assert "25.0% + 25.0% of variance" in (plots / "pca.html").read_text()
+# The figures
+
+
+ACTIVATIONS = ["input of m8 at END", "output of a7.h10 at END", "output of a7.h8 at END", "embedding of YY",
+               "input of m0 at END"]  # fmt: skip
+
+
+def publish_pca(folder: Path, count: int) -> tuple[dict, dict]:
+    """A run that looked at so many activations, the last of them of too few dimensions for one edit."""
+    names, number = ACTIVATIONS[:count], count_from(1)
+    pca = {"activations": names, "points": told(7, count, 97, 2), "shares": told(30, count, 2, least=0.1)}
+    differences = {name: {edit: [next(number) / 1000 for _ in range(6)] for edit in EDITS} for name in names}
+    differences = {name: edits | {edit: [next(number) / 1000] for edit in WHOLE} for name, edits in differences.items()}
+    del differences[names[-1]]["PCA, top 10"]
+    ablation = {"differences": differences, "clean": 0.8125}
+    artifacts = {"pca.pt": (pca, {"kind": "pca"}), "pca_ablation.pt": (ablation, {"kind": "edits"})}
+    publish("pca_experiments", folder, artifacts, {})
+    return pca, ablation
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_figures_show_each_activation_in_a_panel_of_its_own(tmp_path, count):
+    pca, ablation = publish_pca(tmp_path, count)
+    figures, _ = draw("pca_plots", tmp_path)
+    dots = "each dot is the mean of one start year, 1702 … 1798, and labelled with YY where there is room"
+    control = "control: as many random dimensions, or YY shuffled before it is erased; dashed: nothing edited"
+    check_titles(figures, {
+        "pca": ("First two principal components", dots),
+        "appendix/pca-ablation": ("Probability difference after an edit", control),
+    })  # fmt: skip
+
+    figure, of_pca = figures["pca"], panels(figures["pca"])
+    shares = [f"({first:.1%} + {second:.1%} of variance)" for first, second in pca["shares"].tolist()]
+    assert [title for title, _ in of_pca] == [" ".join(each) for each in zip(pca["activations"], shares, strict=True)]
+    for (title, trace), points in zip(of_pca, pca["points"].tolist(), strict=True):
+        assert [*zip(trace.x, trace.y, strict=True)] == [tuple(point) for point in points], title
+        assert [*trace.marker.color] == [*range(2, 99)], "dots are coloured by YY"
+        x, y = axes_read(figure, trace)
+        assert (x.title, y.title) == ("component 1", "component 2")
+    bar = figure.layout.coloraxis
+    assert (bar.cmin, bar.cmax, bar_title(figure)) == (2, 98, "YY")
+
+    figure, of_edits = figures["appendix/pca-ablation"], panels(figures["appendix/pca-ablation"])
+    groups = [(name, group) for name in pca["activations"] for group in ("edited", "control")]
+    assert [(title, trace.name) for title, trace in of_edits] == groups
+    assert [trace.showlegend for _, trace in of_edits] == [True, True, *[False] * (2 * count - 2)]
+    edits = [edit for edit in (*EDITS, *WHOLE) if count > 1 or edit != "PCA, top 10"]
+    rows = {edit: row for row, edit in enumerate(edits)}
+    for title, trace in of_edits:
+        which, found = slice(1) if trace.name == "edited" else slice(1, None), ablation["differences"][title]
+        expected = [(100 * each, rows[edit]) for edit, of_edit in found.items() for each in of_edit[which]]
+        np.testing.assert_allclose(np.column_stack([trace.x, trace.y]), expected, err_msg=title)
+        assert trace.marker.symbol == ("circle" if trace.name == "edited" else "circle-open")
+        assert axes_read(figure, trace) == (
+            Axis("probability difference (percentage points)", {}),
+            named("", list(rows)),
+        )
+    assert {(line.x0, line.x1, line.line.dash) for line in figure.layout.shapes} == {(81.25, 81.25, "dash")}
+    assert len(figure.layout.shapes) == count
 
 
 def test_dots_carry_the_years_they_stand_for():

@@ -1,56 +1,223 @@
-"""Every figure of a validation is drawn of what circuit_validation.py left; tests that were not made have none."""
+"""The figures of a validation are those of its tables; tests that were not made have none."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from path_patching.files import ROOT
 from path_patching.gpt2.model import GPT2_SMALL
-from reproduction.run import read_artifacts
+from tests.helpers.drawn import (
+    Drawing,
+    check_curves,
+    check_heatmaps,
+    check_histogram,
+    check_intervals,
+    check_titles,
+    draw,
+    heatmap,
+    named,
+    publish,
+)
 from tests.helpers.edge_patching import all_edges
 from tests.helpers.experiments import made_by, random_gpt2
-from tests.helpers.scripts import output, run_script
+from tests.helpers.validation_tables import ABILITIES, CIRCUIT, KINDS, LOWER, NODES, NUMBERS, PARTS, ends, tables
 
-FIGURES = {
-    "sizes", "minimality-late-half", "minimality-full-circuit", "completeness-late-half", "completeness-full-circuit",
-    "random-late-half-any-layers", "random-late-half-same-layers", "random-full-circuit-any-layers",
-    "random-full-circuit-same-layers", "counterfactuals", "strength", "specificity", "interactions", "membership",
-    "circuit",
-}  # fmt: skip
-CIRCUIT = {
-    "name": "by <hand>",
-    "mlps": ["m1", "m2"],
-    "heads": ["a1.h0"],
-    "heads_feed": ["m1", "m2"],
-    "first_below": ["m0", "a0.h1"],
-    "further_below": [],
-}
+SCRIPT = "validation_plots"
+TABLES = tables()
+CELL = "{:.1f}<br>[{:.1f}, {:.1f}]"
+F = "F: 0 for all on 01 data, 1 for the whole model"
+
+
+def publish_tables(folder, *kinds: str) -> None:
+    """A validation that left the tables of these kinds."""
+    artifacts = {f"{place}.csv": (TABLES[kind], {"kind": f"validation_{kind}"}) for place, kind in enumerate(kinds)}
+    publish("circuit_validation", folder, artifacts, NUMBERS)
 
 
 @pytest.fixture(scope="module")
-def validated(tmp_path_factory):
-    """The folder of a validation of a circuit given by hand in a random model of three layers."""
-    folder = tmp_path_factory.mktemp("validated")
-    (folder / "circuit.json").write_text(json.dumps(CIRCUIT))
-    flags = ("--engine", "torch", "--circuit", str(folder / "circuit.json"), "--quick", "--circuits", "30")
-    return made_by("circuit_validation", folder, random_gpt2(folder / "mine", n_layer=3), 97, *flags)
+def drawing(tmp_path_factory) -> Drawing:
+    folder = tmp_path_factory.mktemp("artifacts")
+    publish_tables(folder, *TABLES)
+    return draw(SCRIPT, folder)
 
 
-def draw(artifacts, folder) -> list[str]:
-    """Draw the figures, HTML alone; the lines printed."""
-    flags = ("--artifacts", str(artifacts.folder), "--out", str(folder))
-    return output(run_script(ROOT / "validation_plots.py", *flags, images=False)).splitlines()
+@pytest.fixture(scope="module")
+def figures(drawing):
+    return {name.removeprefix("validation/"): figure for name, figure in drawing.figures.items()}
 
 
-def test_every_figure_is_drawn_with_the_model_in_its_title(validated, tmp_path):
-    assert not any(line.startswith("left out") for line in draw(validated, tmp_path))
-    titles = read_artifacts(tmp_path, "validation_plots").record["figures"]
-    assert {name.removeprefix("validation/") for name in titles} == FIGURES
-    assert all("mine" in title for title in titles.values())
-    assert len({*titles.values()}) == len(titles) - 2, "of four titles of random circuits, two and two are alike"
+def rows(name: str, /, **where: object) -> pd.DataFrame:
+    """The rows of a table in which its columns are these."""
+    table = TABLES[name]
+    for column, value in where.items():
+        table = table[table[column] == value]
+    return table
+
+
+def test_every_figure_has_its_title_and_nothing_is_left_out(drawing):
+    areas = "CPR 0.911 (0.433 at random), CMD 0.122 (0.544 at random)"
+    said = {
+        "sizes": (
+            "Faithfulness of circuits of each size",
+            f"nodes at END, ranked on one half of the sentences, evaluated on the other; {areas}",
+        ),
+        "counterfactuals": ("Other counterfactuals", f"{CIRCUIT}; grey: the span is too small to judge F by"),
+        "strength": (
+            "Patches of graded strength",
+            f"{CIRCUIT}; all paths of the late half, and those through each node",
+        ),
+        "specificity": ("What abilities lose without circuits", ""),
+        "interactions": (
+            "Interactions of nodes at END",
+            f"{CIRCUIT}; effect of two nodes patched together, minus those of each",
+        ),
+        "membership": (
+            "How often the search finds each node again",
+            "on draws of the sentences; nodes of over half of the searches at some threshold; grey: not searched",
+        ),
+        "circuit": (
+            f"What F loses with each link of {CIRCUIT}",
+            "beside a node: how many searches at a threshold of 0.02 find it again; links run upwards; a dashed one "
+            "raises the F when it is patched",
+        ),
+    }
+    for part in PARTS:
+        name = part.replace(" ", "-")
+        needed = f"{CIRCUIT}; a node whose interval includes 0 is not needed"
+        said[f"minimality-{name}"] = (f"What the {part} loses with each node", needed)
+        equal = f"{CIRCUIT}; 0: what is removed costs the model what it costs the circuit"
+        said[f"completeness-{name}"] = (f"Completeness of the {part}", equal)
+        for kind in KINDS:
+            below = f"11 circuits of the same shape, {kind}"
+            said[f"random-{name}-{kind.replace(' ', '-')}"] = (f"F of random circuits, {part}", below)
+    check_titles(drawing.figures, {f"validation/{name}": each for name, each in said.items()})
+    assert [line for line in drawing.lines if "left out" in line] == []
+
+
+def test_curves_over_sizes_are_those_of_their_order_and_the_circuit_is_a_ring(figures):
+    sizes = rows("sizes")
+    expected = {
+        "nodes by |effect|": sizes[["nodes", "by_effect"]],
+        "nodes at random (mean)": sizes[["nodes", "at_random"]],
+        CIRCUIT: [(3, 0.875)],
+    }
+    check_curves(figures["sizes"], expected, "nodes at END", F)
+    assert [trace.mode for trace in figures["sizes"].data] == ["lines", "lines", "markers"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_circuits_are_counted_beside_the_circuit_alone_and_the_model_without_it(figures, part, kind):
+    of_both = rows("random", part=part, kind=kind)
+    drawn, own = of_both[of_both["drawn"]], of_both[~of_both["drawn"]].iloc[0]
+    own_marks = {CIRCUIT: 100 * own["alone"], f"the model without {CIRCUIT}": 100 * own["without"]}
+    marks = {f"{name}, {at:.0f} %": at for name, at in own_marks.items()}
+    figure = figures[f"random-{part}-{kind}".replace(" ", "-")]
+    check_histogram(figure, drawn["alone"], marks, "F of the circuit alone")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_each_part_loses_with_its_nodes(figures, part):
+    lost = rows("nodes", part=part)
+    groups = {"alone": lost[[*ends("alone")]], "without its class": lost[[*ends("given_class")]]}
+    check_intervals(figures[f"minimality-{part}".replace(" ", "-")], groups, "loss of F", [*lost["node"]])
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_completeness_is_the_gap_of_each_removal_with_the_nodes_of_few_random_ones(figures, part):
+    removed = ["nothing", "MLPs", "nodes at random: a7.h10@END m8@END", "nodes at random: a7.h10@END m8@END m9@END"]
+    x_title = "F of the model − F of the circuit, both without these"
+    gaps = rows("completeness", part=part)[[*ends("gap")]]
+    check_intervals(figures[f"completeness-{part}".replace(" ", "-")], {"": gaps}, x_title, removed)
+
+
+def test_counterfactuals_have_no_f_where_their_span_is_too_weak_or_a_control_s(figures):
+    columns = {
+        "span (of 01's)": "share_of_01",
+        "F, late half": "late_half",
+        "F, full circuit": "full_circuit",
+        "sweep like 01's (ρ)": "rank_correlation",
+    }
+    values = rows("counterfactuals")[[*columns.values()]].to_numpy(float).copy()
+    values[2:, 1:3] = np.nan
+    schemes = ["01", "another YY", "another noun (control)", "another century (control)", "mean ablation"]
+    texts = [["" if np.isnan(each) else f"{each:.2f}" for each in row] for row in values]
+    x, y = named("", [*columns]), named("", schemes)
+    expected = heatmap(values, x, y, "1: as the whole model, or as 01", texts=texts)
+    check_heatmaps(figures["counterfactuals"], {"": expected})
+
+
+def test_a_curve_over_the_strength_of_the_patch_is_that_of_its_subject(figures):
+    expected = {
+        subject: rows("strength", subject=subject)[["alpha", "probability_difference"]]
+        for subject in ("late half", *NODES)
+    }
+    check_curves(figures["strength"], expected, "strength α of the patch (1: 01 data)", "probability difference")
+
+
+def test_what_abilities_lose_is_in_percent_with_its_interval_and_beside_it_what_random_circuits_take(figures):
+    x, y = named("circuit impeded", ABILITIES), named("ability measured", ABILITIES)
+    percent = {
+        name: (100 * rows("specificity")[[*ends(name)]].to_numpy(float)).reshape(3, 3, 3)
+        for name in ("lost", "lost_by_chance")
+    }
+    both = [each[..., 0] for each in percent.values()]
+    shown = {
+        name: [
+            ["" if np.isnan(cell[0]) else "{:.1f}<br>[{:.1f}, {:.1f}]".format(*cell) for cell in row] for row in each
+        ]
+        for name, each in percent.items()
+    }
+    titles = {"lost": "its own or another's circuit", "lost_by_chance": "random circuits of its shape"}
+    check_heatmaps(figures["specificity"], {
+        title: heatmap(percent[name][..., 0], x, y, "share of the span lost (%)", of=both, texts=shown[name])
+        for name, title in titles.items()
+    })  # fmt: skip
+
+
+def test_interactions_are_in_points_alike_on_both_sides_of_an_empty_diagonal(figures):
+    effects = np.full((3, 3), np.nan)
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        (effect,) = rows("interactions", one=NODES[a], other=NODES[b])["effect"]
+        effects[a, b] = effects[b, a] = 100 * effect
+    both = named("", ["a7.h10", "m8", "m9"])
+    words = "change in probability difference (percentage points)"
+    check_heatmaps(figures["interactions"], {"": heatmap(effects, both, both, words)})
+
+
+def test_how_often_a_node_is_found_falls_with_the_threshold_nodes_at_end_first_and_grey_where_not_searched(figures):
+    found = TABLES["membership"].pivot(index="threshold", columns="node", values="share")
+    shares = found.loc[[0.05, 0.02, 0.001], [*NODES, *LOWER]].to_numpy().copy()
+    shares[2, 3:] = np.nan
+    figure = figures["membership"]
+    x, y = named("node", [*NODES, *LOWER]), named("threshold (share of clean)", ["0.05", "0.02", "0.001"])
+    check_heatmaps(figure, {"": heatmap(shares, x, y, "share of the searches")})
+
+
+def test_the_drawing_has_what_f_loses_with_each_link_of_the_full_circuit_and_how_often_nodes_are_found(figures):
+    figure = figures["circuit"]
+    lost = [100 * each for each in rows("links", part="full circuit")["alone"]]
+    lines = {trace.hovertemplate.removesuffix("<extra></extra>") for trace in figure.data if trace.hovertemplate}
+    between = (
+        "a7.h10@END → residual stream of logits@END", "m9@END → residual stream of logits@END",
+        "a7.h10@END → residual stream of m9@END", "m0@YY → values of a7.h10@END",
+        "embeds@YY → residual stream of m0@YY",
+    )  # fmt: skip
+    assert lines == {f"{link}<br>{-each:+.2g} % of F" for link, each in zip(between, lost, strict=True)}
+    assert {trace.legendgroup for trace in figure.data if trace.legendgroup} == {"read through", "effect (% of F)"}
+    at_judged = rows("membership", threshold=0.02).set_index("node")["share"]
+    boxes = {f"{at_judged[node]:.0%}" for node in ("a7.h10@END", "m9@END", "m0@YY")}
+    assert {note.text for note in figure.layout.annotations if note.text.endswith("%")} == boxes
+
+
+def test_tests_that_were_not_made_leave_their_figures_out(tmp_path):
+    publish_tables(tmp_path, "strength")
+    drawn, lines = draw(SCRIPT, tmp_path)
+    assert list(drawn) == ["validation/strength"]
+    assert sum(line.startswith("left out: the figure of") for line in lines) == 9
 
 
 def test_a_circuit_without_places_is_held_against_searches_without_theirs(tmp_path):
@@ -63,16 +230,8 @@ def test_a_circuit_without_places_is_held_against_searches_without_theirs(tmp_pa
     nodes, found = made.load("validation_nodes.csv"), made.load("validation_membership.csv")
     assert {*nodes[nodes["part"] == "full circuit"]["node"]} == {"a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1"}
     assert {*found["node"]} <= {*nodes[nodes["part"] == "full circuit"]["node"]}
-    draw(made, tmp_path / "plots")
-    shown = json.loads((tmp_path / "plots" / "plotly" / "validation" / "circuit.json").read_text())["layout"]
-    texts = [note["text"] for note in shown["annotations"]]
+    figure = draw(SCRIPT, made.folder).figures["validation/circuit"]
+    texts = [note.text for note in figure.layout.annotations]
     assert "at every position" in texts
     judged = found[found["threshold"] == made.number("stability/threshold")]
     assert sorted(text for text in texts if text.endswith("%")) == sorted(f"{share:.0%}" for share in judged["share"])
-
-
-def test_tests_that_were_not_made_leave_their_figures_out(validated, tmp_path):
-    flags = ("--engine", "torch", "--circuit", str(validated.folder.parent / "circuit.json"), "--only", "strength")
-    few = made_by("circuit_validation", tmp_path, validated.folder.parent / "mine", 97, *flags)
-    assert sum(line.startswith("left out: the figure of") for line in draw(few, tmp_path / "plots")) == 9
-    assert list(read_artifacts(tmp_path / "plots", "validation_plots").record["figures"]) == ["validation/strength"]
