@@ -200,9 +200,8 @@ def test_each_evaluation_is_the_one_that_its_name_asks_for(of_three_layers):
     }
     found = dict(zip(requests, experiment.engine.evaluate([*requests.values()]), strict=True))
     means = {key: experiment.metric(probs).mean().item() for key, probs in found.items()}
-    assert {key: made.number(f"{key}/probability_difference").value for key in requests} == pytest.approx(
-        means, abs=1e-6
-    )
+    noted = {key: made.number(f"{key}/probability_difference").value for key in requests}
+    assert noted == pytest.approx(means, abs=1e-6)
     assert min(b - a for a, b in pairwise(sorted(means.values()))) > 1e-4, "the evaluations can be told apart"
     for key in ("late_half", "full_circuit"):
         share = made.number(f"{key}/probability_difference/share_of_clean").value
@@ -242,11 +241,8 @@ def test_a_logit_lens_is_that_of_what_its_node_writes_at_end(of_three_layers):
         written = experiment.engine.writes([Node.named(node, experiment.END)])
         (logits,) = logit_lens(written, experiment.model, answers)
         torch.testing.assert_close(made.load(f"logit_lens_{file}.pt"), collate(logits, start_yy))
-        later = torch.stack(
-            [row[yy + 1 :].mean() - row[: yy + 1].mean() for row, yy in zip(logits, start_yy, strict=True)]
-        )
-        assert made.number(f"logit_lens/{node}/later_above_others").value == pytest.approx(
-            later.mean().item(), abs=1e-6
-        )
+        pairs = zip(logits, start_yy, strict=True)
+        later = torch.stack([row[yy + 1 :].mean() - row[: yy + 1].mean() for row, yy in pairs]).mean().item()
+        assert made.number(f"logit_lens/{node}/later_above_others").value == pytest.approx(later, abs=1e-6)
         highest = (logits.argmax(1) == start_yy).double().mean().item()
         assert made.number(f"logit_lens/{node}/yy_is_highest").value == highest
