@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from path_patching.engine import Request
 from path_patching.files import ROOT
+from path_patching.paths import Node, PathSet
 from reproduction.run import read_artifacts
 from tests.helpers.checkpoints import save_checkpoint
 from tests.helpers.scripts import output, run_script
+from utils import start_experiment
 
 N = 97
 FIGURES = {
@@ -118,3 +121,34 @@ def test_a_layer_that_the_model_lacks_is_one_line(two_layers):
     assert failed.returncode == 1
     assert failed.stderr == "error: --layer 2: model has the layers 0 to 1\n"
     assert not (two_layers / "out" / "m2").exists()
+
+
+def test_every_artifact_is_of_what_its_name_says(two_layers, monkeypatch):
+    monkeypatch.setenv("TENSORS_CACHE_DIR", str(two_layers / "tensors"))
+    experiment = start_experiment(model=str(two_layers / "model"), n=N, engine="torch")
+    made, engine, end = read_artifacts(two_layers / "out", "neuron_investigations"), experiment.engine, experiment.END
+
+    def direct(*nodes: Node) -> Request:
+        return Request.patch(PathSet.at(Node.logits(end)).extend(nodes))
+
+    neurons = [Node.neuron(0, neuron, end) for neuron in range(32)]
+    clean, whole, *alone = engine.evaluate([Request.clean(), direct(Node.mlp(0, end)), *map(direct, neurons)])
+    changes = torch.stack([(experiment.metric(each) - experiment.metric(clean)).mean() for each in [whole, *alone]])
+    effects, order = made.load("neuron_effects.pt"), made.load("order.pt").tolist()
+    torch.testing.assert_close(effects, changes[1:], rtol=0, atol=1e-6)
+    assert order == sorted(range(32), key=lambda neuron: -abs(effects[neuron].item()))
+    assert made.number("m0/direct_effect").value == pytest.approx(changes[0].item(), abs=1e-6)
+    assert made.number("neurons/direct_effects_summed").value == pytest.approx(changes[1:].sum().item(), abs=1e-5)
+    strongest = made.number("neurons/strongest")
+    assert [*strongest] == [f"m0.n{neuron}" for neuron in order[:10]]
+
+    def lost(patched: torch.Tensor) -> torch.Tensor:  # of logits relative to year 00's, which need no softmax
+        return (clean / clean[:, :1]).log() - (patched / patched[:, :1]).log()
+
+    expected = torch.stack([lost(alone[neuron]) for neuron in order[:11]])
+    torch.testing.assert_close(made.load("t10-direct_effects.pt"), expected, rtol=0, atol=1e-5)
+    together = lost(engine.evaluate([direct(*(neurons[neuron] for neuron in order[:10]))])[0])
+    torch.testing.assert_close(made.load("t10-t10patched.pt"), together, rtol=0, atol=1e-5)
+    years = experiment.model.tensors["t.w.unembed_arr"][engine.sentences.answers]  # (100, D)
+    lens = engine.writes([neurons[neuron] for neuron in order]) @ years.T
+    torch.testing.assert_close(made.load("t10-logitlens.pt"), lens, rtol=1e-4, atol=1e-6)

@@ -10,14 +10,19 @@ import numpy as np
 import pytest
 import torch
 
+from dataset import NOUNS_FILE, YearDataset, get_valid_years
+from path_patching.edits import EditedRuns
 from path_patching.errors import UserError
 from path_patching.files import ROOT
+from path_patching.gpt2.tokenizer import load_tokenizer
+from path_patching.paths import Node, PathSet
 from reproduction.figures import YY, scatter
 from reproduction.run import read_artifacts
 from tests.helpers.checkpoints import save_checkpoint
 from tests.helpers.drawn import Axis, axes_read, bar_title, check_titles, draw, named, panels, publish, told
 from tests.helpers.experiments import random_gpt2
 from tests.helpers.scripts import output, run_script
+from utils import collate, prob_diff, start_experiment
 
 EDITS = [*(f"PCA, top {rank}" for rank in (1, 2, 3, 5, 10)), "LEACE, YY as a number", "LEACE, YY as classes"]
 WHOLE = ["all, by its mean", "all, by 01 data"]
@@ -98,6 +103,54 @@ def test_nodes_of_a_circuit(in_process, tmp_path):
     path.write_text(json.dumps(circuit))
     in_process("--n", "97", "--circuit", str(path))
     check_run(tmp_path, ["input of m1 at END", "output of a0.h1 at END", "embedding of YY"])
+
+
+def test_every_edit_is_fitted_on_one_half_of_the_sentences_and_measured_on_the_other(in_process, checkpoint, tmp_path):
+    in_process("--n", "97", "--nodes", "m1,a1.h0")
+    made = read_artifacts(tmp_path, "pca_experiments")
+    pca, ablation = made.load("pca.pt"), made.load("pca_ablation.pt")
+    experiment = start_experiment(model=str(checkpoint), n=97, engine="torch")
+    years = get_valid_years(load_tokenizer(), 1700, 1800)
+    dataset = YearDataset(years, 97, NOUNS_FILE, load_tokenizer(), seed=0)
+    engine, end, start_yy = experiment.engine_for(dataset), dataset.end, dataset.years_YY
+    read = {
+        "input of m1 at END": (Node.mlp(1, end), engine.residual(Node.mlp(1, end))),
+        "output of a1.h0 at END": (Node.head(1, 0, end), engine.writes([Node.head(1, 0, end)])[0]),
+        "embedding of YY": (Node.embeds(experiment.YY), engine.writes([Node.embeds(experiment.YY)])[0]),
+    }
+    assert pca["activations"] == [*ablation["differences"]] == [*read]
+    fitted, held_out = slice(0, None, 2), slice(1, None, 2)
+    runs = EditedRuns(experiment.model, dataset.good_toks[held_out], engine.sentences.answers)
+    table = made.load("pca_experiments_sentences.csv")
+    assert [*table[table["evaluation"] == "clean"]["year"]] == dataset.years[held_out].tolist()
+
+    def measured(probabilities: torch.Tensor) -> float:
+        return prob_diff(probabilities, start_yy[held_out]).mean().item()
+
+    clean = measured(engine.clean()[held_out])
+    assert ablation["clean"] == pytest.approx(clean, abs=1e-6)
+    by_01 = {name: engine.corrupted() for name in read}  # nothing else reaches the logits, but for the head
+    head = PathSet.parse("a1.h0 → logits; a1.h0 → m1 → logits", end=end)
+    by_01["output of a1.h0 at END"] = engine.patch(head)
+    for place, (name, (node, activation)) in enumerate(read.items()):
+        known, rest = activation[fitted].double(), activation[held_out].double()
+        means = torch.stack([known[start_yy[fitted] == yy].mean(0) for yy in start_yy[fitted].unique()])
+        _, _, directions = torch.linalg.svd(means - means.mean(0), full_matrices=False)
+        along = (rest - means.mean(0)) @ directions[:1].T @ directions[:1]
+        by_mean, without_first = runs.probabilities(node, torch.stack([known.mean(0) - rest, -along]))
+        expected = {
+            "all, by its mean": measured(by_mean),
+            "PCA, top 1": measured(without_first),
+            "all, by 01 data": measured(by_01[name][held_out]),
+        }
+        found = {edit: ablation["differences"][name][edit][0] for edit in expected}
+        assert found == pytest.approx(expected, abs=1e-5), name
+        change = made.number(f"edited/{node.name}/by_mean/change").value
+        assert change == pytest.approx(expected["all, by its mean"] - clean, abs=1e-5)
+        by_yy = collate(activation, start_yy).double()
+        _, _, directions = torch.linalg.svd(by_yy - by_yy.mean(0), full_matrices=False)
+        shown = (by_yy - by_yy.mean(0)) @ directions[:2].T
+        torch.testing.assert_close(pca["points"][place].abs(), shown.abs(), rtol=1e-4, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("width", [2, 3])

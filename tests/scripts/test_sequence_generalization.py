@@ -20,8 +20,9 @@ from path_patching.torch_engine.engine import TorchEngine
 from path_patching.unembedding import answer_probabilities
 from tasks.prompts import TASKS, TaskDataset, build
 from tests.helpers.checkpoints import save_checkpoint
+from tests.helpers.experiments import made_by, random_gpt2
 from tests.helpers.scripts import output, run_script
-from utils import prob_diff
+from utils import prob_diff, start_experiment
 
 EVERY_TASK, EVALUATED = range(10), (0, 2, 8, 9)
 PAPERS_HEADS = ((5, 1), (5, 5), (6, 9), (7, 10), (8, 8), (8, 11), (9, 1))
@@ -105,38 +106,12 @@ def test_probabilities_are_those_of_transformers(standin, model, number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "valid"), [(0, "greater"), (6, "less")])
-def test_effects_are_changes_of_the_task_s_own_probability_difference(standin, model, number, valid):
-    data, engine = sentences(number), engine_for(model, number)
-    head = PathSet.at(Node.logits(data.end)).extend([Node.head(10, 8, data.end)])
-    probs = engine.evaluate([Request.clean(), Request.patch(head)])
-    clean, patched = (prob_diff(each, data.years_YY, valid).mean() for each in probs)
-    assert abs(patched - clean) > 1e-5
-    assert load(standin, f"ipp_{number}")[10, 8].item() == pytest.approx((patched - clean).item(), abs=1e-7)
-
-
-@pytest.mark.slow
-def test_only_what_lies_below_an_mlp_reaches_it(standin):
-    for name, layer in [*((f"m8_{task}", 8) for task in EVALUATED), ("m7_2", 7)]:
-        effects = load(standin, name)
-        assert (effects[layer + 1 :] == 0).all()
-        assert effects[layer, -1] == 0
-        assert (effects[:layer] != 0).all()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("artifact", "first_layer", "heads"),
-    [("late_half_probs_2", 8, ()), ("late_half_m7_probs_2", 7, ((6, 1), (7, 11)))],
-)
-def test_the_late_half_is_every_chain_of_its_mlps(standin, model, artifact, first_layer, heads):
+def test_the_late_half_with_m7_is_every_chain_of_its_mlps(standin, model):
     END = sentences(2).end  # noqa: N806
-    mlps = [Node.mlp(layer, END) for layer in range(first_layer, 12)]
-    late = (
-        PathSet.at(Node.logits(END)).through_chains(mlps).extend([Node.head(*h, END) for h in (*PAPERS_HEADS, *heads)])
-    )
+    mlps, heads = [Node.mlp(layer, END) for layer in range(7, 12)], (*PAPERS_HEADS, (6, 1), (7, 11))
+    late = PathSet.at(Node.logits(END)).through_chains(mlps).extend([Node.head(*head, END) for head in heads])
     expected = engine_for(model, 2).isolate(late)
-    assert torch.allclose(load(standin, artifact), expected, atol=1e-7)
+    torch.testing.assert_close(load(standin, "late_half_m7_probs_2"), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -164,6 +139,78 @@ def test_a_model_too_short_for_a_task_ends_the_run_with_one_line(tmp_path):
     assert run.returncode == 1
     assert run.stderr == "error: sentences of 18 tokens; short takes 16\n"
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".sequence_generalization.lock"]
+
+
+# Each artifact is of the task and the question that its name says
+
+OF_THREE_LAYERS = {
+    "name": "of three layers",
+    "mlps": ["m1", "m2"],
+    "heads": ["a1.h0", "a2.h1"],
+    "heads_feed": ["logits", "m1", "m2"],
+    "first_below": ["m0"],
+    "further_below": [],
+}
+LATE_HALF = (
+    "a1.h0 → logits; a1.h0 → m1 → logits; a1.h0 → m2 → logits; a1.h0 → m1 → m2 → logits; "
+    "a2.h1 → logits; a2.h1 → m2 → logits"
+)
+
+
+@pytest.fixture(scope="module")
+def of_three_layers(tmp_path_factory):
+    """A run on a random model with a circuit that is given, and an engine of that model."""
+    folder = tmp_path_factory.mktemp("three layers")
+    (folder / "circuit.json").write_text(json.dumps(OF_THREE_LAYERS))
+    model = random_gpt2(folder / "model", n_layer=3, seed=2, n_positions=32)
+    flags = ("--engine", "torch", "--circuit", str(folder / "circuit.json"))
+    made = made_by("sequence_generalization", folder, model, 97, *flags)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TENSORS_CACHE_DIR", str(folder / "tensors"))
+        return made, start_experiment(model=str(model), n=97, engine="torch")
+
+
+@pytest.mark.parametrize("number", EVERY_TASK)
+def test_each_task_is_asked_the_same_of_its_own_sentences(of_three_layers, number):
+    made, experiment = of_three_layers
+    data, nodes = sentences(number), ["a0.h0", "a0.h1", "m0", "a1.h0", "a1.h1", "m1", "a2.h0", "a2.h1", "m2"]
+    engine = experiment.engine_for(data)
+
+    def paths(text: str) -> PathSet:
+        return PathSet.parse(text, end=data.end)
+
+    direct = [f"{node} → logits" for node in nodes]
+    through_m1 = [f"{node} → m1 → logits; {node} → m1 → m2 → logits" for node in nodes[:5]]
+    requests = [Request.patch(paths(text)) for text in (*direct, *through_m1)]
+    clean, late, *patched = engine.evaluate([Request.clean(), Request.isolate(paths(LATE_HALF)), *requests])
+    less = number in (3, 6, 7)
+    means = torch.stack([prob_diff(each, data.years_YY, "less" if less else "greater").mean() for each in patched])
+    effects = means - prob_diff(clean, data.years_YY, "less" if less else "greater").mean()
+    to_m1 = torch.cat([effects[9:], torch.zeros(4, dtype=effects.dtype)])
+    of_task = made.find(task=number)
+    expected = {"probs": data.rows(clean), "ipp": effects[:9].reshape(3, 3)}
+    if number in EVALUATED:
+        expected |= {"late_half_probs": data.rows(late), "m1": to_m1.reshape(3, 3)}
+    assert {*of_task} == {f"generalization/{name}_{number}.pt" for name in expected}
+    for name, values in expected.items():
+        found = made.load(f"generalization/{name}_{number}.pt")
+        torch.testing.assert_close(found, values, rtol=0, atol=1e-6, equal_nan=True, msg=f"{name}_{number}")
+    said = {"ipp": "logits", "m1": "m1"}
+    about = {name: of_task[f"generalization/{name}_{number}.pt"].get("receiver") for name in expected if name in said}
+    assert about == {name: said[name] for name in about}
+    assert made.number(f"task_{number}/valid_end_years") == ("less" if less else "greater")
+    assert made.number(f"task_{number}/prompt") == TASKS[number].prompt
+
+
+@pytest.mark.slow
+def test_what_reaches_m7_in_task_2_goes_on_through_every_chain_of_the_larger_circuit_s_mlps(standin, model):
+    end, engine = sentences(2).end, engine_for(model, 2)
+    m7, later = Node.mlp(7, end), [Node.mlp(layer, end) for layer in range(8, 12)]
+    to_m7 = PathSet.at(Node.logits(end)).through_chains(later).extend([m7])
+    head = to_m7.extend([Node.head(6, 1, end)])
+    clean, patched = engine.evaluate([Request.clean(), Request.patch(head)])
+    effect = (prob_diff(patched, sentences(2).years_YY) - prob_diff(clean, sentences(2).years_YY)).mean().item()
+    assert load(standin, "m7_2")[6, 1].item() == pytest.approx(effect, abs=1e-7)
 
 
 def draw(artifacts: Path, folder: Path) -> list[str]:
