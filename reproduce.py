@@ -7,6 +7,7 @@ python reproduce.py compare FOLDER FOLDER     are two runs the same?
 python reproduce.py weights [--model MODEL]   is this the paper's model?
 python reproduce.py circuit [FILE]            a circuit as a table, or with --to as a file to edit, or for EAP-IG
 python reproduce.py circuit FILE FILE ...     circuits side by side, evaluated on the same sentences
+python reproduce.py models MODEL MODEL ...    models side by side: does each do it, by which circuit, at what depth?
 
 Without --model this is GPT-2 small where it can be had. Where it cannot, it is the stand-in, and a banner says so.
 A step that is done already, with the same settings, model and code, is skipped. Interrupted in any way and run again,
@@ -25,15 +26,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from reproduction.command_line import prepare
 
-from path_patching.circuits import rivals
+from path_patching.circuits import across_models, rivals
 from path_patching.circuits.circuit import EVERYTHING, Circuit, bare, in_order, on_paths
 from path_patching.circuits.circuit_file import as_json, read_circuit, table
 from path_patching.circuits.edge_lists import as_graph, as_text
 from path_patching.errors import UserError
-from path_patching.files import named_path
+from path_patching.files import named_path, write_text
 from path_patching.gpt2.hub import ModelUnavailable
 from path_patching.gpt2.model import GPT2_SMALL, Architecture, Model
 from path_patching.gpt2.tensor_cache import (
@@ -46,9 +49,9 @@ from path_patching.make_engine import ENGINES
 from reproduction import compare, report, results
 from reproduction.paper import PAPER, named_as_read
 from reproduction.publication import lock_folder, wait_for, writing_to
-from reproduction.settings import PlotSettings, Settings
+from reproduction.settings import PlotSettings, RandomCircuitSettings, Settings
 from reproduction.steps import STEPS, Step, is_done, steps_of
-from utils import start_experiment
+from utils import cutoff_sharpness, start_experiment
 
 SECONDS_TO_TIDY_UP = 10.0
 ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # requests to end
@@ -202,14 +205,9 @@ def show_circuits(arguments: list[str]) -> None:
     parser.add_argument("--to", choices=FORMATS, help="print it as a file: of ours, of EAP-IG's and MIB's, or of edges")
     parser.add_argument("--json", action="store_const", const="json", dest="to", help="the same as --to json")
     parser.add_argument("--model", help="gpt2, standin, or a folder with a GPT-2 checkpoint")
-    evaluated = parser.add_argument_group("of circuits side by side")
-    evaluated.add_argument("--engine", choices=ENGINES, help="torch by default")
-    evaluated.add_argument("--device", help="auto, cpu, cuda or cuda:i; auto by default")
-    evaluated.add_argument("--n", type=int, help=f"number of sentences; {Settings.n} by default")
-    evaluated.add_argument("--seed", type=int, help="seed of the sentences; 0 by default")
+    _add_evaluation_flags(parser.add_argument_group("of circuits side by side"))
     options = parser.parse_args(arguments)
-    given = {name: getattr(options, name) for name in ("engine", "device", "n", "seed")}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = _evaluation_flags(options)
     if given and len(options.files) < 2:
         raise UserError(f"--{next(iter(given))} is for circuits side by side; name another, or leave it out")
     circuits = [PAPER if name == "paper" else named_as_read(read_circuit(named_path(name))) for name in options.files]
@@ -226,6 +224,53 @@ def show_circuits(arguments: list[str]) -> None:
     (circuit,) = circuits or [PAPER]
     sizes = load_model(options.model).architecture if options.model else GPT2_SMALL
     print(FORMATS[options.to](circuit, sizes) if options.to else f"{circuit.name}\n\n{table(circuit)}")
+
+
+def compare_models(arguments: list[str]) -> None:
+    """Print a table of several models: does each do greater-than, by which circuit, and how deep does that lie?"""
+    parser = argparse.ArgumentParser(prog="reproduce.py models", description=compare_models.__doc__, allow_abbrev=False)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="gpt2, standin, or a folder with a GPT-2 checkpoint")
+    _add_evaluation_flags(parser)
+    parser.add_argument("--circuits", type=int, default=across_models.CIRCUITS, help="random circuits of each shape")
+    parser.add_argument("--csv", type=named_path, metavar="FILE", help="where to write the table, with every number")
+    options = parser.parse_args(arguments)
+    settings = replace(RandomCircuitSettings(engine="torch", circuits=options.circuits), **_evaluation_flags(options))
+    for name in options.models:  # what cannot be had is found out before anything is evaluated
+        load_model(name)
+    found = [_of_model(replace(settings, model=name)) for name in options.models]
+    if not any(each.means for each in found):
+        raise UserError(f"{found[0].name}: {found[0].remark}")
+    print(f"\n{across_models.table(found)}")
+    if options.csv:
+        write_text(options.csv, across_models.as_csv(found))
+
+
+def _of_model(settings: RandomCircuitSettings) -> across_models.OfModel:
+    """A model's row; of one that cannot be asked, the reason."""
+    try:
+        experiment = start_experiment(settings)
+    except UserError as reason:
+        return across_models.OfModel(settings.model, remark=f"it cannot be asked: {reason}")
+    sharpness = partial(cutoff_sharpness, start_yy=experiment.dataset.years_YY)
+    metrics = {"probability difference": experiment.metric, "cutoff sharpness": sharpness}
+    sentences = experiment.YY, experiment.END, experiment.clusters
+    return across_models.of_model(
+        across_models.Asked(experiment.engine, metrics, *sentences), settings.circuits, settings.seed
+    )
+
+
+def _add_evaluation_flags(parser: argparse._ActionsContainer) -> None:
+    """How circuits are evaluated, and on which sentences; None for what is not given."""
+    parser.add_argument("--engine", choices=ENGINES, help="torch by default")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:i; auto by default")
+    parser.add_argument("--n", type=int, help=f"number of sentences; {Settings.n} by default")
+    parser.add_argument("--seed", type=int, help="seed of every random draw; 0 by default")
+
+
+def _evaluation_flags(options: argparse.Namespace) -> dict[str, Any]:
+    """Those of these flags that are given."""
+    flags = {name: getattr(options, name) for name in ("engine", "device", "n", "seed")}
+    return {name: value for name, value in flags.items() if value is not None}
 
 
 def _as_eap_ig(circuit: Circuit, sizes: Architecture) -> str:
@@ -263,6 +308,7 @@ COMMANDS = {
     "compare": compare.main,
     "weights": show_weights,
     "circuit": show_circuits,
+    "models": compare_models,
 }
 
 

@@ -90,14 +90,19 @@ def compared(
 def table(found: Sequence[Compared]) -> str:
     """Circuits side by side as a Markdown table, a row each; what is shared is that with the first."""
     lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-    names = [each.circuit.name for each in found]
-    for number, each in enumerate(found):
-        before = names[:number].count(each.circuit.name)  # as of files of one name in two folders
+    names = numbered([each.circuit.name for each in found])
+    for number, (name, each) in enumerate(zip(names, found, strict=True)):
         size, numbers = len(each.circuit.members), (each.faithfulness, each.recovered, each.divergence)
-        row = [each.circuit.name + (f" ({before + 1})" if before else ""), f"{size}", f"{len(each.circuit.links)}"]
+        row = [name, f"{size}", f"{len(each.circuit.links)}"]
         row += [str(estimate.without_plain()) for estimate in numbers]
         row += [f"{each.needed} of {size}"]
         parts = (each.shared.nodes, each.shared.links)
         row += [f"{len(part.both)} ({part.jaccard:.2f})" if number else "–" for part in parts]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """Names that are all different: one that was there before, as of files in two folders, gets a number."""
+    before = [names[:place].count(name) for place, name in enumerate(names)]
+    return [name + (f" ({count + 1})" if count else "") for name, count in zip(names, before, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -27,6 +29,7 @@ from reproduction.run import read_artifacts
 from reproduction.steps import Step
 from tests.helpers.experiments import made_by, random_gpt2
 from tests.helpers.scripts import error_line, output, run_python, run_script
+from utils import cutoff_sharpness, prob_diff, start_experiment
 
 
 @pytest.fixture
@@ -289,6 +292,46 @@ def test_circuits_stand_side_by_side(tmp_path):
     assert "the paper's circuit has m8, but mine has 2 layers of 2 heads" in lacking.stderr.splitlines()[-1]
     assert lacking.returncode == 1
     assert "2 circuits are compared" in error_line(circuits("paper", "paper", "--to", "edges"))
+
+
+def models(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """`reproduce.py models` with some arguments."""
+    return run_script(ROOT / "reproduce.py", "models", *arguments, settings=settings)
+
+
+def test_models_stand_side_by_side_and_one_that_cannot_be_asked_has_its_row(tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
+    one, short = random_gpt2(tmp_path / "one"), random_gpt2(tmp_path / "short", n_positions=8)
+    path = tmp_path / "table.csv"
+    printed = output(models(str(one), str(short), "--n", "3", "--circuits", "2", "--csv", str(path)))
+    assert "one: it does not do the task" in printed
+    of_one, of_short = pd.read_csv(path).to_dict("records")
+    experiment = start_experiment(model=str(one), n=3, engine="torch")
+    clean, start_yy = experiment.engine.clean(), experiment.dataset.years_YY
+    for name, metric in (("probability difference", prob_diff), ("cutoff sharpness", cutoff_sharpness)):
+        assert of_one[name] == pytest.approx(metric(clean, start_yy).mean().item(), abs=1e-9)
+    assert "it cannot be asked: " in of_short["remark"]
+    assert error_line(models(str(short), "--n", "3")).count("it cannot be asked") == 1
+
+
+def test_a_model_that_cannot_be_had_ends_the_command_before_any_is_asked(tmp_path):
+    one, tensors = random_gpt2(tmp_path / "one"), {"TENSORS_CACHE_DIR": str(tmp_path / "tensors")}
+    ran = models(str(one), str(tmp_path / "none"), "--n", "3", **tensors)
+    assert str(tmp_path / "none") in error_line(ran)
+    assert "torch engine" not in ran.stdout
+    assert "--circuits 0: give at least one" in error_line(models(str(one), "--circuits", "0", **tensors))
+
+
+def test_the_page_on_models_has_a_command_that_works(tmp_path):
+    """On a tiny model in place of those named, and with few sentences."""
+    (line,) = re.findall(r"^    python reproduce\.py models (.*)$", (ROOT / "docs" / "models.md").read_text(), re.M)
+    path, (names, flags) = tmp_path / "models.csv", (line.split()[:3], line.split()[3:])
+    assert flags[-2:] == ["--csv", "models.csv"]
+    assert names == ["gpt2", "gpt2-medium", "distilgpt2"]
+    flags[flags.index("--n") + 1] = "3"
+    one, tensors = random_gpt2(tmp_path / "one"), str(tmp_path / "tensors")
+    output(models(str(one), *flags[:-1], str(path), TENSORS_CACHE_DIR=tensors))
+    assert pd.read_csv(path)["model"].tolist() == ["one"]
 
 
 @pytest.mark.slow

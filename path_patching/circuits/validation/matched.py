@@ -19,9 +19,9 @@ MLPs. Of a model with few such circuits, all are drawn, and p is the rank of C a
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
@@ -40,6 +40,7 @@ CIRCUITS = 200
 TRIES = 200  # at a circuit that was not drawn before, before there is taken to be none
 TIE = 1e-6  # of F: rounding alone never decides for the circuit
 
+Part = TypeVar("Part", bound=Hashable)
 Draw = Callable[[Circuit, Architecture, random.Random], Circuit]
 DRAWS: dict[Kind, Draw] = {"any layers": random_circuit, "same layers": matched_circuit}
 
@@ -114,12 +115,12 @@ def matched(
 
 def random_parts(
     circuit: Circuit,
-    part: Callable[[Circuit], PathSet],
+    part: Callable[[Circuit], Part],
     kind: Kind,
     architecture: Architecture,
     count: int,
     seed: int = 0,
-) -> list[PathSet]:
+) -> list[Part]:
     """That part of `count` random circuits, none twice and none the circuit's own, or of as many as can be found.
 
     Raises `UserError` if none can.
@@ -127,7 +128,7 @@ def random_parts(
     if count < 1:
         raise UserError(f"{count} random circuits are too few; draw at least one")
     rng, own = random.Random(seed), part(circuit)
-    found: dict[PathSet, None] = {}  # in the order in which they were drawn
+    found: dict[Part, None] = {}  # in the order in which they were drawn
     tries = 0
     while len(found) < count and tries < TRIES:
         drawn = part(DRAWS[kind](circuit, architecture, rng))
