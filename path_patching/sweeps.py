@@ -128,10 +128,13 @@ def _together(
     stream, change = torch.cat([each.stream for each in asked]), torch.cat([each.change for each in asked], 1)
     device = unembedding.device
 
+    def mean_of(metric: Metric, probabilities: torch.Tensor) -> torch.Tensor:
+        return metric(probabilities).mean()
+
     def means(heads: torch.Tensor) -> list[torch.Tensor]:  # of each engine's metric, for each of some heads
         changes = [Change(change[head].to(device), directions[head].to(device)) for head in heads.tolist()]
-        found = [each.cpu().split(n_each) for each in direct_effects(stream.to(device), changes, unembedding)]
-        return [torch.stack([metric(of).mean() for metric, of in zip(metrics, each, strict=True)]) for each in found]
+        probabilities = direct_effects(stream.to(device), changes, unembedding)  # one after another: all are large
+        return [torch.stack([*map(mean_of, metrics, each.cpu().split(n_each))]) for each in probabilities]
 
     found = []
     for part in in_parts(torch.arange(len(directions)), len(directions), "heads", device):
