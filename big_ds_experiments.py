@@ -99,7 +99,7 @@ if by_values is not None:
 # %% What share of the clean probability difference is lost with each MLP's direct effect, and with its indirect one?
 clean = measured["clean"]["probability_difference"]
 if not circuit.mlps:
-    run.leave_out("mlps/none/share_of_clean", f"direct and indirect effects of late MLPs; {circuit.name} has none")
+    run.leave_out("mlps/none/share_of_clean")
 for mlp in in_order(circuit.mlps):
     for effect in ("direct", "indirect"):
         key = f"mlps/{mlp}/{effect}"

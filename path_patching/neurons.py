@@ -40,10 +40,10 @@ import torch
 from path_patching.batches import in_parts
 from path_patching.engine import Data, Engine
 from path_patching.gpt2.model import LAYER_NORM_EPSILON
+from path_patching.metrics import Metric, measured_by
 from path_patching.paths import Node
 from path_patching.precision import full_precision
 from path_patching.progress import progress
-from path_patching.sweeps import Metric
 from path_patching.torch_engine.forward import Transformer
 from path_patching.unembedding import Unembedding, vocabulary_pieces
 
@@ -204,7 +204,7 @@ def _effects(moves: _Moves, metric: Metric) -> torch.Tensor:
         moved = shrinking * moves.logits[:, moves.answers] + step * (heights.T[block][:, None] - mean)
         change = clean.exp() * torch.expm1(moved - growth)  # (neurons, N, A)
         for neuron, of_neuron in zip(block.tolist(), change.cpu(), strict=True):
-            effects[neuron] = metric(of_neuron)
+            effects[neuron] = measured_by(metric, of_neuron)
     return effects
 
 

@@ -31,7 +31,7 @@ A search asks for the same sweeps again and again, and a bootstrap for the same 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,15 +42,15 @@ from path_patching.bootstrap import Clusters, Estimate, mean
 from path_patching.direct_effects import Change, direct_effects, is_cheaper
 from path_patching.engine import Data, Engine, Request
 from path_patching.errors import UserError
+from path_patching.metrics import Metric as Metric
+from path_patching.metrics import measured_by
 from path_patching.paths import AnyVia, Node, PathSet, layer_nodes
 from path_patching.unembedding import Unembedding
-
-Metric = Callable[[torch.Tensor], torch.Tensor]  # answer probabilities (N, A) to one number a sentence, (N,)
 
 
 def changes(engine: Engine, paths: PathSet, metric: Metric) -> torch.Tensor:
     """What patching a path set adds to the metric of each sentence, (N,)."""
-    return metric(engine.patch(paths)) - metric(engine.clean())
+    return measured_by(metric, engine.patch(paths)) - measured_by(metric, engine.clean())
 
 
 def effect(engine: Engine, paths: PathSet, metric: Metric, seed: int = 0, clusters: Clusters = ()) -> Estimate:
@@ -72,8 +72,8 @@ def effects_of(
     `clean` is the metric's clean mean, where it is known already.
     A sender that no receiver reads has none. Raises `PathSetError` if that holds for all of them.
     """
-    means = torch.stack([metric(probs).mean() for probs in engine.sweep(receivers, senders, via, inside)])
-    return means - (metric(engine.clean()).mean() if clean is None else clean)
+    means = torch.stack([measured_by(metric, each).mean() for each in engine.sweep(receivers, senders, via, inside)])
+    return means - (measured_by(metric, engine.clean()).mean() if clean is None else clean)
 
 
 def effects_on(
@@ -129,7 +129,7 @@ def _together(
     device = unembedding.device
 
     def mean_of(metric: Metric, probabilities: torch.Tensor) -> torch.Tensor:
-        return metric(probabilities).mean()
+        return measured_by(metric, probabilities).mean()
 
     def means(heads: torch.Tensor) -> list[torch.Tensor]:  # of each engine's metric, for each of some heads
         changes = [Change(change[head].to(device), directions[head].to(device)) for head in heads.tolist()]
@@ -165,7 +165,7 @@ def _heads_and_mlps(engine: Engine, metric: Metric, inside: Data) -> _HeadsAndMl
     nodes, logits = every_node(engine, engine.sentences.end), Node.logits(engine.sentences.end)
     heads, mlps = ([node for node in nodes if node.kind == kind] for kind in ("head", "mlp"))
     change = engine.mixed_values(heads, inside) - engine.mixed_values(heads)
-    clean = metric(engine.clean()).mean()
+    clean = measured_by(metric, engine.clean()).mean()
     of_mlps = effects_of(engine, PathSet.at(logits), mlps, metric, clean=clean, inside=inside)
     return _HeadsAndMlps(engine.residual(logits), change, clean, of_mlps)
 
@@ -193,7 +193,8 @@ class SentenceValues:
         """The metric of each sentence for some requests, of which those that are new are evaluated together: (R, N)."""
         new = [request for request in dict.fromkeys(requests) if request not in self._of_request]
         if new:
-            self._of_request |= zip(new, map(self.metric, self.engine.evaluate(new)), strict=True)
+            found = [measured_by(self.metric, each) for each in self.engine.evaluate(new)]
+            self._of_request |= zip(new, found, strict=True)
         return torch.stack([self._of_request[request] for request in requests])
 
     def swept(self, receivers: PathSet, position: int, via: AnyVia = "all") -> torch.Tensor:
@@ -201,7 +202,7 @@ class SentenceValues:
         key = receivers, position, via
         if key not in self._of_sweep:
             swept = self.engine.sweep(receivers, every_node(self.engine, position), via)
-            values = torch.stack([self.metric(probs) for probs in swept])
+            values = torch.stack([measured_by(self.metric, each) for each in swept])
             self._of_sweep[key] = values.unflatten(0, (-1, self.engine.model.architecture.n_heads + 1))
         return self._of_sweep[key]
 

@@ -278,7 +278,12 @@ def _along(links: Iterable[Link], yy: int, end: int, through: Collection[Kind], 
 
 
 def full_circuit(circuit: Circuit, yy: int, end: int) -> PathSet:
-    """All paths of a circuit, from the logits at END down to the embeddings, or to everything."""
+    """All paths of a circuit, from the logits at END down to the embeddings, or to everything.
+
+    Raises `UserError` for a YY, of a circuit with places, that does not come before END.
+    """
+    if circuit.placed and not 0 <= yy <= end:
+        raise UserError(f"YY at {yy} and END at {end}: {circuit.name} reads at END what was written at YY, before it")
     links, _ = on_paths(circuit.links)
     return _along(links, yy, end, through=("logits", "mlp", "head"), ends=("embeds", "residual"))
 

@@ -11,6 +11,7 @@ mean of a metric (section 3).
 from __future__ import annotations
 
 from path_patching.circuits.circuit import Circuit, Link, down_to, full_circuit, on_paths, steps
+from path_patching.circuits.twins import check_yy
 from path_patching.engine import Engine
 from path_patching.paths import PathSet
 from path_patching.sweeps import Effects, Metric, remembered_effects
@@ -23,8 +24,10 @@ def link_effects(
 
     The reader's own effect goes through every path of the circuit that leads to it, as in iterative path patching. A
     link without places is patched at all positions together. What `effects` of this engine and metric have evaluated
-    already is not evaluated again.
+    already is not evaluated again. Raises `UserError` for a `yy` at which no twin differs, if the links have places.
     """
+    if circuit.placed:
+        check_yy(engine.sentences, yy)
     paths = full_circuit(circuit, yy, end)
 
     def beginning_with(link: Link) -> PathSet:

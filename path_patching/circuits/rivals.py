@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from path_patching.bootstrap import Clusters, Estimate
 from path_patching.circuits.circuit import Circuit, check_fits, full_circuit
 from path_patching.circuits.overlap import Overlap, overlap
+from path_patching.circuits.twins import check_yy
 from path_patching.circuits.validation.faithfulness import divergence_scale
 from path_patching.circuits.validation.measuring import Scale, is_nothing, isolated, measured
 from path_patching.circuits.validation.members import by_name
@@ -60,12 +61,15 @@ def compared(
 ) -> tuple[Compared, ...]:
     """Circuits beside the first of them, on an engine's sentences, whose YY and END are at `yy` and `end`.
 
-    Raises `UserError` if there is none, or if the model lacks a node of one, before anything is evaluated.
+    Raises `UserError` if there is none, if the model lacks a node of one, or if no twin differs at the YY of one with
+    places, before anything is evaluated.
     """
     if not circuits:
         raise UserError("no circuit is given; give one or more")
     for circuit in circuits:
         check_fits(circuit, engine.model)
+        if circuit.placed:
+            check_yy(engine.sentences, yy)
     scale, apart = Scale.of(engine, metric, clusters), divergence_scale(engine, clusters)
     found = []
     for circuit in circuits:

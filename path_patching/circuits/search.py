@@ -29,6 +29,7 @@ import torch
 from path_patching.circuits.circuit import (
     EMBEDS,
     LOGITS,
+    YY,
     Circuit,
     full_circuit,
     heads_readers,
@@ -38,6 +39,7 @@ from path_patching.circuits.circuit import (
     nodes,
 )
 from path_patching.circuits.papers_shape import in_papers_shape, varied
+from path_patching.circuits.twins import check_yy
 from path_patching.engine import Engine
 from path_patching.errors import UserError, shortened
 from path_patching.gpt2.model import Architecture, Model
@@ -141,8 +143,8 @@ def find_circuit(
     """The circuit that achieves a metric on its engine's sentences, which differ from their twins at position `yy`.
 
     `threshold` is a share of the metric's clean value; `sweeps` are the engine's, where some are made already.
-    Raises `UserError` for a threshold that is none; if no head at END is kept, or, unless a threshold is given, too
-    many nodes to follow them; and if the metric has no clean value to speak of.
+    Raises `UserError` for a threshold that is none, and a `yy` at which no twin differs; if no head at END is kept, or,
+    unless a threshold is given, too many nodes to follow them; and if the metric has no clean value to speak of.
     """
     if threshold is not None:
         _check_threshold(threshold)
@@ -171,7 +173,8 @@ def find_members(effects: Effects, yy: int, end: int, threshold: float) -> Circu
     """The circuit that a search with one threshold finds, without asking what it recovers; None if it has no head.
 
     For many searches that share their evaluations, as those on draws of the sentences (`Effects.weighted`) do.
-    Raises `UserError` for a threshold that is none, and if the metric has no clean value to speak of.
+    Raises `UserError` for a threshold that is none, for a `yy` at which no twin differs, and if the metric has no clean
+    value to speak of.
     """
     strict = _strict(_search(effects, yy, end), _check_threshold(threshold))
     late = _found_at_end(strict)
@@ -181,7 +184,7 @@ def find_members(effects: Effects, yy: int, end: int, threshold: float) -> Circu
 def find_at_end(effects: Effects, yy: int, end: int, threshold: float) -> tuple[str, ...]:
     """The nodes that a search with one threshold keeps at END, before it asks what their heads read and feed.
 
-    Raises `UserError` for a threshold that is none, and if the metric has no clean value to speak of.
+    Raises `UserError` like `find_members`.
     """
     return _kept_at_end(_strict(_search(effects, yy, end), _check_threshold(threshold)))[0]
 
@@ -200,7 +203,8 @@ def _strict(search: Search, share: float) -> Search:
 
 
 def _search(effects: Effects, yy: int, end: int) -> Search:
-    """A search that keeps everything. Raises `UserError` if the metric has no clean value to speak of."""
+    """A search that keeps everything. Raises `UserError` like `find_members`."""
+    check_yy(effects.values.engine.sentences, yy)
     clean = effects.clean
     if clean == 0 or not math.isfinite(clean):
         name = effects.values.engine.model.name
@@ -242,11 +246,20 @@ def _attempts(search: Search, shares: tuple[float, ...], followed_if_many: bool)
         attempts.append(_Attempt(share, strict, late, full))
         print(
             f"threshold {share:g} of clean: {len(late.circuit.heads)} heads and {len(late.circuit.mlps)} MLPs at END, "
-            f"which recover {late.recovered:.3f} of clean" + (f", followed to YY {full.recovered:.3f}" if full else "")
+            f"which recover {late.recovered:.3f} of clean{_said_of_followed(full)}"
         )
         if too_large or attempts[-1].recovered >= ENOUGH:
             break
     return attempts
+
+
+def _said_of_followed(full: Found | None) -> str:
+    """What is printed of a circuit that was followed to YY, or in which nothing led there."""
+    if full is None:
+        return ""
+    if not any(link.reader.endswith(f"@{YY}") or link.sender.endswith(f"@{YY}") for link in full.circuit.links):
+        return f", {full.recovered:.3f} with their inputs taken whole: nothing was followed, since none reads YY"
+    return f", followed to YY {full.recovered:.3f}"
 
 
 def _at_end(found: Found) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from path_patching.bootstrap import Estimate
+from path_patching.circuits.twins import check_yy
 from path_patching.circuits.validation.measuring import Scale, isolated, magnitude, measured, removed
 from path_patching.circuits.validation.members import by_name, classes, listed
 from path_patching.circuits.validation.verdicts import Verdict, judge
@@ -79,8 +80,11 @@ def completeness(
 
     In a circuit without places (`placed=False`) a node is removed at all positions together.
 
-    Raises `UserError` for paths without a node, `PathSetError` for those that the model or its sentences do not have.
+    Raises `UserError` for paths without a node and, with places, for a `yy` at which no twin differs; `PathSetError`
+    for paths that the model or its sentences do not have.
     """
+    if placed:
+        check_yy(engine.sentences, yy)
     nodes = by_name(paths, yy, end, placed)
     sets: dict[frozenset[Node], str] = {frozenset(): "nothing"}
     for group, of_group in classes(paths, yy, end, placed).items():

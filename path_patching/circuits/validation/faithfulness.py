@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import torch
 
 from path_patching.bootstrap import Clusters, Estimate
+from path_patching.circuits.twins import check_ends
 from path_patching.circuits.validation.measuring import Scale, measured
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Engine, Request
@@ -69,8 +70,10 @@ class Faithfulness:
 def faithfulness(engine: Engine, scale: Scale, paths: PathSet, subject: str) -> Faithfulness:
     """Faithfulness of a circuit's paths, `subject` in verdicts, on the metric of a scale.
 
-    Raises `PathSetError` for paths that the model or its sentences do not have.
+    Raises `PathSetError` for paths that the model or its sentences do not have, `UserError` for those that end where no
+    twin differs.
     """
+    check_ends(engine.sentences, paths)
     alone, without = measured(engine, [Request.isolate(paths), Request.patch(paths)], [scale.metric])[0]
     return Faithfulness(
         subject,
@@ -115,8 +118,10 @@ class Divergence:
 def divergence(engine: Engine, scale: Scale, paths: PathSet, subject: str) -> Divergence:
     """Divergences of a circuit's paths, on a scale that `divergence_scale` made.
 
-    Raises `PathSetError` for paths that the model or its sentences do not have.
+    Raises `PathSetError` for paths that the model or its sentences do not have, `UserError` for those that end where no
+    twin differs.
     """
+    check_ends(engine.sentences, paths)
     alone, without = measured(engine, [Request.isolate(paths), Request.patch(paths)], [scale.metric])[0]
     means = scale.mean(alone), scale.mean(without), scale.mean(scale.nothing)
     return Divergence(subject, *means, left=scale.share(alone, scale.nothing))

@@ -27,9 +27,9 @@ from path_patching.batches import PROBABILITY_BYTES
 from path_patching.bootstrap import Clusters, Estimate, means, shares
 from path_patching.engine import Engine, Request
 from path_patching.errors import UserError
+from path_patching.metrics import Metric, measured_by
 from path_patching.paths import PathSet
 from path_patching.progress import progress
-from path_patching.sweeps import Metric
 
 ROUNDING = 1e-5  # of F: what one engine may find where another finds nothing
 SHARE_OF_MEMORY = 1 / 8  # of the engine's, that the probabilities of a call may take
@@ -51,7 +51,7 @@ def measured(engine: Engine, requests: Sequence[Request], metrics: Sequence[Metr
     for chunk in progress(chunks, f"{len(distinct)} evaluations"):
         found = engine.evaluate(chunk)
         for request, probabilities in zip(chunk, found, strict=True):
-            values[request] = torch.stack([metric(probabilities).double() for metric in metrics])  # (metrics, N)
+            values[request] = torch.stack([measured_by(each, probabilities) for each in metrics])  # (metrics, N)
     return torch.stack([values[request] for request in requests], 1)
 
 

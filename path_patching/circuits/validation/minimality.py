@@ -25,6 +25,7 @@ import torch
 
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.circuit import Link
+from path_patching.circuits.twins import check_yy
 from path_patching.circuits.validation.measuring import Scale, is_nothing, isolated, measured
 from path_patching.circuits.validation.members import by_name, class_of, classes, link_steps, listed
 from path_patching.circuits.validation.verdicts import Verdict, judge
@@ -93,8 +94,11 @@ def minimality(
 
     In a circuit without places (`placed=False`) a node or link is removed at all positions together.
 
-    Raises `UserError` for paths without a node, `PathSetError` for those that the model or its sentences do not have.
+    Raises `UserError` for paths without a node and, with places, for a `yy` at which no twin differs; `PathSetError`
+    for paths that the model or its sentences do not have.
     """
+    if placed:
+        check_yy(engine.sentences, yy)
     nodes, steps = by_name(paths, yy, end, placed), link_steps(paths, yy, end, placed)
     groups = classes(paths, yy, end, placed)
     rest_of = {name: {*groups[class_of(name)]} - own for name, own in nodes.items()}
