@@ -13,7 +13,7 @@ import torch
 
 from path_patching.errors import UserError
 from reproduction import figures
-from reproduction.figures import PREDICTED_YEAR, YY, facets, probability_heatmap, share_histogram, sweeps
+from reproduction.figures import PREDICTED_YEAR, YY, escaped, facets, probability_heatmap, share_histogram, sweeps
 from reproduction.plots import start_plots
 from reproduction.run import read_if_run
 from reproduction.settings import PlotSettings
@@ -48,7 +48,7 @@ def by_task(what: str, **about: object) -> dict[int, torch.Tensor]:
 
 def prompt(task: int) -> str:
     """A task's prompt in words."""
-    return tasks_run.number(f"task_{task}/prompt").replace("$", "&#36;")  # what stands between two $ may be set as TeX
+    return escaped(tasks_run.number(f"task_{task}/prompt"))
 
 
 def note(*tasks: int) -> str:
@@ -97,7 +97,7 @@ for task, sweep in by_task("what reaches the circuit's first MLP", kind="sweep",
     write(figure, name=f"generalization-first-mlp-{task}")
 for task, alone in by_task("the late half alone", kind="probabilities", evaluation="late_half").items():
     title = titled(f"Probability heatmap of task {task}, late half alone")
-    subtitle = f"“{prompt(task)}”; late half of {tasks_run.number('circuit/name')}"
+    subtitle = f"“{prompt(task)}”; late half of {escaped(tasks_run.number('circuit/name'))}"
     write(probability_heatmap(alone, title, subtitle, like=probs[task]), name=f"generalization-late-half-{task}")
 
 # %% In the list of years, what reaches m7, beside m8? And what is achieved with m7 and two heads more?
@@ -114,7 +114,7 @@ for task, alone in with_m7.items():
 if random_run:
     recovered, share_of_clean = random_made["random_circuits.pt"], "probability_difference/share_of_clean"
     marks = {
-        random_run.number("circuit/name"): random_run.number(f"late_half/{share_of_clean}").value,
+        escaped(random_run.number("circuit/name")): random_run.number(f"late_half/{share_of_clean}").value,
         "all on 01 data": random_run.number(f"corrupted/{share_of_clean}"),
     }
     title = titled(f"{len(recovered)} random circuits of the same shape")

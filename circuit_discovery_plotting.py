@@ -31,7 +31,7 @@ if many:
 sources = [artifacts, *([many] if many else [])]
 plots = start_plots("circuit_discovery_plotting", settings, *sources, might_read=("big_ds_experiments",))
 titled, write = plots.titled, plots.write
-circuit = artifacts.number("circuit/name")
+circuit = figures.escaped(artifacts.number("circuit/name"))
 
 
 def by_node(what: str, field: str = "node", later_first: bool = False, **about: object) -> dict[str, torch.Tensor]:

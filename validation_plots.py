@@ -15,7 +15,17 @@ import torch
 from color_utils import diverging, sequential
 from path_patching.circuits.circuit import Link
 from reproduction.circuit_drawing import Measure, circuit_figure
-from reproduction.figures import change, curves, facets, heatmap, intervals, named, share_histogram, with_numbers
+from reproduction.figures import (
+    change,
+    curves,
+    escaped,
+    facets,
+    heatmap,
+    intervals,
+    named,
+    share_histogram,
+    with_numbers,
+)
 from reproduction.plots import start_plots
 from reproduction.run import read_artifacts
 from reproduction.settings import PlotSettings
@@ -28,7 +38,7 @@ artifacts = read_artifacts(settings.artifact_folder(), "circuit_validation")
 kinds = {name: entry["kind"].removeprefix("validation_") for name, entry in artifacts.record["index"].items()}
 tables = {kind: artifacts.load(name) for name, kind in kinds.items()}
 plots = start_plots("validation_plots", settings, artifacts)
-circuit = artifacts.number("circuit/name")
+circuit = escaped(artifacts.number("circuit/name"))
 F = "F: 0 for all on 01 data, 1 for the whole model"
 
 

@@ -35,6 +35,8 @@ from functools import partial
 
 import torch
 
+from path_patching.errors import UserError
+
 RESAMPLES = 2000
 LEVEL = 0.95
 SMALL = 1e-3  # of which four decimals would show one digit
@@ -44,6 +46,10 @@ DRAWN_AT_ONCE = 1_000_000  # sentences; memory stays the same for any number of 
 SUMS_A_WEIGHT = 10  # that are made in the time that it takes to make a weight
 
 Clusters = Sequence[torch.Tensor]  # a number for what each sentence was made of, int64 (N,) for each way; () for none
+
+
+class BootstrapError(UserError, ValueError):
+    """Values or clusters from which nothing can be drawn."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Estimate:
 
 def mean(values: torch.Tensor, seed: int = 0, clusters: Clusters = (), resamples: int = RESAMPLES) -> Estimate:
     """The mean of a per-sentence quantity (N,), with its 95 % percentile interval."""
-    return means(values[None], seed, clusters, resamples)[0]
+    return means(torch.as_tensor(values)[None], seed, clusters, resamples)[0]
 
 
 def means(
@@ -94,13 +100,16 @@ def share(
 
     Where the mean of `whole` is not clearly different from zero, the share means nothing and its interval is huge.
     """
-    return shares(part[None], whole, seed, clusters, resamples)[0]
+    return shares(torch.as_tensor(part)[None], whole, seed, clusters, resamples)[0]
 
 
 def shares(
     parts: torch.Tensor, whole: torch.Tensor, seed: int = 0, clusters: Clusters = (), resamples: int = RESAMPLES
 ) -> tuple[Estimate, ...]:
     """The mean of each of several `parts` (Q, N) as a share of that of `whole` (N,), in the time that one takes."""
+    parts, whole = torch.as_tensor(parts), torch.as_tensor(whole)
+    if parts.ndim != 2 or whole.shape != parts.shape[1:]:
+        raise BootstrapError(f"parts (Q, N) need a whole (N,), got {tuple(parts.shape)} and {tuple(whole.shape)}")
     values = torch.cat([parts.double(), whole.double()[None]])
     return estimates(lambda of_draws: of_draws[..., :-1] / of_draws[..., -1:], values, seed, clusters, resamples)
 
@@ -114,7 +123,7 @@ def estimate(
 ) -> Estimate:
     """A number made of the means of Q quantities (Q, N), by `of` from (..., Q) to (...), with its 95 % interval.
 
-    Raises ValueError like `resampled_means`.
+    Raises `BootstrapError` like `resampled_means`.
     """
     return estimates(lambda of_draws: of(of_draws)[..., None], values, seed, clusters, resamples)[0]
 
@@ -128,7 +137,7 @@ def estimates(
 ) -> tuple[Estimate, ...]:
     """K numbers made of the same draws of Q quantities (Q, N), by `of` from (..., Q) to (..., K).
 
-    Raises ValueError like `resampled_means`.
+    Raises `BootstrapError` like `resampled_means`.
     """
     by_cluster = _intervals(of(resampled_means(values, seed, clusters, resamples)))
     found = of(values.double().cpu().mean(1)).tolist()
@@ -146,10 +155,13 @@ def resampled_means(
 
     Quantities of one call share their draws, and so do those of several calls with one seed and the same clusters.
     Sentences that have all clusters in common are summed before anything is drawn, so that a draw takes no longer with
-    more of them. Raises ValueError for values that are not (Q, N) or hold no sentence, and clusters that are not (N,).
+    more of them. Raises `BootstrapError` for values that are not (Q, N) or hold no sentence, clusters that are not
+    (N,), and no draws.
     """
+    if not isinstance(resamples, int) or resamples < 1:
+        raise BootstrapError(f"{resamples} draws: give a whole number of them, one or more")
     if values.ndim != 2 or 0 in values.shape:
-        raise ValueError(f"expected (quantities, N) with at least one sentence, got {tuple(values.shape)}")
+        raise BootstrapError(f"expected (quantities, N) with at least one sentence, got {tuple(values.shape)}")
     ones = torch.ones(1, values.shape[1], dtype=torch.float64)  # summed, they count sentences
     cells = _cells(clusters, values.shape[1])
     sums = torch.zeros(cells.count, len(values) + 1, dtype=torch.float64)
@@ -182,13 +194,14 @@ class _Cells:
 
 
 def _cells(clusters: Clusters, n: int) -> _Cells:
-    """The cells of N sentences: without clusters each is one of its own. Raises ValueError for what is not (N,)."""
+    """The cells of N sentences: without clusters each is one of its own. Raises `BootstrapError` unless (N,)."""
     if not clusters:
         own = torch.arange(n)
         return _Cells(own, (own,), (n,))
+    clusters = [torch.as_tensor(each) for each in clusters]
     if any(each.shape != (n,) for each in clusters):
         shapes = ", ".join(str(tuple(each.shape)) for each in clusters)
-        raise ValueError(f"clusters need a number for each of {n} sentences, ({n},), got {shapes}")
+        raise BootstrapError(f"clusters need a number for each of {n} sentences, ({n},), got {shapes}")
     numbered = [each.cpu().unique(return_inverse=True)[1] for each in clusters]
     sizes = tuple(int(each.max()) + 1 for each in numbered)
     combined = torch.zeros(n, dtype=torch.int64)

@@ -113,6 +113,10 @@ class Sentences:
     answers: torch.Tensor
 
     def __post_init__(self) -> None:
+        for name in ("clean", "corrupted", "answers"):
+            tokens = getattr(self, name)
+            if not isinstance(tokens, torch.Tensor) or tokens.is_meta or tokens.layout != torch.strided:
+                raise UserError(f"{name} tokens must be a tensor of token ids, not {shortened(repr(tokens))}")
         if self.clean.ndim != 2 or self.clean.shape != self.corrupted.shape or 0 in self.clean.shape:
             shapes = f"{tuple(self.clean.shape)} and {tuple(self.corrupted.shape)}"
             raise UserError(f"clean and corrupted tokens must both be (N, T) with N, T > 0, not {shapes}")

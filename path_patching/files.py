@@ -22,11 +22,17 @@ DEEPEST = 100  # lists and objects within one another in JSON; Python's own limi
 
 
 def named_path(text: str | Path) -> Path:
-    """The path that a user names, with `~` filled in. Raises `UserError` if it is empty, or nobody has that home."""
+    """The path that a user names, with `~` filled in.
+
+    Raises `UserError` if it is empty, nobody has that home, or it is no text, which no record or page could hold.
+    """
     if not str(text):
         raise UserError("an empty name is no file and no folder; give one, or leave it out")
     try:
+        str(text).encode()
         return Path(text).expanduser()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{str(text)!a} is not in UTF-8; rename it, or choose another") from error
     except RuntimeError as error:
         raise UserError(f"{text}: nobody is known whose home that is; write the whole path") from error
 

@@ -96,7 +96,9 @@ def direct_effects_on(
 
     Much less work where `like` made them of one another: what a head can write is then unembedded once for all.
     """
-    alike: dict[int, list[int]] = defaultdict(list)
+    engines, metrics, alike = [*engines], [*metrics], defaultdict(list)
+    if len(engines) != len(metrics):
+        raise UserError(f"{len(engines)} engines need a metric each, not {len(metrics)}")
     for place, engine in enumerate(engines):
         alike[id(engine.unembedding or engine)].append(place)
     found: dict[int, torch.Tensor] = {}

@@ -54,7 +54,7 @@ class Axis:
 
     def layout(self) -> dict[str, object]:
         """The axis for plotly. Cells without a label show two digits when the pointer is on them: years."""
-        labels = {"tickvals": list(self.ticks), "ticktext": [html.escape(label) for label in self.ticks.values()]}
+        labels = {"tickvals": list(self.ticks), "ticktext": [escaped(label) for label in self.ticks.values()]}
         return {"tickmode": "array", "hoverformat": "02d", "showgrid": False, "zeroline": False} | labels
 
 
@@ -80,9 +80,14 @@ relative_logit: Colours = partial(diverging, title="logit minus year 00's logit"
 change: Colours = partial(diverging, title="change in probability difference (percentage points)")
 
 
+def escaped(text: str) -> str:
+    """What is not ours in a figure, as names are: plotly reads tags, entities and, between two $, TeX in any text."""
+    return html.escape(text, quote=False).replace("$", "&#36;")
+
+
 def titled(what: str, record: Mapping[str, Any]) -> str:
     """A figure's title: what it shows and, from the artifacts' record, the model that was run and how."""
-    name = html.escape(record["model"]["name"])
+    name = escaped(record["model"]["name"])
     model = name if record["model"]["is_gpt2_small"] else f"{name} (not GPT-2 small)"
     return f"{what}, {model}, as published" if record["settings"]["as_published"] else f"{what}, {model}"
 
@@ -395,7 +400,7 @@ def _tile_axis(title: str, n_tiles: int, n_cells: int) -> Axis:
 
 def _tile_cell(positions: Sequence[str], row: int, column: int) -> str:
     """What a cell of `head_tiles` stands for. The gaps have no value, so that their names are never shown."""
-    names = [*map(html.escape, positions), ""]
+    names = [*map(escaped, positions), ""]
     (layer, query), (head, key) = divmod(row, len(names)), divmod(column, len(names))
     return f"a{layer}.h{head}<br>{names[query]} → {names[key]}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,11 +41,15 @@ class Plots:
         """A figure's title: what it shows, and of which model."""
         return titled(what, self.sources[0].record)
 
+    def plainly_titled(self, what: str) -> str:
+        """The same for a page or a table, whose text is no figure's."""
+        return html.unescape(self.titled(what))
+
     def write(self, figure: go.Figure, name: str) -> None:
         """Stage a figure's files; show it in a notebook. `name` may begin with a subfolder ("appendix/m11-ipp")."""
         for file, content in figure_files(figure, name).items():
             self.publication.stage(file, content)
-        self.titles[name] = figure.layout.title.text
+        self.titles[name] = html.unescape(figure.layout.title.text)
         if in_interactive_window():
             figure.show()
 

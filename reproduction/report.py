@@ -122,7 +122,9 @@ def main(arguments: list[str]) -> None:
     report = start_plots("report", settings, *runs, results, *drawn, might_read=(*EXPERIMENTS, *SECTIONS))
     by_record = {record_path(folder, run.script).name: run for run in runs}
     sections = [section_of(figures, by_record) for figures in drawn]
-    html = page(report.titled("How does GPT-2 compute greater-than?"), command("report"), runs, results, sections)
+    html = page(
+        report.plainly_titled("How does GPT-2 compute greater-than?"), command("report"), runs, results, sections
+    )
     report.publication.stage("report.html", html.encode())
     report.publish()
     print(f"{sum(len(section.figures) for section in sections)} figures are in {plot_folder / 'report.html'}")

@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> None:
     claims, made = read_claims(), read_experiments(settings.artifact_folder())
     summary = start_plots("results", settings, *made.values(), might_read=tuple(EXPERIMENTS))
     table = results_table(claims, made)
-    text = markdown(table, summary.titled("The paper's numbers and the measured ones"))
+    text = markdown(table, summary.plainly_titled("The paper's numbers and the measured ones"))
     summary.publication.stage("results.md", text.encode())
     summary.publication.stage("results.csv", table.to_csv(index=False, lineterminator="\n").encode())
     summary.publish(table=table.to_dict("records"))

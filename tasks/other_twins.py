@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import torch
 
 from dataset import YearDataset, sentence_of, tokens_of
-from path_patching.errors import UserError
+from path_patching.errors import UserError, shortened
 from path_patching.gpt2.tokenizer import EOS
 from utils import PairedSentences
 
@@ -52,9 +52,14 @@ def with_twins(
     """The same clean sentences with twins of another kind.
 
     They are drawn from `seed`: another YY or century from `years`, another noun from those of the other sentences.
-    Raises `UserError` for a sentence that has no other of its kind, and for twins that differ elsewhere than where they
-    should, or not there.
+    Raises `UserError` for another kind, a sentence that has no other of its kind, and for twins that differ elsewhere
+    than where they should, or not there.
     """
+    if not isinstance(dataset, YearDataset) or counterfactual not in [*CHANGED]:
+        raise UserError(
+            f"{shortened(repr(counterfactual))} is no kind of other twins for a YearDataset; kinds are "
+            f"{', '.join(CHANGED)}, and a YearDataset has the 01 twins by itself"
+        )
     other, changed = copy(dataset), CHANGED[counterfactual]
     drawn = _others(
         counterfactual, dataset.nouns, dataset.years.tolist(), years, random.Random(f"{counterfactual} {seed}")

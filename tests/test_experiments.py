@@ -161,3 +161,8 @@ def test_a_model_that_does_not_answer_with_years_gets_a_warning(tmp_path: Path, 
 @each_start
 def test_a_model_that_answers_with_years_gets_none(tmp_path: Path, start):
     assert start(settings_for(random_gpt2(tmp_path / "model"))).warnings == ()
+
+
+def test_a_setting_that_is_none_is_one_line():
+    with pytest.raises(UserError, match=r"there is no setting 'foo'; settings are model, engine, device, n, seed"):
+        start_experiment(model="standin", foo=1)

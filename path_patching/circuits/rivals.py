@@ -107,6 +107,7 @@ def table(found: Sequence[Compared]) -> str:
 
 
 def numbered(names: Sequence[str]) -> list[str]:
-    """Names that are all different: one that was there before, as of files in two folders, gets a number."""
+    """Names for a table, all different: one that was there before, as of files in two folders, gets a number."""
+    names = [name.replace("|", r"\|") for name in names]
     before = [names[:place].count(name) for place, name in enumerate(names)]
     return [name + (f" ({count + 1})" if count else "") for name, count in zip(names, before, strict=True)]

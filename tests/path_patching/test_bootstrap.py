@@ -8,6 +8,7 @@ import torch
 
 from path_patching import bootstrap
 from path_patching.bootstrap import estimate, mean, resampled_means, sentence_weights, share
+from path_patching.errors import UserError
 
 
 def normal(n: int, seed: int = 0) -> torch.Tensor:
@@ -234,3 +235,25 @@ def test_an_estimate_is_json():
 def test_values_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"\(quantities, N\)"):
         resampled_means(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("ask", "complaint"),
+    [
+        (lambda: mean(torch.ones(3), resamples=0), "0 draws: give a whole number"),
+        (lambda: mean(torch.ones(3), resamples=2.5), "2.5 draws"),
+        (lambda: share(torch.ones(3), torch.ones(4)), r"parts \(Q, N\) need a whole \(N,\), got \(1, 3\) and \(4,\)"),
+        (lambda: share(torch.ones(3, 1), torch.ones(3, 1)), r"need a whole \(N,\)"),
+        (lambda: mean(torch.ones(3), clusters=[[0, 1]]), r"clusters need a number for each of 3 sentences"),
+        (lambda: mean(torch.ones(0)), "at least one sentence"),
+    ],
+)
+def test_what_nothing_can_be_drawn_from_is_one_line(ask, complaint):
+    with pytest.raises(UserError, match=complaint) as error:
+        ask()
+    assert isinstance(error.value, ValueError)
+
+
+def test_clusters_may_be_lists():
+    values, numbers = torch.arange(6.0), [0, 0, 1, 1, 2, 2]
+    assert mean(values, clusters=[numbers]) == mean(values, clusters=[torch.tensor(numbers)])

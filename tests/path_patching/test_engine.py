@@ -42,6 +42,15 @@ def test_sentences_come_in_pairs(clean, corrupted):
         Sentences(clean, corrupted, ANSWERS)
 
 
+@pytest.mark.parametrize("wrong", [TOKENS.tolist(), TOKENS.numpy(), None, TOKENS.to("meta"), TOKENS.to_sparse()])
+def test_sentences_are_tensors(wrong):
+    for name in ("clean", "corrupted", "answers"):
+        given = {"clean": TOKENS, "corrupted": TOKENS, "answers": ANSWERS} | {name: wrong}
+        with pytest.raises(UserError, match=f"^{name} tokens must be a tensor of token ids, not ") as error:
+            Sentences(**given)
+        assert "\n" not in str(error.value)
+
+
 BYTES_A_PAIR = 1000
 BYTES_A_RESULT = 8 * len(ANSWERS)
 

@@ -66,7 +66,7 @@ def test_a_home_is_filled_in_and_a_nameless_path_refused(monkeypatch, tmp_path):
         found = folder()
         assert found is not None
         assert found.is_relative_to(tmp_path / "x")
-    for wrong in ("", "~nobody-of-that-name/x"):
+    for wrong in ("", "~nobody-of-that-name/x", "out-\udcff", Path("\udcff")):
         with pytest.raises(UserError):
             named_path(wrong)
 

@@ -130,3 +130,14 @@ def test_a_position_at_which_no_twin_differs_is_not_followed_to(asked, yy):
 def test_a_circuit_reads_at_end_what_was_written_before_it(yy):
     with pytest.raises(UserError, match=rf"YY at {yy} and END at {END}"):
         full_circuit(LARGER, yy, END)
+
+
+def test_a_sweep_together_takes_what_it_is_asked_once():
+    """Of a generator nothing was left when it was read a second time."""
+    engine, metric = make_engine("torch", planted_model(), planted_sentences()), greater_than(YEARS)
+    of_generators = direct_effects_on((each for each in [engine, engine]), (each for each in [metric, metric]))
+    of_lists = direct_effects_on([engine, engine], [metric, metric])
+    assert len(of_generators) == 2
+    assert all(torch.equal(one, other) for one, other in zip(of_generators, of_lists, strict=True))
+    with pytest.raises(UserError, match="2 engines need a metric each, not 1"):
+        direct_effects_on([engine, engine], [metric])

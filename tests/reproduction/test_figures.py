@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import html
+
 import plotly.graph_objects as go
 import plotly.io
 import pytest
@@ -261,3 +263,14 @@ def test_cells_of_a_heatmap_may_have_texts():
     )
     assert figure.data[0].texttemplate == "%{text}"
     assert [list(row) for row in figure.data[0].text] == [["a", "b"], ["c", "d"]]
+
+
+@pytest.mark.parametrize("name", ["R&D", "a<b>", 'the "best"', "it's", "$x$ and $y$", "R&amp;D", "&quot;"])
+def test_a_name_stands_in_a_figure_and_beside_it_as_it_is(name):
+    record = {"model": {"name": name, "is_gpt2_small": False}, "settings": {"as_published": False}}
+    shown = titled("What", record)
+    assert html.unescape(shown) == f"What, {name} (not GPT-2 small)"
+    assert "<" not in shown
+    assert "$" not in shown
+    assert "&quot;" not in shown.replace("&amp;quot;", "")
+    assert "&#x27;" not in shown

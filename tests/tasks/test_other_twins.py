@@ -90,3 +90,21 @@ def test_twins_that_differ_elsewhere_are_refused(monkeypatch, spans):
     monkeypatch.setitem(CHANGED, "another century", ("XX1",))
     with pytest.raises(UserError, match="should differ at token 7 and nowhere else"):
         with_twins(spans, "another century", YEARS, TOKENIZER)
+
+
+@pytest.mark.parametrize("kind", ["another YY", "another century", "another noun"])
+@pytest.mark.parametrize("earlier", ["another YY", "another century", "another noun"])
+def test_twins_of_twins_are_those_of_the_sentences(spans, kind, earlier):
+    twins = with_twins(with_twins(spans, earlier, YEARS, TOKENIZER), kind, YEARS, TOKENIZER)
+    assert torch.equal(twins.bad_toks, with_twins(spans, kind, YEARS, TOKENIZER).bad_toks)
+    assert twins.bad_prompt == with_twins(spans, kind, YEARS, TOKENIZER).bad_prompt
+
+
+@pytest.mark.parametrize("kind", ["01", None, "another", ["another YY"], 1])
+def test_a_kind_that_is_none_is_one_line(spans, kind):
+    """“01” after “another noun” had noun twins under the name of 01."""
+    for data in (spans, with_twins(spans, "another noun", YEARS, TOKENIZER)):
+        with pytest.raises(UserError, match=r"is no kind of other twins .* another YY, another century, another noun"):
+            with_twins(data, kind, YEARS, TOKENIZER)
+    with pytest.raises(UserError, match="for a YearDataset"):
+        with_twins(None, "another YY", YEARS, TOKENIZER)

@@ -78,3 +78,8 @@ def test_no_circuit_and_one_that_the_model_lacks_are_refused_before_anything_is_
     lacking = Circuit("of another model", (Link.parse("embeds → m12"), Link.parse("m12 → logits")))
     with pytest.raises(UserError, match=r"of another model has m12, but .* has 12 layers"):
         compared(ENGINE, METRIC, [SMALL, lacking], 2, SETUP.end)
+
+
+def test_a_name_does_not_break_the_table():
+    found = compared(ENGINE, METRIC, [replace(SMALL, name="a|b")], 2, SETUP.end)
+    assert table(found).splitlines()[-1].startswith(r"| a\|b | 2 | 4 | ")
