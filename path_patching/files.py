@@ -84,7 +84,7 @@ def checkpoint_folder(model: str) -> Path:
     Raises `UserError` if nothing can be called so: no name at all, a loop of links, the home of nobody, bytes that are
     no text.
     """
-    if not model.strip():
+    if not str(model).strip():
         raise UserError("an empty name is no model; give gpt2, standin or a checkpoint's folder")
     try:
         folder = Path(model).expanduser().resolve()

@@ -285,7 +285,7 @@ class PathSet:
         `PathSetError` for what is no path, and for a text that `print` has cut short.
         """
         if not isinstance(text, str):
-            raise PathSetError(f"{text!r} is no text; write one like a9.h1 → m10 → logits")
+            raise PathSetError(f"{shortened(repr(text))} is no text; write one like a9.h1 → m10 → logits")
         lines = [line.strip() for line in re.split(r"[;\n]", text) if line.strip()]
         if not lines:
             raise PathSetError("the text holds no path; write one like a9.h1 → m10 → logits")
@@ -302,7 +302,7 @@ class PathSet:
         parts = ARROW.split(line)
         *senders, top = [_located(name, places) for name in parts[::2]]
         if top.kind != "logits":
-            raise PathSetError(f"{line!r} goes up to {top}; a path goes up to the logits: … → logits")
+            raise PathSetError(f"{shortened(line)!r} goes up to {top}; a path goes up to the logits: … → logits")
         inputs = [ARROW_INPUTS[letter] for letter in parts[1::2]]
         steps = zip(senders, inputs, strict=True)  # each with the input that reads it
         return reduce(lambda paths, step: paths.extend([step[0]], step[1]), reversed([*steps]), cls.at(top))
@@ -557,8 +557,10 @@ def _located(name: str, places: dict[str, int | None]) -> Node:
     place = place if at else "END"
     position = int(place) if re.fullmatch(NUMBER, place) else places.get(place)
     if position is None:
-        where = place or "nothing"
-        raise PathSetError(f"{name!r}: where is {where}? Positions are numbers, END or YY; say end=… and yy=…")
+        where = shortened(place) or "nothing"
+        raise PathSetError(
+            f"{shortened(name)!r}: where is {where}? Positions are numbers, END or YY; say end=… and yy=…"
+        )
     return Node.named(bare, position)
 
 

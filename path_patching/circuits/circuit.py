@@ -33,7 +33,7 @@ from functools import cache, cached_property
 
 from path_patching.errors import UserError, shortened
 from path_patching.gpt2.model import Architecture, Model
-from path_patching.paths import ARROW, INPUTS, Branch, Kind, Node, PathSet, Via
+from path_patching.paths import ARROW, DEEPEST, INPUTS, Branch, Kind, Node, PathSet, Via
 
 LOGITS, EMBEDS, EVERYTHING = "logits", "embeds", "everything"
 END, YY = "END", "YY"
@@ -196,6 +196,8 @@ def _complaints(circuit: Circuit) -> Iterator[str]:
     yield from (f"{shortened(each)} is at no place of a circuit, END or YY" for each in ends if not _has_place(each))
     yield from filter(None, [mixed_places(links)])
     yield from filter(None, map(_wrong_with, links))
+    if len({_order(bare(each))[0] for each in ends}) > DEEPEST:
+        yield f"its paths may have more than {DEEPEST} steps, which are not followed; leave some nodes out"
     heads = {bare(each) for each in ends if kind_of(each) == "head" and place_of(each) != YY}
     yield from (f"{shortened(each)} is studied, but not among its heads" for each in studied if each not in heads)
     late_heads = {each for each in _late_nodes(links) if kind_of(each) == "head"}

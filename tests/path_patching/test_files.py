@@ -80,6 +80,10 @@ def test_without_a_home_nobody_needs_the_download_of_the_paper_s_readme(monkeypa
     assert download_folder() == tmp_path / "tensor_db"
 
 
+def test_a_model_may_be_named_by_a_path(tmp_path):
+    assert checkpoint_folder(tmp_path) == checkpoint_folder(str(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["", " ", "\n"])
 def test_an_empty_name_is_no_model_and_never_the_working_directory(name):
     with pytest.raises(UserError, match="an empty name is no model"):

@@ -352,6 +352,15 @@ def test_paths_of_the_most_steps_can_be_walked_and_longer_ones_are_one_line():
             make()
 
 
+@pytest.mark.parametrize(
+    "text", ["m1" * 5000, f"m1 → m2@{'1' * 5000}", f"q {'1' * 5000} → m1", f"m1@{'x' * 5000} → logits"]
+)
+def test_a_message_quotes_the_beginning_of_a_long_text(text):
+    with pytest.raises(PathSetError) as error:
+        PathSet.parse(text, end=END)
+    assert len(str(error.value)) < 300
+
+
 # Path sets against sets of paths. A path is a tuple of steps (via, node), the first ("", logits).
 
 SMALL_END = 2

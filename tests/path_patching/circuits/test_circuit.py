@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -366,3 +366,14 @@ def test_what_is_no_circuit_is_said_in_one_line(links, complaint):
     with pytest.raises(UserError, match=complaint) as error:
         of(*links)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["", "@END"])
+def test_a_chain_of_a_thousand_mlps_is_one_line(place):
+    """It ended in a RecursionError."""
+    names = ["embeds", *(f"m{layer}" for layer in range(1000)), "logits"]
+    steps = [f"{one}{place} → {other}{place}" for one, other in pairwise(names)]
+    with pytest.raises(UserError, match=r"deep cannot be a circuit: its paths may have more than 200 steps"):
+        Circuit("deep", tuple(map(Link.parse, steps)))
+    short = (*steps[:150], f"m149{place} → logits{place}")
+    assert full_circuit(Circuit("short", tuple(map(Link.parse, short))), 1, 1).count() == 1
