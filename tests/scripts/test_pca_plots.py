@@ -17,6 +17,7 @@ from path_patching.files import ROOT
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node, PathSet
 from reproduction.figures import YY, scatter
+from reproduction.figures import named as drawn_axis
 from reproduction.run import read_artifacts
 from tests.helpers.checkpoints import save_checkpoint
 from tests.helpers.drawn import Axis, axes_read, bar_title, check_titles, draw, named, panels, publish, told
@@ -292,7 +293,7 @@ def test_labels_without_room_are_left_out():
 def test_rows_of_dots_share_both_axes_and_name_their_groups_once():
     dots = torch.tensor([[1.0, 0.0], [torch.nan, 1.0]])
     panels = {"a": {"edited": dots, "control": dots}, "b": {"edited": dots, "control": dots}}
-    figure = scatter(panels, "title", "x", named("", ["first", "second"]))
+    figure = scatter(panels, "title", "x", drawn_axis("", ["first", "second"]))
     assert [trace.showlegend for trace in figure.data] == [True, True, False, False]
     assert list(figure.layout.yaxis.ticktext) == ["first", "second"]
     assert figure.layout.yaxis.range == figure.layout.yaxis2.range == (1.5, -0.5)
