@@ -27,13 +27,14 @@ import torch
 
 from path_patching.errors import UserError, first_line
 from path_patching.files import lines_of, reading
-from path_patching.gpt2.tokenizer import CACHE, EOS, load_vocabulary, token_texts
+from path_patching.gpt2.tokenizer import EOS, load_vocabulary, token_texts
 
 if TYPE_CHECKING:
     from transformers import GPT2Tokenizer
 
 ValidYears = Literal["greater", "less"]  # which end years a prompt makes valid: those above YY, or those below
 
+CACHE = Path(__file__).resolve().parent / "cache"
 NOUNS_FILE = CACHE / "potential_nouns.txt"
 YEAR_TOKEN_IDS_FILE = CACHE / "logit_indices.pt"
 YEARS = tuple(f"{yy:02d}" for yy in range(100))

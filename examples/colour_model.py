@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 import tempfile
 from pathlib import Path
+
+# The repository's modules lie one folder above. They are not installed.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from reproduction.command_line import prepare
 

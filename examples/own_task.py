@@ -7,7 +7,12 @@ Without --model, a small model that can do it is trained first, in a minute.
 # %% Which model? In an interactive window, change the settings here.
 import itertools
 import random
+import sys
 from dataclasses import replace
+from pathlib import Path
+
+# The repository's modules lie one folder above. They are not installed. (A cell has no file; its kernel runs here.)
+sys.path.insert(0, str(Path(globals().get("__file__", Path.cwd() / "cell")).parents[1]))
 
 from reproduction.command_line import read_settings
 

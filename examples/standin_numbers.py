@@ -12,8 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+# The repository's modules lie one folder above. They are not installed.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from reproduction.command_line import prepare
 
@@ -144,7 +148,7 @@ def of_edits(engine: Engine, data: YearDataset) -> Numbers:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure a trained model, and put the numbers into its record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", default=STANDIN_FOLDER, help="of the model (cache/standin)")
+    parser.add_argument("folder", type=Path, nargs="?", default=STANDIN_FOLDER, help="of the model (the stand-in)")
     folder = parser.parse_args(arguments).folder
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     nouns = record["held_out_nouns"]

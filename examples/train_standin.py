@@ -20,12 +20,16 @@ import json
 import math
 import platform
 import random
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
+
+# The repository's modules lie one folder above. They are not installed.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from reproduction.command_line import prepare
 
@@ -374,7 +378,7 @@ def save(model: GPT2LMHeadModel, folder: Path) -> None:
 def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[Settings, Path]:
     """Settings and output folder from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=STANDIN_FOLDER, help="folder to write (default: cache/standin)")
+    parser.add_argument("--out", type=Path, default=STANDIN_FOLDER, help="folder to write (default: the stand-in's)")
     for setting in fields(Settings):
         flag = "--" + setting.name.replace("_", "-")
         explanation = f"{setting.metadata['help']} (default: {setting.default})"

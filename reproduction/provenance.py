@@ -18,7 +18,8 @@ from reproduction.publication import WORDS, invocation
 from reproduction.terminal import arguments_of
 
 LIBRARIES = ("rust_circuit", "transformers", "numpy", "pandas", "concept-erasure", "plotly", "kaleido", "jinja2")
-NO_INPUT = ("README.md",)  # in `cache/`: it is about the data
+DATA = ("cache", "path_patching/gpt2/data")
+NO_INPUT = ("README.md",)  # beside the data, which it is about
 
 
 def library_versions() -> dict[str, str | None]:
@@ -65,11 +66,12 @@ def command(script: str) -> str:
 @cache
 def code_sha256(script: str) -> str:
     """A hash over a script, all modules of the repository that it imports, the files beside them that they name, and
-    the data in `cache/`.
+    the data in `cache/` and beside the tokenizer.
 
     The stand-in's weights have a fingerprint of their own, like those of every model.
     """
-    data = {path for path in (ROOT / "cache").iterdir() if path.is_file() and path.name not in NO_INPUT}
+    lying = (path for folder in DATA for path in (ROOT / folder).glob("*"))
+    data = {path for path in lying if path.is_file() and path.name not in NO_INPUT}
     code = _with_imports(ROOT / "reproduction" / f"{script}.py" if script in WORDS else ROOT / f"{script}.py")
     named = {file for path in code for file in _named_beside(path)}
     digest = hashlib.sha256()

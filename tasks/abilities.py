@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from dataset import YearDataset, check_count
+from dataset import CACHE, YearDataset, check_count
 from path_patching.bootstrap import Clusters
 from path_patching.errors import UserError
 from path_patching.files import lines_of
-from path_patching.gpt2.tokenizer import CACHE, EOS, load_vocabulary
+from path_patching.gpt2.tokenizer import EOS, load_vocabulary
 from path_patching.sweeps import Metric
 from reproduction.evaluations import DRAWN, clusters_of
 from tasks.other_twins import check_differing, with_twins

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dataset import CACHE
 from path_patching.errors import UserError
 from path_patching.files import lines_of
-from path_patching.gpt2.tokenizer import CACHE, EOS, load_vocabulary
+from path_patching.gpt2.tokenizer import EOS, load_vocabulary
 
 if TYPE_CHECKING:
     from transformers import GPT2Tokenizer

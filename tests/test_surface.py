@@ -1,4 +1,4 @@
-"""A question costs five lines, in any folder; and importing what it needs costs little."""
+"""A question costs five lines, in the repository's folder; and importing what it needs costs little."""
 
 from __future__ import annotations
 
@@ -54,13 +54,28 @@ def check(printed: str, expected: float) -> None:
     assert "-0.0000" not in printed
 
 
+@pytest.fixture
+def repository(tmp_path) -> Path:
+    """A folder in which all lies that lies in the repository's."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    for path in (*ROOT.glob("*.py"), *(ROOT / name for name in ("path_patching", "reproduction", "tasks"))):
+        (folder / path.name).symlink_to(path)
+    return folder
+
+
 @pytest.mark.slow
-def test_five_lines_in_a_fresh_file_answer_a_question(tmp_path, tensors, expected):
-    script = tmp_path / "question.py"
+def test_five_lines_in_a_fresh_file_answer_a_question(tmp_path, repository, tensors, expected):
+    """Asked from a folder that has modules of the same names."""
+    script, asked_from = repository / "question.py", tmp_path / "elsewhere"
     script.write_text(QUESTION + IN_FULL)
-    run = run_python("-B", str(script), cwd=tmp_path, settings={"TENSORS_CACHE_DIR": str(tensors)})
-    check(output(run), expected)
-    assert [*tmp_path.iterdir()] == [script]
+    asked_from.mkdir()
+    for name in ("utils", "dataset", "color_utils"):
+        (asked_from / f"{name}.py").write_text("raise ImportError('not the module that is meant')")
+    before = {*asked_from.iterdir(), *repository.iterdir()}
+    settings = {"TENSORS_CACHE_DIR": str(tensors), "PYTHONPATH": ""}
+    check(output(run_python("-B", str(script), cwd=asked_from, settings=settings)), expected)
+    assert {*asked_from.iterdir(), *repository.iterdir()} == before
 
 
 def test_the_readme_shows_what_its_lines_print(tensors, monkeypatch):
@@ -72,12 +87,13 @@ def test_the_readme_shows_what_its_lines_print(tensors, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_same_lines_are_a_cell(tmp_path, tensors, expected, monkeypatch):
+def test_the_same_lines_are_a_cell(repository, tensors, expected, monkeypatch):
     monkeypatch.setenv("TENSORS_CACHE_DIR", str(tensors))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    with open_window(tmp_path) as window:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    before = {*repository.iterdir()}
+    with open_window(repository) as window:
         check("".join(window.run(QUESTION + IN_FULL)), expected)
-    assert [*tmp_path.iterdir()] == []
+    assert {*repository.iterdir()} == before
 
 
 def test_what_is_handed_on_is_there_once():

@@ -1,6 +1,6 @@
 """GPT-2 as numbers: the sizes of a model, the names and shapes of its tensors, and the model itself.
 
-Tensor names and layouts are those of the circuit published with the paper (`cache/gpt2_tensors.json` holds their
+Tensor names and layouts are those of the circuit published with the paper (`data/gpt2_tensors.json` holds their
 hashes), so that one table serves the tensor cache, the circuit and both engines.
 
     >>> sizes = Architecture(n_layers=2, n_heads=3, d_model=12, d_head=4, d_mlp=48, n_positions=16, vocab_size=200)

@@ -2,7 +2,7 @@
 
 A checkpoint is converted at first use; afterwards the model is loaded from the cache alone. The cache holds one file a
 tensor, under the tensor's own hash, so every load proves that the tensors are what their description names; for
-GPT-2 small that is the 197 hashes published with the paper (`cache/gpt2_tensors.json`). rust_circuit reads what is
+GPT-2 small that is the 197 hashes published with the paper (`data/gpt2_tensors.json`). rust_circuit reads what is
 written here and the other way round, but is not needed.
 
     >>> model = load_model("standin")  # or "gpt2", or a folder with config.json and model.safetensors
@@ -29,7 +29,6 @@ from blake3 import blake3
 
 from path_patching.errors import UserError, first_line, one_line
 from path_patching.files import (
-    ROOT,
     checkpoint_folder,
     named_path,
     reading,
@@ -38,6 +37,7 @@ from path_patching.files import (
     write_text,
     written_whole,
 )
+from path_patching.gpt2 import DATA
 from path_patching.gpt2.checkpoint import GET_AGAIN, read_checkpoint, read_config, some_of, source_files
 from path_patching.gpt2.circ_text import HASH_DIGITS, Description, from_text, to_text
 from path_patching.gpt2.hub import ModelUnavailable, gpt2_checkpoint, to_be_deleted
@@ -46,8 +46,8 @@ from path_patching.progress import progress
 
 GPT2_NAME = "GPT-2 small"
 STANDIN_NAME = "stand-in"
-STANDIN_FOLDER = ROOT / "cache" / "standin"
-PUBLISHED_HASHES = ROOT / "cache" / "gpt2_tensors.json"
+STANDIN_FOLDER = DATA / "standin"
+PUBLISHED_HASHES = DATA / "gpt2_tensors.json"
 
 # What rust_circuit puts before the shape, the type and the bytes that it hashes.
 SHAPE_MARK = b"c3c5ce3e-7d06-4939-8340-2a7e6b2984b4"

@@ -1,7 +1,7 @@
 """GPT-2's tokenizer without a network.
 
-`cache/tokenizer/` holds OpenAI's own `encoder.json` and `vocab.bpe` byte for byte, under the names that Hugging Face
-gives them (origin and licence: `cache/README.md`).
+`data/tokenizer/` holds OpenAI's own `encoder.json` and `vocab.bpe` byte for byte, under the names that Hugging Face
+gives them (origin and licence: `data/README.md`).
 
     >>> tokenizer = load_tokenizer()
     >>> tokenizer(" 1732")["input_ids"]
@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from path_patching.errors import UserError, in_one_line
-from path_patching.files import ROOT, reading
+from path_patching.files import reading
+from path_patching.gpt2 import DATA
 
 if TYPE_CHECKING:
     from transformers import GPT2Tokenizer
 
-CACHE = ROOT / "cache"
-TOKENIZER_FOLDER = CACHE / "tokenizer"
+TOKENIZER_FOLDER = DATA / "tokenizer"
 EOS = "<|endoftext|>"
 NAME = "gpt2"
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")  # of any tokenizer
@@ -40,7 +40,7 @@ SHA256 = {
 
 
 def load_tokenizer(folder: Path = TOKENIZER_FOLDER) -> GPT2Tokenizer:
-    """GPT-2's byte-level BPE (50,257 tokens) from the repository's own files; no network, any working directory.
+    """GPT-2's byte-level BPE (50,257 tokens) from the package's own files; no network, any working directory.
 
     Raises UserError if a file is missing or is not OpenAI's.
     """
@@ -101,7 +101,7 @@ def token_texts(tokenizer: GPT2Tokenizer, tokens: Sequence[int] | torch.Tensor) 
 
 def _verified(path: Path) -> bytes:
     """The bytes of a tokenizer file, if they are OpenAI's."""
-    mend = "restore it with `git checkout -- cache/tokenizer`"
+    mend = "install path_patching again, or restore the file with git"
     with reading(path, mend):
         content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != SHA256[path.name]:
