@@ -1,6 +1,6 @@
 """How much does the circuit do on 10,000 sentences? Section 3's evaluations, with intervals.
 
-python big_ds_experiments.py [--model gpt2|standin|PATH] [--circuit paper|auto|FILE] [--help]
+python big_ds_experiments.py [--model gpt2|standin|NAME|PATH] [--circuit paper|auto|FILE] [--help]
 """
 
 # %% What is asked, of which model? In an interactive window, change the settings here.

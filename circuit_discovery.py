@@ -1,6 +1,6 @@
 """Which circuit computes greater-than? Section 3 of the paper: path patching, logit lens, attention, evaluation.
 
-python circuit_discovery.py [--model gpt2|standin|PATH] [--circuit paper|auto|FILE] [--help]
+python circuit_discovery.py [--model gpt2|standin|NAME|PATH] [--circuit paper|auto|FILE] [--help]
 """
 
 # %% What is asked, of which model? In an interactive window, change the settings here.

@@ -1,6 +1,6 @@
 """Is it a circuit? What the field has come to ask of a claimed circuit, and the paper does not answer.
 
-python circuit_validation.py [--model gpt2|standin|PATH] [--circuit paper|auto|FILE] [--only TEST ...] [--quick]
+python circuit_validation.py [--model gpt2|standin|NAME|PATH] [--circuit paper|auto|FILE] [--only TEST ...] [--quick]
 
 Each test is judged by a bar that was written down before anything was measured (docs/validation.md says what each asks,
 and what it cannot show). The late half is judged, and the full circuit. validation_plots.py draws the figures.

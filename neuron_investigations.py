@@ -1,6 +1,6 @@
 """Which neurons of MLP 10 compute greater-than, and what do they write? The paper's look into single neurons.
 
-python neuron_investigations.py [--model gpt2|standin|PATH] [--layer 8] [--help]
+python neuron_investigations.py [--model gpt2|standin|NAME|PATH] [--layer 8] [--help]
 
 The files of another layer than m10 (or, in a model of fewer layers, the last but one) go to a subfolder, `m8`.
 """

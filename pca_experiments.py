@@ -1,6 +1,6 @@
 """How do activations hold YY? The paper's PCA of four of them, and its causal tests: ablation and LEACE erasure.
 
-python pca_experiments.py [--model gpt2|standin|PATH] [--nodes m8,a7.h10,a7.h8] [--help]
+python pca_experiments.py [--model gpt2|standin|NAME|PATH] [--nodes m8,a7.h10,a7.h8] [--help]
 
 All of it on --n sentences of the years 1702 ... 1798, in which YY and the noun alone vary. What is ablated or erased
 is fitted on every other sentence and its effect measured on the rest. pca_plots.py draws the figures.

@@ -1,6 +1,6 @@
 """Is the circuit special? Its late half against random circuits of the same shape, by what each recovers alone.
 
-python random_circuit_ablation.py [--model gpt2|standin|PATH] [--circuit paper|auto|FILE] [--circuits 200] [--help]
+python random_circuit_ablation.py [--model gpt2|standin|NAME|PATH] [--circuit paper|auto|FILE] [--circuits 200] [--help]
 """
 
 # %% What is asked, of which model? In an interactive window, change the settings here.

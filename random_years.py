@@ -1,6 +1,6 @@
 """Does the model count on after a list of years? What follows “y1, y2, y3, y4, y5, XX”, five years of one century.
 
-python random_years.py [--model gpt2|standin|PATH] [--help]
+python random_years.py [--model gpt2|standin|NAME|PATH] [--help]
 
 The years are drawn at random, so that nothing but the last, YY5, could be continued. The model runs in `transformers`;
 --engine changes nothing here.

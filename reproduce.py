@@ -1,6 +1,6 @@
 """Everything in one command: the model, every experiment, every figure, the results table and the report.
 
-python reproduce.py [--model gpt2|standin|PATH] [--circuit paper|auto|FILE] [--only STEP ...] [--force] [--help]
+python reproduce.py [--model gpt2|standin|NAME|PATH] [--circuit paper|auto|FILE] [--only STEP ...] [--force] [--help]
 python reproduce.py results [--check]         every number of the paper beside the measured one
 python reproduce.py report                    all of it on one page
 python reproduce.py compare FOLDER FOLDER     are two runs the same?
@@ -39,6 +39,7 @@ from path_patching.errors import UserError
 from path_patching.files import named_path, write_text
 from path_patching.gpt2.hub import ModelUnavailable
 from path_patching.gpt2.model import GPT2_SMALL, Architecture, Model
+from path_patching.gpt2.names import A_MODEL
 from path_patching.gpt2.tensor_cache import (
     cache_folder,
     description_path,
@@ -189,7 +190,7 @@ def _circuit_asked_for(circuit: str | None) -> str | None:
 def show_weights(arguments: list[str]) -> None:
     """Convert a model if need be, verify it, and say where it lies."""
     parser = argparse.ArgumentParser(prog="reproduce.py weights", description=show_weights.__doc__, allow_abbrev=False)
-    parser.add_argument("--model", default="gpt2", help="gpt2, standin, or a folder with a GPT-2 checkpoint")
+    parser.add_argument("--model", default="gpt2", help=A_MODEL)
     name = parser.parse_args(arguments).model
     model = load_model(name)
     print(f"{model.name}: {len(model.tensors)} tensors in {cache_folder()}, named by {description_path(name)}")
@@ -204,7 +205,7 @@ def show_circuits(arguments: list[str]) -> None:
     parser.add_argument("files", nargs="*", metavar="FILE", help="paper, or a circuit's file: JSON, or a text of edges")
     parser.add_argument("--to", choices=FORMATS, help="print it as a file: of ours, of EAP-IG's and MIB's, or of edges")
     parser.add_argument("--json", action="store_const", const="json", dest="to", help="the same as --to json")
-    parser.add_argument("--model", help="gpt2, standin, or a folder with a GPT-2 checkpoint")
+    parser.add_argument("--model", help=A_MODEL)
     _add_evaluation_flags(parser.add_argument_group("of circuits side by side"))
     options = parser.parse_args(arguments)
     given = _evaluation_flags(options)
@@ -229,7 +230,7 @@ def show_circuits(arguments: list[str]) -> None:
 def compare_models(arguments: list[str]) -> None:
     """Print a table of several models: does each do greater-than, by which circuit, and how deep does that lie?"""
     parser = argparse.ArgumentParser(prog="reproduce.py models", description=compare_models.__doc__, allow_abbrev=False)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="gpt2, standin, or a folder with a GPT-2 checkpoint")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help=A_MODEL)
     _add_evaluation_flags(parser)
     parser.add_argument("--circuits", type=int, default=across_models.CIRCUITS, help="random circuits of each shape")
     parser.add_argument("--csv", type=named_path, metavar="FILE", help="where to write the table, with every number")
@@ -314,7 +315,7 @@ COMMANDS = {
 
 def _read_options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="gpt2, standin, or a folder with a GPT-2 checkpoint")
+    parser.add_argument("--model", help=A_MODEL)
     parser.add_argument("--engine", default="auto", choices=ENGINES)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
     parser.add_argument("--n", type=int, help="sentences of each experiment, instead of its own number")

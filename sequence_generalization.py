@@ -1,6 +1,6 @@
 """Does the circuit compute greater-than in other prompts? Section 5 of the paper: path patching on ten tasks.
 
-python sequence_generalization.py [--model gpt2|standin|PATH] [--circuit paper|auto|FILE] [--help]
+python sequence_generalization.py [--model gpt2|standin|NAME|PATH] [--circuit paper|auto|FILE] [--help]
 
 A task has one sentence for every YY from 02 to 98, whatever --n is: that is the number of year-span sentences on which
 --circuit auto finds its circuit.

@@ -1,6 +1,6 @@
 """Are the likeliest next tokens sensible ones? Centuries from XX1 on before XX2, and years from YY on at END.
 
-python topk_years.py [--model gpt2|standin|PATH] [--help]
+python topk_years.py [--model gpt2|standin|NAME|PATH] [--help]
 
 The model runs in `transformers`; --engine changes nothing here.
 """

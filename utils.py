@@ -40,9 +40,8 @@ from path_patching.circuits.search import find_circuit
 from path_patching.devices import resolve_device
 from path_patching.engine import Engine, Sentences
 from path_patching.errors import UserError
-from path_patching.files import checkpoint_folder
 from path_patching.gpt2.model import Model, to_transformers
-from path_patching.gpt2.tensor_cache import load_model
+from path_patching.gpt2.tensor_cache import load_model, source_folder
 from path_patching.gpt2.tokenizer import check_reads_alike, load_tokenizer
 from path_patching.make_engine import make_engine
 from path_patching.paths import PathSet
@@ -50,7 +49,7 @@ from path_patching.sweeps import Metric, effect
 from path_patching.unembedding import logit_lens as logit_lens  # where the published code had it
 from reproduction.evaluations import YearMetric, clusters_of
 from reproduction.next_token import predict_next
-from reproduction.settings import BUILT_IN, Settings
+from reproduction.settings import Settings
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -286,11 +285,12 @@ def start_transformers_experiment(settings: Settings) -> TransformersExperiment:
 
 def check_tokens(settings: Settings, texts: Sequence[str], tokens: torch.Tensor) -> None:
     """Raise `UserError` if a checkpoint's own tokenizer reads these texts, tokens (N, T), or the years as other ids."""
-    if settings.model not in BUILT_IN:
+    folder = source_folder(settings.model)
+    if folder is not None:
         row_of = {text: row for row, text in enumerate(texts)}  # of many sentences, many are the same
         years = dict(zip(YEARS, year_indices().tolist(), strict=True))
         rows = tokens[list(row_of.values())].tolist()
-        check_reads_alike(checkpoint_folder(settings.model), list(row_of), rows, years)
+        check_reads_alike(folder, list(row_of), rows, years)
 
 
 def _sentences(settings: Settings, dataset: PairedSentences) -> Sentences:

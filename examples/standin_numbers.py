@@ -31,7 +31,8 @@ from path_patching.edits import EditedRuns, activation
 from path_patching.engine import Engine, Sentences
 from path_patching.files import write_text
 from path_patching.gpt2.model import Model
-from path_patching.gpt2.tensor_cache import STANDIN_FOLDER, load_model
+from path_patching.gpt2.names import STANDIN_FOLDER
+from path_patching.gpt2.tensor_cache import load_model
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.make_engine import make_engine
 from path_patching.paths import Node, PathSet

@@ -55,7 +55,7 @@ from path_patching.errors import UserError
 from path_patching.files import write_text, written_whole
 from path_patching.gpt2.checkpoint import named_tensors
 from path_patching.gpt2.model import Architecture, Model
-from path_patching.gpt2.tensor_cache import STANDIN_FOLDER
+from path_patching.gpt2.names import STANDIN_FOLDER
 from path_patching.gpt2.tokenizer import EOS, load_tokenizer
 from path_patching.progress import progress
 from standin_numbers import RECORD, judge

@@ -21,7 +21,7 @@ The words, as all modules use them:
 
 From a model and twin sentences to an effect, with its 95 % interval:
 
-    >>> model, tokenizer = load_model("standin"), load_tokenizer()  # or "gpt2", or the folder of a checkpoint
+    >>> model, tokenizer = load_model("standin"), load_tokenizer()  # or "gpt2", "gpt2-medium", …
     >>> text = "<|endoftext|> The war lasted from the year 17{} to the year 17"
     >>> clean = torch.tensor([tokenizer(text.format(yy)).input_ids for yy in (32, 45, 60)])
     >>> corrupted = torch.tensor([tokenizer(text.format("01")).input_ids] * 3)

@@ -12,11 +12,11 @@ from path_patching.circuits.search import THRESHOLDS
 from path_patching.circuits.validation.stability import FOLLOWED_FROM
 from path_patching.circuits.validation.stability import THRESHOLDS as STABILITY_THRESHOLDS
 from path_patching.errors import UserError, shortened
-from path_patching.files import ROOT, checkpoint_folder, named_path, told_apart
+from path_patching.files import ROOT, named_path
 from path_patching.gpt2.model import Model
+from path_patching.gpt2.names import A_MODEL, named
 from path_patching.make_engine import ENGINES
 
-BUILT_IN = {"gpt2": None, "standin": "standin"}  # models by name, and the folder that each has
 KINDS: Mapping[object, tuple[str, tuple[type, ...]]] = {  # of settings, by what reads them from a command line
     bool: ("True or False", (bool,)),
     int: ("a whole number", (int,)),
@@ -65,7 +65,7 @@ class Settings:
     In an interactive window, change a field with `dataclasses.replace`.
     """
 
-    model: str = flag("gpt2", "gpt2, standin, or a folder with a Hugging Face GPT-2 checkpoint")
+    model: str = flag("gpt2", A_MODEL)
     engine: str = flag(
         "auto", "auto: rust_circuit where it is installed; reference: the definition, slow", choices=ENGINES
     )
@@ -112,9 +112,9 @@ class Settings:
         return _for_model(ROOT / "paper-cache", self.model) if self.out is None else named_path(self.out)
 
     def as_json(self) -> dict[str, object]:
-        """The settings as plain values, for the run's record; a model's folder as its whole path."""
+        """The settings as plain values, for the run's record; the model by the name that it has from everywhere."""
         values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
-        return values | {"model": self.model if self.model in BUILT_IN else str(checkpoint_folder(self.model))}
+        return values | {"model": named(self.model).name}
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ class PlotSettings:
     """What a plotting script depends on: artifacts alone, never a model."""
 
     model: str | None = flag(
-        None, "whose artifacts: gpt2, standin, or the folder that the run was given; gpt2, or what lies in --artifacts"
+        None, "whose artifacts: the name that the run was given; gpt2, or what lies in --artifacts, by default"
     )
     artifacts: Path | None = flag(None, "folder with the artifacts; where experiments put them, by default", named_path)
     out: Path | None = flag(None, "folder for the figures; paper-plots, or paper-plots/<model>, by default", named_path)
@@ -284,8 +284,9 @@ class NeuronPlotSettings(PlotSettings):
 
 
 def model_folder(model: str) -> str | None:
-    """The name that a model's folders have: none for gpt2, its own for the stand-in, the checkpoint's with a mark."""
-    return BUILT_IN[model] if model in BUILT_IN else told_apart(checkpoint_folder(model), 6)
+    """The name that a model's folders have: none for gpt2, its own for others, a checkpoint folder's with a mark."""
+    asked = named(model)
+    return None if asked.name == "gpt2" else asked.file_name(6)
 
 
 def _for_model(folder: Path, model: str) -> Path:

@@ -16,7 +16,7 @@ from path_patching import Sentences, load_tokenizer
 from path_patching.circuits.papers_shape import in_papers_shape
 from path_patching.files import ROOT
 from path_patching.gpt2.model import Architecture, Model, random_model
-from path_patching.gpt2.tensor_cache import STANDIN_FOLDER
+from path_patching.gpt2.names import STANDIN_FOLDER
 from path_patching.torch_engine.engine import TorchEngine
 from reproduction.evaluations import clusters_of
 from utils import greater_than

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from path_patching.errors import UserError, first_line
 from path_patching.files import parse_json, reading
 from path_patching.gpt2.model import LAYER_NORM_EPSILON, Activation, Architecture
+from path_patching.gpt2.names import A_MODEL
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -63,9 +64,8 @@ def read_checkpoint(folder: Path) -> tuple[Architecture, dict[str, torch.Tensor]
     `folder` holds `config.json` and `model.safetensors`, or the parts that `model.safetensors.index.json` names.
     Raises `UserError` if a file is missing or damaged, or if this is not a GPT-2; it names what is unsupported.
     """
-    config_file, *weight_files = source_files(folder)
-    config = read_config(folder)
-    architecture = _architecture(config, config_file)
+    _, *weight_files = source_files(folder)
+    architecture, config = read_architecture(folder), read_config(folder)
     state = _state_dict(weight_files)
     if config.get("tie_word_embeddings", True) and "wte.weight" in state:
         state.setdefault("lm_head.weight", state["wte.weight"])
@@ -76,12 +76,17 @@ def read_checkpoint(folder: Path) -> tuple[Architecture, dict[str, torch.Tensor]
 def source_files(folder: Path) -> list[Path]:
     """The files that a checkpoint consists of, `config.json` first. Raises `UserError` if one is missing."""
     if not os.path.isdir(folder):  # pathlib's own raises for names that are too long
-        raise UserError(f"{folder} is not a folder; give gpt2, standin or a folder with {CONFIG} and {WEIGHTS}")
+        raise UserError(f"{folder} is not a folder; give {A_MODEL}")
     files = [folder / CONFIG, *_weight_files(folder)]
     for path in files:
         with reading(path, A_CHECKPOINT):
             pass
     return files
+
+
+def read_architecture(folder: Path) -> Architecture:
+    """The sizes that a checkpoint's config gives. Raises `UserError` if it is damaged, or that of no GPT-2."""
+    return _architecture(read_config(folder), folder / CONFIG)
 
 
 def read_config(folder: Path) -> dict[str, object]:

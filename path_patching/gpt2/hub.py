@@ -1,44 +1,47 @@
-"""GPT-2 small's checkpoint: from the Hugging Face hub's cache on this machine, or downloaded from the hub.
+"""Checkpoints of the Hugging Face hub: from its library's cache on this machine, or downloaded by that library.
 
-A download goes into a folder of ours, under names of ours: no answer can say where a file goes, how long to wait or how
-much to store. It may take as long as it moves; silence has a deadline.
+The hub is asked once which files it has, and has `ANSWER_SECONDS` to answer. Its library then brings them into a folder
+of ours. A download may take as long as it moves; where a connection breaks or is silent for 10 s (or what
+HF_HUB_DOWNLOAD_TIMEOUT says), the library goes on from there, and gives up after six times without a new byte.
 """
 
 from __future__ import annotations
 
-import threading
-from itertools import chain
+import hashlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from path_patching.errors import UserError, first_line
-from path_patching.files import written_whole
-from path_patching.gpt2.checkpoint import CONFIG, WEIGHTS
+from path_patching.gpt2.checkpoint import CONFIG, INDEX, PART, WEIGHTS, read_architecture, source_files
+from path_patching.gpt2.names import OWNERS
+from path_patching.gpt2.tokenizer import VOCABULARIES
 
-REPOSITORY = "openai-community/gpt2"
-NAMES_IN_THE_CACHE = (REPOSITORY, "gpt2")  # the second is the first one's older name
-FILES = {CONFIG: 10**5, WEIGHTS: 10**9}  # with the most bytes that are taken; GPT-2 small's weights have 5.5e8
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
 
-# Seconds that one step of a request, or the next bytes, may take, and all steps until the first bytes.
-STEP_TIMEOUT = 5.0
-DEADLINE = 10.0
-PARTIAL_CONTENT = 206
-BAR = {"unit": "B", "unit_scale": True, "leave": False, "disable": None}
+BESIDE_A_VOCABULARY = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+ANSWER_SECONDS = 10.0
 
 
 class ModelUnavailable(UserError):  # noqa: N818 - it names a state of affairs, which a run may go on from
-    """GPT-2's weights are not on this machine and cannot be downloaded."""
+    """A model's weights are not on this machine and cannot be downloaded."""
 
 
-def gpt2_checkpoint(downloads: Path) -> Path:
-    """A folder with GPT-2 small's `config.json` and `model.safetensors`, one in `downloads` if they are not cached.
+def hub_checkpoint(repository: str, revision: str | None, downloads: Path) -> Path:
+    """A folder with a GPT-2 checkpoint of the hub, one in `downloads` if it is not on this machine yet.
 
-    HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and the rest of the hub's own settings hold. Raises `ModelUnavailable`, with
-    the reason alone as its message, within `DEADLINE` seconds if the hub does not answer.
+    The newest revision if none is given; what was downloaded once is not asked for again. HF_HOME, HF_ENDPOINT,
+    HF_TOKEN, HF_HUB_OFFLINE and the rest of the hub's own settings hold. Raises `ModelUnavailable`, with the reason
+    alone as its message, and `UserError` for a model that is no GPT-2, whose weights are not downloaded.
     """
-    return _cached_checkpoint() or _downloaded_checkpoint(downloads / REPOSITORY.replace("/", "+"))
+    return found_here(repository, revision, downloads) or _downloaded(repository, revision, downloads)
+
+
+def found_here(repository: str, revision: str | None, downloads: Path) -> Path | None:
+    """The folder of a checkpoint that is on this machine; None if it is not. Nothing is asked of the hub."""
+    folders = (*_cached(repository, revision), _own_folder(repository, revision, downloads))
+    return next((folder for folder in folders if _is_whole(folder)), None)
 
 
 def to_be_deleted(folder: Path) -> Path:
@@ -46,86 +49,91 @@ def to_be_deleted(folder: Path) -> Path:
     return folder.parents[1] if folder.parent.name == "snapshots" else folder
 
 
-def _cached_checkpoint() -> Path | None:
+def _own_folder(repository: str, revision: str | None, downloads: Path) -> Path:
+    whole = f"{repository}@{revision}" if revision else repository
+    return downloads / whole.replace("/", "+")
+
+
+def _cached(repository: str, revision: str | None) -> Iterator[Path]:
+    """Where the hub's own cache has a repository's config, under its name or, of some, under the older one."""
     from huggingface_hub import try_to_load_from_cache
 
-    for repository in NAMES_IN_THE_CACHE:
-        found = [path for file in FILES if isinstance(path := try_to_load_from_cache(repository, file), str)]
-        if len(found) == len(FILES):
-            return Path(found[0]).parent
-    return None
+    owner, _, model = repository.partition("/")
+    for name in (repository, model) if OWNERS.get(model) == owner else (repository,):
+        if isinstance(path := try_to_load_from_cache(name, CONFIG, revision=revision), str):
+            yield Path(path).parent
 
 
-def _downloaded_checkpoint(folder: Path) -> Path:
+def _is_whole(folder: Path) -> bool:
+    """Whether all files of a checkpoint are there; what they hold shows when they are read."""
     try:
-        for file, most in FILES.items():
-            if not (folder / file).is_file():
-                _download(file, folder / file, most)
-    except ModelUnavailable:
+        return bool(source_files(folder))
+    except UserError:
+        return False
+
+
+def _downloaded(repository: str, revision: str | None, downloads: Path) -> Path:
+    """Download a checkpoint with its tokenizer, the weights last. Raises like `hub_checkpoint`."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return _download(repository, revision, _own_folder(repository, revision, downloads))
+    except UserError:
         raise
+    except GatedRepoError as error:
+        reason = "its page asks for consent: give it there, then log in with `hf auth login`, or set HF_TOKEN"
+        raise ModelUnavailable(reason) from error
+    except RepositoryNotFoundError as error:
+        reason = "there is no such model, or it is private: then log in with `hf auth login`, or set HF_TOKEN"
+        raise ModelUnavailable(reason) from error
+    except RevisionNotFoundError as error:
+        raise ModelUnavailable(f"{repository} has no revision {revision}") from error
     except Exception as error:  # whatever the hub's library and its transport raise, the reason is in the message
         raise ModelUnavailable(first_line(error)) from error
+
+
+def _download(repository: str, revision: str | None, folder: Path) -> Path:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    info = HfApi().model_info(repository, revision=revision, timeout=ANSWER_SECONDS, files_metadata=True)
+    files = {file.rfilename: file for file in info.siblings or ()}
+
+    def bring(name: str) -> None:
+        path = hf_hub_download(repository, name, revision=info.sha, local_dir=folder, etag_timeout=ANSWER_SECONDS)
+        _check_content(Path(path), files[name])
+
+    weights = _weights_among(files, repository)
+    bring(CONFIG)
+    read_architecture(folder)  # before gigabytes of what is no GPT-2
+    for name in (*VOCABULARIES, *BESIDE_A_VOCABULARY):
+        if name in files:
+            bring(name)
+    for name in weights:
+        bring(name)
     return folder
 
 
-def _download(file: str, path: Path, most: int) -> None:
-    """Download a file; where a connection breaks, go on from there with another, as long as each brings more."""
-    from huggingface_hub import hf_hub_url
+def _weights_among(files: Mapping[str, object], repository: str) -> list[str]:
+    """The files of a repository that hold the weights. Raises `UserError` if it is no checkpoint that can be read."""
+    parts = sorted(name for name in files if PART.fullmatch(name) and name != WEIGHTS)
+    weights = [WEIGHTS] if WEIGHTS in files else [*parts, INDEX] if INDEX in files else []
+    if CONFIG not in files or not weights:
+        missing = WEIGHTS if CONFIG in files else CONFIG
+        raise UserError(f"{repository} has no {missing} on the hub; save it with transformers and give its folder")
+    return weights
 
-    url = hf_hub_url(REPOSITORY, file)
-    answer = _ask(url, 0)
-    with written_whole(path) as partial:
-        while not _receive(answer, partial, most, f"downloading {file}"):
-            answer = _ask(url, partial.stat().st_size)
 
+def _check_content(path: Path, told: RepoSibling) -> None:
+    """Take a file away again, and raise `ModelUnavailable`, if it is not what the hub says it is.
 
-def _ask(url: str, start: int) -> Any:
-    """The hub's answer, a response that is still to be read, from the byte `start` on if the hub can do that.
-
-    It is asked in a thread: not even a name server that hangs can hold us longer than the deadline.
+    Of a large file it says the SHA-256, of others git's hash.
     """
-    from huggingface_hub import get_session
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented as being there
-
-    answers: list[Any] = []
-
-    def ask() -> None:
-        try:
-            session = get_session()
-            headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={start}-"}
-            request = session.build_request("GET", url, headers=headers, timeout=STEP_TIMEOUT)
-            answers.append(session.send(request, stream=True).raise_for_status())
-        except Exception as error:  # as above
-            answers.append(ModelUnavailable(f"{url}: {first_line(error)}"))
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(DEADLINE)
-    answer = answers[0] if answers else ModelUnavailable(f"{url}: no answer within {DEADLINE:.0f} s")
-    if isinstance(answer, ModelUnavailable):
-        raise answer
-    return answer
-
-
-def _receive(answer: Any, partial: Path, most: int, words: str) -> bool:
-    """Put the bytes of an answer into a file. True once all are there, False if the connection broke after new ones."""
-    before = partial.stat().st_size
-    start = before if answer.status_code == PARTIAL_CONTENT else 0
-    size = start + int(answer.headers.get("Content-Length", 0))
-    with partial.open("r+b") as file, tqdm(total=size, initial=start, desc=words, **BAR) as bar:
-        file.truncate(start)
-        file.seek(start)
-        try:
-            for piece in chain([b""], answer.iter_bytes()):  # a size that is too large is refused before any byte
-                if max(size, file.tell() + len(piece)) > most:
-                    raise ModelUnavailable(f"{answer.url} sends more than the {most} bytes that are taken")
-                bar.update(file.write(piece))
-        except (ModelUnavailable, OSError):
-            raise
-        except Exception:  # of the transport
-            if file.tell() <= before:
-                raise
-            return False
-        finally:
-            answer.close()
-    return True
+    with path.open("rb") as file:
+        if told.lfs:
+            expected, found = told.lfs.sha256, hashlib.file_digest(file, "sha256").hexdigest()
+        else:
+            git_s = hashlib.sha1(b"blob %d\0" % path.stat().st_size + file.read())
+            expected, found = told.blob_id, git_s.hexdigest()
+    if expected not in (None, found):
+        path.unlink()
+        raise ModelUnavailable(f"{path.name} came damaged, and was taken away again; try once more")

@@ -5,7 +5,7 @@ tensor, under the tensor's own hash, so every load proves that the tensors are w
 GPT-2 small that is the 197 hashes published with the paper (`data/gpt2_tensors.json`). rust_circuit reads what is
 written here and the other way round, but is not needed.
 
-    >>> model = load_model("standin")  # or "gpt2", or a folder with config.json and model.safetensors
+    >>> model = load_model("standin")  # or "gpt2", another GPT-2 of the hub, or a folder with a checkpoint
     >>> model.name, model.architecture.n_layers, len(model.tensors)
     ('stand-in', 12, 197)
     >>> is_gpt2_small(model)
@@ -27,26 +27,22 @@ from pathlib import Path
 import torch
 from blake3 import blake3
 
-from path_patching.errors import UserError, first_line, one_line
+from path_patching.errors import UserError, first_line
 from path_patching.files import (
-    checkpoint_folder,
     named_path,
     reading,
     regular,
-    told_apart,
     write_text,
     written_whole,
 )
 from path_patching.gpt2 import DATA
 from path_patching.gpt2.checkpoint import GET_AGAIN, read_checkpoint, read_config, some_of, source_files
 from path_patching.gpt2.circ_text import HASH_DIGITS, Description, from_text, to_text
-from path_patching.gpt2.hub import ModelUnavailable, gpt2_checkpoint, to_be_deleted
-from path_patching.gpt2.model import GPT2_SMALL, Model
+from path_patching.gpt2.hub import ModelUnavailable, found_here, hub_checkpoint, to_be_deleted
+from path_patching.gpt2.model import GPT2_SMALL, Architecture, Model
+from path_patching.gpt2.names import GPT2_NAME, OWNERS, Named, named
 from path_patching.progress import progress
 
-GPT2_NAME = "GPT-2 small"
-STANDIN_NAME = "stand-in"
-STANDIN_FOLDER = DATA / "standin"
 PUBLISHED_HASHES = DATA / "gpt2_tensors.json"
 
 # What rust_circuit puts before the shape, the type and the bytes that it hashes.
@@ -65,19 +61,19 @@ class CacheError(UserError):
 
 
 def load_model(name: str, as_published: bool = False) -> Model:
-    """The model `name`: "gpt2", "standin", or a folder with a Hugging Face GPT-2 checkpoint.
+    """The model `name`: "gpt2", "standin", another GPT-2 of the hub, or a checkpoint's folder (`names.A_MODEL`).
 
     Converted into the tensor cache at first use, loaded from there afterwards; every tensor's hash is checked each
     time. `as_published` reads the weights with the erf GELU of the published circuit description. Raises
-    `ModelUnavailable` if GPT-2 is asked for and cannot be had, `UserError` for everything else that is wrong.
+    `ModelUnavailable` if a model of the hub cannot be had, `UserError` for everything else that is wrong.
     """
-    if name == "gpt2":
+    asked = named(name)
+    if asked.name == "gpt2":
         model = _load_gpt2()
-    elif name == "standin":
-        model = _load_folder(STANDIN_FOLDER, STANDIN_NAME, description_path(name))
+    elif asked.folder is None:
+        model = _load_from_hub(asked)
     else:
-        folder = checkpoint_folder(name)
-        model = _load_folder(folder, one_line(folder.name), description_path(name))
+        model = _load_folder(asked.folder, asked.title, description_path(name))
     return model.with_activation("gelu") if as_published else model
 
 
@@ -97,8 +93,18 @@ def is_gpt2_small(model: Model) -> bool:
 
 def description_path(name: str) -> Path:
     """Where the circuit description of the model `name` lies; a folder's is told from others of the same name."""
-    called = name if name in ("gpt2", "standin") else told_apart(checkpoint_folder(name), 12)
-    return cache_folder() / "circuits" / f"{called}.circ"
+    return cache_folder() / "circuits" / f"{named(name).file_name(12)}.circ"
+
+
+def source_folder(name: str) -> Path | None:
+    """The folder that the model `name` came from, where a tokenizer of its own may lie.
+
+    None for GPT-2 small and the stand-in, whose tokenizer is ours, and for one of the hub that was deleted.
+    """
+    asked = named(name)
+    if asked.name in ("gpt2", "standin"):
+        return None
+    return asked.folder or found_here(asked.repository or "", asked.revision, _downloads())
 
 
 def _load_gpt2() -> Model:
@@ -123,20 +129,31 @@ def _convert_gpt2(published: Description, problem: CacheError) -> None:
     Raises `ModelUnavailable` if they cannot be had, naming what to delete if what is there instead is damaged.
     """
     try:
-        folder = gpt2_checkpoint(cache_folder() / "downloads")
+        folder = hub_checkpoint(f"{OWNERS['gpt2']}/gpt2", None, _downloads())
     except ModelUnavailable as reason:
         raise ModelUnavailable(
             f"{GPT2_NAME} is not in the tensor cache ({problem}) and cannot be downloaded ({reason}); connect to the "
             "Hugging Face hub, or bring its files with `hf download openai-community/gpt2` and HF_HOME, or use a "
             "local copy (model PATH), or try the stand-in (model standin)"
         ) from reason
-    try:
+    with _to_be_fetched_again(folder):
         tensors, hashes = _published_tensors(folder, published)
+    _write_tensors(GPT2_NAME, tensors, hashes)
+
+
+def _downloads() -> Path:
+    return cache_folder() / "downloads"
+
+
+@contextmanager
+def _to_be_fetched_again(folder: Path) -> Iterator[None]:
+    """Read within what came from the hub. What is wrong with it is said with what to delete."""
+    try:
+        yield
     except UserError as reason:
         raise ModelUnavailable(
             f"{reason}; nothing of it is used: delete {to_be_deleted(folder)} and try again"
         ) from reason
-    _write_tensors(GPT2_NAME, tensors, hashes)
 
 
 def _published_tensors(folder: Path, published: Description) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -153,6 +170,29 @@ def _published_tensors(folder: Path, published: Description) -> tuple[dict[str, 
     return tensors, hashes
 
 
+def _load_from_hub(asked: Named) -> Model:
+    """A model of the hub, which is asked nothing once the model is in the tensor cache."""
+    path = description_path(asked.name)
+    description = _read_description(path)
+    if description is not None:
+        try:
+            return read_model(asked.title, description)
+        except CacheError as problem:
+            print(f"{problem}; converting {asked.title} again", file=sys.stderr)
+    try:
+        folder = hub_checkpoint(asked.repository or "", asked.revision, _downloads())
+    except ModelUnavailable as reason:
+        raise ModelUnavailable(
+            f"{asked.title} is no folder here, and cannot be had from the Hugging Face hub ({reason}); "
+            "mend the name, or give a checkpoint's folder"
+        ) from reason
+    with _to_be_fetched_again(folder):
+        source, checkpoint = _source_of(folder), read_checkpoint(folder)
+    description = _converted(asked.title, *checkpoint, source)
+    _write_description(path, description)
+    return read_model(asked.title, description)
+
+
 def _load_folder(folder: Path, name: str, path: Path) -> Model:
     """The model of a checkpoint folder; one that was converted before is no longer needed, but must not differ."""
     description = _read_description(path)
@@ -167,14 +207,15 @@ def _load_folder(folder: Path, name: str, path: Path) -> Model:
             return read_model(name, description)
         except CacheError as problem:
             print(f"{problem}; converting {folder} again", file=sys.stderr)
-    description = _converted(folder, name, source)
+    description = _converted(name, *read_checkpoint(folder), source)
     _write_description(path, description)
     return read_model(name, description)
 
 
-def _converted(folder: Path, name: str, source: Mapping[str, object]) -> Description:
+def _converted(
+    name: str, architecture: Architecture, tensors: Mapping[str, torch.Tensor], source: Mapping[str, object]
+) -> Description:
     """Write a checkpoint's tensors into the cache. `source` is taken before: a change meanwhile shows next time."""
-    architecture, tensors = read_checkpoint(folder)
     hashes = {tensor_name: hash_tensor(tensor) for tensor_name, tensor in tensors.items()}
     _write_tensors(name, tensors, hashes)
     short = {tensor_name: hash_[:HASH_DIGITS] for tensor_name, hash_ in hashes.items()}

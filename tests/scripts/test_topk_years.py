@@ -5,7 +5,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from dataset import NOUNS_FILE, YearDataset, get_valid_years
-from path_patching.gpt2.tensor_cache import STANDIN_FOLDER
+from path_patching.gpt2.names import STANDIN_FOLDER
 from path_patching.gpt2.tokenizer import load_tokenizer
 from reproduction.run import read_artifacts
 from tests.helpers.experiments import random_gpt2, run_experiment

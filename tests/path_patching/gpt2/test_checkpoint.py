@@ -283,7 +283,7 @@ def test_what_is_no_file_or_may_not_be_read_is_said_to_be_so_at_once(tmp_path: P
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path):
-    with pytest.raises(UserError, match=r"nowhere is not a folder; give gpt2, standin or a folder"):
+    with pytest.raises(UserError, match=r"nowhere is not a folder; give gpt2, standin, .* folder$"):
         read_checkpoint(tmp_path / "nowhere")
     folder = save_checkpoint(tmp_path / "model")
     weights, config = folder / "model.safetensors", folder / "config.json"

@@ -1,46 +1,300 @@
-"""Getting GPT-2 from the hub: with no network, with a hub that never answers, and from a hub made for the test."""
+"""Getting a GPT-2 from the hub: a pretended one on this machine, none at all, and one that never answers."""
 
 from __future__ import annotations
 
-import os
+import json
+import re
 import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from hashlib import sha256
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub
 import pytest
-from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
+from path_patching.errors import UserError
 from path_patching.files import ROOT
-from path_patching.gpt2 import hub
-from path_patching.gpt2.tensor_cache import description_path, load_model
-from tests.helpers.checkpoints import save_checkpoint
-from tests.helpers.scripts import error_line, output, run_python
+from path_patching.gpt2 import hub, tensor_cache
+from path_patching.gpt2.hub import ModelUnavailable
+from path_patching.gpt2.tensor_cache import cache_folder, description_path, is_gpt2_small, load_model, source_folder
+from tests.helpers.checkpoints import edit_config, save_checkpoint
+from tests.helpers.scripts import error_line, run_python
 
 SCRIPT = str(ROOT / "reproduce.py"), "weights"
-LONGEST_WAIT = 20.0  # seconds, from the start of the script to its error
-REVISION = "0123456789abcdef0123456789abcdef01234567"
+HANGS = 60.0  # seconds: far more than six silences, far less than the minutes for which the library asks again
+NAME, PATH = "owner/little", "owner+little"
+Send = Callable[[BaseHTTPRequestHandler, bytes], None]
 
-# The script as it is, except that the model in a description file takes GPT-2's place.
-WITH_ANOTHER_TABLE = """
-import sys, reproduce
-from path_patching.gpt2 import circ_text, tensor_cache
-text = open(sys.argv.pop(1)).read()
-tensor_cache.published_description = lambda: circ_text.from_text(text)
-reproduce.main(["weights"])
-"""
+
+@dataclass
+class PretendedHub:
+    """Repositories as folders, by name and revision; `send` may spoil how weights are sent."""
+
+    address: str = ""
+    folders: dict[tuple[str, str], Path] = field(default_factory=dict)
+    hidden: tuple[str, ...] = ()
+    send: Send | None = None
+    asked: list[str] = field(default_factory=list)
+
+    def revision_of(self, folder: Path) -> str:
+        """Something like a commit's hash, of the folder's place."""
+        return sha1(str(folder).encode()).hexdigest()
+
+    def files(self, folder: Path) -> list[dict[str, object]]:
+        """What the hub says of each file: git's hash, and of weights their SHA-256."""
+        found = []
+        for path in sorted(each for each in folder.iterdir() if each.is_file()):
+            content = path.read_bytes()
+            told = {"rfilename": path.name, "size": len(content), "blobId": git_hash(content)}
+            if path.suffix == ".safetensors":
+                told |= {"lfs": {"size": len(content), "sha256": sha256(content).hexdigest(), "pointerSize": 1}}
+            found.append(told)
+        return found
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer a question for a repository's files, or for one of them."""
+        self.asked.append(f"{request.command} {request.path}")
+        path = request.path.partition("?")[0].removeprefix("/")
+        if path.startswith("api/models/"):
+            repository, _, revision = path.removeprefix("api/models/").partition("/revision/")
+            self.answer_for(request, repository, revision or "main")
+            return
+        repository, _, rest = path.partition("/resolve/")
+        revision, _, file = rest.partition("/")
+        of_name = {named: folder for (name, named), folder in self.folders.items() if name == repository}
+        folder = next(each for named, each in of_name.items() if revision in (named, self.revision_of(each)))
+        commit = self.revision_of(folder)
+        content = (folder / file).read_bytes()
+        if self.send and request.command == "GET" and file.endswith(".safetensors"):
+            self.send(request, content)
+            return
+        begin(request, 200, Content_Length=len(content), ETag=f'"{git_hash(content)}"', X_Repo_Commit=commit)
+        if request.command == "GET":
+            request.wfile.write(content)
+
+    def answer_for(self, request: BaseHTTPRequestHandler, repository: str, revision: str) -> None:
+        """What the hub says of a repository; of one that is private, what it says of one that is missing."""
+        known = repository in {name for name, _ in self.folders} - {*self.hidden}
+        folder = self.folders.get((repository, revision))
+        if known and folder:
+            said = {"id": repository, "sha": self.revision_of(folder), "siblings": self.files(folder)}
+            content = json.dumps(said).encode()
+            begin(request, 200, Content_Type="application/json", Content_Length=len(content))
+            request.wfile.write(content)
+        elif known:
+            begin(request, 404, X_Error_Code="RevisionNotFound", Content_Length=0)
+        else:
+            begin(request, 401, X_Error_Code="RepoNotFound", Content_Length=0)
+
+
+def git_hash(content: bytes) -> str:
+    return sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def begin(request: BaseHTTPRequestHandler, status: int, **headers: object) -> None:
+    request.send_response(status)
+    for name, value in headers.items():
+        request.send_header(name.replace("_", "-"), str(value))
+    request.end_headers()
+
+
+@pytest.fixture(autouse=True)
+def empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
+    monkeypatch.setenv("RR_RRFS_DIR", str(tmp_path / "rrfs"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
-def folders(tmp_path: Path) -> dict[str, str]:
-    """Settings under which nothing of this machine's caches is seen."""
-    names = {"HF_HOME": "hf", "TENSORS_CACHE_DIR": "tensors", "RR_RRFS_DIR": "rrfs"}
-    return {name: str(tmp_path / folder) for name, folder in names.items()}
+def pretended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedHub]:
+    """A hub that has a little GPT-2, in two revisions."""
+    pretended = PretendedHub()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with suppress(ConnectionError):
+                pretended.answer(self)
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    for seed, revision in enumerate(("main", "v2")):
+        pretended.folders[NAME, revision] = save_checkpoint(tmp_path / f"hub {revision}", seed=seed)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads, server.block_on_close = True, False
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        pretended.address = f"http://127.0.0.1:{server.server_port}"
+        go_online(monkeypatch, pretended.address)
+        yield pretended
+        server.shutdown()
+
+
+def go_online(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """Ask this hub, past any proxy, and lose patience soon."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    monkeypatch.setattr(hub, "ANSWER_SECONDS", 0.5)
+    huggingface_hub.close_session()
+
+
+def refused(name: str, words: str, kind: type[UserError] = ModelUnavailable) -> str:
+    """The line with which a model is not to be had; nothing is left in the tensor cache."""
+    with pytest.raises(kind, match=words) as raised:
+        load_model(name)
+    assert "\n" not in str(raised.value)
+    assert not list(cache_folder().glob("????/*"))
+    return str(raised.value)
+
+
+def test_a_model_is_downloaded_by_name_and_then_needs_no_hub(pretended: PretendedHub, monkeypatch):
+    model = load_model(NAME)
+    same = load_model(str(pretended.folders[NAME, "main"]))
+    assert (model.name, model.fingerprint, model.config) == (NAME, same.fingerprint, same.config)
+    assert source_folder(NAME) == cache_folder() / "downloads" / PATH
+    pretended.asked.clear()
+    assert load_model(NAME).fingerprint == model.fingerprint
+    shutil.rmtree(cache_folder() / "circuits")
+    assert load_model(NAME).fingerprint == model.fingerprint
+    assert pretended.asked == []
+
+
+def test_a_revision_is_another_model(pretended: PretendedHub):
+    newest, second = load_model(NAME), load_model(f"{NAME}@v2")
+    assert second.name == f"{NAME}@v2"
+    assert second.fingerprint == load_model(str(pretended.folders[NAME, "v2"])).fingerprint != newest.fingerprint
+    assert description_path(f"{NAME}@v2") != description_path(NAME)
+    assert load_model(NAME).fingerprint == newest.fingerprint
+    line = refused_besides(f"{NAME}@v3")
+    assert f"{NAME} has no revision v3" in line
+
+
+def refused_besides(name: str) -> str:
+    with pytest.raises(ModelUnavailable) as raised:
+        load_model(name)
+    return str(raised.value)
+
+
+def test_a_model_without_an_owner_in_its_name_has_one(pretended: PretendedHub):
+    pretended.folders["openai-community/gpt2-medium", "main"] = pretended.folders[NAME, "v2"]
+    assert load_model("gpt2-medium").name == "gpt2-medium"
+    pretended.asked.clear()
+    assert load_model("openai-community/gpt2-medium").name == "gpt2-medium"
+    assert pretended.asked == []
+
+
+def test_gpt2_small_is_known_by_its_hashes_whatever_it_is_called(pretended: PretendedHub, monkeypatch):
+    described = tensor_cache.from_text(_description_of(pretended.folders[NAME, "main"]))
+    monkeypatch.setattr(tensor_cache, "published_description", lambda: described)
+    assert is_gpt2_small(load_model(NAME))
+    assert not is_gpt2_small(load_model(f"{NAME}@v2"))
+
+
+def _description_of(folder: Path) -> str:
+    load_model(str(folder))
+    return description_path(str(folder)).read_text()
+
+
+@pytest.mark.parametrize("hidden", [(), (NAME,)], ids=["missing", "private"])
+def test_a_model_that_is_missing_or_private_is_one_line(pretended: PretendedHub, hidden):
+    pretended.hidden = hidden
+    line = refused(NAME if hidden else "owner/other", "there is no such model, or it is private")
+    assert "HF_TOKEN" in line
+    assert "no folder" in line
+
+
+def test_a_model_that_is_no_gpt2_is_one_line_before_its_weights_are_fetched(pretended: PretendedHub):
+    edit_config(pretended.folders[NAME, "main"], model_type="llama")
+    refused(NAME, r"model_type 'llama' is not supported, only 'gpt2' is", UserError)
+    assert not [asked for asked in pretended.asked if asked.endswith(".safetensors")]
+
+
+def test_a_repository_without_weights_that_can_be_read_is_one_line(pretended: PretendedHub):
+    folder = pretended.folders[NAME, "main"]
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    refused(NAME, r"owner/little has no model\.safetensors on the hub", UserError)
+
+
+def test_weights_in_parts_are_read(pretended: PretendedHub):
+    folder = pretended.folders[NAME, "main"]
+    whole, state = load_model(str(folder)), load_file(folder / "model.safetensors")
+    parts = {name: f"model-0000{row % 2 + 1}-of-00002.safetensors" for row, name in enumerate(state)}
+    for part in {*parts.values()}:
+        save_file({name: state[name] for name in state if parts[name] == part}, folder / part)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+    (folder / "model.safetensors").unlink()
+    assert load_model(NAME).fingerprint == whole.fingerprint
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_what_comes_damaged_is_named_and_can_be_fetched_again(pretended: PretendedHub, file: str, monkeypatch):
+    told = pretended.files(pretended.folders[NAME, "main"])
+    path = pretended.folders[NAME, "main"] / file
+    content = path.read_bytes()
+    with monkeypatch.context() as spoiled:
+        spoiled.setattr(pretended, "files", lambda folder: told)
+        path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+        refused(NAME, f"{file} came damaged, and was taken away again; try once more")
+    path.write_bytes(content)
+    assert load_model(NAME).fingerprint == load_model(str(path.parent)).fingerprint
+
+
+def test_a_download_that_was_damaged_later_is_named_with_what_to_delete(pretended: PretendedHub):
+    load_model(NAME)
+    shutil.rmtree(cache_folder() / "circuits")
+    for tensors in cache_folder().glob("????"):
+        shutil.rmtree(tensors)
+    folder = cache_folder() / "downloads" / PATH
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    refused(NAME, f"is damaged .*: delete {re.escape(str(folder))} and try again$")
+    shutil.rmtree(folder)
+    assert load_model(NAME).tensors
+
+
+def test_what_the_hubs_own_library_has_is_used(pretended: PretendedHub):
+    for file in ("config.json", "model.safetensors"):
+        huggingface_hub.hf_hub_download(NAME, file)
+    pretended.asked.clear()
+    assert load_model(NAME).tensors
+    assert pretended.asked == []
+    assert source_folder(NAME).is_relative_to(constants.HF_HUB_CACHE)
+    assert not (cache_folder() / "downloads").exists()
+
+
+def test_a_hub_that_falls_silent_is_left(pretended: PretendedHub, monkeypatch):
+    slept = time.sleep
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
+
+    def send(request: BaseHTTPRequestHandler, content: bytes) -> None:
+        begin(request, 200, Content_Length=len(content))
+        slept(3)
+
+    pretended.send = send
+    start = time.monotonic()
+    refused(NAME, "timed out")
+    assert time.monotonic() - start < HANGS
+    assert not (cache_folder() / "downloads" / PATH / "model.safetensors").exists()
+
+
+def test_a_hub_that_never_answers_is_left(silent_port: int, monkeypatch):
+    go_online(monkeypatch, f"http://127.0.0.1:{silent_port}")
+    start = time.monotonic()
+    refused(NAME, "timed out")
+    assert time.monotonic() - start < HANGS
 
 
 @pytest.fixture
@@ -59,280 +313,18 @@ def closed_port() -> int:
         return bound.getsockname()[1]
 
 
-def check_unavailable(reason: str, settings: dict[str, str]) -> None:
-    start = time.monotonic()
-    line = error_line(run_python(*SCRIPT, "--model", "gpt2", settings=settings))
-    assert time.monotonic() - start < LONGEST_WAIT
+def check_unavailable(reason: str, tmp_path: Path, **settings: str) -> None:
+    """GPT-2 small is not to be had, as a user sees it; with the hub's own settings."""
+    empty = {name: str(tmp_path / name) for name in ("HF_HOME", "TENSORS_CACHE_DIR", "RR_RRFS_DIR")}
+    line = error_line(run_python(*SCRIPT, "--model", "gpt2", settings=empty | settings))
     assert line.startswith("error: GPT-2 small is not in the tensor cache")
     for words in (reason, "HF_HOME", "model PATH", "model standin"):
         assert words in line
-    assert not list(Path(settings["TENSORS_CACHE_DIR"]).glob("????"))  # where tensors would be
 
 
-def test_hub_that_refuses_is_found_out(folders: dict[str, str], closed_port: int):
-    check_unavailable("refused", folders | {"HF_ENDPOINT": f"http://127.0.0.1:{closed_port}"})
+def test_a_hub_that_refuses_is_found_out(tmp_path: Path, closed_port: int):
+    check_unavailable("refused", tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{closed_port}")
 
 
-def test_offline_is_respected(folders: dict[str, str], silent_port: int):
-    check_unavailable("offline", folders | {"HF_ENDPOINT": f"http://127.0.0.1:{silent_port}", "HF_HUB_OFFLINE": "1"})
-
-
-def test_name_server_that_hangs_cannot_hold_us(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """The library's timeouts do not bound the look-up of a name; ours bounds everything."""
-    released = threading.Event()
-    monkeypatch.setattr("huggingface_hub.get_session", released.wait)
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr(hub, "DEADLINE", 0.2)
-    start = time.monotonic()
-    with pytest.raises(hub.ModelUnavailable, match="no answer within"):
-        hub.gpt2_checkpoint(tmp_path)
-    released.set()
-    assert time.monotonic() - start < 2
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    return save_checkpoint(tmp_path / "model")
-
-
-@pytest.fixture
-def published(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A description of the checkpoint, to stand for the published table."""
-    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "elsewhere"))
-    load_model(str(checkpoint))
-    return description_path(str(checkpoint))
-
-
-@pytest.fixture
-def endpoint(checkpoint: Path) -> Iterator[str]:
-    """A hub that has the checkpoint under GPT-2's name."""
-
-    class Hub(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            content = self.begin()
-            if content is not None:
-                self.wfile.write(content)
-
-        def do_HEAD(self) -> None:
-            self.begin()
-
-        def begin(self) -> bytes | None:
-            folder, _, file = self.path.partition("/resolve/main/")
-            if folder != "/openai-community/gpt2" or not (checkpoint / file).is_file():
-                self.send_error(404)
-                return None
-            content = (checkpoint / file).read_bytes()
-            self.send_response(200)
-            self.send_header("ETag", f'"{sha256(content).hexdigest()}"')
-            self.send_header("X-Repo-Commit", REVISION)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            return content
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_checkpoint_is_downloaded_then_found_on_the_machine(endpoint: str, published: Path, folders: dict[str, str]):
-    first = output(run_python("-c", WITH_ANOTHER_TABLE, str(published), settings=folders | {"HF_ENDPOINT": endpoint}))
-    assert first.startswith("GPT-2 small: 37 tensors in")
-    assert "all 37 match the published hashes" in first
-    for tensors in Path(folders["TENSORS_CACHE_DIR"]).glob("????"):
-        shutil.rmtree(tensors)
-    offline = folders | {"HF_HUB_OFFLINE": "1"}
-    assert output(run_python("-c", WITH_ANOTHER_TABLE, str(published), settings=offline)) == first
-
-
-def test_download_that_is_not_the_published_model_is_refused(endpoint: str, folders: dict[str, str], tmp_path: Path):
-    run = run_python(*SCRIPT, settings=folders | {"HF_ENDPOINT": endpoint})
-    assert run.returncode == 1
-    line, downloads = run.stderr.splitlines()[-1], tmp_path / "tensors" / "downloads"
-    assert "is not GPT-2 small" in line
-    assert f"delete {downloads}" in line
-    assert [path.name for path in (tmp_path / "tensors").iterdir()] == ["downloads"]
-
-
-# What a hub may answer, and how long it may take. These hubs are asked within the test's own process.
-
-CONTENT = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 40}
-Answer = Callable[[BaseHTTPRequestHandler, bytes], None]
-
-
-def begin(request: BaseHTTPRequestHandler, status: int = 200, **headers: object) -> None:
-    request.send_response(status)
-    for name, value in headers.items():
-        request.send_header(name.replace("_", "-"), str(value))
-    request.end_headers()
-
-
-def usual(request: BaseHTTPRequestHandler, content: bytes) -> None:
-    begin(request, Content_Length=len(content))
-    request.wfile.write(content)
-
-
-@contextmanager
-def hub_that(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A hub whose weights are what `answer` sends, with short deadlines; gives the ranges that it was asked for."""
-    asked: list[str] = []
-
-    class Hub(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            file = self.path.removeprefix("/")
-            if file == "model.safetensors":
-                asked.append(self.headers["Range"])
-            with suppress(ConnectionError):
-                (answer if file == "model.safetensors" else usual)(self, CONTENT[file])
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        server.daemon_threads, server.block_on_close = True, False
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        for name in (name for name in os.environ if name.lower().endswith("_proxy")):
-            monkeypatch.delenv(name)
-        session = default_client_factory()
-        monkeypatch.setattr("huggingface_hub.get_session", lambda: session)
-        monkeypatch.setattr("huggingface_hub.hf_hub_url", lambda repository, file: f"{address}/{file}")
-        monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
-        monkeypatch.setattr(hub, "STEP_TIMEOUT", 0.3)
-        monkeypatch.setattr(hub, "DEADLINE", 0.6)
-        yield asked
-        server.shutdown()
-    session.close()
-
-
-def check_downloaded(tmp_path: Path) -> None:
-    folder = hub.gpt2_checkpoint(tmp_path / "downloads")
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENT
-    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {folder / name for name in CONTENT}
-
-
-def check_refused(tmp_path: Path, reason: str) -> None:
-    start = time.monotonic()
-    with pytest.raises(hub.ModelUnavailable, match=reason) as raised:
-        hub.gpt2_checkpoint(tmp_path / "downloads")
-    assert time.monotonic() - start < 3
-    assert "\n" not in str(raised.value)
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.json"]
-
-
-@pytest.mark.parametrize("tag", ["../../../outside", "/etc/outside", "..", "a/../../b", "x" * 5000, ""])
-def test_no_answer_says_where_a_file_goes(tmp_path: Path, monkeypatch, tag: str):
-    def answer(request: BaseHTTPRequestHandler, content: bytes) -> None:
-        named = {
-            "ETag": f'"{tag}"',
-            "X_Linked_ETag": tag,
-            "X_Repo_Commit": tag,
-            "Content_Disposition": f"filename={tag}",
-        }
-        begin(request, Content_Length=len(content), **named)
-        request.wfile.write(content)
-
-    with hub_that(answer, monkeypatch):
-        check_downloaded(tmp_path)
-
-
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_no_answer_says_how_long_to_wait(tmp_path: Path, monkeypatch, status: int):
-    with hub_that(lambda request, _: begin(request, status, Retry_After=3600, Content_Length=10**9), monkeypatch):
-        check_refused(tmp_path, str(status))
-
-
-def test_a_hub_that_never_answers_is_left(tmp_path: Path, monkeypatch):
-    with hub_that(lambda *_: time.sleep(2), monkeypatch):
-        check_refused(tmp_path, "timed out")
-
-
-def test_a_hub_that_falls_silent_is_left(tmp_path: Path, monkeypatch):
-    def answer(request: BaseHTTPRequestHandler, content: bytes) -> None:
-        if request.headers["Range"] != "bytes=0-":  # asked to go on where it fell silent
-            time.sleep(2)
-            return
-        begin(request, Content_Length=len(content))
-        request.wfile.write(content[:100])
-        request.wfile.flush()
-        time.sleep(2)
-
-    with hub_that(answer, monkeypatch) as asked:
-        check_refused(tmp_path, "timed out|no answer within")
-    assert asked == ["bytes=0-", "bytes=100-"]
-
-
-def test_headers_that_never_end_are_left(tmp_path: Path, monkeypatch):
-    def answer(request: BaseHTTPRequestHandler, content: bytes) -> None:
-        request.send_response(200)
-        for number in range(100):
-            request.send_header(f"X-{number}", "0")
-            request.flush_headers()
-            time.sleep(0.05)
-
-    with hub_that(answer, monkeypatch):
-        check_refused(tmp_path, "no answer within")
-
-
-def test_a_body_that_never_ends_is_left(tmp_path: Path, monkeypatch):
-    def answer(request: BaseHTTPRequestHandler, content: bytes) -> None:
-        begin(request)
-        while True:
-            request.wfile.write(content)
-
-    monkeypatch.setitem(hub.FILES, "model.safetensors", 100_000)
-    with hub_that(answer, monkeypatch):
-        check_refused(tmp_path, "sends more than the 100000 bytes that are taken")
-
-
-def test_a_body_that_says_it_is_too_long_is_not_begun(tmp_path: Path, monkeypatch):
-    with hub_that(lambda request, _: begin(request, Content_Length=10**15), monkeypatch):
-        check_refused(tmp_path, "sends more than the 1000000000 bytes that are taken")
-
-
-def test_a_download_that_is_slow_but_moves_is_waited_for(tmp_path: Path, monkeypatch):
-    def answer(request: BaseHTTPRequestHandler, content: bytes) -> None:
-        begin(request, Content_Length=len(content))
-        for start in range(0, len(content), 1024):
-            request.wfile.write(content[start : start + 1024])
-            time.sleep(0.1)
-
-    with hub_that(answer, monkeypatch) as asked:
-        check_downloaded(tmp_path)  # in a second, longer than any deadline
-    assert asked == ["bytes=0-"]
-
-
-@pytest.mark.parametrize("can_go_on", [True, False])
-def test_a_download_that_breaks_off_goes_on(tmp_path: Path, monkeypatch, can_go_on: bool):
-    answers: list[int] = []
-
-    def answer(request: BaseHTTPRequestHandler, content: bytes) -> None:
-        start = int(request.headers["Range"].removeprefix("bytes=").removesuffix("-")) if can_go_on else 0
-        answers.append(start)
-        begin(request, 206 if start else 200, Content_Length=len(content) - start)
-        request.wfile.write(content[start : 4000 * len(answers)])
-
-    with hub_that(answer, monkeypatch):
-        check_downloaded(tmp_path)
-    assert answers == ([0, 4000, 8000] if can_go_on else [0, 0, 0])
-
-
-@pytest.mark.parametrize("can_go_on", [True, False])
-def test_a_download_that_breaks_off_at_the_same_place_is_left(tmp_path: Path, monkeypatch, can_go_on: bool):
-    def answer(request: BaseHTTPRequestHandler, content: bytes) -> None:
-        goes_on = can_go_on and request.headers["Range"] != "bytes=0-"
-        begin(request, 206 if goes_on else 200, Content_Length=len(content))
-        request.wfile.write(b"" if goes_on else content[:4000])
-
-    with hub_that(answer, monkeypatch) as asked:
-        check_refused(tmp_path, "peer closed connection")
-    assert asked == ["bytes=0-", "bytes=4000-"]
-
-
-def test_hub_without_the_model_is_one_line(endpoint: str, checkpoint: Path, folders: dict[str, str]):
-    (checkpoint / "model.safetensors").unlink()
-    check_unavailable("404", folders | {"HF_ENDPOINT": endpoint})
+def test_offline_is_respected(tmp_path: Path, silent_port: int):
+    check_unavailable("offline", tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{silent_port}", HF_HUB_OFFLINE="1")

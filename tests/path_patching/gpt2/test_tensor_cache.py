@@ -13,7 +13,7 @@ import torch
 
 from path_patching.errors import UserError
 from path_patching.files import ROOT
-from path_patching.gpt2 import tensor_cache
+from path_patching.gpt2 import names, tensor_cache
 from path_patching.gpt2.checkpoint import read_config
 from path_patching.gpt2.circ_text import Description, from_text, to_text
 from path_patching.gpt2.hub import ModelUnavailable
@@ -317,7 +317,7 @@ def test_fingerprint_is_of_names_tensors_and_activation(checkpoint: Path, tmp_pa
 
 def test_standin_is_a_checkpoint_of_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = save_checkpoint(tmp_path / "standin", dtype=torch.float16)
-    monkeypatch.setattr(tensor_cache, "STANDIN_FOLDER", folder)
+    monkeypatch.setattr(names, "STANDIN_FOLDER", folder)
     model = load_model("standin")
     assert model.name == "stand-in"
     assert description_path("standin").name == "standin.circ"
@@ -332,7 +332,7 @@ def test_the_repositorys_stand_in():
     sizes = model.architecture
     assert (sizes.n_layers, sizes.n_heads, sizes.d_model, sizes.vocab_size) == (12, 12, 120, 50257)
     tokens = torch.tensor([[50256, 464, 1175, 14346]])
-    expected = transformers_logits(tensor_cache.STANDIN_FOLDER, tokens)
+    expected = transformers_logits(names.STANDIN_FOLDER, tokens)
     torch.testing.assert_close(logits(model, tokens), expected, rtol=0, atol=1e-9)
 
 
@@ -447,11 +447,11 @@ def gpt2(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> M
     monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
     description = description_of(model)
     monkeypatch.setattr(tensor_cache, "published_description", lambda: description)
-    monkeypatch.setattr(tensor_cache, "gpt2_checkpoint", lambda downloads: checkpoint)
+    monkeypatch.setattr(tensor_cache, "hub_checkpoint", lambda *_: checkpoint)
     return model
 
 
-def no_hub(downloads: Path) -> Path:
+def no_hub(*_: object) -> Path:
     raise ModelUnavailable("the hub is far away")
 
 
@@ -460,7 +460,7 @@ def test_gpt2_is_converted_once(gpt2: Model, cache: Path, monkeypatch: pytest.Mo
     assert model.name == "GPT-2 small"
     assert model.fingerprint == gpt2.fingerprint
     assert from_text((cache / "circuits" / "gpt2.circ").read_text()) == description_of(gpt2)
-    monkeypatch.setattr(tensor_cache, "gpt2_checkpoint", refuse)
+    monkeypatch.setattr(tensor_cache, "hub_checkpoint", refuse)
     (cache / "circuits" / "gpt2.circ").write_text("damaged")
     assert load_model("gpt2").fingerprint == gpt2.fingerprint
     assert from_text((cache / "circuits" / "gpt2.circ").read_text()) == description_of(gpt2)
@@ -490,18 +490,18 @@ def test_the_papers_own_download_is_used_as_it_is(gpt2: Model, tmp_path: Path, m
         path = tensor_file(tmp_path / folder, tensor)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(tensor, path)
-    monkeypatch.setattr(tensor_cache, "gpt2_checkpoint", refuse)
+    monkeypatch.setattr(tensor_cache, "hub_checkpoint", refuse)
     model = load_model("gpt2")
     assert model.fingerprint == gpt2.fingerprint
     assert description_path("gpt2").is_file()
     other_content(tensor_file(tmp_path / folder, gpt2.tensors["a0.w.q_arr"]))
-    monkeypatch.setattr(tensor_cache, "gpt2_checkpoint", no_hub)
+    monkeypatch.setattr(tensor_cache, "hub_checkpoint", no_hub)
     with pytest.raises(ModelUnavailable, match=r"tensor a0\.w\.q_arr: .* holds another tensor"):
         load_model("gpt2")
 
 
 def test_a_local_copy_of_gpt2_makes_gpt2_available(gpt2: Model, checkpoint: Path, monkeypatch, capsys):
-    monkeypatch.setattr(tensor_cache, "gpt2_checkpoint", no_hub)
+    monkeypatch.setattr(tensor_cache, "hub_checkpoint", no_hub)
     show_weights(["--model", str(checkpoint)])
     assert "all 37 match the published hashes" in capsys.readouterr().out
     assert load_model("gpt2").fingerprint == gpt2.fingerprint
@@ -524,7 +524,7 @@ def test_a_damaged_gpt2_in_the_hubs_cache_is_named_with_what_to_delete(
     snapshot = checkpoint.parent / "models--gpt2" / "snapshots" / "1234"
     snapshot.parent.mkdir(parents=True)
     checkpoint.rename(snapshot)
-    monkeypatch.setattr(tensor_cache, "gpt2_checkpoint", lambda downloads: snapshot)
+    monkeypatch.setattr(tensor_cache, "hub_checkpoint", lambda *_: snapshot)
     damage(snapshot / file)
     with pytest.raises(ModelUnavailable, match=rf"{file} is .*: delete {snapshot.parents[1]} and try again$") as raised:
         load_model("gpt2")
@@ -539,7 +539,7 @@ def test_gpt2_of_another_architecture_is_not_used(gpt2: Model, checkpoint: Path,
 
 
 def test_gpt2_that_cannot_be_had_says_how(gpt2: Model, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tensor_cache, "gpt2_checkpoint", no_hub)
+    monkeypatch.setattr(tensor_cache, "hub_checkpoint", no_hub)
     with pytest.raises(ModelUnavailable) as raised:
         load_model("gpt2")
     for words in ("the hub is far away", "model PATH", "model standin", "HF_HOME", "hf download", "t.w.tok_embeds"):
