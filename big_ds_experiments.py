@@ -22,7 +22,7 @@ from reproduction.run import open_run
 from reproduction.settings import Settings
 from utils import Collated, has_every_yy, start_experiment, year_metrics
 
-settings = read_settings(__doc__, Settings(n=10_000), evaluates_circuit=True)
+settings = read_settings(__doc__, Settings(n=10_000))
 
 # %% Which sentences, and which circuit? Years are drawn uniformly, so that means are those of years as they are.
 experiment = start_experiment(settings, balanced=False)

@@ -30,7 +30,7 @@ from utils import (
     year_metrics,
 )
 
-settings = read_settings(__doc__, DiscoverySettings(n=490), evaluates_circuit=True)
+settings = read_settings(__doc__, DiscoverySettings(n=490))
 
 # %% Which sentences? N of them, each with a twin whose YY is 01. And is a circuit given, or to be found?
 experiment = start_experiment(settings)

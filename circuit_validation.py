@@ -49,7 +49,7 @@ from utils import cutoff_sharpness, draw_sentences, greater_than, start_experime
 
 FEW = 194  # sentences, of the year spans two of each YY, for what takes thousands of evaluations
 
-settings = read_settings(__doc__, ValidationSettings(n=490), evaluates_circuit=True).chosen()
+settings = read_settings(__doc__, ValidationSettings(n=490)).chosen()
 
 # %% Which sentences, and which circuit? ∅, the run with everything on 01 data, is scored on the original YY.
 experiment = start_experiment(settings)

@@ -31,7 +31,7 @@ IN_THE_PAPER = ("m8", "a7.h10", "a7.h8")
 RANKS = (1, 2, 3, 5, 10)  # how many dimensions are ablated
 CONTROLS = 5  # of each edit
 
-settings = read_settings(__doc__, PcaSettings(n=970), evaluates_circuit=True)
+settings = read_settings(__doc__, PcaSettings(n=970))
 
 # %% Whose activations? What an MLP reads at END and what heads write there: the paper's, or those of another circuit.
 experiment = start_experiment(settings)

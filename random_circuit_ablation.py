@@ -22,7 +22,7 @@ from utils import start_experiment, year_metrics
 
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
 
-settings = read_settings(__doc__, RandomCircuitSettings(n=194), evaluates_circuit=True)
+settings = read_settings(__doc__, RandomCircuitSettings(n=194))
 
 # %% Which sentences, and which circuit? Two of each YY, by default.
 experiment = start_experiment(settings)

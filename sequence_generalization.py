@@ -25,7 +25,7 @@ from reproduction.settings import Settings
 from tasks.prompts import TASKS, TaskDataset, build
 from utils import greater_than, start_experiment, year_metrics
 
-settings = read_settings(__doc__, Settings(n=490), evaluates_circuit=True)
+settings = read_settings(__doc__, Settings(n=490))
 
 # %% Which circuit? The paper's, or one found on the year-span sentences.
 experiment = start_experiment(settings)

@@ -43,7 +43,8 @@ from benchmarks.subjects import SHAPES, subject
 from benchmarks.tables import gigabytes, ratio, seconds, table
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, to_transformers
-from reproduction.steps import EXPERIMENTS, PLOTS, Step, steps_of
+from reproduction.experiments import EXPERIMENTS, PLOTS
+from reproduction.steps import Step, steps_of
 
 ENGINES = ("rust_circuit", "torch")
 VALIDATION = "circuit_validation"

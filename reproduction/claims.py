@@ -31,9 +31,9 @@ import pandas as pd
 from path_patching.bootstrap import Estimate
 from path_patching.errors import UserError, first_line
 from path_patching.paths import Node, PathSetError
+from reproduction.experiments import EXPERIMENTS
 from reproduction.paper import is_the_papers
 from reproduction.run import KEY, Artifacts
-from reproduction.steps import EXPERIMENTS
 
 CLAIMS_FILE = "claims.csv"
 HUNDREDTHS = ("%", "points")  # what is measured in ones, and stated and shown in hundredths

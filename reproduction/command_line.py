@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reproduction.terminal import arguments_of, begin
@@ -27,13 +28,12 @@ def read_settings(
     description: str,
     defaults: AnySettings,
     arguments: list[str] | None = None,
-    evaluates_circuit: bool = False,
     program: str | None = None,
 ) -> AnySettings:
     """Settings of a script: a flag for every field, or `defaults` as they stand in an interactive window.
 
-    `description` is the script's docstring; `--circuit` is a flag only if the script evaluates one. From here on, an
-    error that the user can mend ends the script with one line.
+    `description` is the script's docstring; `--circuit` is no flag of an experiment that evaluates none. From here on,
+    an error that the user can mend ends the script with one line.
     """
     script = sys._getframe(1).f_globals.get("__file__", "")  # which calls this; a cell has no file
     given = arguments_of(script) if arguments is None else arguments
@@ -47,9 +47,16 @@ def read_settings(
         allow_abbrev=False,
     )
     for option in fields(defaults):
-        if option.name != CIRCUIT_FLAG or evaluates_circuit:
+        if option.name != CIRCUIT_FLAG or _evaluates_circuit(script):
             _add_flag(parser, option.name, getattr(defaults, option.name), dict(option.metadata))
     return replace(defaults, **vars(parser.parse_args(given)))
+
+
+def _evaluates_circuit(script: str) -> bool:
+    from reproduction.experiments import EXPERIMENTS  # which takes long
+
+    listed = EXPERIMENTS.get(Path(script).stem)
+    return listed is None or listed.evaluates_circuit
 
 
 def _add_flag(parser: argparse.ArgumentParser, name: str, default: Any, flag_of: dict[str, Any]) -> None:

@@ -19,9 +19,9 @@ import torch
 from path_patching.bootstrap import Estimate
 from path_patching.errors import UserError
 from path_patching.files import named_path
+from reproduction.experiments import EXPERIMENTS
 from reproduction.publication import record_path
 from reproduction.run import Artifacts, check_alike, read_artifacts
-from reproduction.steps import EXPERIMENTS
 
 ARTIFACT, NUMBER = "artifact", "number"
 FREE_SETTINGS = {"engine", "device", "out", "memory_gb", "model", "circuit"}  # models and circuits are compared whole

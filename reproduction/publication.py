@@ -28,9 +28,9 @@ from filelock import FileLock, Timeout
 from path_patching.errors import UserError, first_line, shortened
 from path_patching.files import parse_json, regular, write_text
 from path_patching.interrupts import interrupts_held
+from reproduction.experiments import WORDS
 
 RECORD_VERSION = 5
-WORDS = ("results", "report")  # of reproduce.py; every other run is a script's
 PLAIN = re.compile(r"(?=.{1,200}\Z)\w[\w .-]*(/\w[\w .-]*)*", re.ASCII)
 NEW_RECORD, EARLIER = "record", "earlier"  # in the folder of what is moved aside: the one to come, and the files
 

@@ -13,6 +13,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from reproduction.experiments import EXPERIMENTS, PLOTS
 from reproduction.figures import PLOTLY_DATA, titled
 from reproduction.plots import check_up_to_date, start_plots
 from reproduction.provenance import command, library_versions
@@ -20,7 +21,7 @@ from reproduction.publication import record_path
 from reproduction.results import sections as table_sections
 from reproduction.run import Artifacts, read_artifacts
 from reproduction.settings import PlotSettings
-from reproduction.steps import EXPERIMENTS, read_experiments
+from reproduction.steps import read_experiments
 from reproduction.verdicts import KIND, read_left_out, read_verdicts
 
 DESCRIPTION = """Everything on one page.
@@ -30,13 +31,6 @@ page, report.html in paper-plots, holds the results table, every figure, interac
 needs no network and no other file.
 """
 TEMPLATE = "report.html"
-SECTIONS = {
-    "circuit_discovery_plotting": "Circuit discovery, and the circuit on many sentences",
-    "neuron_plots": "Single neurons",
-    "pca_plots": "PCA and causal tests",
-    "appendix_plots": "Other prompts, and random circuits",
-    "validation_plots": "Is it a circuit? The tests as figures",
-}
 
 
 class Figure(NamedTuple):
@@ -75,7 +69,7 @@ def section_of(drawn: Artifacts, runs: Mapping[str, Artifacts]) -> Section:
             Figure(identity, title, short, f"{name}.html", layout["width"], layout["height"], _in_script(data))
         )
     commands = [runs[name].record["command"] for name in drawn.record["read"] if name in runs]
-    return Section(drawn.script, SECTIONS[drawn.script], (*commands, drawn.record["command"]), tuple(figures))
+    return Section(drawn.script, PLOTS[drawn.script].title, (*commands, drawn.record["command"]), tuple(figures))
 
 
 def page(title: str, command: str, runs: Sequence[Artifacts], results: Artifacts, sections: Sequence[Section]) -> str:
@@ -115,11 +109,11 @@ def main(arguments: list[str]) -> None:
     folder = settings.artifact_folder()
     runs = list(read_experiments(folder).values())
     plot_folder = settings.plot_folder(runs[0].record["settings"]["model"])
-    drawn = [read_artifacts(plot_folder, name) for name in SECTIONS if record_path(plot_folder, name).is_file()]
+    drawn = [read_artifacts(plot_folder, name) for name in PLOTS if record_path(plot_folder, name).is_file()]
     results = read_artifacts(plot_folder, "results")
     for made in (results, *drawn):
         check_up_to_date(made, folder)
-    report = start_plots("report", settings, *runs, results, *drawn, might_read=(*EXPERIMENTS, *SECTIONS))
+    report = start_plots("report", settings, *runs, results, *drawn, might_read=(*EXPERIMENTS, *PLOTS))
     by_record = {record_path(folder, run.script).name: run for run in runs}
     sections = [section_of(figures, by_record) for figures in drawn]
     html = page(

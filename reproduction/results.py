@@ -18,11 +18,12 @@ import pandas as pd
 from path_patching.bootstrap import Estimate
 from path_patching.errors import one_line
 from reproduction.claims import Claim, is_of_paper, read_claims
+from reproduction.experiments import EXPERIMENTS
 from reproduction.plots import start_plots
 from reproduction.publication import invocation
 from reproduction.run import Artifacts, Number
 from reproduction.settings import PlotSettings, flag
-from reproduction.steps import EXPERIMENTS, read_experiments
+from reproduction.steps import read_experiments
 
 DESCRIPTION = """Every number of the paper beside the measured one.
 

@@ -13,31 +13,12 @@ from pathlib import Path
 from path_patching.circuits.circuit_file import as_json, read_circuit
 from path_patching.errors import UserError
 from path_patching.files import ROOT
+from reproduction.experiments import EXPERIMENTS, PLOTS, WORDS
 from reproduction.paper import named_as_read
 from reproduction.provenance import code_sha256, library_versions
-from reproduction.publication import WORDS, intact, invocation, record_path, sha256
+from reproduction.publication import intact, invocation, record_path, sha256
 from reproduction.run import Artifacts, read_artifacts
 
-EXPERIMENTS = (
-    "circuit_discovery",
-    "big_ds_experiments",
-    "neuron_investigations",
-    "sequence_generalization",
-    "pca_experiments",
-    "random_circuit_ablation",
-    "random_years",
-    "topk_years",
-    "circuit_validation",
-)
-EVALUATE_A_CIRCUIT = (  # and take --circuit
-    "circuit_discovery",
-    "big_ds_experiments",
-    "sequence_generalization",
-    "pca_experiments",
-    "random_circuit_ablation",
-    "circuit_validation",
-)
-PLOTS = ("circuit_discovery_plotting", "neuron_plots", "appendix_plots", "pca_plots", "validation_plots")
 STEPS = (*EXPERIMENTS, *PLOTS, *WORDS)
 
 
@@ -77,11 +58,11 @@ def steps_of(
     named = ("--model", model)
     to_artifacts = ("--out", str(artifacts)) if out else ()
     to_plots = ("--artifacts", str(artifacts), "--out", str(plots)) if out else ()
-    of_circuit = dict.fromkeys(EVALUATE_A_CIRCUIT, ("--circuit", circuit) if circuit else ())
-    experiments = [
-        Step(name, (*named, *options, *of_circuit.get(name, ()), *to_artifacts), artifacts, artifacts)
-        for name in EXPERIMENTS
-    ]
+    with_circuit = ("--circuit", circuit) if circuit else ()
+    experiments = []
+    for name, each in EXPERIMENTS.items():
+        more = with_circuit if each.evaluates_circuit else ()
+        experiments.append(Step(name, (*named, *options, *more, *to_artifacts), artifacts, artifacts))
     others = [Step(name, (*named, *to_plots), plots, artifacts) for name in (*PLOTS, *WORDS)]
     return (*experiments, *others)
 

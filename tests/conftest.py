@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from filelock import FileLock
 
+from reproduction.experiments import EXPERIMENTS
 from reproduction.run import Artifacts, read_artifacts
-from reproduction.steps import EVALUATE_A_CIRCUIT
 from tests.helpers.experiments import made_by
 
 
@@ -42,7 +42,7 @@ def standin_made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ar
     shared.mkdir(exist_ok=True)
 
     def made(script: str) -> Artifacts:
-        circuit = ("--circuit", "paper") if script in EVALUATE_A_CIRCUIT else ()
+        circuit = ("--circuit", "paper") if EXPERIMENTS[script].evaluates_circuit else ()
         with FileLock(shared / f"{script}.lock"):
             if (shared / script / "out").is_dir():
                 return read_artifacts(shared / script / "out", script)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from path_patching.files import ROOT
+from reproduction.experiments import EXPERIMENTS, PLOTS
 from reproduction.settings import Settings
-from reproduction.steps import EXPERIMENTS, PLOTS
 
 FLOORS = ("path_patching", "reproduction", "dataset", "utils", "tasks")  # bottom up; scripts stand on all
 APART = ("color_utils",)  # imports nothing of ours

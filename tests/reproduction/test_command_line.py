@@ -32,10 +32,13 @@ def test_every_field_is_a_flag():
     assert read_settings("doc", MoreSettings(n=3), ["--layer", "9"]) == MoreSettings(n=3, layer=9)
 
 
-def test_only_scripts_that_evaluate_a_circuit_take_one(capsys):
-    assert read_settings("doc", Settings(), ["--circuit", "auto"], evaluates_circuit=True).circuit == "auto"
+def test_experiments_that_evaluate_no_circuit_take_none(capsys):
+    names = {"read_settings": read_settings, "default": Settings(), "__file__": "/here/big_ds_experiments.py"}
+    call = "settings = read_settings('doc', default, ['--circuit', 'auto'])"
+    exec(call, names)
+    assert names["settings"].circuit == "auto"
     with pytest.raises(SystemExit):
-        read_settings("doc", Settings(), ["--circuit", "auto"])
+        exec(call, names | {"__file__": "/here/random_years.py"})
     assert "--circuit" in capsys.readouterr().err
 
 

@@ -16,12 +16,13 @@ from path_patching.errors import UserError
 from path_patching.files import ROOT
 from reproduction import run as artifacts
 from reproduction.claims import Claim, read_claims
+from reproduction.experiments import EXPERIMENTS
 from reproduction.paper import PAPER
 from reproduction.results import NOT_MEASURED, markdown, results_table, sections
 from reproduction.results import main as results_main
 from reproduction.run import read_artifacts, start_run
 from reproduction.settings import Settings
-from reproduction.steps import EXPERIMENTS, read_experiments
+from reproduction.steps import read_experiments
 from tests.helpers.made import MODEL, edit_record, publish_experiments
 from tests.helpers.scripts import error_line, output, run_script
 

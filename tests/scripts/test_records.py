@@ -11,9 +11,9 @@ from path_patching.bootstrap import Estimate
 from path_patching.circuits.circuit_file import as_json
 from reproduction.claims import read_claims
 from reproduction.compare import compare
+from reproduction.experiments import EXPERIMENTS, lacking, unknown
 from reproduction.run import KEY, Artifacts, Run
-from reproduction.settings import VALIDATION
-from reproduction.steps import EVALUATE_A_CIRCUIT, EXPERIMENTS
+from reproduction.settings import VALIDATION, ValidationSettings
 from tests.helpers.engines import CLASSES, skip_without
 from tests.helpers.experiments import made_by, random_gpt2
 
@@ -55,6 +55,13 @@ def test_keys_are_well_formed_and_noted_once(noted_and_made):
     assert all(KEY.fullmatch(key) for key in noted)
     words = [number["words"] for number in made.record["numbers"].values()]
     assert len(set(words)) == len(words)
+
+
+def test_it_leaves_what_the_table_says(noted_and_made):
+    _, made = noted_and_made
+    table, names = EXPERIMENTS[made.script].artifacts, made.record["artifacts"]
+    assert unknown(table, names) == ()
+    assert lacking(table, ValidationSettings(n=97), names) == ()
 
 
 def test_a_run_that_evaluates_a_circuit_keeps_it_whole(noted_and_made):
@@ -109,7 +116,7 @@ def test_both_engines_make_the_same_artifacts(noted_and_made, model):
     """Artifacts alone: the model does not compute greater-than, and shares of next to nothing are not comparable."""
     _, by_torch = noted_and_made
     found = by_torch.folder / "circuit.json"  # searched for by each engine, two nodes of nearly one effect may differ
-    of_circuit = by_torch.script in EVALUATE_A_CIRCUIT and by_torch.script != "circuit_discovery"
+    of_circuit = EXPERIMENTS[by_torch.script].evaluates_circuit and by_torch.script != "circuit_discovery"
     skip_without("rust_circuit")
     if by_torch.record["engine"] == "transformers":
         pytest.skip("the script patches nothing, and needs no engine")

@@ -103,7 +103,7 @@ def test_a_circuit_is_given_to_what_evaluates_one(loaded, monkeypatch, tmp_path,
     asked_for = "mine.json" if asked == "a file" else asked
     reproduce.main(["--model", "standin", "--out", str(tmp_path), "--circuit", asked_for])
     with_it = {step.script for step in runs if ("--circuit", given) in pairwise(step.arguments)}
-    takes_one = {path.stem for path in ROOT.glob("*.py") if "evaluates_circuit=True" in path.read_text()}
+    takes_one = {path.stem for path in ROOT.glob("*.py") if "choose_circuit(" in path.read_text()}
     assert with_it == takes_one != set()
     assert sum("--circuit" in step.arguments for step in runs) == len(with_it)
 

@@ -1,0 +1,122 @@
+"""All that is said of an experiment is said in the table: what is added there is found everywhere."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from path_patching.files import ROOT
+from reproduce import COMMANDS
+from reproduction.experiments import (
+    EXPERIMENTS,
+    PLOTS,
+    TABLE,
+    WORDS,
+    lacking,
+    table_of_figures,
+    table_of_scripts,
+    unknown,
+)
+from reproduction.provenance import code_sha256
+from reproduction.settings import NeuronSettings, Settings, ValidationSettings
+from tests.helpers.scripts import output, run_python
+
+NEW = """
+    Experiment(
+        "new_question",
+        "is anything new?",
+        {"new.pt": always},
+        evaluates_circuit=True,
+        drawn_by=Plots("new_plots", "What is new"),
+        figures={"all that is new": {"new-figure": always}},
+    ),
+)
+EXPERIMENTS = {"""
+FOUND = """
+import json
+from pathlib import Path
+import reproduce
+from reproduction import experiments, provenance, report, steps
+
+def steps_with(*circuit):
+    listed = steps.steps_of("standin", [], Path("a"), Path("p"), None, *circuit)
+    return [step.script for step in listed if not circuit or circuit[0] in step.arguments]
+
+tables = [experiments.table_of_scripts(), experiments.table_of_figures()]
+print(json.dumps({
+    "steps": steps_with(),
+    "with a circuit": steps_with("auto"),
+    "only": reproduce._read_options(["--only", "new_question", "new_plots"]).only,
+    "sections": {name: plots.title for name, plots in report.PLOTS.items()},
+    "tables": tables,
+    "in the README": [table in Path("README.md").read_text() for table in tables],
+    "code": {name: provenance.code_sha256(name) for name in ("random_years", "report")},
+}))
+"""
+
+
+def test_the_readme_has_the_tables():
+    readme = (ROOT / "README.md").read_text()
+    for table in (table_of_scripts(), table_of_figures()):
+        assert table in readme, "print the tables with python -m reproduction.experiments, and put them into README.md"
+    of_commands = readme[readme.index("| command | asks | makes |") :].split("\n\n")[0]
+    assert {name for name in COMMANDS if f"`reproduce.py {name}" in of_commands} == {*COMMANDS}
+
+
+def test_every_script_is_there_and_named_once():
+    plots = {each.drawn_by for each in TABLE if each.drawn_by}
+    scripts = [each.script for each in (*TABLE, *plots)]
+    assert len({*scripts, *WORDS}) == len(scripts) + len(WORDS)
+    assert [name for name in scripts if not (ROOT / f"{name}.py").is_file()] == []
+    assert [name for name in WORDS if name not in COMMANDS] == []
+    assert all(bool(each.figures) == (each.drawn_by is not None) for each in TABLE)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The repository's code, to be changed."""
+    for name in ("path_patching", "reproduction", "tasks", "cache"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (*ROOT.glob("*.py"), ROOT / "README.md"):
+        shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+def test_an_experiment_that_is_added_to_the_table_is_found_everywhere(copy):
+    path = copy / "reproduction" / "experiments.py"
+    whole, text = "\n)\nEXPERIMENTS = {", path.read_text()
+    assert text.count(whole) == 1
+    path.write_text(text.replace(whole, NEW))
+    found = json.loads(output(run_python("-c", FOUND, cwd=copy)))
+    assert found["steps"] == [*EXPERIMENTS, "new_question", *PLOTS, "new_plots", *WORDS]
+    assert found["with a circuit"] == [*(each.script for each in TABLE if each.evaluates_circuit), "new_question"]
+    assert found["only"] == ["new_question", "new_plots"]
+    assert found["sections"] == {name: plots.title for name, plots in PLOTS.items()} | {"new_plots": "What is new"}
+    of_scripts, of_figures = found["tables"]
+    assert of_scripts.endswith("| `new_question.py` | is anything new? | `new.pt` | `new_plots.py` |")
+    assert of_figures.endswith("| all that is new | `new_plots.py` | `new-figure` |")
+    assert found["in the README"] == [False, False]
+    assert found["code"]["random_years"] == code_sha256("random_years")  # which stays done
+    assert found["code"]["report"] != code_sha256("report")
+
+
+def test_what_a_whole_run_has_depends_on_its_settings():
+    discovery, names = EXPERIMENTS["circuit_discovery"], ("dataset.pt", "ipp_logits.pt", "ipp_mlp9.pt", "other.pt")
+    few = lacking(discovery.artifacts, Settings(n=96), names)
+    assert few == ("attn_patterns_all.pt", "circuit.json", "circuit_discovery_sentences.csv")
+    of_each_yy = {"probs.pt", "late_half_probs.pt", "full_circuit_probs.pt"}
+    assert {*lacking(discovery.artifacts, Settings(n=97), names)} == {*few, *of_each_yy}
+    assert unknown(discovery.artifacts, names) == ("other.pt",)
+    assert "clean_probs.pt" not in lacking(EXPERIMENTS["big_ds_experiments"].artifacts, Settings(n=97), ())
+    assert "clean_probs.pt" in lacking(EXPERIMENTS["big_ds_experiments"].artifacts, Settings(n=10_000), ())
+    validation, one = EXPERIMENTS["circuit_validation"], ValidationSettings(only=("sizes",))
+    assert lacking(validation.artifacts, one, ()) == ("validation_sizes.csv", "circuit_validation_sentences.csv")
+    assert lacking(validation.drawn, one, ()) == ("validation/sizes",)
+    neurons, ranking = EXPERIMENTS["neuron_investigations"].drawn, "appendix/neuron-ranking"
+    assert ranking in lacking(neurons, NeuronSettings(layer=10), ())
+    assert lacking(neurons, replace(NeuronSettings(), layer=8), ()) == ()
+    assert unknown(neurons, ("appendix/m8-neuron-ranking", "appendix/m8-top3-neurons")) == ()
