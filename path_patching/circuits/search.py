@@ -23,6 +23,7 @@ import math
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from numbers import Real
+from typing import Any
 
 import torch
 
@@ -189,12 +190,12 @@ def find_at_end(effects: Effects, yy: int, end: int, threshold: float) -> tuple[
     return _kept_at_end(_strict(_search(effects, yy, end), _check_threshold(threshold)))[0]
 
 
-def _check_threshold(threshold: object) -> float:
+def _check_threshold(threshold: Any) -> float:
     """A threshold, as it was given. Raises `UserError` for what is no share, which would keep all nodes or none."""
     is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
     if not is_number or not 0 < threshold < math.inf:  # NaN fails too
         raise UserError(f"a threshold of {shortened(repr(threshold))}: give a share of the clean value, as 0.02")
-    return threshold
+    return float(threshold)
 
 
 def _strict(search: Search, share: float) -> Search:
