@@ -94,7 +94,7 @@ def test_every_link_runs_upwards_between_the_boxes_of_its_nodes(circuit):
         for end, at in zip(ends(trace), (0, -1), strict=True):
             name, _, position = end.partition("@")
             x, y = middle[name, place[position]]
-            assert abs(trace.x[at] - x) <= 30
+            assert abs(trace.x[at] - x) <= 32
             assert abs(trace.y[at] - y) <= 11
         assert trace.y[-1] > trace.y[0]
 
@@ -146,7 +146,7 @@ def test_links_that_hardly_matter_are_left_out_and_counted_but_no_node_is():
     figure = circuit_figure(effects, "title")
     drawn = [ends(trace) for trace in drawn_links(figure)]
     assert 0 < len(drawn) < len(effects) / 2
-    said = f"links of less than 0.05 percentage points that are not drawn: {len(effects) - len(drawn)}"
+    said = f"links of less than 0.5 percentage points that are not drawn: {len(effects) - len(drawn)}"
     assert said in figure.layout.title.subtitle.text
     linked = {name for link in drawn for name in link}
     assert linked == {name for link in effects for name in (sender(link), link.reader)}
@@ -167,6 +167,8 @@ def test_the_legend_explains_inputs_and_widths():
     figure = circuit_figure(dict.fromkeys(PAPER.links, -0.43), "title")
     entries = [trace.name for trace in figure.data if trace.x[0] is None]
     assert entries == ["residual stream", "queries", "keys", "values", "40", "10", "1", "0.1"]
+    figure = circuit_figure(dict.fromkeys(PAPER.links, -0.23), "title")
+    assert [trace.name for trace in figure.data if trace.x[0] is None][-3:] == ["10", "1", "0.1"]  # 20 looks like 10
 
 
 def test_the_drawing_is_written_like_every_figure(monkeypatch):
