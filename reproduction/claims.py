@@ -32,11 +32,11 @@ from path_patching.bootstrap import Estimate
 from path_patching.errors import UserError, first_line
 from path_patching.paths import Node, PathSetError
 from reproduction.experiments import EXPERIMENTS
+from reproduction.numbers import HUNDREDTHS, in_unit, shown, with_unit
 from reproduction.paper import is_the_papers
 from reproduction.run import KEY, Artifacts
 
 CLAIMS_FILE = "claims.csv"
-HUNDREDTHS = ("%", "points")  # what is measured in ones, and stated and shown in hundredths
 RANKED = ("nodes", "heads")
 UNITS = (*HUNDREDTHS, "", "text", *RANKED)
 SOFT = "secondary source, medium confidence"
@@ -117,14 +117,9 @@ class Claim:
         if isinstance(measured, str):
             return measured
         if isinstance(measured, Mapping):  # no line break parts a node from its effect
-            effects = {name: _in_unit(effect, "points") for name, effect in measured.items()}
+            effects = {name: in_unit(effect, "points") for name, effect in measured.items()}
             return ", ".join(f"{name}\N{NO-BREAK SPACE}{effect}" for name, effect in effects.items())
-        if not isinstance(measured, Estimate):
-            return with_unit(measured, self.unit)
-        shown = f"{with_unit(measured.value, self.unit)} {self._interval(measured.low, measured.high)}"
-        if measured.plain_low is None or measured.plain_high is None:
-            return shown
-        return f"{shown}, plain {self._interval(measured.plain_low, measured.plain_high)}"
+        return shown(measured, self.unit)
 
     def verdict(self, measured: Any) -> Verdict | None:
         """Whether a measurement is like what is stated; None if nothing is."""
@@ -143,9 +138,6 @@ class Claim:
     def _kind(self) -> str:
         """What is measured, by its unit."""
         return "ranking" if self.unit in RANKED else "text" if self.unit == "text" else "number"
-
-    def _interval(self, low: float, high: float) -> str:
-        return f"[{_in_unit(low, self.unit)} … {_in_unit(high, self.unit)}]"
 
     def _in_ones(self, text: str) -> float:
         return float(text) / (100 if self.unit in HUNDREDTHS else 1)
@@ -225,14 +217,3 @@ def is_of_paper(claim: Claim, made: Artifacts) -> bool:
     if not made.record["model"]["is_gpt2_small"]:
         return False
     return not claim.of_circuit or (made.circuit is not None and is_the_papers(made.circuit))
-
-
-def with_unit(value: float, unit: str) -> str:
-    """A number as the table shows it: 81.7 %, −17.0 points, 2.35."""
-    return f"{_in_unit(value, unit)} {unit}".rstrip()
-
-
-def _in_unit(value: float, unit: str) -> str:
-    digits = 1 if unit in HUNDREDTHS else 2
-    rounded = round(100 * value if unit in HUNDREDTHS else value, digits)
-    return f"{rounded + 0.0:.{digits}f}".replace("-", "−")  # a sum with 0.0 is never −0.0

@@ -1,11 +1,17 @@
-"""The report as HTML: a template filled with what the records of runs and figures say."""
+"""The report: the paper as one page that answers, made from the records of runs and figures.
+
+What it says is looked up: sentences by `story`, what is known of a node or a link by `evidence`, the drawing by
+`circuit_svg`. The page's layout, style and behaviour are files of their own in `page/`.
+"""
 
 from __future__ import annotations
 
+import base64
+import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from reproduction.command_line import read_settings
 
@@ -13,6 +19,10 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from reproduction import story
+from reproduction.circuit_svg import circuit_svg
+from reproduction.claims import read_claims
+from reproduction.evidence import Evidence, evidence, link_effects_of
 from reproduction.experiments import EXPERIMENTS, PLOTS
 from reproduction.figures import PLOTLY_DATA, titled
 from reproduction.plots import check_up_to_date, start_plots
@@ -22,19 +32,21 @@ from reproduction.results import sections as table_sections
 from reproduction.run import Artifacts, read_artifacts
 from reproduction.settings import PlotSettings
 from reproduction.steps import read_experiments
-from reproduction.verdicts import KIND, read_left_out, read_verdicts
+from reproduction.verdicts import KIND, as_key, read_left_out, read_verdicts
 
 DESCRIPTION = """Everything on one page.
 
 Run the experiments, the plotting scripts and `reproduce.py results` first (`make figures` runs them and this). The
-page, report.html in paper-plots, holds the results table, every figure, interactive, and what made each of them. It
-needs no network and no other file.
+page, report.html in paper-plots, answers the paper's questions in its order, with every figure, the results table and
+what made each of them. It needs no network and no other file.
 """
-TEMPLATE = "report.html"
+PAGE = Path(__file__).parent / "page"
+DOUBTFUL_FIRST = ("failed", "not judged", "passed")  # verdicts, in the order in which a reader wants them
 
 
-class Figure(NamedTuple):
-    """A figure as the page shows it, with a size in pixels; `data` is plotly's, fit to stand in a script element."""
+@dataclass(frozen=True)
+class Figure:
+    """A figure as the page shows it: a picture and plotly's data, fit to stand in a script element."""
 
     id: str
     title: str
@@ -43,59 +55,125 @@ class Figure(NamedTuple):
     width: int
     height: int
     data: str
+    picture: str
+    """PNG as a data URI; empty where none could be rendered."""
+    commands: tuple[str, ...]
+    script: str
+    """The plotting script."""
 
 
-class Section(NamedTuple):
-    """The figures of one plotting script, and the commands that make them."""
+@dataclass(frozen=True)
+class Section:
+    """A question with its answer and its figures."""
 
     id: str
-    title: str
-    commands: tuple[str, ...]
+    question: str
+    sentences: tuple[str, ...]
     figures: tuple[Figure, ...]
 
 
-def section_of(drawn: Artifacts, runs: Mapping[str, Artifacts]) -> Section:
-    """The section of a plotting script; `runs` are those that its figures may be drawn from, by their records' names.
+def figures_of(drawn: Artifacts, runs: Mapping[str, Artifacts]) -> dict[str, Figure]:
+    """The figures of a plotting script by name; `runs` are those that it may be drawn from, by their records' names.
 
     Raises `UserError` if a figure's data is missing or damaged.
     """
-    of_model = titled("", next(iter(runs.values())).record)
-    figures = []
+    of_model = html.unescape(titled("", next(iter(runs.values())).record))
+    commands = [runs[name].record["command"] for name in drawn.record["read"] if name in runs]
+    found = {}
     for name, title in drawn.record["figures"].items():
         data = drawn.load(f"{PLOTLY_DATA}/{name}.json")
-        layout, short = data["layout"], title.removesuffix(of_model)
-        identity = name.replace("/", "-")
-        figures.append(
-            Figure(identity, title, short, f"{name}.html", layout["width"], layout["height"], _in_script(data))
+        found[name] = Figure(
+            name.replace("/", "-"),
+            title,
+            title.removesuffix(of_model),
+            f"{name}.html",
+            data["layout"]["width"],
+            data["layout"]["height"],
+            _in_script(data),
+            _picture(drawn, f"{name}.png"),
+            (*commands, drawn.record["command"]),
+            drawn.script,
         )
-    commands = [runs[name].record["command"] for name in drawn.record["read"] if name in runs]
-    return Section(drawn.script, PLOTS[drawn.script].title, (*commands, drawn.record["command"]), tuple(figures))
+    return found
 
 
-def page(title: str, command: str, runs: Sequence[Artifacts], results: Artifacts, sections: Sequence[Section]) -> str:
+def sections_of(figures: Mapping[str, Figure], answers: story.Answers) -> list[Section]:
+    """The sections in the paper's order; figures that none of them names come last, by plotting script."""
+    left, sections = dict(figures), []
+    for question in story.questions():
+        shown = [name for name in left if question.shows(name)]
+        of_question = tuple(left.pop(name) for name in shown)
+        sections.append(Section(question.id, question.question, tuple(answers.of(question)), of_question))
+    for script, drawn_by in PLOTS.items():
+        others = tuple(figure for figure in left.values() if figure.script == script)
+        sections.append(Section(script, drawn_by.title, (), others))
+    return [each for each in sections if each.sentences or each.figures]
+
+
+def page(
+    title: str, command: str, runs: Mapping[str, Artifacts], results: Artifacts, figures: Mapping[str, Figure]
+) -> str:
     """The whole page; it loads nothing from elsewhere."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
-    )
+    environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
-    table = pd.DataFrame(results.record["table"], dtype=object)
-    model, by_script = runs[0].record["model"], {run.script: run for run in runs}
-    validation = by_script.get("circuit_validation")
-    judged = read_verdicts(validation).groupby("asked", sort=False) if validation and validation.find(kind=KIND) else ()
-    return environment.get_template(TEMPLATE).render(
+    environment.globals["style"] = (PAGE / "page.css").read_text(encoding="utf-8")
+    environment.globals["behaviour"] = (PAGE / "panel.js").read_text(encoding="utf-8")
+    first = next(iter(runs.values())).record
+    effects = link_effects_of(runs["circuit_discovery"]) if "circuit_discovery" in runs else {}
+    known = evidence(runs)
+    nodes, links = _nodes_and_links(known)
+    answers = story.Answers(runs, read_claims())
+    return environment.get_template("page.html").render(
         title=title,
         command=command,
-        model=model["name"],
-        is_gpt2_small=model["is_gpt2_small"],
-        table=[(title, lines.to_dict("records")) for title, lines in table_sections(table)],
-        circuit=validation.number("circuit/name") if validation else "",
-        left_out=read_left_out(validation).to_dict("records") if validation else (),
-        verdicts=[(asked, lines.to_dict("records")) for asked, lines in judged],
-        sections=sections,
-        runs=[run.record for run in runs],
+        model=first["model"]["name"],
+        is_gpt2_small=first["model"]["is_gpt2_small"],
+        answer=answers.of(story.summary()),
+        drawing=circuit_svg(effects) if effects else None,
+        nodes=nodes,
+        links=links,
+        sections=sections_of(figures, answers),
+        words=story.words(),
+        table=_results_table(results),
+        runs=[run.record for run in runs.values()],
         versions=library_versions(),
         plotly_js=get_plotlyjs(),
+        **_validation(runs.get("circuit_validation")),
     )
+
+
+def _nodes_and_links(known: Mapping[str, Evidence]) -> tuple[list[Evidence], list[Evidence]]:
+    return [each for each in known.values() if not each.shown], [each for each in known.values() if each.shown]
+
+
+def _results_table(results: Artifacts) -> list[tuple[str, list[dict[str, object]]]]:
+    table = pd.DataFrame(results.record["table"], dtype=object)
+    return [(title, [{str(key): cell for key, cell in line.items()} for line in lines.to_dict("records")])
+            for title, lines in table_sections(table)]  # fmt: skip
+
+
+def _validation(validation: Artifacts | None) -> dict[str, object]:
+    """The verdicts by outcome, those first that a reader should look at, and what was not asked."""
+    outcomes: list[tuple[str, str, list[dict[str, object]]]] = []
+    if validation is not None and validation.find(kind=KIND):
+        table = read_verdicts(validation)
+        for outcome in DOUBTFUL_FIRST:
+            lines = table[table["verdict"] == outcome].to_dict("records")
+            outcomes.append(
+                (as_key(outcome), outcome, [{str(key): cell for key, cell in line.items()} for line in lines])
+            )
+    left_out = read_left_out(validation).to_dict("records") if validation else []
+    return {
+        "outcomes": outcomes,
+        "left_out": left_out,
+        "circuit": validation.number("circuit/name") if validation else "",
+    }
+
+
+def _picture(drawn: Artifacts, file: str) -> str:
+    if file not in drawn.record["artifacts"]:
+        return ""
+    return f"data:image/png;base64,{base64.b64encode(drawn.check(file).read_bytes()).decode()}"
 
 
 def _in_script(data: object) -> str:
@@ -107,18 +185,18 @@ def main(arguments: list[str]) -> None:
     """Publish the report. Raises `UserError` if what it shows is of different models, or older than the runs."""
     settings = read_settings(DESCRIPTION, PlotSettings(), arguments, program="reproduce.py report")
     folder = settings.artifact_folder()
-    runs = list(read_experiments(folder).values())
-    plot_folder = settings.plot_folder(runs[0].record["settings"]["model"])
+    runs = read_experiments(folder)
+    first = next(iter(runs.values()))
+    plot_folder = settings.plot_folder(first.record["settings"]["model"])
     drawn = [read_artifacts(plot_folder, name) for name in PLOTS if record_path(plot_folder, name).is_file()]
     results = read_artifacts(plot_folder, "results")
     for made in (results, *drawn):
         check_up_to_date(made, folder)
-    report = start_plots("report", settings, *runs, results, *drawn, might_read=(*EXPERIMENTS, *PLOTS))
-    by_record = {record_path(folder, run.script).name: run for run in runs}
-    sections = [section_of(figures, by_record) for figures in drawn]
-    html = page(
-        report.plainly_titled("How does GPT-2 compute greater-than?"), command("report"), runs, results, sections
-    )
-    report.publication.stage("report.html", html.encode())
+    report = start_plots("report", settings, *runs.values(), results, *drawn, might_read=(*EXPERIMENTS, *PLOTS))
+    by_record = {record_path(folder, run.script).name: run for run in runs.values()}
+    figures = {name: each for script in drawn for name, each in figures_of(script, by_record).items()}
+    title = report.plainly_titled("How does GPT-2 compute greater-than?")
+    text = page(title, command("report"), runs, results, figures)
+    report.publication.stage("report.html", text.encode())
     report.publish()
-    print(f"{sum(len(section.figures) for section in sections)} figures are in {plot_folder / 'report.html'}")
+    print(f"{len(figures)} figures are in {plot_folder / 'report.html'}")

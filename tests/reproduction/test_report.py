@@ -1,26 +1,24 @@
-"""The report: one file, everything in it, drawn by a real browser without an error or a request."""
+"""The report: one file, everything in it, read and used in a real browser."""
 
 from __future__ import annotations
 
 import re
 import shutil
-import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from path_patching.circuits.validation.verdicts import judge
 from path_patching.files import ROOT
-from reproduction.paper import PAPER
-from reproduction.run import start_run
-from reproduction.settings import Settings
-from reproduction.verdicts import Verdicts
+from reproduction import story
+from reproduction.experiments import EXPERIMENTS
 from tests.helpers.made import MODEL, draw_figures, publish_experiments
 from tests.helpers.scripts import error_line, output, run_script
+from tests.helpers.whole import EFFECTS, FIGURES, labels_of_circuit, make_whole
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FIGURES = ("one", "two", "appendix/three")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
 def run(word: str, folder: Path):
@@ -37,66 +35,200 @@ def made(tmp_path):
     return tmp_path
 
 
-@pytest.fixture
-def page(made) -> Path:
-    assert "3 figures are in" in output(run("report", made))
-    return made / "plots" / "report.html"
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    return make_whole(tmp_path_factory.mktemp("whole"))
 
 
-def test_one_file_holds_everything(page):
-    text = page.read_text()
+def test_one_file_holds_everything(report):
+    text = report.read_text()
     outside_scripts = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
-    assert not re.search(r"""(src|href)=["'](?!#|data:,)""", outside_scripts), "the page loads nothing"
-    for name in FIGURES:
-        assert f"{name}.html" in text
+    assert not re.search(r"""(src|href)=["'](?!#|data:)""", outside_scripts), "the page loads nothing"
+    assert len(text) < 20e6
     assert "Not GPT-2 small" in text
-    assert "81.7 % [80.7 … 82.7]" in text
+    assert "81.7 % [80.7, 82.7]" in text
     assert 'href="#run-big_ds_experiments"' in text
     assert MODEL.fingerprint.partition("(")[0] in text
 
 
-def browse(page: Path, size: str = "1300,1000", *flags: str) -> tuple[str, str]:
-    """What a headless Chromium makes of a page: its elements in the end, and what it logged."""
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=60000", f"--window-size={size}"]
-    options += ["--enable-logging=stderr", f"--user-data-dir={page.parent / 'profile'}", *flags]
-    found = subprocess.run(
-        [CHROMIUM, *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )
-    return found.stdout, found.stderr
+def test_a_figure_stands_under_the_question_that_it_answers(report):
+    text = report.read_text()
+    places = {name: text.index(f'<figure id="{name.replace("/", "-")}"') for name in FIGURES}
+    heading = {name: text.rindex('<h2 id="', 0, place) for name, place in places.items()}
+    asked = {name: re.match(r'<h2 id="([\w-]+)"', text[at:])[1] for name, at in heading.items()}
+    assert asked == {"logits-ipp": "nodes", "attn-patterns": "read", "appendix/three": "circuit_discovery_plotting"}
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-@pytest.mark.parametrize("size", ["1300,1000", "400,800"])
-def test_a_browser_draws_every_figure_without_an_error(page, size):
-    elements, logged = browse(page, size)
-    assert elements.count('data-drawn="yes"') == len(FIGURES)
-    assert 'data-all-drawn="yes"' in elements
-    assert elements.count('class="main-svg"') >= len(FIGURES)
-    console = [line for line in logged.splitlines() if "CONSOLE" in line]
-    assert console == []
+def test_every_figure_that_a_script_draws_has_a_question():
+    for experiment in EXPERIMENTS.values():
+        for name in experiment.drawn if experiment.drawn_by else ():
+            one = re.sub(r"\[(.)[^]]*\]", r"\1", name)  # of `attn_[qkv]`
+            assert any(each.shows(one) for each in story.questions()), name
 
 
-@pytest.mark.parametrize("judged", [(judge("faithfulness", 0.9, "late half"),), ()], ids=["a verdict", "no verdict"])
-def test_the_report_says_what_the_validation_left_out(tmp_path, judged):
-    publish_experiments(tmp_path / "artifacts")
-    settings = Settings(model=MODEL.name, out=tmp_path / "artifacts")
-    validated = start_run("circuit_validation", settings, MODEL, "torch", "cpu")
-    validated.note_circuit(PAPER)
-    verdicts = Verdicts(validated)
-    verdicts.note("faithfulness", judged)
-    verdicts.note("stability", [], {"searches": "is it found again? <none> of it"})
-    verdicts.save()
-    validated.publish()
-    draw_figures(tmp_path / "artifacts", tmp_path / "plots", *FIGURES)
-    output(run("results", tmp_path))
-    output(run("report", tmp_path))
-    text = (tmp_path / "plots" / "report.html").read_text()
-    assert (
-        text.count('<td class="passed number">passed</td>')
-        == text.count('aria-label="Table of verdicts"')
-        == len(judged)
-    )
+def test_doubtful_verdicts_come_first_and_open(report):
+    text = report.read_text()
+    assert re.search(r'href="#verdicts-failed">1 failed</a>.*href="#verdicts-not_judged">0 not judged</a>.*>1 passed<',
+                     text, re.DOTALL)  # fmt: skip
+    assert re.search(r'<details id="verdicts-failed" open>', text)
+    assert re.search(r'<details id="verdicts-passed" >', text)
     assert "<li><code>stability</code>, searches: is it found again? &lt;none&gt; of it</li>" in text
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+HANGS = 120_000  # milliseconds: beside other programs a browser is slow, and that is no fault of the page
+
+
+@pytest.fixture(scope="module")
+def window(browser, report) -> Iterator:
+    """The report in a window, and all that its console complained of and that it asked of a network."""
+    page = browser.new_page()
+    page.set_default_timeout(HANGS)
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("request", lambda asked: complaints.append(asked.url) if asked.url.startswith("http") else None)
+    page.goto(report.as_uri())
+    yield page, complaints
+    page.close()
+
+
+@pytest.fixture
+def opened(window, request):
+    """The report without a panel, in a window of a width and in light or dark; a complaint fails the test."""
+    page, complaints = window
+    width, scheme = getattr(request, "param", (1400, "light"))
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    page.keyboard.press("Escape")
+    yield page
+    assert complaints == []
+
+
+def panel(page) -> str:
+    """What the panel is about; empty where it is closed."""
+    return page.locator("#panel h3").inner_text() if page.locator("#panel").is_visible() else ""
+
+
+@needs_browser
+def test_a_click_on_a_node_shows_its_evidence_and_escape_closes_it(opened):
+    assert panel(opened) == ""
+    opened.locator('.drawing a.box[href="#a9.h1@END"]').click()
+    assert panel(opened) == "a9.h1@END"
+    text = opened.locator("#panel").inner_text()
+    assert "−6.2 points" in text
+    assert "88.0 % of its attention goes to YY" in text
+    assert opened.url.endswith("#a9.h1@END")
+    opened.keyboard.press("Escape")
+    assert panel(opened) == ""
+    assert opened.evaluate("document.activeElement.getAttribute('href')") == "#a9.h1@END"
+
+
+@needs_browser
+def test_the_keyboard_reaches_every_node_from_the_logits_down(opened):
+    opened.locator("#circuit-drawing").focus()
+    reached: list[str] = []
+    for _ in range(len(EFFECTS) + len(labels_of_circuit()) + 2):
+        opened.keyboard.press("Tab")
+        at = opened.evaluate("document.activeElement.closest('a.box')?.getAttribute('href') ?? ''")
+        reached += [at.removeprefix("#")] if at else []
+    assert reached[0] == "logits@END"
+    assert {*reached} == labels_of_circuit()
+    opened.locator('.drawing a.box[href="#logits@END"]').focus()
+    opened.keyboard.press("Enter")
+    assert panel(opened) == "logits@END"
+
+
+@needs_browser
+def test_a_link_of_the_drawing_and_back_and_forward(opened):
+    thickest = opened.locator(".drawing a.link").last
+    thickest.focus()
+    opened.keyboard.press("Enter")
+    assert "−30.0 points" in opened.locator("#panel").inner_text()
+    name = panel(opened)
+    opened.locator("#panel .links a").first.click()
+    node = panel(opened)
+    assert node != name
+    opened.go_back()
+    assert panel(opened) == name
+    opened.go_forward()
+    assert panel(opened) == node
+    opened.locator("#close").click()
+    assert panel(opened) == ""
+
+
+@needs_browser
+def test_an_address_with_a_node_opens_its_panel(browser, report):
+    page = browser.new_page()
+    page.set_default_timeout(HANGS)
+    page.goto(f"{report.as_uri()}#m10@END")
+    assert panel(page) == "m10@END"
+    assert page.locator(".drawing a.chosen").get_attribute("href") == "#m10@END"
+    page.close()
+
+
+@needs_browser
+def test_the_slider_hides_thin_links(opened):
+    seen = opened.locator(".drawing a.link:not(.thin)").count()
+    opened.locator("#least").fill("40")
+    assert 0 < opened.locator(".drawing a.link:not(.thin)").count() < seen
+    assert "40 % of the strongest" in opened.locator(".controls").inner_text()
+    opened.locator("#least").fill("0")
+    assert opened.locator(".drawing a.link:not(.thin)").count() == len(EFFECTS)
+
+
+@needs_browser
+@pytest.mark.parametrize("opened", [(1400, "light"), (700, "light"), (390, "light")], indirect=True)
+def test_nothing_scrolls_sideways(opened):
+    opened.locator('.drawing a.box[href="#a9.h1@END"]').focus()
+    opened.keyboard.press("Enter")
+    assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@needs_browser
+@pytest.mark.parametrize("opened", [(1400, "light"), (1400, "dark"), (390, "light")], indirect=True)
+def test_an_accessibility_checker_finds_nothing(opened):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="the checker is not installed")
+    opened.locator('.drawing a.box[href="#a9.h1@END"]').focus()
+    opened.keyboard.press("Enter")
+    found = axe.Axe().run(opened, options={"resultTypes": ["violations"]}).response["violations"]
+    assert [(each["id"], each["nodes"][0]["html"][:200]) for each in found] == []
+
+
+@needs_browser
+def test_a_word_is_explained_where_it_stands_by_keyboard_too(opened):
+    opened.locator("#answer .word").first.focus()
+    tip = opened.locator("#answer .word .tip").first
+    assert tip.is_visible()
+    assert tip.inner_text() == story.words()["END"]
+
+
+@needs_browser
+def test_figures_become_interactive_where_there_is_room(opened):
+    sheet = opened.locator('[data-plot="logits-ipp"]')
+    sheet.scroll_into_view_if_needed()
+    opened.wait_for_selector('[data-plot="logits-ipp"][data-drawn]')
+    assert sheet.locator(".main-svg").count() > 0
+
+
+@needs_browser
+def test_without_javascript_figures_tables_and_evidence_are_there(browser, report):
+    window = browser.new_context(java_script_enabled=False)
+    page = window.new_page()
+    page.set_default_timeout(HANGS)
+    page.goto(report.as_uri())
+    assert page.locator('article[id="a9.h1@END"]').is_visible()
+    pictures = page.locator("figure.plot img").count()
+    assert pictures in (0, len(FIGURES))  # as many as could be rendered
+    window.close()
 
 
 def test_figures_of_an_earlier_run_are_refused(made):

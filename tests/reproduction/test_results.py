@@ -50,8 +50,8 @@ def results(folder, *flags: str):
 def test_the_paper_s_numbers_agree_with_themselves(tmp_path, as_gpt2):
     publish_experiments(tmp_path)
     printed = output(results(tmp_path, "--check"))
-    assert "| 81.7 % [80.7 … 82.7] | 1,000 | 81.7 % ± 3 | agrees |" in printed
-    assert "| −36.6 % [−37.6 … −35.6] | 1,000 | −36.6 % ± 5 | agrees |" in printed
+    assert "| 81.7 % [80.7, 82.7] | 1,000 | 81.7 % ± 3 | agrees |" in printed
+    assert "| −36.6 % [−37.6, −35.6] | 1,000 | −36.6 % ± 5 | agrees |" in printed
     assert "m8, m9, m10, m11, a9.h1 (≥ 4 of 5) | agrees" in printed
     assert "differs" not in printed
     assert (tmp_path / "plots" / "results.md").read_text().strip() in printed
@@ -90,7 +90,7 @@ def test_what_differs_fails_the_check_and_is_named(tmp_path, as_gpt2):
     publish_experiments(tmp_path, off_by=-0.2)
     run = results(tmp_path, "--check")
     assert run.returncode == 1
-    assert "failed: the model: probability difference (61.7 % [60.7 … 62.7], not 81.7 % ± 3)" in run.stderr
+    assert "failed: the model: probability difference (61.7 % [60.7, 62.7], not 81.7 % ± 3)" in run.stderr
     assert (tmp_path / "plots" / "results.md").is_file()
     assert results(tmp_path).returncode == 0, "without --check a difference is no failure"
 
@@ -109,7 +109,7 @@ def test_of_another_model_the_paper_says_nothing(tmp_path):
     assert "81.7 % ±" not in printed
     assert "agrees" not in printed
     assert "nothing to check" in printed
-    assert "81.7 % [80.7 … 82.7]" in printed, "what was measured stands there"
+    assert "81.7 % [80.7, 82.7]" in printed, "what was measured stands there"
 
 
 def test_runs_of_two_models_are_refused_by_their_names(tmp_path):
@@ -298,8 +298,8 @@ def test_a_file_that_holds_no_claims_is_one_line(tmp_path):
         (-0.366, "points", "−36.6 points"),
         (-2.346, "", "−2.35"),
         (-0.0004, "%", "0.0 %"),
-        (Estimate(0.1, -0.02, 0.3, 97), "%", "10.0 % [−2.0 … 30.0]"),
-        (Estimate(0.1, -0.02, 0.3, 97, 0.05, 0.2), "%", "10.0 % [−2.0 … 30.0], plain [5.0 … 20.0]"),
+        (Estimate(0.1, -0.02, 0.3, 97), "%", "10.0 % [−2.0, 30.0]"),
+        (Estimate(0.1, -0.02, 0.3, 97, 0.05, 0.2), "%", "10.0 % [−2.0, 30.0], plain [5.0, 20.0]"),
     ],
 )
 def test_numbers_are_shown_with_their_unit(measured, unit, text):

@@ -1,0 +1,217 @@
+"""What a reproduction knows of each node and link of its circuit: the rows of the report's panels.
+
+Everything is looked up in artifacts. What a run did not measure of a node is not there.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from path_patching.bootstrap import Estimate
+from path_patching.circuits.circuit import END, EVERYTHING, YY, Link, bare, place_of
+from path_patching.circuits.circuit_file import links_from_json
+from path_patching.paths import Node
+from reproduction.circuit_drawing import INPUTS
+from reproduction.circuit_layout import sender_of
+from reproduction.numbers import shown, with_unit
+from reproduction.run import Artifacts
+
+PAPER_SAYS = Path(__file__).parent / "page" / "paper.toml"
+LENS_WIDTH, LENS_HEIGHT = 240, 90  # pixels of the curve of a logit lens
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What patching a node does in one sweep: its effect in words, and its rank among all nodes by size."""
+
+    of: str
+    shown: str
+    rank: int
+    among: int
+    artifact: str
+    cell: str
+    """The line of the script that made the sweep, as `circuit_discovery.py:104`; empty where the record has none."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Where a head looks from END: the share of each position, and which position is YY."""
+
+    shares: tuple[tuple[str, float], ...]
+    to_yy: str
+
+
+@dataclass(frozen=True)
+class Lens:
+    """The logit lens of a node as a curve over end years minus YY: SVG points, where YY lies, and its range."""
+
+    points: str
+    at_yy: float
+    low: str
+    high: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known of a node, or of a link."""
+
+    id: str
+    name: str
+    says: tuple[str, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    attention: Attention | None = None
+    lens: Lens | None = None
+    lost: tuple[tuple[str, str], ...] = ()
+    """What F loses without it: of which part, and how much."""
+    links: tuple[tuple[str, str, str], ...] = ()
+    """The links of a node: their identity, in words, and their effect; the strongest first."""
+    shown: str = ""
+    """The effect of a link."""
+
+
+def link_id(link: Link) -> str:
+    """The identity of a link in the page: `m0@YY→v:a9.h1@END`."""
+    via = "" if link.via == "in" else link.via
+    return f"{sender_of(link)}→{via}:{link.reader}"
+
+
+def evidence(runs: Mapping[str, Artifacts]) -> dict[str, Evidence]:
+    """Everything known of each node and link of the circuit, by identity; nothing without circuit_discovery.py's."""
+    discovery = runs.get("circuit_discovery")
+    effects = link_effects_of(discovery) if discovery else {}
+    if discovery is None or not effects:
+        return {}
+    names = dict.fromkeys(name for link in effects for name in (link.reader, sender_of(link)))
+    found = {name: _of_node(name, effects, discovery, runs.get("circuit_validation")) for name in names}
+    return found | {link_id(link): _of_link(link, effect, runs) for link, effect in effects.items()}
+
+
+def link_effects_of(discovery: Artifacts) -> dict[Link, float]:
+    """The links of the circuit of a run with their effects, the strongest first; none if it measured none."""
+    for name in discovery.find(kind="circuit"):
+        effects = links_from_json(discovery.load(name)["links"])
+        return dict(sorted(effects.items(), key=lambda each: -abs(each[1])))
+    return {}
+
+
+def _of_node(name: str, effects: Mapping[Link, float], discovery: Artifacts, validation: Artifacts | None) -> Evidence:
+    links = [(link_id(link), str(link), with_unit(effect, "points")) for link, effect in effects.items()
+             if name in (link.reader, sender_of(link))]  # fmt: skip
+    node, place = bare(name), place_of(name)
+    if node == EVERYTHING:
+        return Evidence(name, name, links=tuple(links))
+    return Evidence(
+        name,
+        name,
+        tuple(_paper_says(name)),
+        tuple(sorted(_effects(node, place, discovery), key=lambda effect: effect.rank)),
+        _attention(node, discovery) if place != YY else None,
+        _lens(node, discovery) if place != YY else None,
+        tuple(_lost(validation, "validation_nodes", node=name)),
+        tuple(links),
+    )
+
+
+def _of_link(link: Link, effect: float, runs: Mapping[str, Artifacts]) -> Evidence:
+    lost = _lost(
+        runs.get("circuit_validation"), "validation_links", reader=link.reader, via=link.via, sender=link.sender
+    )
+    ends = ((sender_of(link), sender_of(link), "writes"), (link.reader, link.reader, f"reads it as {INPUTS[link.via]}"))
+    return Evidence(link_id(link), str(link), lost=tuple(lost), links=ends, shown=with_unit(effect, "points"))
+
+
+def _effects(node: str, place: str, discovery: Artifacts) -> Iterator[Effect]:
+    """The node's effect in each sweep of its place."""
+    place_at = Node.named(node, 0)
+    if place_at.kind not in ("head", "mlp"):
+        return
+    for artifact, about in discovery.find(kind="sweep").items():
+        table = discovery.load(artifact)
+        if about["position"] != (place or END) or not _holds(table, place_at):
+            continue
+        value = table[place_at.layer, place_at.index if place_at.kind == "head" else -1].item()
+        rank = 1 + int((table.abs() > abs(value)).sum())
+        yield Effect(
+            receivers(about), with_unit(value, "points"), rank, table.numel(), artifact, str(about.get("cell", ""))
+        )
+
+
+def _holds(table: torch.Tensor, node: Node) -> bool:
+    return node.layer < table.shape[0] and (node.kind == "mlp" or node.index < table.shape[1] - 1)
+
+
+def receivers(about: Mapping[str, Any]) -> str:
+    """What a sweep asks about, in words, from its entry in the record."""
+    if about["of"] == "logits":
+        return "on the logits, directly"
+    if about["of"] == "heads":
+        return f"through the {INPUTS[about['through']]} of the circuit's heads"
+    end = " and then the heads' values" if about.get("through") else " and any later MLPs of the circuit"
+    return f"through {about['receiver']}{end}"
+
+
+def _attention(node: str, discovery: Artifacts) -> Attention | None:
+    for name in discovery.find(kind="attention_of_all_heads") if node.startswith("a") else ():
+        held = discovery.load(name)
+        head, prompt = Node.named(node, 0), held["prompt"]
+        patterns = held["patterns"]  # (L, H, sentences, T, T)
+        if head.layer >= patterns.shape[0] or head.index >= patterns.shape[1]:
+            return None
+        shares = patterns[head.layer, head.index].mean(0)[-1].tolist()
+        to_yy = with_unit(shares[prompt.index("YY")], "%") if "YY" in prompt else ""
+        return Attention(tuple(zip(prompt, shares, strict=True)), to_yy)
+    return None
+
+
+def _lens(node: str, discovery: Artifacts) -> Lens | None:
+    for name in discovery.find(kind="logit_lens", node=node):
+        logits = discovery.load(name)  # (97, 100), of YY 02 … 98
+        offsets = torch.arange(100)[None] - torch.arange(2, 99)[:, None]
+        relative = logits - logits.mean(1, keepdim=True)
+        first, last = -49, 50  # every offset between them has many YYs
+        curve = [relative[offsets == offset].mean().item() for offset in range(first, last + 1)]
+        low, high = min(curve), max(curve)
+        height = (high - low) or 1.0
+        points = [
+            f"{LENS_WIDTH * place / (len(curve) - 1):.1f},{LENS_HEIGHT * (high - value) / height:.1f}"
+            for place, value in enumerate(curve)
+        ]
+        at_yy = LENS_WIDTH * -first / (len(curve) - 1)
+        return Lens(" ".join(points), at_yy, with_unit(low, ""), with_unit(high, ""), first, last)
+    return None
+
+
+def _lost(validation: Artifacts | None, kind: str, **of: str) -> Iterator[tuple[str, str]]:
+    """What F loses without a node or a link, in each part of the circuit; and given that its class is gone as well."""
+    for name in validation.find(kind=kind) if validation else ():
+        table: pd.DataFrame = validation.load(name)  # type: ignore[union-attr]
+        for column, value in of.items():
+            table = table[table[column] == value]
+        for row in table.to_dict("records"):
+            for what, words in {"alone": "", "given_class": ", when the rest of its class is gone as well"}.items():
+                if what in row:
+                    estimate = Estimate(row[what], row[f"{what}_low"], row[f"{what}_high"], 0)
+                    yield f"F of the {row['part']}{words}", shown(estimate, "")
+
+
+@cache
+def _said_by_node() -> Mapping[str, Sequence[str]]:
+    found: dict[str, list[str]] = {}
+    for each in tomllib.loads(PAPER_SAYS.read_text(encoding="utf-8"))["says"]:
+        for node in each["nodes"]:
+            found.setdefault(node, []).append(each["text"])
+    return found
+
+
+def _paper_says(name: str) -> Sequence[str]:
+    return _said_by_node().get(name if "@" in name else f"{name}@END", ())

@@ -1,0 +1,117 @@
+// What the page does beyond being read: the panel of a node or link, the slider of the drawing, interactive figures.
+"use strict";
+(() => {
+  const panel = document.getElementById("panel");
+  const content = document.getElementById("panel-content");
+  document.documentElement.classList.add("scripted");
+
+  // The evidence that the address names (report.html#a9.h1@END); null if it names something else.
+  const named = () => {
+    const id = decodeURIComponent(location.hash.slice(1));
+    const found = id && document.getElementById(id);
+    return found && found.classList.contains("evidence") ? found : null;
+  };
+
+  const mark = (id) => {
+    for (const each of document.querySelectorAll(".chosen")) each.classList.remove("chosen");
+    if (!id) return null;
+    const places = [...document.querySelectorAll(".drawing a")];
+    const place = places.find((each) => decodeURIComponent(each.getAttribute("href").slice(1)) === id);
+    if (place) place.classList.add("chosen");
+    return place ?? null;
+  };
+
+  const inView = (element) => {
+    const box = element.getBoundingClientRect();
+    return box.bottom > 0 && box.top < innerHeight;
+  };
+
+  let shown = null; // the identity of what the panel shows
+
+  const show = () => {
+    const evidence = named();
+    document.body.classList.toggle("with-panel", evidence !== null);
+    if (evidence === null) {
+      panel.hidden = true;
+      mark(null);
+      shown = null;
+      return;
+    }
+    const copy = evidence.cloneNode(true); // what stands in the page stays there, for print and for reading on
+    copy.removeAttribute("id");
+    content.replaceChildren(copy);
+    panel.hidden = false;
+    panel.scrollTop = 0;
+    shown = evidence.id;
+    const place = mark(shown);
+    const drawing = document.querySelector(".drawing");
+    if (place && !inView(drawing)) drawing.scrollIntoView({block: "center", behavior: "instant"});
+    copy.focus({preventScroll: true});
+  };
+
+  const close = () => {
+    const place = shown && mark(shown);
+    history.pushState(null, "", "#circuit-drawing");
+    show();
+    if (place) place.focus();
+  };
+
+  // A link to evidence opens the panel where the reader is, instead of scrolling to the end of the page.
+  addEventListener("click", (event) => {
+    const link = event.target.closest ? event.target.closest("a[href^='#']") : null;
+    if (link === null || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    const id = decodeURIComponent(link.getAttribute("href").slice(1));
+    const target = document.getElementById(id);
+    if (target === null) return;
+    const details = target.closest("details");
+    if (details && !target.classList.contains("evidence")) details.open = true;
+    if (!target.classList.contains("evidence")) return;
+    event.preventDefault();
+    if (decodeURIComponent(location.hash.slice(1)) !== id) history.pushState(null, "", "#" + id);
+    show();
+  });
+  addEventListener("popstate", show);
+  addEventListener("hashchange", show);
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !panel.hidden) close();
+  });
+  document.getElementById("close").addEventListener("click", close);
+
+  const least = document.getElementById("least");
+  if (least) {
+    const links = [...document.querySelectorAll(".drawing .link")];
+    const hide = () => {
+      for (const link of links) {
+        link.classList.toggle("thin", Number(link.dataset.share) < least.value / 100 && !("kept" in link.dataset));
+      }
+      document.getElementById("least-shown").textContent = `${least.value} % of the strongest`;
+    };
+    least.addEventListener("input", hide);
+  }
+
+  // A figure becomes interactive when it comes into view, where the window has room for it; else its picture stays.
+  const draw = async (place) => {
+    const {plot, width, height} = place.dataset;
+    const picture = place.querySelector("img");
+    if (picture && place.clientWidth < Number(width)) return;
+    const figure = JSON.parse(document.getElementById("data-" + plot).textContent);
+    const sheet = document.createElement("div");
+    sheet.style.width = width + "px";
+    sheet.style.height = height + "px";
+    place.append(sheet);
+    if (picture) picture.remove();
+    await Plotly.newPlot(sheet, figure.data, figure.layout, {displaylogo: false, responsive: false});
+    place.dataset.drawn = "yes";
+  };
+  const watch = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      watch.unobserve(entry.target);
+      draw(entry.target);
+    }
+  }, {rootMargin: "300px"});
+  for (const place of document.querySelectorAll("[data-plot]")) watch.observe(place);
+
+  addEventListener("load", show); // after the browser has scrolled to what the address names
+  show();
+})();

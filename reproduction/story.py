@@ -1,0 +1,137 @@
+"""The report's text: questions in the paper's order, and sentences whose numbers are looked up in the records.
+
+`page/story.toml` holds the text. A slot in it, `{script:key|unit}`, becomes the number of that key in this run, with
+its unit and interval; of several scripts, that of the first that measured it. Beside it stands the paper's number where
+that is known and the run is of GPT-2 small. So no number of a sentence is typed by hand, and a sentence that this run
+cannot say is left out.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from path_patching.bootstrap import Estimate
+from reproduction.claims import Claim, is_of_paper
+from reproduction.numbers import in_unit, shown, with_unit
+from reproduction.run import Artifacts
+
+STORY = Path(__file__).parent / "page" / "story.toml"
+SLOT = re.compile(r"\{([\w,]+):([^|}]+)(?:\|([^}]*))?\}")
+BARE = " bare"  # behind a unit: without the interval
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A section of the report: what it asks, the sentences that answer it, and which figures it shows."""
+
+    id: str
+    question: str
+    sentences: tuple[str, ...]
+    figures: tuple[str, ...]
+
+    def shows(self, figure: str) -> bool:
+        """Whether a figure of this name belongs here."""
+        return any(fnmatch(figure, pattern) for pattern in self.figures)
+
+
+@cache
+def questions() -> tuple[Question, ...]:
+    """The sections in their order."""
+    return tuple(
+        Question(each["id"], each["question"], tuple(each["sentences"]), tuple(each["figures"]))
+        for each in _story()["section"]
+    )
+
+
+def summary() -> Question:
+    """The answer that the page opens with."""
+    return Question("answer", "How does it compute greater-than?", tuple(_story()["summary"]), ())
+
+
+def words() -> dict[str, str]:
+    """What the field's words mean."""
+    return {each["word"]: each["means"] for each in _story()["word"]}
+
+
+@cache
+def _story() -> Mapping[str, Any]:
+    return tomllib.loads(STORY.read_text(encoding="utf-8"))
+
+
+class Answers:
+    """What runs, by script, answer to the questions; `claims` are the paper's numbers, for GPT-2 small."""
+
+    def __init__(self, runs: Mapping[str, Artifacts], claims: Sequence[Claim]) -> None:
+        self.runs = runs
+        self.claims = {(claim.script, claim.key): claim for claim in claims}
+
+    def of(self, question: Question) -> list[str]:
+        """The sentences of a section, those left out of which something was not measured."""
+        filled = (self.filled(sentence) for sentence in question.sentences)
+        return [sentence for sentence in filled if sentence is not None]
+
+    def filled(self, sentence: str) -> str | None:
+        """A sentence with its numbers; None if one was not measured."""
+        found = {slot[0]: self._said(*slot.groups()) for slot in SLOT.finditer(sentence)}
+        if None in found.values():
+            return None
+        return SLOT.sub(lambda slot: str(found[slot[0]]), sentence)
+
+    def _said(self, script: str, key: str, unit: str | None) -> str | None:
+        if script == "circuit":
+            return self._of_circuit(key)
+        return next(filter(None, (self._of_run(each, key, unit or "") for each in script.split(","))), None)
+
+    def _of_run(self, script: str, key: str, unit: str) -> str | None:
+        run = self.runs.get(script)
+        if run is None:
+            return None
+        if "*" not in key:
+            return self._number(run, key, unit)
+        before, after = key.split("*")
+        named = {each: each.removeprefix(before).removesuffix(after) for each in run.keys if fnmatch(each, key)}
+        told = [f"{name} {self._number(run, each, unit)}" for each, name in named.items() if "/" not in name]
+        return ", ".join(told) or None
+
+    def _of_circuit(self, part: str) -> str | None:
+        circuit = next((run.circuit for run in self.runs.values() if run.circuit is not None), None)
+        names: Sequence[str] = getattr(circuit, part, ())
+        return _listed(names) if names else None
+
+    def _number(self, run: Artifacts, key: str, unit: str) -> str | None:
+        number = run.number(key)
+        if number is None:
+            return None
+        if unit == "n":
+            return f"{number.n:,}"
+        if unit == "count":
+            return f"{len(number):,}" if isinstance(number, list) else f"{number:,}"
+        if isinstance(number, Mapping):
+            first = list(number.items())[: int(unit.removeprefix("nodes "))]
+            return _listed([f"{name} ({in_unit(effect, 'points')}{NO_BREAK}points)" for name, effect in first])
+        if isinstance(number, str):
+            return number
+        if unit.endswith(BARE):
+            return with_unit(number.value if isinstance(number, Estimate) else number, unit.removesuffix(BARE))
+        return f"{shown(_without_plain(number), unit)}{self._beside(run, key)}"
+
+    def _beside(self, run: Artifacts, key: str) -> str:
+        """What the paper says, where it says something of this run."""
+        claim = self.claims.get((run.script, key))
+        return f" (the paper: {claim.expected})" if claim and claim.stated and is_of_paper(claim, run) else ""
+
+
+def _without_plain(number: float | Estimate) -> float | Estimate:
+    return number.without_plain() if isinstance(number, Estimate) else number
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
