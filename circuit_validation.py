@@ -7,6 +7,7 @@ and what it cannot show). The late half is judged, and the full circuit. validat
 """
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
+import math
 import random
 from dataclasses import asdict, replace
 from functools import partial
@@ -25,7 +26,7 @@ from path_patching.circuits.validation.dissociation import Ability, dissociation
 from path_patching.circuits.validation.faithfulness import divergence, divergence_scale, faithfulness, spread
 from path_patching.circuits.validation.interactions import interactions, mlp_shares
 from path_patching.circuits.validation.matched import DRAWS, matched
-from path_patching.circuits.validation.measuring import Scale, measured
+from path_patching.circuits.validation.measuring import Scale, measured, too_few
 from path_patching.circuits.validation.members import members
 from path_patching.circuits.validation.minimality import minimality
 from path_patching.circuits.validation.size_curve import halves, on_curve, random_curve, ranked_nodes, size_curve
@@ -45,7 +46,7 @@ from reproduction.verdicts import Verdicts, as_key, columns
 from tasks.abilities import century_copying, indirect_object, subject_verb_number
 from tasks.other_twins import with_twins
 from tasks.plain_sentences import plain_sentences
-from utils import cutoff_sharpness, draw_sentences, greater_than, start_experiment, year_metrics
+from utils import cutoff_sharpness, draw_sentences, greater_than, log_odds, start_experiment, year_metrics
 
 FEW = 194  # sentences, of the year spans two of each YY, for what takes thousands of evaluations
 
@@ -57,12 +58,14 @@ run = open_run("circuit_validation", experiment)
 circuit = choose_circuit(experiment, run)
 engine, dataset, YY, END = experiment.engine, experiment.dataset, experiment.YY, experiment.END
 parts = {"late half": late_half(circuit, END), "full circuit": full_circuit(circuit, YY, END)}
-scale = Scale.of(engine, experiment.metric, experiment.clusters)
+drawn_of_each = experiment.clusters, ("nouns", "YYs")
+scale = Scale.of(engine, experiment.metric, *drawn_of_each, most=1)
 verdicts, evaluations = Verdicts(run), Evaluations(run, dataset.as_table(), year_metrics())
 clean = evaluations.note("clean", engine.clean(), "clean")["probability_difference"]
 few = slice(FEW)
 engine_of_few, clusters_of_few = engine.like(engine.sentences.rows(few)), [each[few] for each in experiment.clusters]
 metric_of_few = greater_than(dataset.years_YY[few])
+UNMEASURED = "what could not be measured, the span being zero"
 tokenizer = load_tokenizer()
 years = get_valid_years(tokenizer, as_published=settings.as_published)
 
@@ -70,43 +73,57 @@ years = get_valid_years(tokenizer, as_published=settings.as_published)
 def save(name: str, rows: list[dict[str, object]], **about: str) -> None:
     """Stage one of the tables from which the figures are drawn, if it has a row."""
     if rows:
-        run.save_table(f"validation_{name}.csv", [pd.DataFrame(rows)], kind=f"validation_{name}", **about)
+        run.save_table(
+            f"validation_{name}.csv", [pd.DataFrame(rows)], kind=f"validation_{name}", **{"nan": UNMEASURED, **about}
+        )
 
 
 # %% Does the circuit alone do what the model does, and can the model do it without the circuit?
 if "faithfulness" in settings.only:
     evaluations.note("corrupted", engine.corrupted(), "all on 01 data", clean=clean)
-    sharp = Scale.of(engine, partial(cutoff_sharpness, start_yy=dataset.years_YY), experiment.clusters)
-    apart, found = divergence_scale(engine, experiment.clusters), []
+    sharp = Scale.of(engine, partial(cutoff_sharpness, start_yy=dataset.years_YY), *drawn_of_each)
+    odds = Scale.of(engine, partial(log_odds, start_yy=dataset.years_YY), *drawn_of_each)
+    apart, found = divergence_scale(engine, *drawn_of_each), []
     for part, paths in parts.items():
         evaluations.note(as_key(part), engine.isolate(paths), part, clean=clean)
         evaluations.note(f"{as_key(part)}/without", engine.patch(paths), f"all but the {part}", clean=clean)
         of_difference, of_sharpness = (faithfulness(engine, each, paths, part) for each in (scale, sharp))
+        of_odds = faithfulness(engine, odds, paths, f"{part}, log odds of valid years")
         of_divergence = divergence(engine, apart, paths, part)
-        found += [*of_difference.verdicts(), *of_divergence.verdicts()]
+        found += [*of_difference.verdicts(), of_odds.verdict(), *of_divergence.verdicts()]
         key = f"faithfulness/{as_key(part)}"
-        run.note(f"{key}/cutoff_sharpness", of_sharpness.normalized, f"{part}: F of cutoff sharpness")
+        verdicts.measure(f"{key}/cutoff_sharpness", of_sharpness.normalized, f"{part}: F of cutoff sharpness")
+        verdicts.measure(f"{key}/log_odds/complement", of_odds.complement, f"{part}: F of log odds of the complement")
+        if of_difference.largest is not None:
+            run.note(f"{key}/largest", of_difference.largest, f"{part}: the largest that F can be")
         run.note(f"{key}/kl_divergence", of_divergence.alone, f"{part}: KL divergence from the model, in nats")
         run.note(
             f"{key}/kl_divergence/nothing", of_divergence.nothing, f"{part}: KL divergence of ∅ from the model, in nats"
         )
         by_sentence = {f"{share:.0%}": value for share, value in spread(of_difference.each).items()}
-        run.note(f"{key}/by_sentence", by_sentence, f"{part}: F of single sentences, below which so many lie")
+        if of_difference.each.isfinite().any():
+            run.note(f"{key}/by_sentence", by_sentence, f"{part}: F of single sentences, below which so many lie")
     verdicts.note("faithfulness", found)
 
-# %% Is it the same with other sentences? The nouns and the years of each data set are drawn anew.
+# %% Is it the same with other sentences? Nouns and centuries are drawn anew; the YYs are the same, 02 … 98 in turn.
 if "seeds" in settings.only:
     by_seed: dict[str, list[float]] = {part: [] for part in parts}
+    doubts: list[str] = []
     for seed in range(settings.seed, settings.seed + settings.seeds):
         drawn = draw_sentences(replace(settings, seed=seed), balanced=True)
         of_seed = experiment.engine_for(drawn)
-        scale_of_seed = Scale.of(of_seed, greater_than(drawn.years_YY))
+        scale_of_seed = Scale.of(of_seed, greater_than(drawn.years_YY), clusters_of(drawn.as_table()), drawn_of_each[1])
+        doubts += filter(None, [scale_of_seed.doubt])
         alone = measured(of_seed, [Request.isolate(paths) for paths in parts.values()], [scale_of_seed.metric])[0]
         for part, value in zip(parts, scale_of_seed.of_means(alone).tolist(), strict=True):
             by_seed[part].append(value)
     for part, values in by_seed.items():
-        run.note(f"seeds/{as_key(part)}", values, f"{part}: F with each of {settings.seeds} data sets")
-    verdicts.note("seeds", [judge("seeds", max(each) - min(each), part) for part, each in by_seed.items()])
+        if all(map(math.isfinite, values)):
+            run.note(f"seeds/{as_key(part)}", values, f"{part}: F with each of {settings.seeds} data sets")
+    remark, doubt = "nouns and centuries drawn anew, the same YYs", next(iter(doubts), "")
+    verdicts.note(
+        "seeds", [judge("seeds", max(each) - min(each), part, remark, doubt) for part, each in by_seed.items()]
+    )
 
 # %% Do random circuits of its shape do less? From any layers, and with as many heads in each layer.
 if "random" in settings.only:
@@ -115,7 +132,7 @@ if "random" in settings.only:
         "late half": lambda drawn: late_half(drawn, END),
         "full circuit": lambda drawn: full_circuit(drawn, YY, END),
     }
-    scale_of_few = Scale.of(engine_of_few, metric_of_few, clusters_of_few)
+    scale_of_few = Scale.of(engine_of_few, metric_of_few, clusters_of_few, drawn_of_each[1])
     for part, paths_of in choose.items():
         for kind in DRAWS:
             try:
@@ -140,11 +157,17 @@ if "minimality" in settings.only:
         found += lost.verdicts()
         for node in lost.nodes:
             ends = columns(alone=node.alone, given_class=node.given_class)
-            of_nodes.append({"part": part, "node": node.name, "class": node.node_class, "needed": node.needed} | ends)
+            told = {"part": part, "node": node.name, "class": node.node_class}
+            of_nodes.append(told | {"needed": node.needed, "redundant": node.redundant} | ends)
         for link in lost.links:
-            of_links.append({"part": part, **asdict(link.link), "needed": link.needed} | columns(alone=link.alone))
+            both = {"alone": link.alone} | ({} if link.given_class is None else {"given_class": link.given_class})
+            told = {"part": part, **asdict(link.link), "needed": link.needed, "redundant": link.redundant}
+            of_links.append(told | columns(**both))
+        if lost.idle_links is not None:
+            words = f"{part}: what F loses with all links together that are not needed"
+            verdicts.measure(f"minimality/{as_key(part)}/idle_links", lost.idle_links, words)
     save("nodes", of_nodes)
-    save("links", of_links)
+    save("links", of_links, nan="a link that is needed alone is not asked for its class")
     verdicts.note("minimality", found)
 
 # %% Is nothing left out that takes over when nodes are removed?
@@ -181,22 +204,27 @@ if "counterfactuals" in settings.only:
     save("counterfactuals", rows, nan="all effects of the sweep are equal, or the span is zero")
 
 # %% How good is the best circuit of each size? One half of the sentences ranks nodes, the other is evaluated.
-if "sizes" in settings.only:
+if "sizes" in settings.only and len(dataset) < 2:
+    verdicts.note("sizes", [], {"sizes": "how good is the best circuit of each size? One sentence has no two halves"})
+elif "sizes" in settings.only:
     ranking, held_out = halves(len(dataset), settings.seed)
     start_yy, drawn_of = dataset.years_YY, dataset.as_table()
     order = ranked_nodes(engine.like(engine.sentences.rows(ranking)), greater_than(start_yy[ranking]), END)
     evaluated = engine.like(engine.sentences.rows(held_out))
-    scale_of_half = Scale.of(evaluated, greater_than(start_yy[held_out]), clusters_of(drawn_of.iloc[held_out.tolist()]))
+    clusters_of_half = clusters_of(drawn_of.iloc[held_out.tolist()])
+    scale_of_half = Scale.of(evaluated, greater_than(start_yy[held_out]), clusters_of_half, drawn_of_each[1])
     curve = size_curve(evaluated, scale_of_half, order, END)
     by_chance = random_curve(evaluated, scale_of_half, END, seed=settings.seed)
     point = on_curve(evaluated, scale_of_half, order, circuit, END)
     verdicts.note("sizes", point.verdicts())
     for name, each in {"by_effect": curve, "at_random": by_chance}.items():
         words = f"nodes added {name.replace('_', ' ')}"
-        run.note(f"sizes/{name}/cpr", each.cpr, f"{words}: CPR, the area under F")
-        run.note(f"sizes/{name}/cmd", each.cmd, f"{words}: CMD, the area between F and 1")
+        verdicts.measure(f"sizes/{name}/cpr", each.cpr, f"{words}: CPR, the area under F")
+        verdicts.measure(f"sizes/{name}/cmd", each.cmd, f"{words}: CMD, the area between F and 1")
     run.note("sizes/circuit/nodes", point.size, "nodes of the circuit at END")
-    run.note("sizes/circuit/faithfulness", point.own, "F of the circuit's late half, on that half of the sentences")
+    verdicts.measure(
+        "sizes/circuit/faithfulness", point.own, "F of the circuit's late half, on that half of the sentences"
+    )
     three = zip(curve.sizes, curve.faithfulness, by_chance.faithfulness, strict=True)
     save("sizes", [{"nodes": size, "by_effect": one, "at_random": other} for size, one, other in three])
 
@@ -205,7 +233,8 @@ if "stability" in settings.only:
     weights = sentence_weights(len(engine_of_few.sentences), settings.seed, clusters_of_few, settings.bootstraps)
     effects = remembered_effects(engine_of_few, metric_of_few)
     try:
-        searches = stability(effects, weights, YY, END, settings.thresholds)
+        doubt = too_few(len(engine_of_few.sentences), clusters_of_few, drawn_of_each[1])
+        searches = stability(effects, weights, YY, END, settings.thresholds, doubt=doubt)
     except UserError as none:
         verdicts.note("stability", [], {"searches": f"is it found again? {none}"})
     else:
@@ -245,7 +274,7 @@ if "specificity" in settings.only:
             without[data.name] = f"{data.name}: {none}"
         else:
             asked = experiment.engine_for(data)
-            scale_of_data = Scale.of(asked, data.metric, data.clusters)
+            scale_of_data = Scale.of(asked, data.metric, data.clusters, tuple(f"{column}s" for column in data.drawn))
             abilities.append(Ability(data.name, asked, scale_of_data, own_circuit, data.end))
     table = dissociation(abilities, random.Random(settings.seed))
     rows = []
@@ -276,9 +305,9 @@ if "interactions" in settings.only:
     save("interactions", alone + pairs)
     for mlp, shares_of in mlp_shares(engine, scale, circuit, END).items():
         words = f"effect of {mlp}, as a share of clean"
-        run.note(f"interactions/{mlp}/direct", shares_of.direct, f"direct {words}")
+        verdicts.measure(f"interactions/{mlp}/direct", shares_of.direct, f"direct {words}")
         if shares_of.indirect is not None:
-            run.note(f"interactions/{mlp}/indirect", shares_of.indirect, f"indirect {words}")
+            verdicts.measure(f"interactions/{mlp}/indirect", shares_of.indirect, f"indirect {words}")
 
 # %% Everything ran: publish it.
 verdicts.save()

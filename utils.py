@@ -73,6 +73,18 @@ def greater_than(start_yy: torch.Tensor, valid: ValidYears = "greater") -> Metri
     return partial(prob_diff, start_yy=start_yy, valid=valid)
 
 
+def log_odds(year_probs: torch.Tensor, start_yy: torch.Tensor) -> torch.Tensor:
+    """The log odds of the valid end years against all else, (N, 100) and (N,) to (N,), in nats.
+
+    ln(p / (1 − p)) for p = Σ_{y>YY} p_y. Unlike the probability difference it has no largest value. Raises ValueError
+    if the shapes do not fit.
+    """
+    _check_shapes(year_probs, start_yy)
+    years = torch.arange(100, device=year_probs.device)
+    valid = (year_probs * (years > start_yy.to(year_probs.device)[:, None])).sum(-1)
+    return valid.logit(eps=torch.finfo(valid.dtype).eps)
+
+
 def cutoff_sharpness(year_probs: torch.Tensor, start_yy: torch.Tensor, valid: ValidYears = "greater") -> torch.Tensor:
     """How sharply probability rises from one side of YY to the other, (N, 100) and (N,) to (N,) in [-1, 1].
 

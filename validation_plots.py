@@ -94,14 +94,14 @@ if made("nodes"):
     for part, lost in tables["nodes"].groupby("part", sort=False):
         groups = {"alone": interval_columns(lost, "alone"), "without its class": interval_columns(lost, "given_class")}
         title, rows = plots.titled(f"What the {part} loses with each node"), named("", list(lost["node"]))
-        subtitle = f"{circuit}; a node whose interval includes 0 is not needed"
+        subtitle = f"{circuit}; needed: 0.01 or more with the whole interval, alone or without its class"
         write(intervals(groups, title, "loss of F", rows, subtitle), f"minimality-{part}".replace(" ", "-"))
 
 
 # %% How far do the model and the circuit part as nodes are removed from both?
 def shown_set(removed: str, nodes: str) -> str:
-    """What was removed, in words, with the nodes of a random set if they are few."""
-    return f"{removed}: {nodes}" if removed.endswith("at random") and len(nodes) < 30 else removed
+    """What was removed, in words, with the nodes of a random or greedy set if they are few."""
+    return f"{removed}: {nodes}" if removed.endswith(("at random", "greedily")) and len(nodes) < 30 else removed
 
 
 if made("completeness"):

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 import torch
@@ -62,10 +62,19 @@ class Estimate:
     n: int
     plain_low: float | None = None
     plain_high: float | None = None
+    doubt: str = field(default="", compare=False, repr=False)
+    """Why nothing can be judged by it, if so: of too few sentences, say. It is no part of the number."""
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The ends of the wider of its intervals."""
+        if self.plain_low is None or self.plain_high is None or self.plain_high - self.plain_low < self.high - self.low:
+            return self.low, self.high
+        return self.plain_low, self.plain_high
 
     def as_json(self) -> dict[str, float]:
         """The numbers by name, for a run's record; those of the plain interval where there is one."""
-        return {name: number for name, number in asdict(self).items() if number is not None}
+        return {name: number for name, number in asdict(self).items() if number is not None and name != "doubt"}
 
     def without_plain(self) -> Estimate:
         """The same without the plain interval."""

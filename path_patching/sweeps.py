@@ -47,6 +47,8 @@ from path_patching.metrics import measured_by
 from path_patching.paths import AnyVia, Node, PathSet, layer_nodes
 from path_patching.unembedding import Unembedding
 
+TIE = 1e-7  # between effects, in the metric's unit
+
 
 def changes(engine: Engine, paths: PathSet, metric: Metric) -> torch.Tensor:
     """What patching a path set adds to the metric of each sentence, (N,)."""
@@ -277,11 +279,26 @@ def remembered_effects(engine: Engine, metric: Metric) -> Effects:
     return Effects(SentenceValues(engine, metric))
 
 
+def by_size(effects: Sequence[float]) -> list[int]:
+    """The places of some effects, from the largest |effect| to the smallest.
+
+    Those that differ by less than `TIE` stay in the order given, that of the layers: rounding ranks nothing.
+    """
+    places = sorted(range(len(effects)), key=lambda place: -abs(effects[place]))
+    found: list[list[int]] = []
+    for place in places:
+        if found and abs(effects[found[-1][-1]]) - abs(effects[place]) < TIE:
+            found[-1].append(place)
+        else:
+            found.append([place])
+    return [place for alike in found for place in sorted(alike)]
+
+
 def strongest(effects: torch.Tensor, count: int = 8, heads_only: bool = False) -> dict[str, float]:
     """The nodes, or heads, of largest |effect| by name, from a (L, H + 1) table, strongest first."""
     n_heads = effects.shape[1] - 1
     ranked = effects[:, :n_heads] if heads_only else effects
-    order = ranked.flatten().abs().argsort(descending=True)[:count].tolist()
+    order = by_size(ranked.flatten().tolist())[:count]
     rows = [divmod(place, ranked.shape[1]) for place in order]
     names = [f"m{layer}" if column == n_heads else f"a{layer}.h{column}" for layer, column in rows]
     return {name: effects[row].item() for name, row in zip(names, rows, strict=True)}

@@ -141,16 +141,18 @@ class Run:
         self.publication.stage(name, content)
         self.index[name] = {"kind": kind, **said}
 
-    def note(self, key: str, value: Number, words: str, kind: Literal["ranking"] | None = None) -> None:
+    def note(
+        self, key: str, value: Number, words: str, kind: Literal["ranking"] | None = None, line: str | None = None
+    ) -> None:
         """Print a number with its words, and keep it in full for the record: an estimate with its interval and its N.
 
-        In a `ranking`, a dict from the strongest to the weakest, nearly equal values may have swapped their places in
-        another run. Raises ValueError for a key that is no path of lower-case parts, `UserError` for a number that is
-        not finite.
+        `line` is printed in their place. In a `ranking`, a dict from the strongest to the weakest, nearly equal values
+        may have swapped their places in another run. Raises ValueError for a key that is no path of lower-case parts,
+        `UserError` for a number that is not finite.
         """
         if not KEY.fullmatch(key):
             raise ValueError(f"{key!r} is no key; write a path of lower-case parts, as late_half/cutoff_sharpness")
-        print(f"{words}: {_shortened(value)}")
+        print(f"{words}: {_shortened(value)}" if line is None else line)
         number: dict[str, Any] = dict(value.as_json()) if isinstance(value, Estimate) else {"value": value}
         check_finite(key, number)
         self.numbers[key] = {"words": words, **number} | ({"kind": kind} if kind else {})

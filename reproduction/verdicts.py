@@ -2,7 +2,8 @@
 
     asked, subject, measured [interval], N, bar, verdict, remark
 
-What a test could not ask is recorded with the reason, and the report shows that below the table.
+What a test could not ask is recorded with the reason, and the report shows that below the table. So is a number that
+could not be measured, as a share of a span of zero: it is in the table, without a value, and never ends a run.
 The tables of a validation hold estimates in columns: `faithfulness`, `faithfulness_low`, `faithfulness_high`.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from path_patching.bootstrap import Estimate
+from path_patching.circuits.validation.members import listed
 from path_patching.circuits.validation.verdicts import BARS, Verdict
 from reproduction.run import Artifacts, Run
 
@@ -41,7 +43,8 @@ class Verdicts:
     def note(self, test: str, verdicts: Iterable[Verdict], left_out: Mapping[str, str] = NOTHING) -> None:
         """Record what a test measured, each number under the test, its subject and its bar.
 
-        `left_out` says of which subjects it was not asked, and why; of each a line is printed.
+        `left_out` says of which subjects it was not asked, and why; of each a line is printed, and of each verdict one
+        with its bar and outcome.
         """
         self.by_test[test], self.left_out[test] = tuple(verdicts), dict(left_out)
         for subject, why in left_out.items():
@@ -49,19 +52,42 @@ class Verdicts:
         self.run.asked.add(f"{test}/verdicts")  # of which there may be none
         for verdict in self.by_test[test]:
             words = f"{verdict.subject}: {BARS[verdict.bar].asked}"
-            self.run.note(f"{test}/{as_key(verdict.subject)}/{verdict.bar}", verdict.measured, words)
+            self.measure(f"{test}/{as_key(verdict.subject)}/{verdict.bar}", verdict.measured, words, str(verdict))
+
+    def measure(self, key: str, value: Estimate | float, words: str, line: str | None = None) -> None:
+        """Record and print a number, or say that it could not be measured; see `Run.note`."""
+        ends = [value.value, value.low, value.high] if isinstance(value, Estimate) else [value]
+        if all(map(math.isfinite, ends)):
+            self.run.note(key, value, words, line=line)
+        else:
+            print(line or f"{words}: not measured, what it is a share of is zero")
 
     def save(self) -> None:
-        """Stage the table, and record how many verdicts there are of each kind."""
+        """Stage the table, record how many verdicts there are of each kind, and print what failed or was not judged."""
         lines = [_line(test, verdict) for test, verdicts in self.by_test.items() for verdict in verdicts]
         counts = Counter(line["verdict"] for line in lines)
         for outcome in OUTCOMES.values():
             self.run.note(f"verdicts/{as_key(outcome)}", counts[outcome], f"verdicts: {outcome}")
+        self._print_open()
         if lines:
-            self.run.save_table(TABLE, [pd.DataFrame(lines)], kind=KIND, nan="a number without an interval")
+            nan = "a number without an interval, or not measured"
+            self.run.save_table(TABLE, [pd.DataFrame(lines)], kind=KIND, nan=nan)
         left_out = [(test, *each) for test, whys in self.left_out.items() for each in whys.items()]
         if left_out:
             self.run.save_table(LEFT_OUT_TABLE, [pd.DataFrame(left_out, columns=LEFT_OUT_COLUMNS)], kind=LEFT_OUT)
+
+    def _print_open(self) -> None:
+        """A line for each verdict that failed; and of those not judged one for each reason, with how many share it."""
+        every = [verdict for verdicts in self.by_test.values() for verdict in verdicts]
+        for verdict in every:
+            if verdict.passed is False:
+                print(f"failed: {verdict}")
+        because: defaultdict[str, list[str]] = defaultdict(list)
+        for verdict in every:
+            if verdict.passed is None:
+                because[verdict.why].append(f"{verdict.subject} ({verdict.bar})")
+        for why, subjects in because.items():
+            print(f"not judged, {why}: {listed(subjects)}")
 
 
 def read_verdicts(made: Artifacts) -> pd.DataFrame:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from dataset import COLLATED_YY
 from path_patching.errors import UserError
 from path_patching.unembedding import answer_probabilities
-from utils import Collated, collate, cutoff_sharpness, has_every_yy, prob_diff
+from utils import Collated, collate, cutoff_sharpness, has_every_yy, log_odds, prob_diff
 
 
 def random_probs(n: int, seed: int = 0) -> torch.Tensor:
@@ -120,3 +122,14 @@ def test_year_probabilities_are_of_the_whole_vocabulary():
     assert probs.dtype == torch.float64
     torch.testing.assert_close(probs, torch.softmax(logits.double(), 1)[:, year_ids], rtol=0, atol=1e-15)
     assert (probs.sum(1) < 1).all()
+
+
+def test_log_odds_are_of_the_later_years_against_all_else():
+    """Of YY = 60 the years 61 … 99 have 39 · 0.02 = 0.78, and 0.22 lies on others: ln(0.78 / 0.22)."""
+    probs = torch.zeros(2, 100, dtype=torch.float64)
+    probs[:, 61:], probs[:, 10] = 0.02, 0.1  # 0.12 is left for other tokens
+    expected = [math.log(0.78 / 0.22), math.log(0.02 / 0.98)]
+    assert log_odds(probs, torch.tensor([60, 98])).tolist() == pytest.approx(expected)
+    certain = torch.zeros(1, 100, dtype=torch.float64)
+    certain[0, 99] = 1
+    assert log_odds(certain, torch.tensor([50])).isfinite().all()

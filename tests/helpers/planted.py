@@ -29,6 +29,9 @@ which nobody reads. a1.h0 moves PREPARED into MOVED, but to the position before 
     heads alone   three heads each add a third of u to ANSWER at END
     MLP chains    a head moves u to END, from where three MLPs hand it on, each to every later one and to ANSWER
     lower MLPs    two MLPs at YY prepare u, the second also from the first; a head and an MLP at END move and copy it
+    backup        two heads move u to END, of which an MLP takes the larger: max(u, u); a second one copies half of it
+    cancelling    heads add thirds of u to ANSWER, and two u/2 and −u/2: each of these matters, together they do nothing
+    against       four heads each add a third of u to ANSWER, a fifth takes a third away
 
 Their ANSWER is u + 0.3, so that a third of u missing moves the bell across YY. Each `Planted` says what its circuit is,
 and what circuits with a node too few, one too many, and one swapped are.
@@ -57,6 +60,7 @@ CONSTANT, AT_YY, AT_BEFORE_END, AT_END, YEAR, PREPARED, MOVED, ANSWER, JUNK = ra
 LARGE = 900.0  # CONSTANT
 FOCUS = 30.0  # attention scores are +FOCUS or −FOCUS at YY, 0 elsewhere
 SHIFT = 0.5  # 25 years
+STEEP = 20.0  # years of 25 and 01 are then 10 apart, where gelu(z) is z and gelu(−z) is 0
 SHARPNESS = 30.0  # the bell's standard deviation is 1 / √SHARPNESS, 9 years
 
 SIZES = Architecture(n_layers=3, n_heads=2, d_model=18, d_head=9, d_mlp=4, n_positions=7, vocab_size=105)
@@ -158,11 +162,62 @@ def planted_lower() -> Planted:
     return Planted(Model("planted lower MLPs", MANY_HEADS, tensors, "lower"), circuit, too_few, too_many, swapped)
 
 
+def planted_backup() -> Planted:
+    """Two heads, each of which does what the other does; m3 adds ½ max to ANSWER, and by way of m4 the other half.
+
+    m0 prepares u at YY. The second head brings it to END as YEAR, which nothing there has.
+    """
+    tensors = blank(MANY_HEADS)
+    copying_mlp(tensors, "m0", YEAR, PREPARED)
+    moving_head(tensors, "a1", 1, PREPARED, MOVED, to=AT_END)
+    moving_head(tensors, "a2", 4, PREPARED, YEAR, to=AT_END)
+    larger_of(tensors, "m3", MOVED, YEAR, {ANSWER: 1 / 2, JUNK: 1 / 2})
+    copying_mlp(tensors, "m4", JUNK, ANSWER)
+    constant_head(tensors, "a0", 0, SMALL_SHIFT, ANSWER)
+    moving_head(tensors, "a2", 3, PREPARED, MOVED, to=AT_BEFORE_END)
+    ends = {"first_below": ("m0",), "further_below": (), "followed": ("v",), "whole": ()}
+    circuit = in_papers_shape("a backup", ("m3", "m4"), heads=("a1.h1", "a2.h4"), heads_feed=("m3",), **ends)
+    too_few = varied(circuit, heads=("a1.h1",))
+    too_many = varied(circuit, heads=("a1.h1", "a2.h3", "a2.h4"))
+    swapped = varied(circuit, heads=("a1.h1", "a2.h3"))
+    return Planted(Model("a backup", MANY_HEADS, tensors, "backup"), circuit, too_few, too_many, swapped)
+
+
+def planted_cancelling() -> Planted:
+    """Three heads that add up to u, and two that undo each other. Too few: without the two."""
+    third = dict.fromkeys(("a1.h1", "a1.h4", "a2.h0"), 1 / 3)
+    return _adding_up("cancelling", third | {"a2.h5": 1 / 2, "a3.h7": -1 / 2}, too_few=(*third,))
+
+
+def planted_against() -> Planted:
+    """Four heads that do more than all, and one that works against them. Too few: without that one."""
+    third = dict.fromkeys(("a1.h1", "a1.h4", "a2.h0", "a2.h5"), 1 / 3)
+    return _adding_up("against", third | {"a3.h7": -1 / 3}, too_few=(*third,))
+
+
+def _adding_up(name: str, sizes: Mapping[str, float], too_few: tuple[str, ...]) -> Planted:
+    """Heads that add shares of u to ANSWER, and a decoy, a1.h2; in the swapped circuit that stands for the last."""
+    tensors = blank(MANY_HEADS)
+    for head, size in sizes.items():
+        node = Node.named(head, END)
+        moving_head(tensors, f"a{node.layer}", node.index, YEAR, ANSWER, to=AT_END, size=size)
+    constant_head(tensors, "a0", 0, SMALL_SHIFT, ANSWER)
+    moving_head(tensors, "a1", 2, YEAR, JUNK, to=AT_END)
+    ends = {"mlps": (), "heads_feed": (LOGITS,), "first_below": ("embeds",), "further_below": ()}
+    circuit = in_papers_shape(name, heads=(*sizes,), followed=("v",), whole=(), **ends)
+    *others, _ = sizes
+    wrong = [varied(circuit, heads=heads) for heads in (too_few, (*sizes, "a1.h2"), (*others, "a1.h2"))]
+    return Planted(Model(name, MANY_HEADS, tensors, name), circuit, *wrong)
+
+
 SHAPES = {
     "chain": planted_chain,
     "heads alone": planted_heads,
     "MLP chains": planted_mlps,
     "lower MLPs": planted_lower,
+    "backup": planted_backup,
+    "cancelling": planted_cancelling,
+    "against": planted_against,
 }
 
 
@@ -238,6 +293,19 @@ def mixing_mlp(tensors: Tensors, name: str, sources: Mapping[int, float], target
     written = torch.stack([pair(target, size) for target, size in targets.items()]).sum(0)
     tensors[f"{name}.w.proj_out_arr"][:, 0] = written
     tensors[f"{name}.w.proj_out_arr"][:, 1] = -written
+
+
+def larger_of(tensors: Tensors, name: str, one: int, other: int, targets: Mapping[int, float]) -> None:
+    """Adds its share of max(x, y) = (x + y) / 2 + |x − y| / 2, of two features, to each target.
+
+    |z| is gelu(z) + gelu(−z) where |z| is large, so z is STEEP · (x − y); where x and y are equal it is 0, exactly.
+    """
+    mixing_mlp(tensors, name, {one: 1, other: 1}, {target: size / 2 for target, size in targets.items()})
+    written = torch.stack([pair(target, size / 2 / STEEP) for target, size in targets.items()]).sum(0)
+    for neuron, sign in ((2, 1), (3, -1)):
+        tensors[f"{name}.w.proj_in_arr"][neuron, first(one)] = sign * STEEP
+        tensors[f"{name}.w.proj_in_arr"][neuron, first(other)] = -sign * STEEP
+        tensors[f"{name}.w.proj_out_arr"][:, neuron] = written
 
 
 def moving_head(tensors: Tensors, name: str, head: int, source: int, target: int, to: int, size: float = 1.0) -> None:

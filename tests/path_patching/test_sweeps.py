@@ -7,7 +7,7 @@ import torch
 
 from path_patching.errors import UserError
 from path_patching.paths import Node, PathSet
-from path_patching.sweeps import effects_on, remembered_effects
+from path_patching.sweeps import by_size, effects_on, remembered_effects, strongest
 from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.planted import CHAIN, END, YEARS, planted_model, planted_sentences
 from utils import greater_than
@@ -48,3 +48,11 @@ def test_weights_that_are_no_draw_are_one_line(weights):
     effects = remembered_effects(make_engine("torch", planted_model(), planted_sentences()), greater_than(YEARS))
     with pytest.raises(UserError, match="a draw of 4 sentences has one weight for each"):
         effects.weighted(torch.tensor(weights))
+
+
+def test_effects_that_differ_by_rounding_are_in_the_order_of_layers():
+    """0.3 leads, then 3e-7. −2e-8, 5e-8 and 9e-8 are one tie: each differs from the next by less than 1e-7."""
+    assert by_size([-2e-8, 0.3, 5e-8, 3e-7, 9e-8]) == [1, 3, 0, 2, 4]
+    assert by_size([0.1, -0.2, 0.1 + 5e-8, 0.1 - 2e-7]) == [1, 0, 2, 3]
+    table = torch.tensor([[0.0, 5e-8, 0.2], [-0.3, 0.0, 9e-8]]).double()  # (L, H + 1)
+    assert [*strongest(table, 6)] == ["a1.h0", "m0", "a0.h0", "a0.h1", "a1.h1", "m1"]

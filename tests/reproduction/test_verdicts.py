@@ -51,6 +51,49 @@ def test_a_run_without_verdicts_has_no_table(tmp_path):
     assert made.find(kind="verdicts") == {}
 
 
+def test_each_verdict_is_printed_whole_and_what_failed_or_was_not_judged_again_at_the_end(tmp_path, capsys):
+    failed = judge("complement", 0.5, "late half", "what is outside the circuit does some of it, too")
+    one = Estimate(1.0, 1.0, 1.0, 1, doubt="1 sentence; give two or more")
+    unjudged = [judge("faithfulness", one, part) for part in ("late half", "full circuit")]
+    run = start_run("circuit_validation", Settings(out=tmp_path), MODEL, "torch", "cpu")
+    noted = Verdicts(run)
+    noted.note("faithfulness", [judge("faithfulness", 0.9, "late half"), failed, *unjudged])
+    noted.note("interactions", [judge("interactions", 0.3, "m8 and m9")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == str(failed)
+    assert "bar: -0.2 to 0.2; failed (what is outside" in lines[1]
+    noted.save()
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        f"failed: {failed}",
+        "not judged, 1 sentence: late half (faithfulness), full circuit (faithfulness)",
+        "not judged, only described: m8 and m9 (interactions)",
+    ]
+
+
+def test_a_number_that_could_not_be_measured_is_a_line_of_the_table_and_ends_no_run(tmp_path, capsys):
+    nan = float("nan")
+    unmeasured = Estimate(nan, nan, nan, 97, doubt="the span is zero")
+    made = published(tmp_path, judge("faithfulness", unmeasured, "late half"))
+    assert made.number("faithfulness/late_half/faithfulness") is None
+    (line,) = read_verdicts(made).itertuples()
+    assert (line.verdict, line.remark) == ("not judged", "the span is zero")
+    assert "not judged (the span is zero)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("measured", [float("nan"), float("inf"), Estimate(0.9, float("-inf"), 1.0, 97)])
+def test_what_is_not_a_number_is_not_judged(measured):
+    verdict = judge("faithfulness", measured, "late half")
+    assert (verdict.passed, verdict.remark) == (None, "nothing to judge: it is not a number")
+
+
+def test_the_wider_interval_is_held_to_the_bar_and_a_fail_by_it_alone_is_said():
+    narrow = Estimate(0.85, 0.82, 0.88, 97)
+    assert judge("faithfulness", narrow, "").passed
+    wide = judge("faithfulness", Estimate(0.85, 0.82, 0.88, 97, plain_low=0.75, plain_high=0.95), "")
+    assert (wide.passed, wide.remark.partition(":")[0]) == (False, "the number is within the bar, its interval is not")
+    assert judge("faithfulness", Estimate(0.7, 0.6, 0.75, 97), "", "why").remark == "why"
+
+
 def test_what_is_left_out_is_printed_and_read_back(tmp_path, capsys):
     run = start_run("circuit_validation", Settings(out=tmp_path), MODEL, "torch", "cpu")
     noted, verdict = Verdicts(run), judge("faithfulness", 0.1, "late half")

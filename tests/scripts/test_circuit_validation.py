@@ -31,6 +31,7 @@ from reproduction.compare import compare
 from reproduction.run import Artifacts, read_artifacts
 from reproduction.settings import VALIDATION, ValidationSettings
 from reproduction.verdicts import as_key, read_left_out, read_verdicts
+from tests.helpers.checkpoints import edit_tensors
 from tests.helpers.engines import skip_without
 from tests.helpers.experiments import made_by, random_gpt2, run_experiment
 from tests.helpers.scripts import error_line, output, run_script
@@ -49,7 +50,9 @@ CIRCUIT = {
 }
 HEADS_ALONE = {"name": "heads alone", "mlps": [], "heads": ["a1.h0", "a1.h1"], "heads_feed": ["logits"]}
 NO_LOWER = {"first_below": [], "further_below": [], "followed": [], "whole": ["q", "k", "v"]}
-HARDLY_A_SPAN = "by_sentence|share_of_clean|another_yy|mean_ablation|specificity/century_copying"
+HARDLY_A_SPAN = (
+    "by_sentence|largest|log_odds|idle_links|share_of_clean|another_yy|mean_ablation|specificity/century_copying"
+)
 TABLES = {"random", "nodes", "links", "completeness", "counterfactuals", "sizes", "membership", "strength",
           "specificity", "interactions"}  # fmt: skip
 
@@ -178,6 +181,31 @@ def test_what_lacks_something_ends_well(tmp_path, layers, n, circuit, left_out):
     made = read_artifacts(tmp_path / "out", SCRIPT)
     assert any(left_out in why for why in read_left_out(made)["why"])
     assert {"faithfulness", "seeds", "minimality"} <= set(read_verdicts(made)["test"])
+
+
+def embeddings_alike(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Every token is the same to the model: no twin changes a thing."""
+    rows = tensors["transformer.wte.weight"]
+    return tensors | {"transformer.wte.weight": rows[:1].expand_as(rows).clone()}
+
+
+def test_a_model_that_tells_no_token_apart_is_not_judged_and_loses_no_run(tmp_path):
+    """Every span is exactly zero, F and all shares are 0 / 0."""
+    checkpoint = random_gpt2(tmp_path / "model", strength=2.0, seed=1)
+    edit_tensors(checkpoint, embeddings_alike)
+    printed = output(run_experiment(SCRIPT, tmp_path, checkpoint, 97, *FEW, *circuit_file(tmp_path, CIRCUIT)))
+    table = read_verdicts(read_artifacts(tmp_path / "out", SCRIPT))
+    assert set(table["verdict"]) == {"not judged"}
+    assert {"faithfulness", "minimality", "completeness", "counterfactuals", "strength"} <= set(table["test"])
+    assert "not judged, nothing to judge: the span is zero: " in printed
+
+
+def test_one_sentence_is_not_judged_and_loses_no_run(tmp_path, model):
+    flags = (*circuit_file(tmp_path, CIRCUIT), "--engine", "torch", "--quick", "--circuits", "99")
+    printed = output(run_experiment(SCRIPT, tmp_path, model, 1, *flags))
+    assert "left out: how good is the best circuit of each size? One sentence has no two halves" in printed
+    assert set(read_verdicts(read_artifacts(tmp_path / "out", SCRIPT))["verdict"]) == {"not judged"}
+    assert "not judged, 1 sentence: " in printed
 
 
 @pytest.mark.parametrize(

@@ -79,17 +79,16 @@ class Counterfactual:
     def verdicts(self) -> tuple[Verdict, ...]:
         """A control by its span; another scheme by the F of each part, unless it is too weak or asks for more."""
         led = f"{len(self.leading)} of its {self.of} direct nodes lead the sweep on the logits"
-        alike = "none" if self.rank_correlation is None else f"{self.rank_correlation:.2f}"
-        remark = f"{led}, whose rank correlation with the first is {alike}"
+        alike = "not judged, all effects of one being equal"
+        if self.rank_correlation is not None:
+            alike = f"{self.rank_correlation:.2f}"
+        remark = f"{led}; its rank correlation with the first: {alike}"
         if self.control:
             return (judge("control", magnitude(self.of_first), self.name, remark),)
-        if self.too_weak:
-            remark = f"too weak to judge by: its span is {self.of_first.value:.3f} of the first; {remark}"
-        if not self.of_what_differs:
-            remark = f"not judged: it asks for what writes the same on all data, too; {remark}"
-        only_shown = self.too_weak or not self.of_what_differs
+        weak = f"too weak to judge by: its span is {self.of_first.value:.3f} of the first" if self.too_weak else ""
+        unjudged = weak if self.of_what_differs else "it asks for what writes the same on all data, too"
         return tuple(
-            judge("counterfactual", estimate, f"{part}, {self.name}", remark, only_shown)
+            judge("counterfactual", estimate, f"{part}, {self.name}", remark, self.of_first.doubt or unjudged)
             for part, estimate in self.faithfulness.items()
         )
 
@@ -123,13 +122,18 @@ def compare(
                 of_first=scale.of_span(own.span),
                 faithfulness={part: own.normalized(each) for part, each in zip(parts, alone, strict=True)},
                 sweep=sweep,
-                rank_correlation=spearman(*(each.flatten().div(unit).round() for each in (sweep, sweeps[0]))),
+                rank_correlation=_alike(sweep, sweeps[0], unit) if not scale.is_flat else None,
                 leading=tuple(name for name in strongest(sweep, len(direct)) if name in direct),
                 of=len(direct),
                 of_what_differs=scheme.data != "zero",
             )
         )
     return tuple(found)
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor, unit: torch.Tensor) -> float | None:
+    """The rank correlation of two sweeps (L, H + 1), of which what differs by less than a unit has one rank."""
+    return spearman(*(each.flatten().div(unit).round() for each in (one, other)))
 
 
 def ranks(values: torch.Tensor) -> torch.Tensor:

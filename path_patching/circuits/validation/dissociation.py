@@ -6,7 +6,9 @@ To impede a circuit is to put its nodes at END on the task's own corrupted data:
 what reads it in the circuit, so that an MLP is impeded whatever feeds it. END is each task's own; what a circuit has at
 the position of the difference lies below those nodes, and is impeded with them. The table of two tasks and two circuits
 shows a *double dissociation* if each task loses its span with its own circuit alone. Random circuits of the same shapes
-stand beside them. On plain sentences, which have no twins, a circuit is impeded by mean ablation:
+stand beside them, none with all nodes at END that the circuit has. What a task loses with its own circuit is judged
+minus what it loses with these: a circuit of most of a model takes any ability, and so does any other of its size. Then
+nothing is judged. On plain sentences, which have no twins, a circuit is impeded by mean ablation:
 
     KL = Σ_a p_M(a) log(p_M(a) / p_{M∖C}(a))  over the answers and “anything else”, in nats
 
@@ -31,16 +33,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import torch
+
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.circuit import Circuit, late_half, mlp_chains
 from path_patching.circuits.random_circuits import random_circuit
-from path_patching.circuits.validation.measuring import Scale, measured
-from path_patching.circuits.validation.verdicts import Verdict, judge
+from path_patching.circuits.validation.measuring import Scale, magnitude, measured
+from path_patching.circuits.validation.verdicts import BARS, Verdict, judge
 from path_patching.engine import Engine, Request
 from path_patching.errors import UserError
 from path_patching.paths import Node, PathSet, union
 
 DRAWS = 5  # random circuits of each shape, whose losses are averaged
+TRIES = 100  # at a random circuit with other nodes at END, before there is taken to be none
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +68,8 @@ class Dissociation:
     """By ability and circuit, as shares of the ability's span."""
     by_chance: Mapping[tuple[str, str], Estimate]
     """The same with random circuits of the same shape, on average; none of a circuit whose nodes cannot be others."""
+    beyond_chance: Mapping[str, Estimate]
+    """By ability: what it loses with its own circuit, minus what it loses with those random ones."""
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """On each loss: with the ability's own circuit, with another's, and, not judged, with random ones."""
@@ -78,11 +85,18 @@ class Dissociation:
             yield self._judged(task, circuit)
             if (chance := self.by_chance.get((task, circuit))) is not None:
                 subject = f"{task} without a random circuit like that of {circuit}"
-                yield judge("other_loss", chance, subject, "a control, not judged", too_weak=True)
+                yield judge("other_loss", magnitude(chance), subject, unjudged="to compare: what chance takes")
 
     def _judged(self, task: str, circuit: str) -> Verdict:
-        bar = "own_loss" if task == circuit else "other_loss"
-        return judge(bar, self.losses[task, circuit], f"{task} without the circuit of {circuit}")
+        lost, subject = self.losses[task, circuit], f"{task} without the circuit of {circuit}"
+        if task != circuit:
+            shared = BARS["other_loss"].side(abs(lost.value)) == 1
+            return judge("other_loss", magnitude(lost), subject, "the two share nodes" if shared else "")
+        if task not in self.beyond_chance:
+            return judge("own_loss", lost, subject, unjudged="there is no random circuit of its shape to compare with")
+        beyond, chance = self.beyond_chance[task], self.by_chance[task, task]
+        remark = f"its circuit takes {lost.value:.3f}, random ones {chance.value:.3f}"
+        return judge("own_loss", beyond, subject, remark, _too_large(lost, chance))
 
 
 def dissociation(abilities: Sequence[Ability], rng: random.Random, draws: int = DRAWS) -> Dissociation:
@@ -95,23 +109,57 @@ def dissociation(abilities: Sequence[Ability], rng: random.Random, draws: int = 
         raise UserError(f"abilities have to have names of their own, not {', '.join(names)}")
     drawn: dict[str, list[Circuit]] = {}
     for each in abilities:
-        with suppress(UserError):  # a circuit of all nodes, say, has no other of its shape
-            sizes = each.engine.model.architecture
-            drawn[each.name] = [random_circuit(each.circuit, sizes, rng) for _ in range(draws)]
+        if others := _others(each, rng, draws):
+            drawn[each.name] = others
     pairs = [(task, circuit) for task in abilities for circuit in abilities]
     return Dissociation(
         losses={(task.name, other.name): loss(task, [other.circuit]) for task, other in pairs},
         by_chance={
             (task.name, other.name): loss(task, drawn[other.name]) for task, other in pairs if other.name in drawn
         },
+        beyond_chance={
+            each.name: each.scale.of_span(_left(each, drawn[each.name]) - _left(each, [each.circuit]))
+            for each in abilities
+            if each.name in drawn
+        },
     )
+
+
+def _too_large(lost: Estimate, chance: Estimate) -> str:
+    """Why a loss cannot be told from that by chance, if so: random circuits leave too little for any to pass."""
+    least = BARS["own_loss"].least
+    if least is None or lost.ends[0] < least or chance.value <= 1 - least:
+        return ""
+    return "nothing to judge: random circuits of its shape take most of the span, for it is a large part of the model"
+
+
+def _others(ability: Ability, rng: random.Random, count: int) -> list[Circuit]:
+    """Random circuits of an ability's shape, none with its nodes at END; none of a circuit that has no such other."""
+    own, found = _nodes_at_end(ability.circuit, ability.end), list[Circuit]()
+    with suppress(UserError):  # a circuit of all nodes, say, has no other of its shape
+        for _ in range(TRIES):
+            drawn = random_circuit(ability.circuit, ability.engine.model.architecture, rng)
+            if _nodes_at_end(drawn, ability.end) != own:
+                found.append(drawn)
+            if len(found) == count:
+                break
+    return found
+
+
+def _nodes_at_end(circuit: Circuit, end: int) -> frozenset[Node]:
+    """The heads and MLPs that are impeded with a circuit."""
+    return frozenset(node for node in impeded(circuit, end).nodes() if node.kind in ("head", "mlp"))
 
 
 def loss(task: Ability, circuits: Sequence[Circuit]) -> Estimate:
     """The share of an ability's span that is lost with a circuit impeded, averaged over several circuits."""
+    return task.scale.of_span(task.scale.whole - _left(task, circuits))
+
+
+def _left(task: Ability, circuits: Sequence[Circuit]) -> torch.Tensor:
+    """An ability's metric with a circuit impeded, averaged over several circuits: (N,)."""
     requests = [Request.patch(impeded(circuit, task.end)) for circuit in circuits]
-    left = measured(task.engine, requests, [task.scale.metric])[0].mean(0)  # (N,)
-    return task.scale.of_span(task.scale.whole - left)
+    return measured(task.engine, requests, [task.scale.metric])[0].mean(0)
 
 
 def disturbance(engine: Engine, scale: Scale, circuits: Mapping[str, Circuit], end: int) -> dict[str, Estimate]:

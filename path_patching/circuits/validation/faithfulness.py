@@ -4,7 +4,10 @@
     KL(C) = Σ_a p_M(a) log(p_M(a) / p_C(a))  over the answers and “anything else”, as a share of KL(∅)
 
 C is the circuit alone, all else on corrupted data; its complement M∖C is the model with only the circuit corrupted.
-The ratio of the paper takes 0 for nothing, though ∅ scores otherwise; so both ends are shown.
+The ratio of the paper takes 0 for nothing, though ∅ scores otherwise; so both ends are shown. A mean can hide sentences
+on which the circuit does too much and others on which it does nothing, so each sentence is asked as well: is its own F
+within the bar, and is the likeliest answer the model's? A metric that cannot be more than `Scale.most` has a largest F,
+which is said: where it lies under 1.2, no circuit can fail by doing too much. Log odds have no such ceiling.
 
     >>> paths, scale = late_half(circuit, END), Scale.of(engine, metric)
     >>> found = faithfulness(engine, scale, paths, "late half")
@@ -18,20 +21,22 @@ The ratio of the paper takes 0 for nothing, though ∅ scores otherwise; so both
     >>> for verdict in (*found.verdicts(), *apart.verdicts()):
     ...     print(verdict)
     late half: does it do alone what the model does?: ...
-    late half: is the ability gone without it?: ...
+    late half: does it do so on each sentence? ...
+    late half: does it say what the model says? ...
+    late half: is the ability gone without it? ...
     late half: is its distribution the model's? ...
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from path_patching.bootstrap import Clusters, Estimate
 from path_patching.circuits.twins import check_ends
 from path_patching.circuits.validation.measuring import Scale, measured
-from path_patching.circuits.validation.verdicts import Verdict, judge
+from path_patching.circuits.validation.verdicts import BARS, Verdict, joined, judge
 from path_patching.engine import Engine, Request
 from path_patching.paths import PathSet
 from path_patching.sweeps import Metric
@@ -61,10 +66,28 @@ class Faithfulness:
     """m(C) / m(M), as in the paper."""
     each: torch.Tensor
     """F(C) of each sentence, (N,); not finite where a sentence has no span."""
+    in_bar: Estimate
+    """The share of the sentences with a span whose F(C) is within the bar of the mean."""
+    likeliest: Estimate
+    """The share of the sentences whose likeliest answer is the model's."""
+    largest: float | None = None
+    """The largest that F can be, if the metric has a largest value."""
 
     def verdicts(self) -> tuple[Verdict, ...]:
-        """On the circuit alone and on its complement."""
-        return judge("faithfulness", self.normalized, self.subject), judge("complement", self.complement, self.subject)
+        """On the circuit alone, in the mean and by sentence, and on its complement."""
+        sides = [BARS["faithfulness"].side(each) for each in self.each[self.each.isfinite()].tolist()]
+        outside = f"F is below the bar on {sides.count(-1)}, above it on {sides.count(1)} of {len(sides)} sentences"
+        return (
+            self.verdict(),
+            judge("by_sentence", self.in_bar, self.subject, outside),
+            judge("likeliest", self.likeliest, self.subject),
+            judge("complement", self.complement, self.subject, _left(self.complement)),
+        )
+
+    def verdict(self) -> Verdict:
+        """On the circuit alone, in the mean."""
+        ceiling = "" if self.largest is None else f"F can be {self.largest:.2f} at most"
+        return judge("faithfulness", self.normalized, self.subject, joined(_lacking(self.normalized), ceiling))
 
 
 def faithfulness(engine: Engine, scale: Scale, paths: PathSet, subject: str) -> Faithfulness:
@@ -74,7 +97,12 @@ def faithfulness(engine: Engine, scale: Scale, paths: PathSet, subject: str) -> 
     twin differs.
     """
     check_ends(engine.sentences, paths)
-    alone, without = measured(engine, [Request.isolate(paths), Request.patch(paths)], [scale.metric])[0]
+    metrics = [scale.metric, likeliest_of(engine.clean())]
+    scores, agrees = measured(engine, [Request.isolate(paths), Request.patch(paths)], metrics)
+    alone, without = scores
+    each = scale.each(alone)
+    has_span = each.isfinite()
+    in_bar = has_span & torch.tensor([BARS["faithfulness"].side(value) == 0 for value in each.tolist()])
     return Faithfulness(
         subject,
         whole=scale.mean(scale.whole),
@@ -84,8 +112,30 @@ def faithfulness(engine: Engine, scale: Scale, paths: PathSet, subject: str) -> 
         normalized=scale.normalized(alone),
         complement=scale.normalized(without),
         ratio=scale.share(alone, scale.whole),
-        each=scale.each(alone),
+        each=each,
+        in_bar=replace(scale.share(in_bar.double(), has_span.double()), doubt=scale.doubt),
+        likeliest=scale.mean(agrees[0]),
+        largest=scale.largest,
     )
+
+
+def likeliest_of(reference: torch.Tensor) -> Metric:
+    """The metric that is 1 where the likeliest answer is that of reference probabilities, else 0; (N, A) to (N,)."""
+    likeliest = reference.argmax(1)
+    return lambda probs: (probs.argmax(1) == likeliest.to(probs.device)).double()
+
+
+def _lacking(normalized: Estimate) -> str:
+    """What a circuit whose mean F is outside the bar may lack."""
+    side = BARS["faithfulness"].side(normalized.value)
+    return {-1: "it lacks something that the model uses", 1: "it lacks something that works against it"}.get(side, "")
+
+
+def _left(complement: Estimate) -> str:
+    """What a complement outside the bar says."""
+    side = BARS["complement"].side(complement.value)
+    words = {-1: "what is outside the circuit does the opposite", 1: "what is outside the circuit does some of it, too"}
+    return words.get(side, "")
 
 
 def spread(each: torch.Tensor) -> dict[float, float]:
@@ -112,7 +162,9 @@ class Divergence:
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """On the share that is left."""
-        return (judge("divergence", self.left, self.subject),)
+        off = BARS["divergence"].side(self.left.value) == 1
+        remark = "its answers are spread otherwise than the model's, whatever F says" if off else ""
+        return (judge("divergence", self.left, self.subject, remark),)
 
 
 def divergence(engine: Engine, scale: Scale, paths: PathSet, subject: str) -> Divergence:
@@ -124,12 +176,12 @@ def divergence(engine: Engine, scale: Scale, paths: PathSet, subject: str) -> Di
     check_ends(engine.sentences, paths)
     alone, without = measured(engine, [Request.isolate(paths), Request.patch(paths)], [scale.metric])[0]
     means = scale.mean(alone), scale.mean(without), scale.mean(scale.nothing)
-    return Divergence(subject, *means, left=scale.share(alone, scale.nothing))
+    return Divergence(subject, *means, left=replace(scale.share(alone, scale.nothing), doubt=scale.doubt))
 
 
-def divergence_scale(engine: Engine, clusters: Clusters = ()) -> Scale:
+def divergence_scale(engine: Engine, clusters: Clusters = (), kinds: tuple[str, ...] = ()) -> Scale:
     """The scale of the divergence from the model's own distribution, which is 0 for the whole model."""
-    return Scale.of(engine, divergence_from(engine.clean()), clusters)
+    return Scale.of(engine, divergence_from(engine.clean()), clusters, kinds)
 
 
 def divergence_from(reference: torch.Tensor) -> Metric:

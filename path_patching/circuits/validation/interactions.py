@@ -3,7 +3,9 @@
     eff(K) = m(M∖K) − m(M),   interaction(a, b) = eff({a, b}) − eff({a}) − eff({b})
 
 M∖K is the model with those paths of the circuit on corrupted data that pass a node of K. An interaction is zero where
-effects add up, against their sign where one node does what the other does too, and with it where one needs the other.
+effects add up. It goes *against* the sign of the single effects where one node needs the other, as two in a chain do:
+either takes all, e and e, and so do both, e − e − e = −e. It goes *with* the sign of what both do together where one
+can stand in for the other: neither takes anything, 0 and 0, and both take all, e − 0 − 0 = e.
 
     >>> scale, pair = Scale.of(engine, metric), {"m2@END": Node.mlp(2, END), "a1.h0@END": Node.head(1, 0, END)}
     >>> found = interactions(engine, scale, late_half(circuit, END), pair)
@@ -56,8 +58,11 @@ class Interactions:
         if not self.pairs:
             return ()
         pair = max(self.pairs, key=lambda each: abs(self.pairs[each].value))
-        alone = " and ".join(f"{self.alone[name].value:.4f}" for name in pair)
-        return (judge("interactions", self.pairs[pair], " and ".join(pair), f"the largest; alone {alone}"),)
+        single = [self.alone[name].value for name in pair]
+        alone = " and ".join(f"{each:.4f}" for each in single)
+        less = abs(self.pairs[pair].value + sum(single)) < abs(sum(single))
+        says = "less together: one needs the other" if less else "more together: one can stand in for the other"
+        return (judge("interactions", self.pairs[pair], " and ".join(pair), f"the largest; alone {alone}; {says}"),)
 
 
 @dataclass(frozen=True)

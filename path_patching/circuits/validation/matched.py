@@ -59,6 +59,8 @@ class Matched:
     """F(random), (R,) float64."""
     without: torch.Tensor
     """F(M∖random), (R,) float64."""
+    doubt: str = ""
+    """Why nothing can be judged by F, if so."""
 
     @property
     def p_alone(self) -> float:
@@ -75,20 +77,25 @@ class Matched:
         drawn = len(self.alone)
         most = BARS["random"].most
         too_few = most is not None and 1 / (1 + drawn) > most
-        remark = f"{drawn} drawn" + (", too few to judge by" if too_few else "")
+        unjudged = self.doubt or ("too few random circuits to judge by; --circuits draws more" if too_few else "")
+        says = [
+            f"{as_much(self.alone, self.own_alone)} of {drawn} drawn do as much",
+            f"{as_much(-self.without, -self.own_without)} of {drawn} drawn take as much",
+        ]
         return (
-            judge("random", self.p_alone, f"{self.subject} alone, {self.kind}", remark, too_few),
-            judge("random", self.p_without, f"complement of the {self.subject}, {self.kind}", remark, too_few),
+            judge("random", self.p_alone, f"{self.subject} alone, {self.kind}", says[0], unjudged),
+            judge("random", self.p_without, f"complement of the {self.subject}, {self.kind}", says[1], unjudged),
         )
 
 
 def p_value(drawn: torch.Tensor, own: float) -> float:
-    """(1 + #{drawn ≥ own}) / (1 + R) of (R,) random values.
+    """(1 + #{drawn ≥ own}) / (1 + R) of (R,) random values."""
+    return (1 + as_much(drawn, own)) / (1 + len(drawn))
 
-    What is less by rounding only counts as equal, and so does what is not a number.
-    """
-    less = drawn < own - TIE
-    return (1 + int((~less).sum())) / (1 + len(drawn))
+
+def as_much(drawn: torch.Tensor, own: float) -> int:
+    """#{drawn ≥ own} of (R,) random values; what is less by rounding only counts, and so does what is not a number."""
+    return int((~(drawn < own - TIE)).sum())
 
 
 def matched(
@@ -110,7 +117,7 @@ def matched(
     paths = [part(circuit), *drawn]
     requests = [Request.isolate(each) for each in paths] + [Request.patch(each) for each in paths]
     alone, without = scale.of_means(measured(engine, requests, [scale.metric])[0]).tensor_split(2)
-    return Matched(subject, kind, alone[0].item(), without[0].item(), alone[1:], without[1:])
+    return Matched(subject, kind, alone[0].item(), without[0].item(), alone[1:], without[1:], scale.doubt)
 
 
 def random_parts(

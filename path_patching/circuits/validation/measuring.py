@@ -5,6 +5,9 @@
 
 ∅ is the run with everything on corrupted data, scored like the clean sentences: by their own years.
 
+Where nothing can be judged, every number says why (`Estimate.doubt`): of fewer than two sentences, or fewer than ten of
+what they were made of, an interval holds too little; of a span m(M) − m(∅) that may be zero, no share means anything.
+
     >>> paths, clean = late_half(circuit, END), Request.clean()
     >>> whole, alone = measured(engine, [clean, Request.isolate(paths)], [metric])[0]  # of (metrics, requests, N)
     >>> scale = Scale.of(engine, metric)
@@ -18,8 +21,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -32,6 +37,11 @@ from path_patching.paths import PathSet
 from path_patching.progress import progress
 
 ROUNDING = 1e-5  # of F: what one engine may find where another finds nothing
+CHANGE = 0.01  # of F: what is less is no change, however sure
+FEWEST_SENTENCES = 2  # of one, the interval has no width
+FEWEST_CLUSTERS = 10  # of a kind; with 10 × 10, 93 of 100 intervals hold the truth, with 3 × 3 86, with 2 × 97 60
+NO_SPAN, NO_VALUE = 1e-6, 1e-9  # of the metric, and in its unit: a span of no more is one of rounding
+NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
 SHARE_OF_MEMORY = 1 / 8  # of the engine's, that the probabilities of a call may take
 
 
@@ -69,17 +79,56 @@ class Scale:
     """m(∅), (N,) float64."""
     clusters: Clusters = ()
     """What the sentences were made of, for their intervals; () where they were drawn one by one."""
+    kinds: tuple[str, ...] = ()
+    """What the clusters are, in words: `("nouns", "YYs")`."""
+    most: float | None = None
+    """The largest value that the metric can have, if there is one."""
 
     @classmethod
-    def of(cls, engine: Engine, metric: Metric, clusters: Clusters = ()) -> Scale:
+    def of(
+        cls,
+        engine: Engine,
+        metric: Metric,
+        clusters: Clusters = (),
+        kinds: tuple[str, ...] = (),
+        most: float | None = None,
+    ) -> Scale:
         """The scale of an engine's sentences."""
         whole, nothing = measured(engine, [Request.clean(), Request.corrupted()], [metric])[0]
-        return cls(metric, whole, nothing, clusters)
+        return cls(metric, whole, nothing, clusters, kinds, most)
 
     @property
     def span(self) -> torch.Tensor:
         """m(M) − m(∅), (N,)."""
         return self.whole - self.nothing
+
+    @cached_property
+    def few(self) -> str:
+        """Why no interval can be judged by, if so."""
+        return too_few(len(self.whole), self.clusters, self.kinds)
+
+    @cached_property
+    def is_flat(self) -> bool:
+        """Whether the mean of the span is zero, or no more than rounding leaves of zero."""
+        size = max(each.abs().mean().item() for each in (self.whole, self.nothing))
+        return not abs(self.span.mean().item()) > max(NO_SPAN * size, NO_VALUE)
+
+    @cached_property
+    def doubt(self) -> str:
+        """Why no share of the span can be judged by, if so."""
+        if self.is_flat:
+            return "nothing to judge: the span is zero"
+        if self.few:
+            return self.few
+        low, high = self.mean(self.span).ends
+        return "" if low > 0 or high < 0 else "nothing to judge: the span may be zero, which its interval includes"
+
+    @property
+    def largest(self) -> float | None:
+        """The largest that F can be, if the metric cannot be more than `most`."""
+        if self.most is None or self.is_flat:
+            return None
+        return ((self.most - self.nothing.mean()) / self.span.mean()).item()
 
     def mean(self, scores: torch.Tensor) -> Estimate:
         """The mean of scores (N,), with its interval."""
@@ -87,22 +136,27 @@ class Scale:
 
     def means(self, scores: torch.Tensor) -> tuple[Estimate, ...]:
         """The mean of each of many scores (Q, N), with its interval."""
-        return means(scores, clusters=self.clusters)
+        return tuple(replace(each, doubt=self.few) for each in means(scores, clusters=self.clusters))
 
     def share(self, part: torch.Tensor, whole: torch.Tensor) -> Estimate:
-        """The mean of `part` (N,) as a share of the mean of `whole` (N,), with its interval."""
-        return shares(part[None], whole, clusters=self.clusters)[0]
+        """The mean of `part` (N,) as a share of the mean of `whole` (N,), with its interval; NaN where that is zero."""
+        if whole.mean() == 0:
+            return replace(NOTHING, n=len(whole), doubt="nothing to judge: what it would be a share of is zero")
+        return replace(shares(part[None], whole, clusters=self.clusters)[0], doubt=self.few)
 
     def of_span(self, difference: torch.Tensor) -> Estimate:
         """A difference of two scores (N,) as one of F: its mean as a share of the span's, with its interval.
 
-        Where the span's mean is zero, the share is not a number, and passes no bar.
+        Where the span's mean is zero, the share is not a number.
         """
         return self.of_spans(difference[None])[0]
 
     def of_spans(self, differences: torch.Tensor) -> tuple[Estimate, ...]:
         """`of_span` of each of many differences (Q, N)."""
-        return shares(differences, self.span, clusters=self.clusters)
+        if self.is_flat:
+            return (replace(NOTHING, n=len(self.whole), doubt=self.doubt),) * len(differences)
+        found = shares(differences, self.span, clusters=self.clusters)
+        return tuple(replace(each, doubt=self.doubt) for each in found)
 
     def normalized(self, scores: torch.Tensor) -> Estimate:
         """F of scores (N,): 0 for ∅, 1 for the whole model; of the means, with its interval."""
@@ -113,8 +167,20 @@ class Scale:
         return (scores - self.nothing) / self.span
 
     def of_means(self, scores: torch.Tensor) -> torch.Tensor:
-        """F of the means alone, without intervals, for many: (..., N) to (...)."""
-        return (scores - self.nothing).mean(-1) / self.span.mean()
+        """F of the means alone, without intervals, for many: (..., N) to (...); NaN where the span is zero."""
+        return (scores - self.nothing).mean(-1) / (torch.nan if self.is_flat else self.span.mean())
+
+
+def too_few(n: int, clusters: Clusters = (), kinds: Sequence[str] = ()) -> str:
+    """Why an interval over N sentences, and what they were made of, holds too little to judge by; "" if it does not."""
+    if n < FEWEST_SENTENCES:
+        return f"{n} sentence; give two or more"
+    counts = [len(each.unique()) for each in clusters]
+    if not counts or min(counts) >= FEWEST_CLUSTERS:
+        return ""
+    named = kinds if len(kinds) == len(counts) else ("clusters",) * len(counts)
+    few = [f"{count} {kind}" for count, kind in zip(counts, named, strict=True) if count < FEWEST_CLUSTERS]
+    return f"{' and '.join(few)}; an interval needs {FEWEST_CLUSTERS}, so give more sentences"
 
 
 def isolated(paths: PathSet | None) -> Request:
@@ -129,13 +195,26 @@ def removed(paths: PathSet | None) -> Request:
 
 def is_nothing(lost: Estimate) -> bool:
     """Whether an interval includes 0, or comes as close to it as rounding does; so does what is not a number."""
-    return not (lost.low > ROUNDING or lost.high < -ROUNDING)
+    low, high = lost.ends
+    return not (low > ROUNDING or high < -ROUNDING)
+
+
+def is_change(lost: Estimate) -> bool:
+    """Whether F changes by `CHANGE` or more, with the whole interval, either way."""
+    low, high = lost.ends
+    return low >= CHANGE or high <= -CHANGE
+
+
+def is_no_change(lost: Estimate) -> bool:
+    """Whether F changes by less than `CHANGE`, with the whole interval."""
+    low, high = lost.ends
+    return low > -CHANGE and high < CHANGE
 
 
 def magnitude(signed: Estimate) -> Estimate:
     """The size of a number whose sign does not matter, with the sizes that its intervals hold."""
     low, high = _sizes(signed.low, signed.high)
-    size = Estimate(abs(signed.value), low, high, signed.n)
+    size = Estimate(abs(signed.value), low, high, signed.n, doubt=signed.doubt)
     if signed.plain_low is None or signed.plain_high is None:
         return size
     plain_low, plain_high = _sizes(signed.plain_low, signed.plain_high)

@@ -2,9 +2,12 @@
 
     alone: F(C) − F(C∖{v}),   given its class K: F(C∖(K∖{v})) − F(C∖K)
 
-for every node v, and the first for every link. C∖K is the circuit without the paths through K, which are on corrupted
-data like all outside it. A node may matter alone only because others cannot stand in for it; given that its class
-(the heads, the MLPs, the lower nodes) is removed, none of them can.
+for every node v and every link. C∖K is the circuit without the paths through K, which are on corrupted data like all
+outside it. The class of a node is that of the heads, the MLPs, or the lower nodes; the class of a link has all links
+between nodes of its two classes through the same input. v is *needed* if one of the two is 0.01 or more with its whole
+interval, either way. One that others stand in for matters given its class alone: it is *redundant* with them, and the
+circuit needs one of them. Where both intervals lie within ±0.01 it is not needed; else more sentences would tell. A
+link is asked for its class only if it is not needed alone, and what is not needed at last is removed all together.
 
     >>> paths, scale = full_circuit(circuit, YY, END), Scale.of(engine, metric)
     >>> found = minimality(engine, scale, paths, YY, END, "full circuit")
@@ -18,23 +21,46 @@ data like all outside it. A node may matter alone only because others cannot sta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from path_patching.bootstrap import Estimate
-from path_patching.circuits.circuit import Link
+from path_patching.circuits.circuit import EMBEDS, EVERYTHING, LOGITS, Link, Step, bare
 from path_patching.circuits.twins import check_yy
-from path_patching.circuits.validation.measuring import Scale, is_nothing, isolated, measured
+from path_patching.circuits.validation.measuring import Scale, is_change, is_no_change, isolated, measured
 from path_patching.circuits.validation.members import by_name, class_of, classes, link_steps, listed
-from path_patching.circuits.validation.verdicts import Verdict, judge
+from path_patching.circuits.validation.verdicts import Verdict, joined, judge
 from path_patching.engine import Engine, Request
 from path_patching.paths import PathSet
 
 
+class Loss:
+    """What F loses with a part of a circuit, alone and given the removal of its class."""
+
+    alone: Estimate
+    given_class: Estimate | None
+
+    @property
+    def needed(self) -> bool:
+        """Whether F changes without it, alone or given its class."""
+        return is_change(self.alone) or self.redundant
+
+    @property
+    def redundant(self) -> bool:
+        """Whether F changes without it given its class alone: others stand in for it."""
+        return not is_change(self.alone) and self.given_class is not None and is_change(self.given_class)
+
+    @property
+    def unclear(self) -> bool:
+        """Whether an interval of one that is not needed holds changes as well: more sentences would tell."""
+        return not self.needed and not all(map(is_no_change, filter(None, (self.alone, self.given_class))))
+
+
 @dataclass(frozen=True)
-class NodeLoss:
+class NodeLoss(Loss):
     """What F loses with a node."""
 
     name: str
@@ -42,26 +68,23 @@ class NodeLoss:
     alone: Estimate
     given_class: Estimate
 
-    @property
-    def needed(self) -> bool:
-        """Whether F changes without the node."""
-        return not is_nothing(self.alone)
-
     def __str__(self) -> str:
         return f"{self.name} ({self.node_class}): {self.alone}; given the removal of its class: {self.given_class}"
 
 
 @dataclass(frozen=True)
-class LinkLoss:
+class LinkLoss(Loss):
     """What F loses with a link."""
 
     link: Link
     alone: Estimate
+    given_class: Estimate | None = None
+    """None for a link that is needed alone."""
 
     @property
-    def needed(self) -> bool:
-        """Whether F changes without the link."""
-        return not is_nothing(self.alone)
+    def name(self) -> str:
+        """The link as it is printed."""
+        return str(self.link)
 
 
 @dataclass(frozen=True)
@@ -71,19 +94,15 @@ class Minimality:
     subject: str
     nodes: tuple[NodeLoss, ...]
     links: tuple[LinkLoss, ...]
+    idle_links: Estimate | None = None
+    """What F loses with all links together that are not needed; None if there are none."""
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """On the share of nodes that are needed, and on that of links; those that are not are named."""
-        idle = [node for node in self.nodes if not node.needed]
-        remarks = (
-            _named("not needed", [node.name for node in idle if is_nothing(node.given_class)]),
-            _named("needed only without their class", [node.name for node in idle if not is_nothing(node.given_class)]),
-            _named("F is higher without", [node.name for node in self.nodes if node.needed and node.alone.value < 0]),
-        )
-        idle_links = _named("not needed", [str(each.link) for each in self.links if not each.needed])
+        together = "" if self.idle_links is None else f"F loses {self.idle_links.without_plain()} with these together"
         return (
-            judge("minimality", _needed(self.nodes), self.subject, "; ".join(filter(None, remarks))),
-            judge("minimality_links", _needed(self.links), self.subject, idle_links),
+            _judged("minimality", self.nodes, self.subject, ""),
+            _judged("minimality_links", self.links, self.subject, together),
         )
 
 
@@ -117,12 +136,64 @@ def minimality(
         for name, alone, given_class in zip(nodes, found[:of_nodes], found[of_both:], strict=True)
     ]
     links = [LinkLoss(link, alone) for link, alone in zip(steps, found[of_nodes:of_both], strict=True)]
-    return Minimality(subject, tuple(losses), tuple(links))
+    return Minimality(subject, tuple(losses), *_given_class(engine, scale, paths, links, steps, scores[""]))
 
 
-def _needed(losses: Sequence[NodeLoss | LinkLoss]) -> float:
-    """The share that is needed."""
-    return sum(each.needed for each in losses) / len(losses)
+def _given_class(
+    engine: Engine,
+    scale: Scale,
+    paths: PathSet,
+    links: Sequence[LinkLoss],
+    steps: Mapping[Link, frozenset[Step]],
+    whole: torch.Tensor,
+) -> tuple[tuple[LinkLoss, ...], Estimate | None]:
+    """The links, those that are not needed alone with what F loses given their class; and without all not needed.
+
+    `whole` is the metric of the circuit, (N,).
+    """
+    asked = [each.link for each in links if not each.needed]
+    if not asked:
+        return tuple(links), None
+    groups: defaultdict[tuple[str, str, str], set[Step]] = defaultdict(set)
+    for link, taken in steps.items():
+        groups[_class_of_link(link)] |= taken
+    all_of = [groups[_class_of_link(link)] for link in asked]
+    requests = [
+        isolated(paths.avoiding_steps(of_class - steps[link])) for link, of_class in zip(asked, all_of, strict=True)
+    ]
+    requests += [isolated(paths.avoiding_steps(of_class)) for of_class in all_of]
+    with_it, without = measured(engine, requests, [scale.metric])[0].tensor_split(2)
+    given = dict(zip(asked, scale.of_spans(with_it - without), strict=True))
+    found = tuple(LinkLoss(each.link, each.alone, given.get(each.link)) for each in links)
+    idle = [each.link for each in found if not each.needed]
+    if not idle:
+        return found, None
+    rest = isolated(paths.avoiding_steps(frozenset().union(*(steps[link] for link in idle))))
+    return found, scale.of_span(whole - measured(engine, [rest], [scale.metric])[0, 0])
+
+
+def _class_of_link(link: Link) -> tuple[str, str, str]:
+    """The classes of a link's two ends, logits, embeddings and everything being their own, and the input between."""
+    return _class_of_end(link.reader), link.via, _class_of_end(link.sender)
+
+
+def _class_of_end(labelled: str) -> str:
+    name = bare(labelled)
+    return name if name in (LOGITS, EMBEDS, EVERYTHING) else class_of(labelled)
+
+
+def _judged(bar: str, losses: Sequence[NodeLoss | LinkLoss], subject: str, together: str) -> Verdict:
+    """The share that is needed, held to its bar, with the names of what is not or is needed in another way."""
+    idle = [each for each in losses if not each.needed]
+    remark = joined(
+        _named("not needed (cut one at a time)", [each.name for each in idle if not each.unclear]),
+        _named("unclear, more sentences would tell", [each.name for each in idle if each.unclear]),
+        together,
+        _named("redundant with others of their class", [each.name for each in losses if each.redundant]),
+        _named("F is higher without", [each.name for each in losses if is_change(each.alone) and each.alone.value < 0]),
+    )
+    doubt = next((each.alone.doubt for each in losses if each.alone.doubt), "")
+    return judge(bar, sum(each.needed for each in losses) / len(losses), subject, remark, doubt)
 
 
 def _named(what: str, names: Sequence[str]) -> str:

@@ -35,7 +35,7 @@ from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Engine
 from path_patching.errors import UserError
 from path_patching.paths import Node, PathSet
-from path_patching.sweeps import Metric, effects_of, every_node
+from path_patching.sweeps import Metric, by_size, effects_of, every_node
 
 ALL_UP_TO = 30  # nodes, each size is evaluated
 STEP = 6  # between sizes above that
@@ -66,7 +66,12 @@ class Curve:
 
 
 def halves(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of two halves of n sentences, drawn at random, each in order; the second has the odd one."""
+    """Rows of two halves of n sentences, drawn at random, each in order; the second has the odd one.
+
+    Raises `UserError` if there are no two.
+    """
+    if n < 2:
+        raise UserError(f"{n} sentence has no two halves, of which one ranks nodes and the other is evaluated")
     drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return drawn[: n // 2].sort().values, drawn[n // 2 :].sort().values
 
@@ -82,12 +87,14 @@ def names_at_end(engine: Engine) -> tuple[str, ...]:
 
 
 def ranked_nodes(engine: Engine, metric: Metric, end: int) -> tuple[str, ...]:
-    """All heads and MLPs at END, from the largest |effect| on the logits through any chain of MLPs to the smallest."""
+    """All heads and MLPs at END, from the largest |effect| on the logits through any chain of MLPs to the smallest.
+
+    Effects that differ by less than 1e-7 are in the order of layers, so that all engines rank alike.
+    """
     every = every_node(engine, end)
     mlps = [node for node in every if node.kind == "mlp"]
     effects = effects_of(engine, PathSet.at(Node.logits(end)).through_chains(mlps), every, metric)
-    order = effects.abs().argsort(descending=True, stable=True).tolist()
-    return tuple(every[place].name for place in order)
+    return tuple(every[place].name for place in by_size(effects.tolist()))
 
 
 def circuit_of(names: Sequence[str], end: int) -> PathSet | None:

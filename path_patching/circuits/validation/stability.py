@@ -36,6 +36,7 @@ import torch
 from path_patching.circuits.circuit import Circuit, bare, place_of
 from path_patching.circuits.overlap import jaccard
 from path_patching.circuits.search import find_at_end, find_members, too_many_to_follow
+from path_patching.circuits.validation.measuring import too_few
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.errors import UserError
 from path_patching.progress import progress
@@ -92,6 +93,8 @@ class Stability:
     """Searches on the same draws of the sentences, at several thresholds."""
 
     searches: tuple[Searches, ...]
+    doubt: str = ""
+    """Why nothing can be judged by draws of these sentences, if so: `too_few`."""
 
     def judged_at(self, circuit: Circuit, found_at: float | None = None) -> float:
         """The threshold of the search that is judged; see `verdicts`."""
@@ -113,19 +116,21 @@ class Stability:
 
         Judged is the search with the threshold at which the circuit was found; the others are shown. For a circuit that
         no search found it is the one whose consensus is most like it, of those followed to YY if any is; with one that
-        has no places, nodes are compared without theirs. Raises `UserError` if `found_at` is none of the thresholds.
+        has no places, nodes are compared without theirs. Where no draw has a node there is nothing to judge. Raises
+        `UserError` if `found_at` is none of the thresholds.
         """
         claimed, judged = members_of(circuit), self.judged_at(circuit, found_at)
         why = "its consensus is the most like the circuit" if found_at is None else "where the circuit was found"
         again, alike = [], []
         for each in self.named_as(circuit):
             other, named = each.threshold != judged, f"the search at {100 * each.threshold:g}% of clean"
-            remark = "another threshold, to compare" if other else why
+            remark, shown = ("", "another threshold, to compare") if other else (why, self.doubt)
             for place, places in each.places(circuit).items():
                 within, own = each.within(places), at_places(claimed, places)
                 index, subject = jaccard(within.consensus(), own), f"the circuit {place}, {named}"
-                again.append(judge("stability", within.jaccard(), f"{named}, {place}", remark, too_weak=other))
-                alike.append(judge("consensus", index, subject, remark, too_weak=other))
+                unjudged = shown or ("" if within.membership else "nothing to judge: the searches found no node")
+                again.append(judge("stability", within.jaccard(), f"{named}, {place}", remark, unjudged))
+                alike.append(judge("consensus", index, subject, remark, unjudged))
         return (*again, *alike)
 
     def named_as(self, circuit: Circuit) -> tuple[Searches, ...]:
@@ -140,9 +145,11 @@ def stability(
     end: int,
     thresholds: Sequence[float] = THRESHOLDS,
     followed_from: float = FOLLOWED_FROM,
+    doubt: str = "",
 ) -> Stability:
     """Searches on draws of the sentences, at each threshold; `weights` (draws, N) say how often each was drawn.
 
+    `doubt` says why nothing can be judged by them, if so (`too_few` sentences, or what they were made of).
     They look at END alone with thresholds below `followed_from`, and with those that keep too many nodes there.
     Raises `UserError` for weights of another shape, and for a metric whose clean value may be none: of which thresholds
     would be no share, and searches keep most of the model, another part on each draw.
@@ -166,7 +173,8 @@ def stability(
             return Searches(threshold, at_end, followed=False)
         return Searches(threshold, tuple(_found(each, yy, end, threshold) for each in drawn))
 
-    return Stability(tuple(map(searched, progress(thresholds, f"{len(drawn)} searches at each threshold"))))
+    found = tuple(map(searched, progress(thresholds, f"{len(drawn)} searches at each threshold")))
+    return Stability(found, doubt or too_few(weights.shape[1]))
 
 
 def _found(effects: Effects, yy: int, end: int, threshold: float) -> frozenset[str]:

@@ -71,8 +71,8 @@ class Strengths:
         """On its rise; without an effect it is only shown."""
         half = self.half_at()
         reached = "no effect to halve" if half is None else f"half of the effect at α = {half:.2f}"
-        remark = f"{reached}; the effect of α = 1 may be none" if self.too_weak else reached
-        return (judge("monotone", self.monotone(), self.subject, remark, self.too_weak),)
+        none = "the effect of α = 1 may be none" if self.too_weak else ""
+        return (judge("monotone", self.monotone(), self.subject, reached, self.effect.doubt or none),)
 
 
 def strengths(

@@ -2,18 +2,26 @@
 
 A bar may be changed only with a reason beside it. What is only described, and held to nothing, has no bar.
 
+An estimate passes with its whole interval, the wider one where it has two. What cannot be measured passes and fails
+nothing: it is *not judged*, and the remark says why.
+
     >>> verdict = judge("faithfulness", Estimate(0.92, 0.90, 0.94, 97), "full circuit")
     >>> verdict.passed
     True
     >>> print(verdict)
     full circuit: ...: 0.9200 [0.9000, 0.9400]; bar: ...; passed
+    >>> print(judge("faithfulness", Estimate(1.0, 1.0, 1.0, 1, doubt="1 sentence"), "full circuit"))
+    full circuit: ...: 1.0000 [1.0000, 1.0000]; bar: ...; not judged (1 sentence)
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from path_patching.bootstrap import Estimate
+
+NO_BAR = "none: described, not judged"
 
 
 @dataclass(frozen=True)
@@ -32,20 +40,41 @@ class Bar:
             return f"{self.least:g} to {self.most:g}"
         if self.least is not None:
             return f"at least {self.least:g}"
-        return f"at most {self.most:g}" if self.most is not None else "none: described, not judged"
+        return f"at most {self.most:g}" if self.most is not None else NO_BAR
+
+    def side(self, value: float) -> int:
+        """−1 for a number below the bar, 1 for one above it, 0 for one within."""
+        if self.least is not None and value < self.least:
+            return -1
+        return int(self.most is not None and value > self.most)
 
     def holds(self, low: float, high: float) -> bool | None:
         """Whether all from `low` to `high` lies within the bar; None if there is none."""
         if self.least is None and self.most is None:
             return None
-        return (self.least is None or low >= self.least) and (self.most is None or high <= self.most)
+        return self.side(low) == self.side(high) == 0
 
 
 BARS: dict[str, Bar] = {
     "faithfulness": Bar(
         "does it do alone what the model does?", 0.8, 1.2, "the search stops at 0.85; more than the whole is no circuit"
     ),
-    "complement": Bar("is the ability gone without it?", most=0.2, reason="the mirror of what faithfulness asks"),
+    "by_sentence": Bar(
+        "does it do so on each sentence? Share of them with F from 0.8 to 1.2",
+        0.8,
+        reason="a mean of 0.8 can be half of the sentences at 1.6 and half at 0",
+    ),
+    "likeliest": Bar(
+        "does it say what the model says? Share of sentences whose likeliest answer is the model's",
+        0.8,
+        reason="as for F by sentence",
+    ),
+    "complement": Bar(
+        "is the ability gone without it? F of the complement",
+        -0.2,
+        0.2,
+        "the mirror of what faithfulness asks, at both ends: with less than nothing left, the rest does the opposite",
+    ),
     "divergence": Bar(
         "is its distribution the model's? Share of the KL divergence of ∅ that is left",
         most=0.2,
@@ -56,11 +85,13 @@ BARS: dict[str, Bar] = {
         "do random circuits of its shape do less? p", most=0.01, reason="200 draws cannot show less than 0.005"
     ),
     "minimality": Bar(
-        "is every node needed? Share of nodes whose removal changes F, its interval without 0", 1.0, reason="by name"
+        "is every node needed? Share of nodes whose removal, alone or given that of its class, changes F by 0.01",
+        1.0,
+        reason="by name; 0.01, since effects of 0.00006 were called needed; given its class, since a backup is needed",
     ),
     "minimality_links": Bar("is every link needed? Share of links, likewise", 0.9, reason="links are many, some weak"),
     "completeness": Bar(
-        "is nothing left out that takes over? Largest |F(M∖K) − F(C∖K)|",
+        "is nothing left out that takes over? |F(M∖K) − F(C∖K)|, of the K whose interval reaches furthest",
         most=0.3,
         reason="twice what faithfulness may lack, and rounded up: both may fall short",
     ),
@@ -80,8 +111,15 @@ BARS: dict[str, Bar] = {
     "monotone": Bar(
         "does a stronger patch do more? Share of the steps from 0 to 1 that go the same way", 1.0, reason="all of them"
     ),
-    "own_loss": Bar("does impeding it take this ability? Share of its span lost", 0.5, reason="more than half"),
-    "other_loss": Bar("does it leave the other ability? Share of its span lost", most=0.1, reason="a tenth"),
+    "own_loss": Bar(
+        "does impeding it take this ability? Share of its span lost, minus what random circuits of its shape take",
+        0.5,
+        1.2,
+        "more than half, beyond chance: random ones can take all; and not much more than there is, as for faithfulness",
+    ),
+    "other_loss": Bar(
+        "does it leave the other ability? |share of its span lost|", most=0.1, reason="a tenth, lost or gained"
+    ),
     "interactions": Bar("do its nodes add up? eff(ab) − eff(a) − eff(b)"),
 }
 
@@ -99,6 +137,11 @@ class Verdict:
     passed: bool | None
     remark: str = ""
 
+    @property
+    def why(self) -> str:
+        """Why nothing is judged: the first thing that the remark says, or that there is no bar."""
+        return self.remark.partition("; ")[0] if BARS[self.bar].words != NO_BAR else "only described"
+
     def __str__(self) -> str:
         bar = BARS[self.bar]
         number = str(self.measured) if isinstance(self.measured, Estimate) else f"{self.measured:.4g}"
@@ -107,8 +150,22 @@ class Verdict:
         return f"{text} ({self.remark})" if self.remark else text
 
 
-def judge(bar: str, measured: Estimate | float, subject: str, remark: str = "", too_weak: bool = False) -> Verdict:
-    """Hold a number to its bar, an estimate with its whole interval. What is `too_weak` to judge by is only shown."""
-    low, high = (measured.low, measured.high) if isinstance(measured, Estimate) else (measured, measured)
-    passed = None if too_weak else BARS[bar].holds(low, high)
-    return Verdict(bar, subject, measured, passed, remark)
+def judge(bar: str, measured: Estimate | float, subject: str, remark: str = "", unjudged: str = "") -> Verdict:
+    """Hold a number to its bar, an estimate with the wider of its intervals.
+
+    It is only shown if `unjudged`, or the estimate's own `doubt`, says why nothing can be judged by it, and if it is
+    not a number; the remark then begins with the reason.
+    """
+    low, high = measured.ends if isinstance(measured, Estimate) else (measured, measured)
+    doubt = unjudged or (measured.doubt if isinstance(measured, Estimate) else "")
+    if not doubt and not (math.isfinite(low) and math.isfinite(high)):
+        doubt = "nothing to judge: it is not a number"
+    passed = None if doubt else BARS[bar].holds(low, high)
+    wide = passed is False and isinstance(measured, Estimate) and BARS[bar].side(measured.value) == 0
+    why = "the number is within the bar, its interval is not: more sentences would narrow it" if wide else doubt
+    return Verdict(bar, subject, measured, passed, joined(why, remark))
+
+
+def joined(*remarks: str) -> str:
+    """Several remarks as one; those that say nothing are left out."""
+    return "; ".join(filter(None, remarks))

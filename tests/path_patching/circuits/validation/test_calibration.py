@@ -9,8 +9,10 @@ import pytest
 from benchmarks import calibration
 from benchmarks.calibration import (
     CIRCUITS,
+    FEW,
     VARIANTS,
     engine_of,
+    of_few,
     planted,
     random_verdicts,
     scale_of,
@@ -33,7 +35,7 @@ from tests.helpers.planted import END, SHAPES, YY
 
 each_shape = pytest.mark.parametrize("shape", SHAPES)
 
-ASK_FOR_A_NODE = {"faithfulness", "complement", "completeness", "counterfactual"}  # that is missing
+ASK_FOR_A_NODE = {"faithfulness", "by_sentence", "likeliest", "complement", "completeness", "counterfactual"}
 ASK_WHETHER_ALL_ARE_NEEDED = {"minimality", "minimality_links"}
 CAUGHT = {  # the bars that have to see what is wrong, in every shape; others may
     "planted": set(),
@@ -41,8 +43,23 @@ CAUGHT = {  # the bars that have to see what is wrong, in every shape; others ma
     "too many": ASK_WHETHER_ALL_ARE_NEEDED,
     "swapped": {*ASK_FOR_A_NODE, *ASK_WHETHER_ALL_ARE_NEEDED, "consensus"},
 }
+CAUGHT_OF = {  # of shapes in which a node that is missing is hard to see
+    # One of two heads does all that both do, so that F is 1. Only what is left without it, all, tells the two apart.
+    ("backup", "too few"): {"complement", "completeness"},
+    ("backup", "swapped"): {"complement", "completeness", *ASK_WHETHER_ALL_ARE_NEEDED},
+    # Without u/2 and −u/2 the rest is u, as the model's: whatever is asked of effects is the same. A search finds both.
+    ("cancelling", "too few"): {"consensus"},
+    # u + u/2 − u01/2 and 4/3 u − u01/3 are later than u. The probability difference can hardly be more than it is.
+    ("cancelling", "swapped"): {"likeliest", "faithfulness", "completeness", *ASK_WHETHER_ALL_ARE_NEEDED, "consensus"},
+    ("against", "too few"): {"likeliest", "faithfulness", "completeness"},
+    ("against", "swapped"): {"likeliest", "faithfulness", *ASK_WHETHER_ALL_ARE_NEEDED, "consensus"},
+}
 MAY_SEE = {"planted": set(), "too many": {"consensus"}}  # if the circuit is small; a useless node takes nothing away
 ELSEWHERE = {"seeds", "random", "other_loss", "interactions"}  # test 10's own tests plant two abilities in a model
+UNJUDGED = {  # of the planted circuit: most random ones have an MLP that matters; a search finds no head of two alike
+    "MLP chains": {"own_loss"},
+    "backup": {"own_loss", "stability", "consensus"},
+}
 PERFECT = {"complement": 0, "divergence": 0, "completeness": 0, "control": 0, "on_curve": 0}  # of others it is 1
 
 
@@ -50,7 +67,9 @@ PERFECT = {"complement": 0, "divergence": 0, "completeness": 0, "control": 0, "o
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_circuit_is_caught_by_what_should_see_it(shape, variant):
     failed = {verdict.bar for verdict in verdicts(shape, variant) if verdict.passed is False}
-    assert failed >= CAUGHT[variant]
+    assert failed >= CAUGHT_OF.get((shape, variant), CAUGHT[variant])
+    if shape in ("backup", "cancelling", "against") and variant == "too few":
+        assert failed == CAUGHT_OF[shape, variant], "the page says what none catches"
     if variant in MAY_SEE:
         assert failed <= CAUGHT[variant] | MAY_SEE[variant]
 
@@ -58,9 +77,12 @@ def test_each_circuit_is_caught_by_what_should_see_it(shape, variant):
 @each_shape
 def test_every_bar_judges_the_planted_circuit_and_finds_it_perfect(shape):
     judged = [verdict for verdict in verdicts(shape, "planted") if verdict.passed is not None]
-    assert {verdict.bar for verdict in judged} == {*BARS} - ELSEWHERE
+    assert {verdict.bar for verdict in judged} == {*BARS} - ELSEWHERE - UNJUDGED.get(shape, set())
     for verdict in judged:
-        assert value_of(verdict) == pytest.approx(PERFECT.get(verdict.bar, 1), abs=1e-3), verdict
+        if verdict.bar == "own_loss":  # random circuits take some
+            assert "its circuit takes 1.000" in verdict.remark or "its circuit takes 0.999" in verdict.remark
+        else:
+            assert value_of(verdict) == pytest.approx(PERFECT.get(verdict.bar, 1), abs=1e-3), verdict
 
 
 @each_shape
@@ -77,12 +99,27 @@ def test_no_random_circuit_does_what_the_planted_one_does(shape):
     assert all(verdict.passed for verdict in found)
 
 
+@pytest.mark.parametrize(("count", "why"), [(1, "1 sentence; give two or more"), (4, "4 YYs; an interval needs 10")])
+def test_on_few_sentences_nothing_is_judged(count, why):
+    found = of_few(count)
+    assert {verdict.bar for verdict in found} == {*BARS} - {
+        "seeds",
+        "other_loss",
+        "interactions",
+        "on_curve",
+        "stability",
+        "consensus",
+    }
+    assert {verdict.passed for verdict in found} == {None}
+    assert all(verdict.remark.startswith(why) for verdict in found)
+
+
 def test_a_model_with_few_circuits_cannot_judge_by_random_ones():
     """m2 reads a head of layer 2 that reads m0 or m1, or one of layer 1 that reads m0; m1 one of layer 1: 4 + 2 + 2."""
     found = random_verdicts("chain")
     assert [verdict.measured for verdict in found] == [1 / 8, 1 / 8]
     assert [verdict.passed for verdict in found] == [None, None]
-    assert all("7 drawn, too few to judge by" in str(verdict) for verdict in found)
+    assert all("too few random circuits to judge by" in str(verdict) for verdict in found)
 
 
 @cache
@@ -98,7 +135,8 @@ def test_without_places_the_planted_circuit_is_as_minimal_complete_and_stable(sh
     least = minimality(engine, scale, paths, YY, END, "all of it", placed=False)
     complete = completeness(engine, scale, paths, YY, END, "all of it", placed=False)
     found = [*least.verdicts(), *complete.verdicts(), *searches_of(shape).verdicts(circuit)]
-    for verdict in found:
+    assert {verdict.bar for verdict in found if verdict.passed is None} == UNJUDGED.get(shape, set()) - {"own_loss"}
+    for verdict in (each for each in found if each.passed is not None):
         assert verdict.passed
         assert value_of(verdict) == pytest.approx(PERFECT.get(verdict.bar, 1), abs=1e-3), verdict
     assert {verdict.bar for verdict in found} == {
@@ -134,8 +172,10 @@ def test_a_cell_of_the_table_says_in_which_models():
 
 def test_the_page_has_the_table_that_the_benchmark_prints(capsys):
     printed = run_here(calibration.main, (), (), capsys)
-    assert printed.count("\n") == 2 + len({*BARS} - ELSEWHERE | {"random"})
-    assert printed in (ROOT / "docs" / "validation.md").read_text()
+    tests = len({*BARS} - ELSEWHERE | {"random", "faithfulness, log odds"})
+    assert printed.count("\n") == 2 + tests + 1 + 2 + len(SHAPES) + len(FEW)
+    page = (ROOT / "docs" / "validation.md").read_text()
+    assert [table for table in printed.strip("\n").split("\n\n") if table not in page] == []
 
 
 def value_of(verdict: Verdict) -> float:

@@ -101,3 +101,16 @@ def test_other_sentences_are_one_line():
         compare([Scheme("01", engine), fewer], scale, PLANTED, {}, END)
     with pytest.raises(UserError, match="no scheme"):
         compare([], scale, PLANTED, {}, END)
+
+
+def test_of_a_metric_that_is_constant_nothing_is_judged():
+    """Its span is 0, and so are all effects: equal ones have no rank correlation, and 0 / 0 is no share."""
+    engine = make_engine("torch", planted_model(), planted_sentences())
+    scale, parts = (
+        Scale.of(engine, lambda probs: probs.new_full((len(probs),), 0.5)),
+        {"late half": late_half(PLANTED, END)},
+    )
+    for each in compare(schemes(engine), scale, PLANTED, parts, END):
+        assert each.rank_correlation is None
+        assert {verdict.passed for verdict in each.verdicts()} == {None}
+        assert all("the span is zero" in verdict.remark for verdict in each.verdicts())

@@ -5,13 +5,23 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from functools import cache
+from itertools import cycle
 
 import pytest
 import torch
 
+from path_patching.bootstrap import Estimate
 from path_patching.circuits.circuit import LOGITS, Circuit, Link
 from path_patching.circuits.papers_shape import in_papers_shape, varied
-from path_patching.circuits.validation.dissociation import Ability, dissociation, disturbance, impeded, loss
+from path_patching.circuits.validation.dissociation import (
+    Ability,
+    Dissociation,
+    _others,
+    dissociation,
+    disturbance,
+    impeded,
+    loss,
+)
 from path_patching.circuits.validation.faithfulness import divergence_scale
 from path_patching.circuits.validation.measuring import Scale
 from path_patching.engine import Engine, Sentences
@@ -88,6 +98,58 @@ def test_circuits_that_are_swapped_or_shared_do_not_dissociate(circuits):
     table = dissociation(abilities("torch", circuits), random.Random(0), draws=1)
     assert not table.dissociated("long", "short")
     assert [verdict.passed for verdict in table.verdicts()].count(False) > 0
+
+
+def alike(name: str, circuit: Circuit) -> Ability:
+    """The long ability with another circuit for its own."""
+    return replace(abilities("torch")[0], name=name, circuit=circuit)
+
+
+def test_own_loss_is_what_is_lost_beyond_chance():
+    """The circuit takes all, 1; the other heads at END write nothing of the year, so random circuits take 0: 1 − 0."""
+    (own, chance) = dissociation([alike("mine", AT_LAST)], random.Random(0)).verdicts()
+    assert own.measured.value == pytest.approx(1, abs=1e-3)
+    assert own.remark == "its circuit takes 1.000, random ones 0.000"
+    assert (own.passed, chance.passed) == (True, None)
+
+
+def test_random_circuits_have_other_nodes_at_end_than_the_circuit(monkeypatch):
+    """Every second draw is the circuit itself, with another node below its head: neither may stand for chance."""
+    below = varied(AT_LAST, first_below=("m0",), heads=("a1.h1",))
+    own = varied(below, first_below=("embeds",))
+    draws = cycle([own, BEFORE, below])
+    monkeypatch.setattr("path_patching.circuits.validation.dissociation.random_circuit", lambda *_: next(draws))
+    ability = alike("mine", own)
+    assert _others(ability, random.Random(0), 3) == [BEFORE] * 3
+    monkeypatch.setattr("path_patching.circuits.validation.dissociation.random_circuit", lambda *_: below)
+    table = dissociation([ability], random.Random(0))
+    assert table.by_chance == {}
+    (verdict,) = table.verdicts()
+    assert (verdict.passed, verdict.remark) == (None, "there is no random circuit of its shape to compare with")
+
+
+@pytest.mark.parametrize(
+    ("lost", "chance", "passed"),
+    [
+        (1.0, 0.0, True),
+        (1.0, 0.45, True),  # 0.55
+        (0.6, 0.2, False),  # 0.4
+        (1.0, 0.99997, None),  # even all of the span is not half of it more than that
+        (0.1, 0.99997, False),  # a circuit that takes less than chance is none
+        (1.5, 0.1, False),  # 1.4: more than there is
+    ],
+)
+def test_what_random_circuits_take_is_taken_off(lost, chance, passed):
+    own, by_chance, beyond = (Estimate(each, each, each, 97) for each in (lost, chance, lost - chance))
+    table = Dissociation({("a", "a"): own}, {("a", "a"): by_chance}, {"a": beyond})
+    assert table.verdicts()[0].passed is passed
+
+
+@pytest.mark.parametrize(("lost", "passed"), [(0.05, True), (-0.05, True), (0.3, False), (-0.3, False)])
+def test_an_other_ability_is_left_alone_if_it_neither_loses_nor_gains(lost, passed):
+    own, other = Estimate(1.0, 1.0, 1.0, 97), Estimate(lost, lost, lost, 97)
+    table = Dissociation({("a", "a"): own, ("a", "b"): other}, {}, {})
+    assert table.verdicts()[1].passed is passed
 
 
 def test_the_control_is_the_mean_over_the_circuits_drawn():

@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks.calibration import engine_of, planted
 from path_patching.bootstrap import mean
 from path_patching.circuits.circuit import late_half
 from path_patching.circuits.validation.interactions import Interactions, interactions, mlp_shares
 from path_patching.circuits.validation.measuring import Scale
+from path_patching.circuits.validation.members import members
 from path_patching.errors import UserError
 from path_patching.paths import Node, PathSet
 from tests.helpers.engines import each_engine, make_engine
-from tests.helpers.planted import END, LARGER, MEMBERS, YEARS, planted_model, planted_sentences
+from tests.helpers.planted import END, LARGER, MEMBERS, YEARS, YY, planted_model, planted_sentences
 from utils import greater_than
 
 
@@ -29,7 +31,23 @@ def test_a_chain_acts_once_and_useless_nodes_do_not(engine_name):
         expected = -effect if set(pair) == {"a1.h1@END", "m2@END"} else 0  # eff(ab) is either's
         assert estimate.value == pytest.approx(expected, abs=1e-3)
     assert [verdict.subject for verdict in found.verdicts()] == ["a1.h1@END and m2@END"]
-    assert found.verdicts()[0].passed is None
+    verdict = found.verdicts()[0]
+    assert verdict.passed is None
+    assert effect < 0 < verdict.measured.value, "against the sign of the single effects: one needs the other"
+    assert verdict.remark.endswith("less together: one needs the other")
+
+
+def test_two_that_stand_in_for_each_other_interact_with_the_sign_of_both():
+    """max(u, u): either head alone takes 0, both all of it: e − 0 − 0 = e < 0."""
+    engine = engine_of("backup")
+    scale, late = Scale.of(engine, greater_than(YEARS)), late_half(planted("backup").circuit, END)
+    heads = {name: node for name, node in members(late, YY, END).items() if node.kind == "head"}
+    found = interactions(engine, scale, late, heads)
+    both = (scale.nothing - scale.whole).mean().item()
+    assert [each.value for each in found.alone.values()] == pytest.approx([0, 0], abs=1e-3)
+    assert [each.value for each in found.pairs.values()] == pytest.approx([both], abs=1e-3)
+    assert both < -1
+    assert found.verdicts()[0].remark.endswith("more together: one can stand in for the other")
 
 
 def test_the_table_is_symmetric_by_hand():

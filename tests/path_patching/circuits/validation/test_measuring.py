@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from path_patching.bootstrap import mean, share
-from path_patching.circuits.validation.measuring import Scale, isolated, measured, removed
+from path_patching.bootstrap import Estimate, mean, share
+from path_patching.circuits.validation.measuring import (
+    Scale,
+    is_change,
+    is_no_change,
+    is_nothing,
+    isolated,
+    magnitude,
+    measured,
+    removed,
+    too_few,
+)
 from path_patching.engine import Request, Sentences
 from path_patching.errors import UserError
 from path_patching.paths import Node, PathSet, PathSetError
@@ -92,3 +104,83 @@ def test_without_a_span_there_is_no_number():
 def test_no_paths_are_all_or_nothing():
     assert (isolated(None), removed(None)) == (Request.corrupted(), Request.clean())
     assert (isolated(LATE), removed(LATE)) == (Request.isolate(LATE), Request.patch(LATE))
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "nothing", "change", "no_change"),
+    [
+        (-0.1, 0.2, True, False, False),
+        (0.0, 0.2, True, False, False),
+        (0.1, 0.2, False, True, False),
+        (-0.2, -0.1, False, True, False),
+        (0.01, 0.02, False, True, False),
+        (0.005, 0.02, False, False, False),  # more than nothing; whether it is a change is not clear
+        (5e-5, 7e-5, False, False, True),
+        (2e-7, 3e-7, True, False, True),
+        (NAN, NAN, True, False, False),
+    ],
+)
+def test_what_f_loses_is_nothing_a_change_or_too_little_to_be_one(low, high, nothing, change, no_change):
+    lost = Estimate((low + high) / 2, low, high, 97)
+    assert (is_nothing(lost), is_change(lost), is_no_change(lost)) == (nothing, change, no_change)
+
+
+def test_the_wider_of_two_intervals_decides():
+    lost = Estimate(0.05, 0.02, 0.08, 97, plain_low=0.005, plain_high=0.09)
+    assert lost.ends == (0.005, 0.09)
+    assert not is_change(lost)
+    assert is_change(lost.without_plain())
+    assert Estimate(0.05, 0.005, 0.09, 97, plain_low=0.02, plain_high=0.08).ends == (0.005, 0.09)
+
+
+@pytest.mark.parametrize(
+    ("n", "counts", "why"),
+    [
+        (1, (), "1 sentence; give two or more"),
+        (1, (1, 1), "1 sentence; give two or more"),
+        (2, (), ""),
+        (100, (10, 10), ""),
+        (100, (9, 10), "9 nouns; an interval needs 10, so give more sentences"),
+        (97, (2, 3), "2 nouns and 3 YYs; an interval needs 10, so give more sentences"),
+    ],
+)
+def test_few_sentences_or_few_of_what_they_are_made_of_are_no_interval_to_judge_by(n, counts, why):
+    clusters = [torch.arange(n) % count for count in counts]
+    assert too_few(n, clusters, ("nouns", "YYs")) == why
+    scale = Scale(METRICS[0], torch.full((n,), 0.9).double(), torch.zeros(n).double(), clusters, ("nouns", "YYs"))
+    for found in (scale.mean(scale.whole), scale.normalized(scale.whole), scale.share(scale.whole, scale.whole)):
+        assert found.doubt == why
+        assert magnitude(found).doubt == why
+
+
+def test_kinds_without_a_name_are_clusters():
+    assert too_few(20, [torch.arange(20) % 3]).startswith("3 clusters; ")
+
+
+@pytest.mark.parametrize("nothing", [torch.tensor([0.5, 0.7]), torch.tensor([0.7, 0.5])], ids=["each", "the mean"])
+def test_of_a_span_of_zero_nothing_is_a_number_and_nothing_is_judged(nothing):
+    scale = Scale(METRICS[0], torch.tensor([0.5, 0.7]).double(), nothing.double())
+    for found in (*scale.of_spans(torch.ones(2, 2)), scale.normalized(torch.zeros(2))):
+        assert math.isnan(found.value)
+        assert found.doubt == "nothing to judge: the span is zero"
+    assert scale.of_means(torch.ones(3, 2)).isnan().all()
+    assert scale.largest is None
+    assert math.isnan(scale.share(scale.whole, torch.zeros(2)).value)
+
+
+def test_a_span_that_may_be_zero_is_shown_and_not_judged():
+    """Spans of 1, −1, 1 and −0.6: their mean is 0.1, and of three of four draws one or the other sign."""
+    scale = Scale(METRICS[0], torch.tensor([1.0, -1.0, 1.0, -0.6]).double(), torch.zeros(4).double())
+    found = scale.normalized(torch.full((4,), 0.05).double())
+    assert found.value == pytest.approx(0.5)
+    assert "the span may be zero" in found.doubt
+
+
+def test_the_largest_that_f_can_be():
+    """m(M) = 0.8 and m(∅) = 0.3 of a metric of at most 1: (1 − 0.3) / (0.8 − 0.3)."""
+    ends = torch.full((2,), 0.8).double(), torch.full((2,), 0.3).double()
+    assert Scale(METRICS[0], *ends, most=1).largest == pytest.approx(1.4)
+    assert Scale(METRICS[0], *ends).largest is None

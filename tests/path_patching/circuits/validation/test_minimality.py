@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,29 +15,20 @@ from path_patching.circuits.validation.minimality import (
     LinkLoss,
     Minimality,
     NodeLoss,
-    is_nothing,
     minimality,
 )
 from path_patching.paths import Node, PathSet, union
 from tests.helpers.planted import END, YEARS, YY
-from utils import greater_than
+from utils import greater_than, log_odds
 
-NAN = float("nan")
 METRIC = greater_than(YEARS)
 LOGITS = PathSet.at(Node.logits(END))
+M1_LINK = Link("m1@END", "in", "a1.h0@END")
 M1, M2, M3 = (Node.mlp(layer, END) for layer in (1, 2, 3))
 
 
 def estimate(low: float, high: float) -> Estimate:
     return Estimate((low + high) / 2, low, high, 4)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "nothing"),
-    [(-0.1, 0.2, True), (0.0, 0.2, True), (0.1, 0.2, False), (-0.2, -0.1, False), (2e-7, 3e-7, True), (NAN, NAN, True)],
-)
-def test_nothing_is_an_interval_with_zero_or_next_to_it(low, high, nothing):
-    assert is_nothing(estimate(low, high)) == nothing
 
 
 def test_losses_are_those_of_paths_left_out_by_hand():
@@ -75,21 +68,86 @@ def test_intervals_are_of_differences_of_f_sentence_by_sentence():
 
 
 def test_verdicts_name_what_is_not_needed():
-    something, nothing, harm = estimate(0.1, 0.2), estimate(-0.1, 0.1), estimate(-0.2, -0.1)
+    something, little, wide = estimate(0.1, 0.2), estimate(-0.001, 0.009), estimate(-0.1, 0.1)
     nodes = (
         NodeLoss("a1.h0@END", "heads", something, something),
-        NodeLoss("a1.h1@END", "heads", nothing, something),
-        NodeLoss("m1@END", "MLPs", nothing, nothing),
-        NodeLoss("m0@YY", "lower nodes", harm, nothing),
+        NodeLoss("a1.h1@END", "heads", little, something),  # others stand in for it
+        NodeLoss("m1@END", "MLPs", little, little),
+        NodeLoss("m2@END", "MLPs", little, wide),
+        NodeLoss("m0@YY", "lower nodes", estimate(-0.2, -0.1), little),
     )
-    links = (LinkLoss(Link("m1@END", "in", "a1.h0@END"), nothing), LinkLoss(Link("a1.h0@END", "v", "m0@YY"), something))
-    of_nodes, of_links = Minimality("full circuit", nodes, links).verdicts()
-    assert (of_nodes.measured, of_nodes.passed) == (0.5, False)
+    links = (
+        LinkLoss(Link("m1@END", "in", "a1.h0@END"), little, little),
+        LinkLoss(Link("a1.h0@END", "v", "m0@YY"), something),
+        LinkLoss(Link("a1.h1@END", "v", "m0@YY"), little, something),
+    )
+    of_nodes, of_links = Minimality("full circuit", nodes, links, estimate(0.02, 0.04)).verdicts()
+    assert (of_nodes.measured, of_nodes.passed) == (3 / 5, False)
     assert of_nodes.remark == (
-        "not needed: m1@END; needed only without their class: a1.h1@END; F is higher without: m0@YY"
+        "not needed (cut one at a time): m1@END; unclear, more sentences would tell: m2@END; "
+        "redundant with others of their class: a1.h1@END; F is higher without: m0@YY"
     )
-    assert (of_links.measured, of_links.remark) == (0.5, "not needed: a1.h0@END → m1@END")
-    assert [verdict.remark for verdict in Minimality("", nodes[:1], links[1:]).verdicts()] == ["", ""]
+    assert (of_links.measured, of_links.passed) == (2 / 3, False)
+    assert of_links.remark == (
+        "not needed (cut one at a time): a1.h0@END → m1@END; F loses 0.0300 [0.0200, 0.0400] with these together; "
+        "redundant with others of their class: m0@YY →v a1.h1@END"
+    )
+    assert [verdict.remark for verdict in Minimality("", nodes[:1], links[1:2]).verdicts()] == ["", ""]
+
+
+def test_an_effect_below_a_hundredth_is_not_needed_however_sure():
+    sure = estimate(5e-5, 7e-5)
+    found = Minimality("", (NodeLoss("m1@END", "MLPs", sure, sure),), (LinkLoss(M1_LINK, sure, sure),))
+    assert [(verdict.measured, verdict.passed) for verdict in found.verdicts()] == [(0, False)] * 2
+
+
+def test_a_node_without_an_interval_to_judge_by_leaves_nothing_judged():
+    one = replace(estimate(0.1, 0.2), doubt="1 sentence; give two or more")
+    found = Minimality("", (NodeLoss("m1@END", "MLPs", one, one),), (LinkLoss(M1_LINK, one),)).verdicts()
+    assert [verdict.passed for verdict in found] == [None, None]
+    assert all(verdict.remark.startswith("1 sentence") for verdict in found)
+
+
+def test_a_backup_is_needed_given_its_class():
+    """m3 takes max(u, u). F loses 1 − 1 = 0 with either head; given the other's removal 1 − 0.
+
+    Without m3 nothing is left; without m4, which has half of u, what ½ u + ½ u01 is worth. So both heads are redundant,
+    and all nodes and links are needed.
+    """
+    engine = engine_of("backup")
+    scale = Scale.of(engine, METRIC)
+    for variant, needed in (("planted", True), ("too many", False)):
+        paths = full_circuit(planted("backup").variants[variant], YY, END)
+        found = minimality(engine, scale, paths, YY, END, "full circuit")
+        nodes = {node.name: node for node in found.nodes}
+        for head in ("a1.h1@END", "a2.h4@END"):
+            assert nodes[head].alone.value == pytest.approx(0, abs=1e-3)
+            assert nodes[head].given_class.value == pytest.approx(1, abs=1e-3)
+            assert nodes[head].redundant
+            assert nodes[head].needed
+        assert nodes["m3@END"].alone.value == pytest.approx(1, abs=1e-3)
+        assert nodes["m4@END"].alone.value > 0.01
+        assert all(node.needed for node in found.nodes) == needed
+        links = {each.name: each for each in found.links}
+        assert links["a1.h1@END → m3@END"].redundant
+        assert links["m0@YY →v a2.h4@END"].redundant
+        assert not links["m3@END → m4@END"].redundant
+        assert all(each.needed for each in found.links) == needed
+        assert [verdict.passed for verdict in found.verdicts()] == [needed, needed]
+        if not needed:
+            assert not nodes["a2.h3@END"].needed
+            assert found.idle_links.value == pytest.approx(0, abs=1e-3)  # of the useless head's links alone
+
+
+def test_a_head_that_works_against_the_metric_is_needed():
+    """Without −u/3 the answer is 4/3 u − u01/3, later than u: log odds of later years rise, and F with them."""
+    engine = engine_of("against")
+    scale = Scale.of(engine, lambda probs: log_odds(probs, YEARS))
+    found = minimality(engine, scale, full_circuit(planted("against").circuit, YY, END), YY, END, "full circuit")
+    against = {node.name: node for node in found.nodes}["a3.h7@END"]
+    assert against.alone.value < -0.01
+    assert against.needed
+    assert "F is higher without: a3.h7@END" in found.verdicts()[0].remark
 
 
 def test_a_circuit_s_own_sentences_decide():

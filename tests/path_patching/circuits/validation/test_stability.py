@@ -141,3 +141,23 @@ def test_what_cannot_be_compared_is_one_line():
         stability(effects, WEIGHTS, YY, END, ())
     with pytest.raises(UserError, match=r"no search was made at 0\.3"):
         Stability((Searches(0.02, (frozenset(),) * 2),)).verdicts(PLANTED, 0.3)
+
+
+def test_searches_that_find_nothing_have_nothing_to_judge():
+    """Two empty sets have a Jaccard index of 1, an empty consensus one of 0 with any circuit: neither says a thing."""
+    nothing = Stability((Searches(0.02, (frozenset(),) * 3),))
+    assert [verdict.passed for verdict in nothing.verdicts(PLANTED, 0.02)] == [None] * 4
+    assert all("the searches found no node" in verdict.remark for verdict in nothing.verdicts(PLANTED, 0.02))
+    once = Stability((Searches(0.02, (frozenset(), frozenset(), members_of(PLANTED))),))  # (1 + 0 + 0) / 3
+    assert [verdict.passed for verdict in once.verdicts(PLANTED, 0.02)] == [False] * 4
+
+
+def test_searches_on_one_sentence_are_all_the_same_and_not_judged():
+    engine = make_engine("torch", planted_model(), planted_sentences().rows(slice(1)))
+    effects = remembered_effects(engine, greater_than(YEARS[:1]))
+    found = stability(effects, torch.ones(3, 1), YY, END, (0.05,))
+    assert found.searches[0].jaccard() == 1
+    assert {verdict.passed for verdict in found.verdicts(PLANTED)} == {None}
+    four = remembered_effects(make_engine("torch", planted_model(), planted_sentences()), greater_than(YEARS))
+    few = stability(four, WEIGHTS, YY, END, (0.05,), doubt="4 YYs; an interval needs 10").verdicts(PLANTED)
+    assert {(verdict.passed, verdict.remark.partition(";")[0]) for verdict in few} == {(None, "4 YYs")}
