@@ -114,7 +114,7 @@ def faithfulness(engine: Engine, scale: Scale, paths: PathSet, subject: str) -> 
         ratio=scale.share(alone, scale.whole),
         each=each,
         in_bar=replace(scale.share(in_bar.double(), has_span.double()), doubt=scale.doubt),
-        likeliest=scale.mean(agrees[0]),
+        likeliest=replace(scale.mean(agrees[0]), doubt=scale.doubt),
         largest=scale.largest,
     )
 
