@@ -102,7 +102,7 @@ if "faithfulness" in settings.only:
         )
         by_sentence = {f"{share:.0%}": value for share, value in spread(of_difference.each).items()}
         if of_difference.each.isfinite().any():
-            run.note(f"{key}/by_sentence", by_sentence, f"{part}: F of single sentences, below which so many lie")
+            run.note(f"{key}/of_sentences", by_sentence, f"{part}: F of single sentences, below which so many lie")
     verdicts.note("faithfulness", found)
 
 # %% Is it the same with other sentences? Nouns and centuries are drawn anew; the YYs are the same, 02 … 98 in turn.
