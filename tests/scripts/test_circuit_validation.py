@@ -51,8 +51,17 @@ CIRCUIT = {
 HEADS_ALONE = {"name": "heads alone", "mlps": [], "heads": ["a1.h0", "a1.h1"], "heads_feed": ["logits"]}
 NO_LOWER = {"first_below": [], "further_below": [], "followed": [], "whole": ["q", "k", "v"]}
 HARDLY_A_SPAN = "|".join(
-    "by_sentence of_sentences largest log_odds idle_links share_of_clean another_yy mean_ablation "
-    "specificity/century_copying".split()
+    [
+        "by_sentence",
+        "of_sentences",
+        "largest",
+        "log_odds",
+        "idle_links",
+        "share_of_clean",
+        "another_yy",
+        "mean_ablation",
+        "specificity/century_copying",
+    ]
 )
 TABLES = {"random", "nodes", "links", "completeness", "counterfactuals", "sizes", "membership", "strength",
           "specificity", "interactions"}  # fmt: skip
