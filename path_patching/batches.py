@@ -41,7 +41,7 @@ from path_patching.progress import progress
 if TYPE_CHECKING:
     from path_patching.engine import Sentences
 
-LEAST_GB, MOST_GB = 1e-9, 1e6  # of memory: the least holds no sentence, so that each is a batch of its own
+LEAST_GB, MOST_GB = 1e-9, 1e6  # of memory; with the least, each sentence is a batch
 BYTES = 4  # of a float32
 PROBABILITY_BYTES = 8  # of a float64
 
@@ -52,9 +52,9 @@ Value = TypeVar("Value")
 
 
 class LruCache:
-    """An LRU cache with a memory limit: where something new does not fit, what was asked for longest ago goes.
+    """An LRU cache with a memory limit: when a new value does not fit, the least recently used ones go.
 
-    One value a key; that of a key that nobody else refers to goes with it. Threads may share it.
+    It has one value for each key, and drops it when nobody else refers to the key. Threads may share the cache.
     """
 
     def __init__(self) -> None:
@@ -66,11 +66,11 @@ class LruCache:
         with self._lock:
             if key not in self._values:
                 return None
-            self._values[key] = found = self._values.pop(key)  # the latest from now on
+            self._values[key] = found = self._values.pop(key)  # now the most recently used
             return found[0]
 
     def put(self, key: Hashable, value: object, n_bytes: int, at_most: float) -> None:
-        """Keep a value too, and let go of others until all take `at_most` bytes together."""
+        """Keep a value, and drop the least recently used others until all take at most `at_most` bytes."""
         with self._lock:
             self._values.pop(key, None)
             for other in list(self._values):
@@ -80,15 +80,15 @@ class LruCache:
             self._values[key] = value, n_bytes
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Drop everything."""
         with self._lock:
             self._values.clear()
 
 
 class Memory:
-    """The memory of a device that batches may take, and the activations that are kept in it.
+    """How much memory batches may take on a device, and the cache of their activations.
 
-    Raises `UserError` for an amount that is none.
+    Raises `UserError` for an impossible amount.
     """
 
     def __init__(self, device: str, gigabytes: float) -> None:
@@ -99,13 +99,13 @@ class Memory:
 
     @property
     def for_activations(self) -> float:
-        """Bytes of it for the activations of batches, with what is found of them: half."""
+        """Bytes for the activations and the results of a batch: half of the memory."""
         return self.gigabytes * 1e9 / 2
 
     def halve(self, tried: int, bytes_a_pair: float) -> int:
-        """How many pairs to try now that so many did not fit.
+        """How many pairs to try after `tried` pairs did not fit.
 
-        `gigabytes` becomes what they are taken to need. With it, all shrinks that is stacked up to a share of it.
+        Lowers `gigabytes` to what so many pairs should need. Everything that is sized by it shrinks too.
         """
         self.kept.clear()
         half = max(1, tried // 2)
@@ -114,18 +114,18 @@ class Memory:
             raise too_small("one pair of sentences", self.device)
         self.gigabytes = min(self.gigabytes / 2, needed)
         print(
-            f"out of memory on {self.device} with {tried} pairs of sentences at a time: trying {half}, and memory_gb "
-            f"{self.gigabytes:.3g}, which spares the attempt"
+            f"out of memory on {self.device} with {tried} pairs of sentences at a time: trying {half}; memory_gb "
+            f"{self.gigabytes:.3g} avoids this"
         )
         return half
 
 
 class Part:
-    """Some `rows` (n,) that are tried at once: `with part:` around what is computed of them.
+    """Some `rows` (n,) that are tried at once. What is computed from them stands within `with part:`.
 
-    Within it, precision is full and no gradients are kept. If memory turns out too small, what was computed is dropped,
-    `fits` is False, and the same rows come again in smaller parts. Tensors must not be bound to names there: they would
-    live on while the parts are made smaller.
+    Within it, precision is full and no gradients are kept. If memory runs out, the results are dropped, `fits` is
+    False, and the same rows come again in smaller parts. Give tensors no names there: a named tensor would stay in
+    memory while smaller parts are tried.
     """
 
     def __init__(self, rows: torch.Tensor) -> None:
@@ -144,10 +144,11 @@ class Part:
 
 
 def in_parts(rows: torch.Tensor, at_once: int, what: str | Callable[[int], int], device: str) -> Iterator[Part]:
-    """`rows` (n,) in parts of about one size, up to `at_once` rows, each to be computed within `with part:`.
+    """`rows` (n,) in parts of about equal size, at most `at_once` rows each. Each is computed within `with part:`.
 
-    If the memory of `device` is too small for one, half as many `what` are tried from then on, and a line says so; or
-    as many as `what` says, told how many were tried. Raises `UserError` where one alone does not fit.
+    If a part does not fit in the memory of `device`, later parts are half as large, and a line says so: `what` names
+    the rows there. Where `what` is a function, it takes the number of rows tried and returns how many to try next.
+    Raises `UserError` if a single row does not fit.
     """
     halve = partial(_half, what=what, device=device) if isinstance(what, str) else what
     left = rows
@@ -172,8 +173,8 @@ def _half(tried: int, what: str, device: str) -> int:
 class Batches:
     """The P distinct pairs of N clean sentences and their twins, in batches whose activations fit in the memory.
 
-    `pairs` (P, 2, T) are sorted, so that those of one batch begin alike; `of_sentence` (N,) is the pair that each
-    sentence has.
+    `pairs` (P, 2, T) are sorted, so that the pairs of a batch begin alike. `of_sentence` (N,) is the number of each
+    sentence's pair.
     """
 
     def __init__(self, sentences: Sentences, memory: Memory) -> None:
@@ -182,10 +183,10 @@ class Batches:
         self._memory = memory
 
     def parts(self, needed: float, bytes_each: int = 0) -> Iterator[Part]:
-        """The numbers of a batch's pairs, batch by batch.
+        """The pairs' numbers, batch by batch.
 
-        The activations of all take `needed` bytes, and what is found of a pair `bytes_each`. Raises `UserError` if not
-        even one pair fits.
+        The activations of all pairs take `needed` bytes, the results of each pair `bytes_each`. Raises `UserError` if a
+        single pair does not fit.
         """
         needed += bytes_each * len(self.pairs)
         n_batches = min(len(self.pairs), math.ceil(needed / self._memory.for_activations))
@@ -195,7 +196,7 @@ class Batches:
         return progress(parts, f"{n_batches} batches of sentences", n_batches)
 
     def activations(self, part: Part, compute: Callable[[torch.Tensor, torch.Tensor], Value], n_bytes: int) -> Value:
-        """What `compute` makes of clean and corrupted tokens (B, T), kept from call to call where B is all pairs."""
+        """`compute` of clean and corrupted tokens (B, T). The cache keeps the result if the batch is all pairs."""
         is_whole = len(part.rows) == len(self.pairs)
         found: Value | None = self._memory.kept.get(self) if is_whole else None
         if found is None:
@@ -205,17 +206,17 @@ class Batches:
         return found
 
     def joined(self, found: list[torch.Tensor]) -> torch.Tensor:
-        """What was found of all batches, (any, B, ...) each, with a row a sentence: (any, N, ...)."""
+        """The results of all batches, (any, B, ...) each, as one tensor with a row for each sentence: (any, N, ...)."""
         return torch.cat(found, 1)[:, self.of_sentence]
 
     def sentences_of(self, part: Part) -> torch.Tensor:
-        """The sentences (n,) whose pairs a batch has."""
+        """The numbers (n,) of the sentences whose pairs are in a batch."""
         rows: torch.Tensor = ((self.of_sentence >= part.rows[0]) & (self.of_sentence <= part.rows[-1])).nonzero()[:, 0]
         return rows
 
 
 def activation_bytes(pairs: torch.Tensor, sizes: Architecture) -> int:
-    """How much memory the activations of pairs (P, 2, T) take while a forward pass over their prefixes makes them."""
+    """How many bytes a forward pass over the prefixes of pairs (P, 2, T) takes for their activations."""
     n_prefixes = len(distinct_prefixes(pairs.flatten(0, 1).unique(dim=0)).tokens)
     widths_each = 3 * sizes.n_layers + 1 + 16  # kept, and at work in one layer
     return BYTES * n_prefixes * sizes.d_model * widths_each
@@ -223,7 +224,7 @@ def activation_bytes(pairs: torch.Tensor, sizes: Architecture) -> int:
 
 @contextmanager
 def placing(what: str, device: str) -> Iterator[None]:
-    """Within it, `what` is brought to a device at once. Raises `UserError` if it does not fit there."""
+    """Within it, all of `what` is moved to a device. Raises `UserError` if it does not fit there."""
     try:
         yield
         return

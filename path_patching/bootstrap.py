@@ -1,18 +1,18 @@
 """Bootstrap intervals of means over sentences, and of shares of one mean in another.
 
-What was drawn is drawn again with replacement: the sentences, or the `clusters` that they were made of. A sentence of
-the year spans crosses a noun and a YY, so it counts as often as its noun was drawn times as often as its YY was:
+Sentences are drawn again with replacement, or the `clusters` that they were made of. A year-span sentence crosses a
+noun and a YY. If its noun was drawn twice and its YY three times, it counts six times:
 
     mean(x) = Σ_n w_n x_n / Σ_n w_n,   w_n = times(noun_n) · times(YY_n),   share(x, y) = mean(x) / mean(y)
 
 with w_n = 1 for the value itself. The interval is the middle 95 % of 2000 such draws. All quantities of a sentence are
-drawn together, so that a share is taken of the very sentences that its whole is. A draw without a sentence (its nouns
-and its YYs do not meet) is drawn again.
+drawn together, so that the part and the whole of a share come from the same sentences. A draw without a sentence (no
+sentence has one of its nouns and one of its YYs) is drawn again.
 
-The two-way interval errs on the wide side: what is a sentence's own, neither its noun's nor its YY's, counts about
-three times in its variance, for which it can be 1.7 times as wide as it need be. Where its width and that of the plain
-interval, of sentences drawn one by one, differ by more than a tenth, the plain one stands beside it. Intervals say how
-far results would move with other sentences of the same kind; they say nothing of another model.
+The two-way interval is rather too wide. Variation that comes neither from the noun nor from the YY counts about three
+times in its variance, which can make it 1.7 times too wide. The plain interval draws sentences one by one; it is given
+beside the two-way one where their widths differ by more than a tenth. Intervals say how far results would move with
+other sentences of the same kind. They say nothing about another model.
 
     >>> clean, alone = metric(engine.clean()), metric(engine.isolate(late_half(circuit, END)))  # (N,) each
     >>> mean(clean)  # sentences drawn one by one
@@ -22,7 +22,7 @@ far results would move with other sentences of the same kind; they say nothing o
     Estimate(value=..., low=..., high=..., n=97, plain_low=..., plain_high=...)
     >>> print(share(clean, clean, clusters=drawn))
     1.0000 [1.0000, 1.0000]
-    >>> len(means(torch.stack([clean, alone]), clusters=drawn))  # many draw but once
+    >>> len(means(torch.stack([clean, alone]), clusters=drawn))  # several means from the same draws
     2
 """
 
@@ -39,13 +39,13 @@ from path_patching.errors import UserError
 
 RESAMPLES = 2000
 LEVEL = 0.95
-SMALL = 1e-3  # of which four decimals would show one digit
-ALIKE = 1.1  # how many times as wide as the other an interval is at most that says the same
-ROUNDING = 1e-12  # of a value: an interval of no width may be as wide as that
+SMALL = 1e-3  # smaller numbers would show one digit in four decimals
+ALIKE = 1.1  # two intervals say the same if neither is this many times as wide as the other
+ROUNDING = 1e-12  # as a share of the value: rounding alone can make an interval so wide
 DRAWN_AT_ONCE = 1_000_000  # sentences; memory stays the same for any number of them
-SUMS_A_WEIGHT = 10  # that are made in the time that it takes to make a weight
+SUMS_A_WEIGHT = 10  # so many sums take as long as one weight
 
-Clusters = Sequence[torch.Tensor]  # a number for what each sentence was made of, int64 (N,) for each way; () for none
+Clusters = Sequence[torch.Tensor]  # for each way of grouping, the group's number of each sentence, int64 (N,)
 
 
 class BootstrapError(UserError, ValueError):
@@ -54,7 +54,7 @@ class BootstrapError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, the ends of its interval, and how many sentences it is of; the plain interval's ends if they differ."""
+    """A number, its interval's ends, its number of sentences, and the plain interval's ends where these differ."""
 
     value: float
     low: float
@@ -63,17 +63,17 @@ class Estimate:
     plain_low: float | None = None
     plain_high: float | None = None
     doubt: str = field(default="", compare=False, repr=False)
-    """Why nothing can be judged by it, if so: of too few sentences, say. It is no part of the number."""
+    """Why nothing can be judged by it, for example because of too few sentences; empty if it can. Not compared."""
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The ends of the wider of its intervals."""
+        """The ends of its wider interval."""
         if self.plain_low is None or self.plain_high is None or self.plain_high - self.plain_low < self.high - self.low:
             return self.low, self.high
         return self.plain_low, self.plain_high
 
     def as_json(self) -> dict[str, float]:
-        """The numbers by name, for a run's record; those of the plain interval where there is one."""
+        """The numbers by name, for a run's record, with the plain interval's ends where there is one."""
         return {name: number for name, number in asdict(self).items() if number is not None and name != "doubt"}
 
     def without_plain(self) -> Estimate:
@@ -81,7 +81,7 @@ class Estimate:
         return replace(self, plain_low=None, plain_high=None)
 
     def __str__(self) -> str:
-        """`0.8170 [0.8021, 0.8313], plain [0.8102, 0.8238]`; what is too small for four decimals as `-3.2e-07 [...`."""
+        """`0.8170 [0.8021, 0.8313], plain [0.8102, 0.8238]`; numbers too small for four decimals as `-3.2e-07 [...`."""
         plain = [] if self.plain_low is None or self.plain_high is None else [self.plain_low, self.plain_high]
         numbers = [self.value, self.low, self.high, *plain]
         shown = ".4f" if not 0 < max(map(abs, numbers)) < SMALL else ".1e"
@@ -98,14 +98,14 @@ def mean(values: torch.Tensor, seed: int = 0, clusters: Clusters = (), resamples
 def means(
     values: torch.Tensor, seed: int = 0, clusters: Clusters = (), resamples: int = RESAMPLES
 ) -> tuple[Estimate, ...]:
-    """The mean of each of Q quantities (Q, N), in the time that one takes."""
+    """The means of Q quantities (Q, N), in the time of one."""
     return estimates(lambda of_draws: of_draws, values, seed, clusters, resamples)
 
 
 def share(
     part: torch.Tensor, whole: torch.Tensor, seed: int = 0, clusters: Clusters = (), resamples: int = RESAMPLES
 ) -> Estimate:
-    """The mean of `part` (N,) as a share of the mean of `whole` (N,), sentence by sentence the same, with its interval.
+    """The mean of `part` (N,) as a share of the mean of `whole` (N,) over the same sentences, with its interval.
 
     Where the mean of `whole` is not clearly different from zero, the share means nothing and its interval is huge.
     """
@@ -115,7 +115,7 @@ def share(
 def shares(
     parts: torch.Tensor, whole: torch.Tensor, seed: int = 0, clusters: Clusters = (), resamples: int = RESAMPLES
 ) -> tuple[Estimate, ...]:
-    """The mean of each of several `parts` (Q, N) as a share of that of `whole` (N,), in the time that one takes."""
+    """The means of several `parts` (Q, N), each as a share of the mean of `whole` (N,), in the time of one."""
     parts, whole = torch.as_tensor(parts), torch.as_tensor(whole)
     if parts.ndim != 2 or whole.shape != parts.shape[1:]:
         raise BootstrapError(f"parts (Q, N) need a whole (N,), got {tuple(parts.shape)} and {tuple(whole.shape)}")
@@ -130,7 +130,7 @@ def estimate(
     clusters: Clusters = (),
     resamples: int = RESAMPLES,
 ) -> Estimate:
-    """A number made of the means of Q quantities (Q, N), by `of` from (..., Q) to (...), with its 95 % interval.
+    """A number computed from the means of Q quantities (Q, N), with its 95 % interval. `of` maps (..., Q) to (...).
 
     Raises `BootstrapError` like `resampled_means`.
     """
@@ -144,7 +144,7 @@ def estimates(
     clusters: Clusters = (),
     resamples: int = RESAMPLES,
 ) -> tuple[Estimate, ...]:
-    """K numbers made of the same draws of Q quantities (Q, N), by `of` from (..., Q) to (..., K).
+    """K numbers computed from the same draws of Q quantities (Q, N). `of` maps (..., Q) to (..., K).
 
     Raises `BootstrapError` like `resampled_means`.
     """
@@ -162,10 +162,9 @@ def resampled_means(
 ) -> torch.Tensor:
     """Means of Q quantities (Q, N) over `resamples` draws of the clusters, or sentences: (resamples, Q) float64.
 
-    Quantities of one call share their draws, and so do those of several calls with one seed and the same clusters.
-    Sentences that have all clusters in common are summed before anything is drawn, so that a draw takes no longer with
-    more of them. Raises `BootstrapError` for values that are not (Q, N) or hold no sentence, clusters that are not
-    (N,), and no draws.
+    Quantities of one call share their draws. So do calls with the same seed and the same clusters. Sentences with the
+    same clusters are summed first, so that more of them do not slow down the draws. Raises `BootstrapError` for values
+    that are not (Q, N) or hold no sentence, for clusters that are not (N,), and for less than one draw.
     """
     if not isinstance(resamples, int) or resamples < 1:
         raise BootstrapError(f"{resamples} draws: give a whole number of them, one or more")
@@ -203,7 +202,7 @@ class _Cells:
 
 
 def _cells(clusters: Clusters, n: int) -> _Cells:
-    """The cells of N sentences: without clusters each is one of its own. Raises `BootstrapError` unless (N,)."""
+    """The cells of N sentences; without clusters each is a cell. Raises `BootstrapError` for clusters not (N,)."""
     if not clusters:
         own = torch.arange(n)
         return _Cells(own, (own,), (n,))
@@ -221,11 +220,11 @@ def _cells(clusters: Clusters, n: int) -> _Cells:
 
 
 Times = Sequence[torch.Tensor]  # how often each cluster was drawn, (draws, clusters) float64 for each way
-OfDraws = Callable[[Times], torch.Tensor]  # what is made of draws, (draws, ...) but for those that drew no cell
+OfDraws = Callable[[Times], torch.Tensor]  # a result for each draw that drew a cell, (draws, ...)
 
 
 def _drawn(cells: _Cells, of_draws: OfDraws, seed: int, resamples: int) -> Iterator[torch.Tensor]:
-    """What is made of `resamples` draws, some of them at a time; draws of no cell are drawn again."""
+    """The results of `resamples` draws, some at a time; a draw of no cell is drawn again."""
     generator = torch.Generator().manual_seed(seed)
     at_once = max(1, DRAWN_AT_ONCE // cells.count)
     missing = resamples
@@ -236,7 +235,7 @@ def _drawn(cells: _Cells, of_draws: OfDraws, seed: int, resamples: int) -> Itera
 
 
 def _totals(cells: _Cells, sums: torch.Tensor) -> OfDraws:
-    """Makes of draws the sum of what the drawn cells have: (P, S) to (draws, S); the last column counts sentences."""
+    """The sums over the drawn cells, as a function of draws: (P, S) to (draws, S). The last column counts sentences."""
     if len(cells.sizes) != 2 or math.prod(cells.sizes) * sums.shape[1] > SUMS_A_WEIGHT * cells.count:
         return lambda times: _weights(cells, times) @ sums
     table = torch.zeros(*cells.sizes, sums.shape[1], dtype=sums.dtype)
@@ -251,7 +250,7 @@ def _totals(cells: _Cells, sums: torch.Tensor) -> OfDraws:
 
 
 def _weights(cells: _Cells, times: Times) -> torch.Tensor:
-    """How often each cell was drawn, the product of how often its clusters were: (draws, P) but for draws of none."""
+    """How often each cell was drawn, (draws that drew a cell, P): the product over its clusters."""
     if len(times) == 1:  # a cell is a cluster, and some are always drawn
         return times[0]
     weights = torch.ones(len(times[0]), cells.count, dtype=torch.float64)
@@ -261,26 +260,26 @@ def _weights(cells: _Cells, times: Times) -> torch.Tensor:
 
 
 def _times(count: int, draws: int, generator: torch.Generator) -> torch.Tensor:
-    """How often each of `count` was drawn when as many were, with replacement: (draws, count) float64."""
+    """How often each of `count` things is drawn in `count` draws with replacement: (draws, count) float64."""
     drawn = torch.randint(count, (draws, count), generator=generator)
     times = torch.zeros(drawn.shape, dtype=torch.float64)
     return times.scatter_add_(1, drawn, torch.ones_like(times))
 
 
 def _without_minus_zero(number: str) -> str:
-    """A number's text, but for the sign of a zero: `-0.0000` is `0.0000`."""
+    """A number's text; a zero loses its sign: `-0.0000` becomes `0.0000`."""
     return number.removeprefix("-") if float(number) == 0 else number
 
 
 def _beside(found: Estimate, plain_low: float, plain_high: float) -> Estimate:
-    """An estimate with the plain interval beside its own, if they differ."""
+    """The estimate, with the plain interval added if the two differ."""
     narrow, wide = sorted([found.high - found.low, plain_high - plain_low])
     differ = wide > ALIKE * narrow + ROUNDING * abs(found.value)
     return replace(found, plain_low=plain_low, plain_high=plain_high) if differ else found
 
 
 def _intervals(resampled: torch.Tensor) -> list[tuple[float, float]]:
-    """The ends that hold the middle `LEVEL` of what resampling made of each of K numbers, (resamples, K)."""
+    """For each of K resampled numbers (resamples, K), the ends of the middle `LEVEL`."""
     tail = (1 - LEVEL) / 2
     low, high = resampled.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
     return [*zip(low.tolist(), high.tolist(), strict=True)]

@@ -1,4 +1,4 @@
-"""Direct effects of heads and neurons on the logits, without a whole row of the unembedding for each.
+"""Direct effects of heads and neurons on the logits, computed without unembedding a whole stream for each.
 
 A head writes along d_head directions, a neuron along one. The final LayerNorm is a centring, a division by the row's
 deviation σ, and an affine map. So if a stream x changes by c·d (coefficients c of output directions d), its logits
@@ -6,10 +6,11 @@ become
 
     (U·x + c·(U·d)) / σ(x + c·d) + shift,
 
-where U unembeds what is centred and scaled. U·x is the same for all senders and U·d for all sentences: what is left for
-each sender and sentence is a product of rank d_head or one instead of D, and the softmax. Exact but for rounding.
+where U centres, scales and unembeds. U·x is the same for all senders, U·d the same for all sentences. So each sender
+and sentence costs only a product of rank d_head or one instead of D, and the softmax. The result is exact up to
+rounding.
 
-`Engine.sweep` goes this way by itself where it is the cheaper one:
+`Engine.sweep` does this by itself where it is cheaper:
 
     >>> heads = [Node.head(layer, head, END) for layer in range(3) for head in range(2)]
     >>> is_cheaper(heads[0], model.architecture, n_sentences=97)
@@ -39,7 +40,7 @@ class Change:
 
 
 def is_cheaper(sender: Node, architecture: Architecture, n_sentences: int) -> bool:
-    """Whether a sender's U·d and its product are less work than a row of D for each sentence."""
+    """Whether a sender's U·d and its product are less work than unembedding (N, D)."""
     rank = {"head": architecture.d_head, "neuron": 1}.get(sender.kind, architecture.d_model)
     return rank * (architecture.d_model + n_sentences) < architecture.d_model * n_sentences
 
@@ -51,9 +52,9 @@ def direct_answers(
     architecture: Architecture,
     unembedding: Unembedding,
 ) -> dict[Node, torch.Tensor]:
-    """Answer probabilities (N, A) of those senders on the logits that are cheaper along their directions.
+    """Answer probabilities (N, A) of the senders whose direct effects on the logits are cheaper to compute this way.
 
-    `change_of` says what one of them changes in the stream (N, D), or None to leave it to another way.
+    `change_of` gives a sender's change of the stream (N, D). Where it gives None, the sender is left out.
     """
     found = {each: change_of(each) for each in senders if is_cheaper(each, architecture, len(stream))}
     changes = {sender: change for sender, change in found.items() if change is not None}
@@ -61,7 +62,7 @@ def direct_answers(
 
 
 def direct_effects(stream: torch.Tensor, changes: list[Change], unembedding: Unembedding) -> Iterator[torch.Tensor]:
-    """Answer probabilities (N, A) float64 with each of the changes alone made to what the logits read, (N, D)."""
+    """Answer probabilities (N, A) float64 for each change alone of the stream (N, D) that the logits read."""
     if not changes:
         return
     scales = [_inverse_deviation(stream + change.coefficients @ change.directions) for change in changes]
@@ -75,7 +76,7 @@ def direct_effects(stream: torch.Tensor, changes: list[Change], unembedding: Une
         rows = unembedding.rows[tokens]
         old_logits, shift = old @ rows.T, rows @ unembedding.norm_bias
         effects = (new @ rows.T).split([len(change.directions) for change in changes])
-        changed = torch.empty_like(old_logits)  # used again for each: fresh memory costs as much as filling it
+        changed = torch.empty_like(old_logits)  # reused for each change: new memory costs as much as filling it
         for change, effect, scale in zip(changes, effects, scales, strict=True):
             torch.addmm(old_logits, change.coefficients, effect, out=changed)
             yield torch.addcmul(shift, changed, scale, out=changed)
@@ -89,5 +90,5 @@ def direct_effects(stream: torch.Tensor, changes: list[Change], unembedding: Une
 
 
 def _inverse_deviation(stream: torch.Tensor) -> torch.Tensor:
-    """What the final LayerNorm multiplies a row by, (N, D) to (N, 1)."""
+    """The factor by which the final LayerNorm scales each row, (N, D) to (N, 1)."""
     return (stream.var(-1, correction=0, keepdim=True) + LAYER_NORM_EPSILON).rsqrt()

@@ -1,10 +1,10 @@
-"""An activation that was edited, put back into the forward pass: what does the model predict then?
+"""What the model predicts when one activation is edited during the forward pass.
 
 A node stands for one activation: an MLP for what it reads (the residual stream before its LayerNorm), a head or the
-embedding for what it writes. An edit is a change of that activation at the node's position in clean sentences; all
-that reads it from there on is computed anew. So this is not path patching, where only chosen paths are: an edited MLP
-input is what the MLP and all later nodes find in the residual stream. What an edit cannot change, at earlier positions
-and in lower layers, is computed once for all of them.
+embedding for what it writes. An edit changes that activation at the node's position in clean sentences. Everything
+after it is recomputed. This is not path patching, which recomputes chosen paths only: the MLP and all later nodes find
+an edited MLP input in the residual stream. Earlier positions and lower layers cannot change, and are computed once for
+all edits.
 
 N sentences, T positions, D width, A answers; S changes, B sentences of a batch, R positions from the node's on.
 
@@ -88,7 +88,7 @@ class EditedRuns:
     def _end_stream(self, node: Node, clean: list[torch.Tensor], changes: torch.Tensor) -> torch.Tensor:
         """What the logits read (S, B, D) with changes (S, B, D), given the clean streams of all half-layers (B, T, D).
 
-        What a layer's heads write and what its MLP reads is changed where the layer's attention joins the stream.
+        An edit of a head's write or of an MLP's input is added where the layer's attention joins the stream.
         """
         first, last_layer = node.position, self._transformer.architecture.n_layers - 1
         place = 0 if node.kind == "embeds" else 2 * node.layer + 1

@@ -1,13 +1,13 @@
 """What can be asked of an engine: a model and two sets of sentences in, answer probabilities out.
 
-`reference` defines what is computed (section 3 of the paper): the nodes at the lower ends of a path set, with all they
-depend on, are on one kind of data (*inside*), everything else on another (*outside*), and a node on the way is
-recomputed along those paths only. An engine computes it of one batch of sentences; `batches` cuts them.
+`reference` defines what is computed (section 3 of the paper). The nodes at the lower ends of a path set, with all they
+depend on, see one kind of data (*inside*). Everything else sees another (*outside*). A node on the way is recomputed
+along the paths only. An engine computes this for one batch of sentences; `batches` cuts sentences into batches.
 
-Data are clean sentences, their corrupted twins, or no sentences at all. On *mean* data a node, embeddings included,
-writes at a position what it writes there on average over all clean sentences of the engine; so a stream is the mean
-stream. On *zero* data heads, MLPs and neurons write 0; the embeddings, of the clean sentence, and the bias that the
-heads of a layer share stay. At the ends of paths the change (inside − outside) is multiplied by a *strength*.
+Data are clean sentences, their corrupted twins, or no sentences at all. On *mean* data each node, embeddings included,
+writes its average at that position over all clean sentences of the engine; so a stream is the mean stream. On *zero*
+data heads, MLPs and neurons write 0. The clean sentence's embeddings stay, and so does the bias that the heads of a
+layer share. At the ends of paths the change (inside − outside) is multiplied by a *strength*.
 
     >>> clean, corrupted = engine.clean(), engine.corrupted()  # (N, A) each
     >>> paths = PathSet.parse("a1.h0 → m2 → logits", end=END)
@@ -43,19 +43,19 @@ from path_patching.unembedding import Unembedding
 Data = Literal["clean", "corrupted", "mean", "zero"]
 DataSet = Literal["clean", "corrupted"]  # the data that are sentences
 
-MOST_STRENGTH = 1e6  # beside a larger change, float32 keeps nothing of what is changed, and may overflow
+MOST_STRENGTH = 1e6  # a larger change would drown everything else in float32, or overflow
 
-Batch = TypeVar("Batch", bound=Sized, default=Any)  # an engine's activations; who only uses engines need not say
-Means = dict[Any, torch.Tensor]  # over the clean sentences, of what an engine's activations are; neurons by node
+Batch = TypeVar("Batch", bound=Sized, default=Any)  # the type of an engine's activations; its users can leave it out
+Means = dict[Any, torch.Tensor]  # of an engine's activations over the clean sentences; the keys of neurons are nodes
 
 
 @dataclass(frozen=True)
 class Request:
     """One evaluation: `paths` on `inside` data, all else on `outside` data; without paths all is outside.
 
-    `strength` multiplies the change (inside − outside) at the ends of the paths: of what a node writes, or, where a
-    path ends at `residual@p` or at the logits, of the stream that is read. Raises `PathSetError` for paths that are
-    none, `UserError` for data of another kind and for a strength that is no number from −1e6 to 1e6.
+    `strength` multiplies the change (inside − outside) at the ends of the paths. It is a change of what a node writes;
+    where a path ends at `residual@p` or at the logits, of the stream that is read. Raises `PathSetError` for anything
+    but a path set, `UserError` for unknown data and for a strength that is no number from −1e6 to 1e6.
     """
 
     paths: PathSet | None
@@ -97,13 +97,13 @@ class Request:
 
     @property
     def data(self) -> tuple[Data, Data, float]:
-        """All but the paths. Requests that share it share what equal parts of their paths change."""
+        """Everything but the paths. Where it is the same, equal parts of the paths are computed once."""
         return self.inside, self.outside, self.strength
 
 
 @dataclass(frozen=True, eq=False)
 class Sentences:
-    """Clean and corrupted sentences, row by row each other's twins, and the tokens whose probabilities are wanted.
+    """Clean sentences, their corrupted twins in the same rows, and the tokens whose probabilities are wanted.
 
     `clean` and `corrupted` are int64 (N, T); `answers` int64 (A,): the 100 year tokens.
     """
@@ -145,19 +145,19 @@ class Sentences:
 class Engine(ABC, Generic[Batch]):
     """Evaluates path sets on a model. All results are on the CPU; `name` says which engine made them.
 
-    Each distinct pair of a clean and a corrupted sentence is worked on once, in batches whose activations fit in the
-    memory. Where one batch is enough they are kept from call to call, those of engines made by `like` as far as all fit
-    together. Float32 is full precision whatever PyTorch is told (autocast, TF32). Here requests are checked; an engine
-    says what a batch's activations are and computes on one batch (B pairs). Several threads may ask one engine.
+    Each distinct pair of a clean and a corrupted sentence is computed once, in batches whose activations fit in the
+    memory. If one batch is enough, a cache keeps its activations; engines made by `like` share the cache. Float32 has
+    full precision, whatever PyTorch's settings are (autocast, TF32). This class checks requests. An engine says what a
+    batch's activations are, and computes on one batch (B pairs). Several threads may use one engine.
     """
 
     name: str
     heads_checked: int | None = None
-    """About how many heads are recomputed at most when the engine is checked; None for all of them."""
+    """At most about so many heads are recomputed when the engine is checked; None for all."""
     remark: str | None = None
-    """What is said when one is made."""
+    """A line that is printed when the engine is made."""
     unembedding: Unembedding | None = None
-    """What makes answer probabilities of streams, shared by engines that `like` makes; None where they are no step."""
+    """Turns streams into answer probabilities. Engines made by `like` share it. None for an engine without one."""
 
     def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
         """`device` is "cpu", "cuda" (PyTorch's current one), "cuda:i", or "auto"; the engine's is "cpu" or "cuda:i".
@@ -172,7 +172,7 @@ class Engine(ABC, Generic[Batch]):
 
     @property
     def memory_gb(self) -> float:
-        """Gigabytes for batches, as given or as lowered since; engines that `like` makes share them."""
+        """Gigabytes for batches, as given or as lowered since; engines made by `like` share them."""
         return self._memory.gigabytes
 
     def like(self, sentences: Sentences) -> Self:
@@ -209,10 +209,9 @@ class Engine(ABC, Generic[Batch]):
     def evaluate(self, requests: Sequence[Request]) -> torch.Tensor:
         """Answer probabilities of several requests, (requests, N, A) float64, from one forward pass.
 
-        Equal requests are computed once, and so is what equal parts of their paths change where they are on the same
-        data and of the same strength; all are unembedded together. A result depends on what else is asked for only as
-        the order of float32 sums does. Raises `PathSetError` if there are none, or for paths that the model or its
-        sentences do not have.
+        Equal requests are computed once. So are equal parts of their paths, where data and strength are the same. All
+        are unembedded together. Other requests change a result only through the order of float32 sums. Raises
+        `PathSetError` without requests, and for paths that the model or its sentences do not have.
         """
         self._check_requests(requests)
         found = torch.empty(len(requests), len(self.sentences), len(self.sentences.answers), dtype=torch.float64)
@@ -221,20 +220,20 @@ class Engine(ABC, Generic[Batch]):
         return found
 
     def evaluate_in_parts(self, requests: Sequence[Request]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """`evaluate` for more sentences than their probabilities fit in memory: some of them at a time.
+        """`evaluate` some sentences at a time, where the probabilities of all do not fit in memory.
 
-        Yields their rows (n,) and their probabilities (requests, n, A), every sentence once, in any order. Raises
-        `PathSetError` like `evaluate`.
+        Yields the numbers (n,) of some sentences and their probabilities (requests, n, A). Each sentence comes once, in
+        any order. Raises `PathSetError` like `evaluate`.
         """
         self._check_requests(requests)
         on_mean = [each for each in requests if "mean" in (each.inside, each.outside)]
         if on_mean:
             self._find_means(node for each in on_mean if each.paths is not None for node in each.paths.nodes())
-        distinct = sorted(dict.fromkeys(requests), key=lambda each: each.data)  # alike ones together
+        distinct = sorted(dict.fromkeys(requests), key=lambda each: each.data)  # those on the same data together
         place_of = {each: place for place, each in enumerate(distinct)}
         places = torch.tensor([place_of[each] for each in requests])
         bytes_each = PROBABILITY_BYTES * len(requests) * len(self.sentences.answers)
-        at_once = max(1, int(self.memory_gb * 1e9 / 8 / bytes_each))  # of the sentences that are handed on
+        at_once = max(1, int(self.memory_gb * 1e9 / 8 / bytes_each))  # sentences yielded
         for part in self._parts(bytes_each):
             with part:
                 found = torch.stack([each.cpu() for each in self._evaluate(self._batch(part), distinct)])
@@ -253,8 +252,8 @@ class Engine(ABC, Generic[Batch]):
         _check_data(inside)
         senders, receivers = self._check_places(senders), check_path_set(receivers)
         reachable = [sender for sender in dict.fromkeys(senders) if receivers.reachable(sender, via)]
-        self._check(receivers.extend(reachable or senders, via))  # says so if none can be reached
-        # A whole stream differs from reader to reader, so such a sender cannot be one of a stack.
+        self._check(receivers.extend(reachable or senders, via))  # raises if none can be reached
+        # A whole stream differs from reader to reader, so such a sender cannot be stacked with others.
         whole = [sender for sender in reachable if sender.kind == "residual"]
         stacked = [sender for sender in reachable if sender.kind != "residual"]
         requests = [Request.patch(receivers.extend([sender], via), inside) for sender in whole]
@@ -316,10 +315,10 @@ class Engine(ABC, Generic[Batch]):
         return self._over_batches(lambda batch: self._attention(batch, heads, data))
 
     def _take(self, sentences: Sentences) -> None:
-        """Evaluate on these sentences from now on; of others nothing is kept."""
+        """Use these sentences from now on, and forget the earlier ones."""
         name, architecture = self.model.name, self.model.architecture
         if sentences.end >= architecture.n_positions:
-            raise UserError(f"sentences of {sentences.end + 1} tokens; {name} takes {architecture.n_positions}")
+            raise UserError(f"sentences of {sentences.end + 1} tokens; {name} takes at most {architecture.n_positions}")
         for tokens in (sentences.clean, sentences.corrupted, sentences.answers):
             if tokens.min() < 0 or tokens.max() >= architecture.vocab_size:
                 raise UserError(f"a token id outside the vocabulary of {name} (0 to {architecture.vocab_size - 1})")
@@ -330,7 +329,7 @@ class Engine(ABC, Generic[Batch]):
         self._finding_means = RLock()
 
     def _parts(self, bytes_each: int = 0) -> Iterator[Part]:
-        """The distinct pairs of sentences in batches; `bytes_each` are found of a pair."""
+        """The distinct pairs of sentences in batches; the results of each pair take `bytes_each`."""
         if self._needed_bytes is None:
             self._needed_bytes = self._bytes_needed(self._batches.pairs)
         return self._batches.parts(self._needed_bytes, bytes_each)
@@ -340,7 +339,7 @@ class Engine(ABC, Generic[Batch]):
         return self._batches.activations(part, self._activations, self._needed_bytes or 0)
 
     def _over_batches(self, compute: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
-        """`compute` gives (any, B, ...) of a batch's activations; joined, a row a sentence, (any, N, ...)."""
+        """`compute` of each batch's activations, (any, B, ...), joined with a row for each sentence: (any, N, ...)."""
         found = []
         for part in self._parts():
             with part:
@@ -364,19 +363,19 @@ class Engine(ABC, Generic[Batch]):
             raise PathSetError(f"a path set for these sentences starts at the logits, {end}, not at {paths.node}")
 
     def _check_places(self, given: Sequence[Node]) -> list[Node]:
-        """The nodes, as they were given. Raises `PathSetError` for what is none, or none of the model's."""
+        """The nodes as given. Raises `PathSetError` for what is no node, or not in the model."""
         nodes = check_nodes(given)
         if not nodes:
             raise PathSetError("no node is asked for; name at least one")
         architecture = self.model.architecture
         for node in nodes:
-            if not isinstance(node, Node):  # `check_nodes` knows those of the module as it is now
+            if not isinstance(node, Node):  # `check_nodes` takes nodes of this module as it was loaded last
                 raise PathSetError(f"{node} is of path_patching as it was loaded again; restart Python, or the kernel")
             node.check_fits(architecture.n_layers, architecture.n_heads, architecture.d_mlp, self.sentences.end + 1)
         return nodes
 
     def _find_means(self, nodes: Iterable[Node]) -> None:
-        """See that the means over all clean sentences are known, and those of the neurons among some nodes."""
+        """Compute the means over all clean sentences if they are not known yet, also of the neurons among `nodes`."""
         neurons = [node for node in dict.fromkeys(nodes) if node.kind == "neuron"]
         with self._finding_means:
             if self._means and all(neuron in self._means for neuron in neurons):
@@ -389,18 +388,18 @@ class Engine(ABC, Generic[Batch]):
             self._means.update({key: sum((of[key] for of in found[1:]), start=found[0][key]) for key in found[0]})
 
     def _bytes_needed(self, pairs: torch.Tensor) -> int:
-        """How much memory the activations of pairs (P, 2, T) take, while they are computed."""
+        """How many bytes the activations of pairs (P, 2, T) take while they are computed."""
         return activation_bytes(pairs, self.model.architecture)
 
     @abstractmethod
     def _activations(self, clean: torch.Tensor, corrupted: torch.Tensor) -> Batch:
-        """All that path patching needs to know of B clean and B corrupted sentences, (B, T) each; its `len` is B."""
+        """Everything that path patching needs of B clean and B corrupted sentences, (B, T) each; its `len` is B."""
 
     @abstractmethod
     def _weighted(self, batch: Batch, weights: torch.Tensor, neurons: Sequence[Node]) -> Means:
-        """The part that one batch's clean sentences have in the means, given the share (B,) float64 of each.
+        """What one batch adds to the means over the clean sentences, given each sentence's weight (B,) float64.
 
-        Of these neurons too. With those of the other batches added it becomes `_means`.
+        Also to the means of `neurons`. The sum over all batches is `_means`.
         """
 
     @abstractmethod
@@ -409,7 +408,7 @@ class Engine(ABC, Generic[Batch]):
 
     @abstractmethod
     def _sweep(self, batch: Batch, receivers: PathSet, senders: list[Node], via: AnyVia, inside: Data) -> torch.Tensor:
-        """`sweep` of one batch for senders that can all be reached, whole streams not among them: (S, B, A)."""
+        """`sweep` of one batch, for senders that can be reached and are no whole streams: (S, B, A)."""
 
     @abstractmethod
     def _mixed_values(self, batch: Batch, heads: Sequence[Node], data: Data) -> torch.Tensor:
@@ -429,7 +428,7 @@ class Engine(ABC, Generic[Batch]):
 
 
 def _strength(given: Any) -> float:
-    """A strength as a float. Raises `UserError` for what is no number, or too large a one."""
+    """A strength as a float. Raises `UserError` for anything but a number, and for one that is too large."""
     is_number = isinstance(given, Real) and not isinstance(given, bool)
     if not is_number or not -MOST_STRENGTH <= given <= MOST_STRENGTH:  # NaN fails too
         raise UserError(f"a strength of {shortened(repr(given))}: give a number of at most {MOST_STRENGTH:g}, as 0.5")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from textwrap import shorten
 
-LONGEST_REASON = 200  # of another library's words within a message of ours
-QUOTED = 80  # letters
+LONGEST_REASON = 200  # letters of another library's message that ours quotes
+QUOTED = 80  # letters of a user's input that a message quotes
 
 
 class UserError(Exception):
@@ -15,17 +15,17 @@ class UserError(Exception):
         return one_line(super().__str__())
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows of it in a notebook, and a script in a terminal, instead of a traceback."""
+        """What IPython in a notebook, or a script in a terminal, shows instead of a traceback."""
         return [f"error: {self}"]
 
 
 def one_line(text: str) -> str:
-    """A text, such as a folder's name, with what would break a line or cannot be printed in it as `\\n`."""
+    """A text on one line: line breaks and what cannot be printed are escaped, as `\\n`."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def shortened(text: object) -> str:
-    """What a user gave, as it is quoted in a message: of a long text the beginning."""
+    """A user's input as a message quotes it: of a long text only the beginning."""
     return f"{text}" if len(f"{text}") <= QUOTED else f"{str(text)[:QUOTED]}…"
 
 
@@ -35,5 +35,5 @@ def first_line(error: BaseException) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """All of an error's message, shortened, where its first line says too little."""
+    """An error's whole message, shortened, for errors whose first line says too little."""
     return shorten(str(error), LONGEST_REASON) or type(error).__name__

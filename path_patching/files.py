@@ -1,4 +1,4 @@
-"""Files read if they are files, JSON read strictly, files written whole or not at all, and folders told apart."""
+"""Reading and writing files: regular ones only, JSON strictly, written whole or not at all; folders told apart."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from uuid import uuid4
 from path_patching.errors import UserError, first_line
 
 ROOT = Path(__file__).resolve().parents[1]  # of the repository
-NAME_BYTES = 150  # of a folder's name that goes into others: a name has at most 255, and more is put around it
-DEEPEST = 100  # lists and objects within one another in JSON; Python's own limit depends on who asks
+NAME_BYTES = 150  # of a folder's name within another name, which has at most 255
+DEEPEST = 100  # levels of lists and objects in JSON; Python's own limit depends on the caller
 
 
 def named_path(text: str | Path) -> Path:
-    """The path that a user names, with `~` filled in.
+    """The path that a user names, with `~` replaced by the home.
 
-    Raises `UserError` if it is empty, nobody has that home, or it is no text, which no record or page could hold.
+    Raises `UserError` if it is empty, if it begins with the home of no user, or if it is no text: records and pages
+    could not hold it.
     """
     if not str(text):
         raise UserError("an empty name is no file and no folder; give one, or leave it out")
@@ -34,15 +35,15 @@ def named_path(text: str | Path) -> Path:
     except UnicodeEncodeError as error:
         raise UserError(f"{str(text)!a} is not in UTF-8; rename it, or choose another") from error
     except RuntimeError as error:
-        raise UserError(f"{text}: nobody is known whose home that is; write the whole path") from error
+        raise UserError(f"{text}: there is no such user's home; write the whole path") from error
 
 
 def parse_json(text: str | bytes, nan_as_null: bool = False) -> Any:
     """The values of a JSON text. Raises `ValueError` for everything else.
 
     With `nan_as_null`, for files of others, NaN and infinity are read as null.
-    What Python's reader lets through is refused as well: NaN and numbers too large for a float, which no other reader
-    takes, an object that has a key twice, and what is nested deeper than anything that is read here.
+    Python's reader would accept NaN, numbers too large for a float, an object with the same key twice, and any
+    nesting. All of these are refused here.
     """
     try:
         value = json.loads(
@@ -79,10 +80,10 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def checkpoint_folder(model: str) -> Path:
-    """The whole path of a checkpoint's folder, from wherever it was named.
+    """The absolute path of a checkpoint's folder.
 
-    Raises `UserError` if nothing can be called so: no name at all, a loop of links, the home of nobody, bytes that are
-    no text.
+    Raises `UserError` for a name that no folder can have: an empty one, a loop of links, the home of no user, bytes
+    that are no text.
     """
     if not str(model).strip():
         raise UserError("an empty name is no model; give gpt2, standin or a checkpoint's folder")
@@ -95,15 +96,15 @@ def checkpoint_folder(model: str) -> Path:
 
 
 def told_apart(folder: Path, digits: int) -> str:
-    """A folder's name, cut if long, with some hex digits of its path's hash, since others may be called like it."""
+    """A folder's name, cut if long, with some hex digits of its path's hash: another folder may have the same name."""
     name = folder.name.encode()[:NAME_BYTES].decode(errors="ignore")
     return f"{name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:digits]}"
 
 
 def regular(path: Path) -> Path:
-    """`path`, if a file is there that can be opened.
+    """`path`, if it is a regular file.
 
-    Raises `OSError` if not: a pipe or a device would be waited for for ever, and not all libraries say what is wrong.
+    Raises `OSError` if not. Opening a pipe or a device could wait for ever, and some libraries' errors are unclear.
     """
     try:
         mode = path.stat().st_mode
@@ -116,7 +117,7 @@ def regular(path: Path) -> Path:
 
 
 def lines_of(path: Path, what: str) -> tuple[str, ...]:
-    """What a file has on each line, a `what`. Raises UserError if the file is missing or holds none."""
+    """The lines of a file, each a `what`. Raises `UserError` if the file is missing or has none."""
     try:
         text = regular(Path(path)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -131,7 +132,7 @@ def lines_of(path: Path, what: str) -> tuple[str, ...]:
 
 @contextmanager
 def reading(path: Path, mend: str) -> Iterator[Path]:
-    """Give `path`, to be read within. Raises `UserError` with `mend` if it is missing or cannot be read."""
+    """Within it, `path` is read. Raises `UserError` with the advice `mend` if it is missing or cannot be read."""
     try:
         yield regular(path)
     except FileNotFoundError as error:

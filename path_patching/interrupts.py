@@ -1,4 +1,4 @@
-"""Holding Ctrl-C, and a request to end, off while what they would interrupt must not be."""
+"""Delaying Ctrl-C and requests to end (SIGTERM) while something must not be interrupted."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Within it, Ctrl-C and a request to end wait until all is done."""
+    """Within it, Ctrl-C and SIGTERM wait; they take effect at its end."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # interrupts are somebody else's
+        yield  # signals go to the main thread
         return
     came: list[int] = []
     handlers = {held: signal.getsignal(held) for held in (signal.SIGINT, signal.SIGTERM)}

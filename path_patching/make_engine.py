@@ -1,7 +1,7 @@
-"""Choosing an engine and a device, and refusing to go on with an engine that fails its self-checks.
+"""Choosing an engine and a device, and refusing an engine that fails its self-checks.
 
-An engine is checked on a few sentences against `transformers`: patching nothing has to give the clean run, patching
-everything the corrupted run, and the other way round; also where nodes on the way are recomputed.
+An engine is checked on a few sentences against `transformers`. Patching nothing has to give the clean run, patching
+everything the corrupted run, restoring everything the clean run again. The same is checked with nodes recomputed.
 
     >>> engine = make_engine("torch", "cpu", model, sentences)  # "auto", "auto": what this machine has
     torch engine on cpu, random (seed 0), 97 sentences
@@ -32,7 +32,7 @@ def make_engine(
 ) -> Engine:
     """The engine `name` ("auto", "rust_circuit", "torch" or "reference") on `device` ("auto", "cpu", "cuda", "cuda:i").
 
-    Raises `UserError` if the engine or the device is not to be had, or if a self-check fails.
+    Raises `UserError` if the engine or the device is not available, or if a self-check fails.
     """
     engine_class = _engine_class(name)
     engine = engine_class(model, sentences, resolve_device(device), memory_gb)
@@ -45,11 +45,11 @@ def make_engine(
 
 
 def check_engine(engine: Engine) -> None:
-    """Compare an engine with `transformers` on its sentences: nothing patched, everything patched, both ways round.
+    """Compare an engine with `transformers` on its sentences: nothing and everything, patched and restored.
 
-    "Everything" is the paths to each writer at END, so that the residual stream has to be the sum of its parts; and
-    then all paths, so that each writer at END has to be what it makes of the others.
-    Raises `UserError` naming the first check that fails, and for a model that has no probabilities itself.
+    "Everything" is first the path of length one from each writer at END: the residual stream has to be the sum of its
+    parts. Then it is all paths: each writer at END is recomputed from the others.
+    Raises `UserError` naming the first check that fails, and for a model that gives no probabilities.
     """
     sentences, architecture = engine.sentences, engine.model.architecture
     hf_model = to_transformers(engine.model)

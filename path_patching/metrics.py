@@ -1,8 +1,8 @@
-"""What a metric is, and the one look at what it gives: everywhere the same, before anything is made of it.
+"""What a metric is, and the one check of its results.
 
 A metric takes the answer probabilities of N sentences, (N, A) float64, and gives one number for each, (N,): a tensor or
-a NumPy array of floats, whole numbers or booleans (as an accuracy is), all finite. What else it gives would be spread
-over sentences, counted half or ranked first, with numbers that look right.
+a NumPy array of floats, whole numbers or booleans (as an accuracy is), all finite. Anything else is an error here: it
+could later give wrong numbers that look right.
 
     >>> measured_by(lambda probs: probs.argmax(1) == 3, engine.clean()).dtype  # an accuracy
     torch.float64
@@ -21,7 +21,7 @@ Metric = Callable[[torch.Tensor], torch.Tensor]  # answer probabilities (N, A) t
 
 
 def measured_by(metric: Metric, probabilities: torch.Tensor) -> torch.Tensor:
-    """The metric of probabilities (N, A), or of what else has N rows: (N,) float64 on the CPU.
+    """The metric of probabilities (N, A), or of anything else with N rows: (N,) float64 on the CPU.
 
     Raises `UserError` for a metric that gives anything but one finite number for each sentence.
     """
@@ -31,7 +31,9 @@ def measured_by(metric: Metric, probabilities: torch.Tensor) -> torch.Tensor:
     if isinstance(found, np.ndarray) and found.dtype.kind in "biuf":
         found = torch.from_numpy(found.astype(np.float64))
     if not isinstance(found, torch.Tensor) or found.layout != torch.strided or found.is_meta:
-        raise UserError(f"the metric gives {_described(found)}; it has to give a tensor, a number a sentence, ({n},)")
+        raise UserError(
+            f"the metric gives {_described(found)}; it has to give a tensor, a number for each sentence, ({n},)"
+        )
     if found.shape != (n,):
         raise UserError(
             f"the metric gives {tuple(found.shape)} for {n} sentences; it has to give a number for each, ({n},)"
@@ -43,13 +45,13 @@ def measured_by(metric: Metric, probabilities: torch.Tensor) -> torch.Tensor:
         first = int((~finite).nonzero()[0])
         raise UserError(
             f"the metric is {values[first].item()} for sentence {first}, and not finite for {int((~finite).sum())} of "
-            f"{n}; mend it there, as a logarithm of 0 or a division by 0"
+            f"{n}; look for a logarithm of 0 or a division by 0"
         )
     return values
 
 
 def _described(found: object) -> str:
-    """What a metric gave instead of a plain tensor, in words."""
+    """What a metric gave instead of a plain tensor, as a message names it."""
     if isinstance(found, torch.Tensor):
         return "a tensor without numbers" if found.is_meta else f"a tensor of layout {found.layout}"
     return f"{shortened(repr(found))}, of type {type(found).__name__}"

@@ -1,20 +1,20 @@
-"""Direct effects of an MLP's neurons on the logits at END, each patched alone, for all of them.
+"""Direct effects of all neurons of an MLP on the logits at END, each neuron patched alone.
 
-On the path neuron → logits only the neuron's own write changes: a·w, the change a of its activation times its output
-weights w. The final LayerNorm centres (C), divides by the row's deviation and applies a fixed affine map, so that with
-U reading what is centred and scaled, the logits of a stream x become
+On the path neuron → logits only the neuron's own write changes: by a·w, the change a of its activation times its
+output weights w. The final LayerNorm centres, divides by the row's deviation and applies a fixed affine map. With U
+the unembedding after centring and scaling, the logits of a stream x become
 
     (U·x + a·U·w) · scale(a) + shift.
 
-U·x is one product for all neurons, U·w one for all sentences, and scale(a) needs two numbers. What is left is the
-softmax's denominator over the whole vocabulary, for every neuron and sentence: as many exponentials as neurons ×
-sentences × vocabulary, 7.6e10 for a layer of GPT-2 small and 490 sentences. A single neuron moves logits so little that
-nearly all of them are the same series of matrix products, carried on until what is left of it is below rounding; the
-others are written out.
+U·x is one product for all neurons, U·w one for all sentences, and scale(a) needs two numbers. What remains is the
+softmax's denominator over the whole vocabulary, for every neuron and sentence: neurons × sentences × vocabulary
+exponentials, 7.6e10 for a layer of GPT-2 small and 490 sentences. A single neuron moves the logits little. So nearly
+all exponentials are replaced by a power series, whose terms are matrix products, up to an order that leaves out less
+than rounding does. The few others are computed one by one.
 
-`Engine.sweep` with `Node.neuron` senders is the general way: in float32, through any receivers, its results all there
-at once. Here the streams that an engine gives are float32 and all that follows is float64, but for the products of the
-series, of which a probability difference is off by less than 1e-9.
+`Engine.sweep` with `Node.neuron` senders is the general way: it works through any receivers, in float32, and returns
+all probabilities at once. Here the engine's streams are float32, and all that follows is float64, except the products
+of the series: they change a probability difference by less than 1e-9.
 
     >>> neurons = read_neurons(engine, layer=2)
     >>> def metric_of(which):  # the metric of some sentences, given by their numbers: here the years from 50 on
@@ -47,13 +47,13 @@ from path_patching.progress import progress
 from path_patching.torch_engine.forward import Transformer
 from path_patching.unembedding import Unembedding, vocabulary_pieces
 
-SENTENCES_AT_ONCE = 512  # whose logits are all there at once, in float64
-NEURONS_ANSWERED_AT_ONCE = 64  # whose probabilities (neurons, N, A) are all there at once
+SENTENCES_AT_ONCE = 512  # whose logits are in memory together, in float64
+NEURONS_ANSWERED_AT_ONCE = 64  # whose probabilities (neurons, N, A) are in memory together
 SERIES_REACH = 0.25  # logits that move further than this are exponentiated one by one
-SERIES_ORDERS = (3, 5, 7)  # of which the lowest is taken that leaves out no more than the highest does
-LEFT_OUT = SERIES_REACH**8 / factorial(8)  # of exp(move), 4e-10
+SERIES_ORDERS = (3, 5, 7)  # the lowest is taken that leaves out at most `LEFT_OUT`, else the highest
+LEFT_OUT = SERIES_REACH**8 / factorial(8)  # the first term of exp(move) beyond the highest order, 4e-10
 SERIES_ROWS_AT_ONCE = 2048  # of the unembedding
-TINY = 1e-300  # keeps a division by a largest number of 0 from being one by 0
+TINY = 1e-300  # instead of a largest number of 0, by which nothing can be divided
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,7 @@ def read_neurons(engine: Engine, layer: int) -> Neurons:
 def neuron_effects(neurons: Neurons, metric_of: Callable[[torch.Tensor], Metric]) -> torch.Tensor:
     """What patching each neuron's path to the logits adds to a metric: (M, N) float64 on the CPU.
 
-    `metric_of` gives the metric of some sentences, whose numbers (int64) it is told, since they come in batches. The
+    Sentences come in batches: `metric_of` takes the numbers (int64) of a batch's sentences and gives their metric. The
     metric has to be linear in the answer probabilities, as the probability difference is.
     """
     device, every = str(neurons.stream.device), torch.arange(len(neurons.stream))
@@ -137,16 +137,16 @@ def neuron_effects(neurons: Neurons, metric_of: Callable[[torch.Tensor], Metric]
 class _Moves:
     """How far each patched neuron moves the clean logits of a batch of N sentences.
 
-    Of token v, neuron i and sentence n by
+    The move of token v by neuron i on sentence n is
 
         shrinking[n, i] · logits[n, v] + step[n, i] · (heights[v, i] − mean_heights[n, i])
 
-    where `logits` are what the stream itself gives, without the LayerNorm's bias, and `heights` = `rows` · `readable`
-    what a unit of a neuron's activation gives. Both are less their mean under the clean probabilities: that shift
-    changes no probability, and the softmax's denominator can then only grow, so that float32 can hold its growth.
+    where `logits` come from the stream itself, without the LayerNorm's bias, and `heights` = `rows` · `readable` from
+    one unit of a neuron's activation. From both, their mean under the clean probabilities is subtracted. This changes
+    no probability, and the softmax's denominator can then only grow, so that float32 can hold its growth.
     """
 
-    log_probs: torch.Tensor  # clean, of the token of each row, (N, V)
+    log_probs: torch.Tensor  # clean, of one token of each row, (N, V)
     log_weights: torch.Tensor  # the same, of all tokens that share the row, (N, V)
     logits: torch.Tensor  # (N, V)
     shrinking: torch.Tensor  # what the LayerNorm's scale loses, as a share of it, (N, M)
@@ -171,7 +171,7 @@ def _moved_by(neurons: Neurons, batch: torch.Tensor) -> _Moves:
     shrinking = torch.expm1(-0.5 * torch.log1p(growth))
 
     counts, rows = neurons.unembedding.counts, neurons.unembedding.rows.double()
-    rows = rows - rows.mean(0)  # what all rows share changes no probability, and would drown what tells them apart
+    rows = rows - rows.mean(0)  # what all rows share changes no probability, but would cost precision
     logits = stream * variance.rsqrt() * neurons.scale @ rows.T
     log_probs = logits + rows @ neurons.bias
     log_counts = rows.new_zeros(len(rows)) if counts is None else counts.log()
@@ -196,7 +196,7 @@ def _effects(moves: _Moves, metric: Metric) -> torch.Tensor:
     log_growth = _log_growth_of_denominator(moves)
     clean = moves.log_probs[:, moves.answers]
     heights = moves.rows[moves.answers] @ moves.readable.T  # (A, M)
-    effects = torch.empty(len(moves.readable), len(clean), dtype=torch.float64)  # kept one by one, they split the heap
+    effects = torch.empty(len(moves.readable), len(clean), dtype=torch.float64)  # many tensors would split the heap
     for block in torch.arange(len(effects)).split(NEURONS_ANSWERED_AT_ONCE):
         shrinking, step, mean, growth = (
             each[:, block].T[..., None] for each in (moves.shrinking, moves.step, moves.mean_heights, log_growth)
@@ -211,10 +211,10 @@ def _effects(moves: _Moves, metric: Metric) -> torch.Tensor:
 def _log_growth_of_denominator(moves: _Moves) -> torch.Tensor:
     """log Σ_v p_v exp(move of v), (N, M): by how much each patched neuron raises the log of the softmax's denominator.
 
-    As log1p of the mean of exp(move) − 1, by a series where all logits move little; where one may move far, written
-    out.
+    It is log1p of the mean of exp(move) − 1: by the series where all logits move little, one by one where one may move
+    far.
     """
-    middle = moves.mean_heights.mean(0)  # (M,); float32 need not hold what all heights of a neuron share
+    middle = moves.mean_heights.mean(0)  # (M,); without it float32 keeps more digits of the heights
     beyond, furthest_height = torch.zeros_like(moves.step), torch.zeros_like(middle)
     firsts = range(0, len(moves.rows), SERIES_ROWS_AT_ONCE)
     for tokens in progress([slice(first, first + SERIES_ROWS_AT_ONCE) for first in firsts], "neurons"):
@@ -223,7 +223,7 @@ def _log_growth_of_denominator(moves: _Moves) -> torch.Tensor:
         furthest_height = torch.maximum(furthest_height, heights.abs().amax(0))
     furthest = moves.step.abs() * (furthest_height + (moves.mean_heights - middle).abs())
     furthest += moves.shrinking.abs() * moves.logits.abs().amax(1, keepdim=True)
-    # A move is x + offset with mean 0, so that the mean of x, its series' first order, is −offset.
+    # A move is x + offset and has mean 0. So the mean of x, the first order of the series, is −offset.
     offset = moves.step * (middle - moves.mean_heights)
     growth = offset.expm1() + offset.exp() * (beyond - offset)
     return _written_out_where(furthest > SERIES_REACH, growth.log1p(), moves)
@@ -232,8 +232,8 @@ def _log_growth_of_denominator(moves: _Moves) -> torch.Tensor:
 def _beyond_first_order(moves: _Moves, tokens: slice, heights: torch.Tensor) -> torch.Tensor:
     """Σ_v p_v (exp(x_v) − 1 − x_v) over a piece of the vocabulary, x = shrinking · logit + step · height: (N, M).
 
-    `heights` are (v, M). Each neuron has a series of the order that its x need, at most the highest. Float32 holds the
-    products, with logits and heights as shares of the largest.
+    `heights` are (v, M). Each neuron has a series of the order that its x need, at most the highest. The products are
+    float32; logits and heights are divided by their largest.
     """
     logits = moves.logits[:, tokens]
     largest_logit, largest_height = (each.abs().amax(over, keepdim=True) for each, over in ((logits, 1), (heights, 0)))
@@ -254,7 +254,7 @@ def _beyond_first_order(moves: _Moves, tokens: slice, heights: torch.Tensor) -> 
 def _series(
     order: int, weighted: list[torch.Tensor], height: torch.Tensor, shrinking: torch.Tensor, step: torch.Tensor
 ) -> torch.Tensor:
-    """Σ_v p_v Σ_k x_v^k / k! for 2 ≤ k ≤ `order`, x = shrinking · logit + step · height: (N, m) for (N, m) of these.
+    """Σ_v p_v Σ_k x_v^k / k! for 2 ≤ k ≤ `order`, with x = shrinking · logit + step · height: (N, m).
 
     `weighted` are p_v times each power of a logit, (N, v); heights (v, m). Each product of powers is a matrix product.
     """
@@ -269,7 +269,7 @@ def _series(
 
 
 def _written_out_where(far: torch.Tensor, log_growth: torch.Tensor, moves: _Moves) -> torch.Tensor:
-    """`log_growth` with its entries `far`, both (N, M), written out in float64 and safe from overflow."""
+    """`log_growth` with its entries `far`, both (N, M), computed one by one in float64, safe from overflow."""
     sentences_of = {neuron: far[:, neuron].nonzero()[:, 0] for neuron in far.any(0).nonzero()[:, 0].tolist()}
 
     def log_growth_in(tokens: slice) -> torch.Tensor:  # (N, M)
@@ -288,9 +288,9 @@ def _written_out_where(far: torch.Tensor, log_growth: torch.Tensor, moves: _Move
 
 
 def _over_vocabulary(moves: _Moves, compute: Callable[[slice], torch.Tensor], rows: int) -> Iterator[torch.Tensor]:
-    """`compute` for each piece of the vocabulary, in order; `rows` of a piece are worked on at once.
+    """`compute` for each piece of the vocabulary, `rows` at a time, in order.
 
-    On a CPU each piece has a thread to itself: threads that share an operation as small as these wait for each other.
+    On a CPU each piece has its own thread: threads that share such a small operation would wait for each other.
     """
     device = moves.rows.device.type
     pieces = vocabulary_pieces(len(moves.rows), rows, device)

@@ -1,9 +1,9 @@
-"""Path sets: which paths of a model are patched (section 3 of the paper; `engine.py` says what they mean).
+"""Path sets: which paths of a model are patched (section 3 of the paper; `reference` defines what that computes).
 
-A *path* runs from a node up to the logits. A *path set* is a tree of such paths, seen from the logits: at each node it
-says whether a path ends there (then the node, with all it depends on, is taken from the other data) and through which
-inputs paths go on to which senders. Path sets are values: they know neither an engine nor a script, are checked when
-they are made, can be hashed and compared, and print as the paths they hold.
+A *path* runs from a node up to the logits. A *path set* is a tree of such paths, seen from the logits. At each node it
+says whether a path ends there: then the node, with all it depends on, is taken from the other data. It also says
+through which inputs paths go on, and to which senders. Path sets are values: they know neither an engine nor a script,
+are checked when they are made, can be hashed and compared, and print as the paths they hold.
 
     >>> END, YY = 12, 8
     >>> print(PathSet.parse("a9.h1 → m10 → logits", end=END))
@@ -57,8 +57,8 @@ NAMES: dict[Kind, str] = {
 ARROW = re.compile(r"\s*(?:→|->)(?:([qkv])(?=\s))?\s*")
 ARROW_INPUTS: dict[str | None, AnyVia] = {"q": "q", "k": "k", "v": "v", None: "all"}
 LARGEST = 999_999  # layer, number or position: what `NUMBER` reads
-BELOW_ALL, ABOVE_ALL = -1, LARGEST + 1  # the layers of what has none
-LAYERS: dict[Kind, tuple[int, int]] = {  # the first and the last that there may be
+BELOW_ALL, ABOVE_ALL = -1, LARGEST + 1  # the layers of embeddings and logits, which have none
+LAYERS: dict[Kind, tuple[int, int]] = {  # the first and the last allowed
     "embeds": (BELOW_ALL, BELOW_ALL),
     "neuron": (0, LARGEST),
     "residual": (BELOW_ALL, BELOW_ALL),
@@ -66,22 +66,22 @@ LAYERS: dict[Kind, tuple[int, int]] = {  # the first and the last that there may
     "mlp": (0, LARGEST),
     "logits": (ABOVE_ALL, ABOVE_ALL),
 }
-NUMBERED: tuple[Kind, ...] = ("head", "neuron")  # within their layer
+NUMBERED: tuple[Kind, ...] = ("head", "neuron")  # have a number within their layer
 PATHS_SHOWN = 12
-DEEPEST = 200  # steps of a path, two a layer in a model of 100 layers; more than Python's own limit lets be walked
+DEEPEST = 200  # steps of a path: two for each of 100 layers; Python's recursion limit allows about as many
 
 
 class PathSetError(UserError):
-    """A path set that no model has: empty, not going upstream, or naming what is not there."""
+    """A path set that no model has: it is empty, does not go upstream, or names an unknown node."""
 
 
 @dataclass(frozen=True, order=True)
 class Node:
     """A node at one position: `a9.h1@12`, `m10@12`, `embeds@8`, `logits@12`.
 
-    `m10.n5@12` is one neuron of an MLP: its write alone, replaced within what the MLP writes if other paths lead
-    through that. `residual@12` stands for everything that its reader finds in the residual stream of that position,
-    i.e. the whole input. Both can only end a path.
+    `m10.n5@12` is one neuron of an MLP: only the neuron's write is exchanged, also where other paths lead through its
+    MLP. `residual@12` is a reader's whole input: everything that it finds in the residual stream at that position. Both
+    can only end a path.
     """
 
     layer: int
@@ -94,7 +94,7 @@ class Node:
             raise PathSetError(f"there is no node of kind {shortened(repr(self.kind))}; kinds are {', '.join(NAMES)}")
         for name in ("layer", "index", "position"):
             given = getattr(self, name)
-            if type(given) is not int:  # those of NumPy are wanted, and become Python's, which do not overflow
+            if type(given) is not int:  # NumPy's are welcome, and become Python's, which do not overflow
                 object.__setattr__(self, name, _whole_number(given))
         least, most = LAYERS[self.kind]
         if not least <= self.layer <= most:
@@ -136,9 +136,9 @@ class Node:
 
     @classmethod
     def named(cls, name: str, position: int) -> Node:
-        """The node that `Node.name` calls so: `a9.h1`, `m10`, `m10.n5`, `embeds`, `residual`, `logits`.
+        """The node of a name: `a9.h1`, `m10`, `m10.n5`, `embeds`, `residual` or `logits`.
 
-        Raises `PathSetError` for any other name, other spellings of a number (`m08`) among them.
+        Raises `PathSetError` for any other name, also for another spelling of a number (`m08`).
         """
         kind, layer, index = _read_name(name)
         whole = {"embeds": cls.embeds, "residual": cls.residual, "logits": cls.logits}.get(kind)
@@ -155,7 +155,7 @@ class Node:
 
     @property
     def depth(self) -> int:
-        """Place in the order in which a forward pass writes: embeddings 0, heads of layer l 2l + 1, its MLP 2l + 2."""
+        """Place in the order of a forward pass: embeddings 0, heads of layer l 2l + 1, the MLP of layer l 2l + 2."""
         if self.kind in ("embeds", "residual"):
             return 0
         return 2 * self.layer + (1 if self.kind == "head" else 2)
@@ -171,7 +171,7 @@ class Node:
         return self.position <= reader.position if via in ("k", "v") else self.position == reader.position
 
     def check_fits(self, n_layers: int, n_heads: int, d_mlp: int, n_positions: int) -> None:
-        """Raise `PathSetError` if a model of these sizes, or its sentences, have no such node."""
+        """Raise `PathSetError` if a model of these sizes, or its sentences, do not have the node."""
         in_model = self.kind in ("embeds", "residual", "logits") or 0 <= self.layer < n_layers
         if not in_model or (self.kind == "head" and not 0 <= self.index < n_heads):
             raise PathSetError(f"{self}: the model has {n_layers} layers of {n_heads} heads")
@@ -185,7 +185,7 @@ class Node:
 
 
 def _whole_number(given: object) -> int:
-    """A whole number as Python's own. Raises `PathSetError` for anything else, True and False among them."""
+    """A whole number as Python's own. Raises `PathSetError` for anything else, also for True and False."""
     if not isinstance(given, Integral) or isinstance(given, bool):
         raise PathSetError(f"a node's layer, number and position are whole numbers, not {shortened(repr(given))}")
     return int(given)
@@ -193,7 +193,7 @@ def _whole_number(given: object) -> int:
 
 @cache  # drawing circuits at random asks for the same few names again and again
 def _read_name(name: str) -> tuple[Kind, int, int]:
-    """What kind of node a name is of, its layer and its number there; 0 for what has none."""
+    """A node's kind, layer and number within the layer from its name; 0 where it has none."""
     for kind, pattern in NAMES.items():
         if match := re.fullmatch(pattern, name):
             layer, index = (*map(int, match.groups()), 0, 0)[:2]
@@ -205,7 +205,7 @@ def _read_name(name: str) -> tuple[Kind, int, int]:
 
 @dataclass(frozen=True)
 class Branch:
-    """One step upstream: through input `via` of the node above to the paths that start at `paths.node`."""
+    """One step upstream: from the node above, through its input `via`, to the paths that start at `paths.node`."""
 
     via: Via
     paths: PathSet
@@ -218,10 +218,10 @@ class Branch:
 
 @dataclass(frozen=True, eq=False)
 class PathSet:
-    """The paths that start at `node`: one that ends here if `ends_here`, and those that go on through `branches`.
+    """The paths that start at `node`: the one that ends here if `ends_here`, and those through `branches`.
 
-    A path set for an engine starts at the logits. Raises `PathSetError` if it is empty or a branch does not go
-    upstream. Where a path ends, everything below is inside, so longer paths through the same node add nothing.
+    A path set for an engine starts at the logits. Where a path ends, everything below is inside, so longer paths
+    through the same node add nothing. Raises `PathSetError` if it is empty or a branch does not go upstream.
     """
 
     node: Node
@@ -263,7 +263,7 @@ class PathSet:
         return True
 
     def _step_keys(self) -> tuple[object, ...]:
-        """All of the set but what lies below its branches."""
+        """Everything about the set except what lies below its branches."""
         return self.node, self.ends_here, tuple(branch.key for branch in self.branches)
 
     def __reduce__(self) -> tuple[type[PathSet], tuple[Node, bool, tuple[Branch, ...]]]:
@@ -280,9 +280,10 @@ class PathSet:
 
             m3@YY →v a9.h1@END -> m10 → logits
 
-        Arrows are `→` or `->`, with the input of a head behind them (`→v`); without it all inputs that can be reached.
-        A position is a number, `END` or `YY`, which `end` and `yy` say; a node without one stands at END. Raises
-        `PathSetError` for what is no path, and for a text that `print` has cut short.
+        An arrow is `→` or `->`. A letter behind it (`→v`) names the head's input; without one, the path goes through
+        all inputs that can be reached. A position is a number, `END` or `YY`; `end` and `yy` are their numbers. A node
+        without a position is at END. Raises `PathSetError` for what is no path, and for a text that `print` has cut
+        short.
         """
         if not isinstance(text, str):
             raise PathSetError(f"{shortened(repr(text))} is no text; write one like a9.h1 → m10 → logits")
@@ -298,7 +299,7 @@ class PathSet:
 
     @classmethod
     def _parse_path(cls, line: str, places: dict[str, int | None]) -> PathSet:
-        """The path (or, where no input of a head is named, the paths) of one line."""
+        """The path of one line; several paths where a head's input is not named."""
         parts = ARROW.split(line)
         *senders, top = [_located(name, places) for name in parts[::2]]
         if top.kind != "logits":
@@ -309,11 +310,11 @@ class PathSet:
 
     @classmethod
     def all_downstream(cls, nodes: Iterable[Node], end: int, n_layers: int, n_heads: int) -> PathSet:
-        """Every path from some nodes to the logits at `end`, so that everything downstream of them is recomputed.
+        """Every path from some nodes to the logits at `end`: everything downstream of them is recomputed.
 
-        This is what other tools' activation patching does, and what edges of a graph mean: the nodes' change reaches
-        the logits through every chain of heads and MLPs at all positions, instead of along single paths. The set is
-        large: an engine takes seconds for it.
+        Activation patching in other tools does this, and edges of a graph mean this. The nodes' change reaches the
+        logits through every chain of heads and MLPs at all positions, instead of along single paths. The set is large:
+        an engine takes seconds for it.
         """
         wanted, logits = _some(nodes), cls.at(Node.logits(end))
         first = min(node.position for node in wanted)
@@ -334,10 +335,10 @@ class PathSet:
         return reduce(lambda paths, node: paths.extend([node]), chain, self)
 
     def extend(self, senders: Iterable[Node], via: AnyVia = "all") -> PathSet:
-        """Every path of the set, extended by one step to each of `senders` that it can reach through input `via`.
+        """Every path of the set, extended by one step through input `via` to each of `senders`.
 
-        Extensions that are impossible (a sender downstream of the path's end, or at a position it does not read) are
-        left out. Raises `PathSetError` if none is possible.
+        Impossible extensions are left out: to a sender downstream of the path's end, or at a position that is not read.
+        Raises `PathSetError` if none is possible.
         """
         if via not in (*VIAS, "all"):
             raise PathSetError(f"there is no input {via!r}; inputs are {', '.join(VIAS)}, or all of them")
@@ -351,17 +352,17 @@ class PathSet:
         if extended is None:
             ends = sorted(self.ends())
             has_input = via == "all" or any(via in INPUTS[end.kind] for end in ends)
-            why = "not upstream, or at a position unread" if has_input else f"none of these has an input {via!r}"
+            why = "not upstream, or at a position not read" if has_input else f"none of these has an input {via!r}"
             raise PathSetError(f"{_listed(wanted)} cannot be reached from {_listed(ends)} (via {via}): {why}")
         return extended
 
     def through_chains(self, nodes: Iterable[Node]) -> PathSet:
-        """Every path of the set, extended by every chain of `nodes`: none of them, one, or several in a row.
+        """Every path of the set, extended by every chain of `nodes`: by none of them, one, or several in a row.
 
-        A chain never repeats a node, since each step goes upstream. For a chain that is given, see `through`.
+        Each step goes upstream, so no chain repeats a node. For one given chain, see `through`.
         """
         wanted = sorted(set(check_nodes(nodes)))
-        if (steps := len({node.depth for node in wanted})) > DEEPEST:  # the longest chain that there may be
+        if (steps := len({node.depth for node in wanted})) > DEEPEST:  # the longest possible chain
             raise _too_deep(steps)
 
         @cache
@@ -546,7 +547,7 @@ def _some(given: object) -> list[Node]:
 
 
 def _listed(nodes: Sequence[Node]) -> str:
-    """Nodes in a message, as many as can be read."""
+    """Nodes in a message, at most `PATHS_SHOWN`."""
     rest = len(nodes) - PATHS_SHOWN
     return ", ".join([*map(str, nodes[:PATHS_SHOWN]), *([f"and {rest} more"] if rest > 0 else [])])
 
@@ -570,13 +571,13 @@ def _steps(end: Node, senders: list[Node], via: AnyVia) -> Iterator[tuple[Via, N
 
 
 def _tree(node: Node, ends_here: bool, below: Iterable[tuple[Via, PathSet | None]]) -> PathSet | None:
-    """The paths from a node through what is left of the sets below it; None if no path is left."""
+    """The paths from a node through the sets below it that are left; None if none is left."""
     branches = tuple(Branch(via, paths) for via, paths in below if paths is not None)
     return PathSet(node, ends_here, branches) if ends_here or branches else None
 
 
 def _merged(branches: Iterable[Branch]) -> tuple[Branch, ...]:
-    """Branches in order, with those of one step united."""
+    """Branches in order; those with the same step are united."""
     merged: dict[tuple[Via, Node], PathSet] = {}
     for branch in branches:
         merged[branch.key] = merged[branch.key] | branch.paths if branch.key in merged else branch.paths

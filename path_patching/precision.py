@@ -1,4 +1,4 @@
-"""Float32 as PyTorch has it by itself, whatever the caller's settings: path patching lives on small differences.
+"""Full float32 precision, whatever the caller's settings: path patching measures small differences.
 
 >>> with torch.autocast("cpu"), full_precision():
 ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
@@ -15,11 +15,11 @@ import torch
 
 # What may round a float32 matrix product, on a GPU and on a CPU.
 PRODUCTS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]  # it has one
-FULL = ("ieee", "none")  # by name, and by not having been told otherwise
+FULL = ("ieee", "none")  # set to full, and not set
 
 
 class _Settings:
-    """The settings that all threads share: full while any thread needs them so, then the caller's again."""
+    """The settings that all threads share: full while a thread needs it, then the caller's again."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -54,7 +54,7 @@ _SETTINGS = _Settings()
 def full_precision() -> Iterator[None]:
     """Within it, matrix products are not rounded below float32, nothing is cast, and new tensors are float32.
 
-    The caller's settings hold again after it; where several threads are within, after the last of them.
+    The caller's settings hold again when the last thread has left it.
     """
     with ExitStack() as stack:
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):

@@ -1,7 +1,7 @@
 """The distinct beginnings of sentences, over which both engines run their forward passes.
 
-What a model computes at a position depends on that token and those before it alone. So sentences that begin alike share
-everything up to where they part, and clean and corrupted sentences share all that lies before YY.
+What a model computes at a position depends only on that token and those before it. So sentences that begin alike share
+everything up to where they differ, and clean and corrupted sentences share everything before YY.
 
     >>> prefixes = distinct_prefixes(torch.tensor([[5, 6, 7], [5, 6, 8]]))
     >>> prefixes.tokens  # four, where the sentences have six tokens
@@ -21,8 +21,9 @@ import torch
 class Prefixes(NamedTuple):
     """The distinct beginnings of B sentences, in order of length.
 
-    `tokens` and `positions` (P,) are each prefix's last token and where it stands; `of_sentence` (B, T) the prefix that
-    a sentence has up to each position; `example` (P,) one place in the flattened `of_sentence` that has the prefix.
+    `tokens` and `positions` (P,) are each prefix's last token and its position. `of_sentence` (B, T) is the number of
+    the prefix that ends at each position of a sentence. `example` (P,) is one place in the flattened `of_sentence` that
+    has the prefix.
     """
 
     tokens: torch.Tensor
@@ -32,7 +33,7 @@ class Prefixes(NamedTuple):
 
 
 def weighted_sums(rows: torch.Tensor, of_sentence: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """What prefixes have (P, ...) summed over sentences (B, T), given the weight (B,) float64 of each: (T, ...)."""
+    """Weighted sums over sentences (B, T) of what prefixes have, (P, ...), with weights (B,) float64: (T, ...)."""
     return torch.stack([torch.tensordot(weights, rows[at].double(), 1) for at in of_sentence.unbind(1)])
 
 

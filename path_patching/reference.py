@@ -1,19 +1,19 @@
 """The definition of path patching (section 3 of the paper): one recursion in float64, slow and obvious.
 
-A path set P is a tree, seen from the logits. A node n writes, on sentences of which P's ends see *inside* data d′ and
-everything else *outside* data d,
+A path set P is a tree, seen from the logits. The ends of its paths see *inside* data d′, everything else *outside* data
+d. Then a node n writes
 
     write(n, P) = what n makes of LayerNorm( Σ_s write(s, P_s) ), summed over all earlier nodes s
     write(n, P) = write on d + strength · (write on d′ − write on d), where a path of P ends at n
 
-with P_s the paths that go on from n to s. A sender s to which no path goes has its write on outside data, even if
-another path of P goes through it: the tree is the unrolled one. A head reads through three inputs, each with paths of
-its own: queries at its position, keys and values there and at every earlier one. A node's plain write, without paths,
-is that of a forward pass; on *mean* data it is its mean over all clean sentences, and on *zero* data nothing. The
+with P_s the paths that go on from n to s. If no path goes on from n to s, then s has its write on outside data here,
+even if other paths of P go through s. A head reads through three inputs, and each has its own paths: queries at the
+head's position, keys and values there and at every earlier position. Without paths, a node's write is that of a forward
+pass. On *mean* data it is the mean over all clean sentences; on *zero* data it is 0, but embeddings stay clean. The
 answers are softmax(U · LayerNorm(Σ_s write(s, P_s))) at END, with U the unembedding.
 
-Nothing is patched into stored activations and no differences are formed. The other engines compute the same, faster.
-Here only values of (node, paths, data) are remembered, which changes none.
+Nothing is patched into stored activations, and no differences are formed. The other engines compute the same, faster.
+Here a cache keeps what was computed for the same node, paths and data.
 
     >>> reference = Reference(model, sentences.rows(slice(5)))
     >>> paths = PathSet.parse("a1.h0 → m2 → logits", end=END)
@@ -55,7 +55,7 @@ BYTES = 8  # of a float64
 
 
 class Stream(NamedTuple):
-    """What a reader finds at a position: the writes of the first `attentions` attention layers and `mlps` MLPs."""
+    """The residual stream at a position, after the first `attentions` attention layers and the first `mlps` MLPs."""
 
     attentions: int
     mlps: int
@@ -63,22 +63,22 @@ class Stream(NamedTuple):
 
 
 class Case(NamedTuple):
-    """The data outside the paths, and what the ends of paths are moved towards, all the way if the strength is 1."""
+    """The data outside the paths, the data inside, and how far the ends of paths move from one to the other."""
 
     outside: Data
     inside: Data
     strength: float = 1.0
 
     def at_end(self, on: Callable[[Data], torch.Tensor]) -> torch.Tensor:
-        """A quantity at the end of a path, given what it is on either data."""
+        """A quantity at the end of a path; `on` gives it on one kind of data."""
         outside, inside = on(self.outside), on(self.inside)
         return inside if self.strength == 1 else outside + self.strength * (inside - outside)
 
 
-def remembered(
+def cached(
     method: Callable[Concatenate[Reference, Of], torch.Tensor],
 ) -> Callable[Concatenate[Reference, Of], torch.Tensor]:
-    """The method, each value computed once."""
+    """The method with a cache: each value is computed once."""
 
     def once(self: Reference, /, *of: Of.args, **named: Of.kwargs) -> torch.Tensor:
         known = self.known[method.__name__]
@@ -91,11 +91,11 @@ def remembered(
 
 
 class Reference:
-    """A model in float64 and N sentences of T tokens, and all that is computed of them.
+    """A model in float64, N sentences of T tokens, and everything computed from them.
 
-    Throughout, `data` is what everything outside the paths is computed on, or, where paths are given, the case. Tensors
-    are (N, ...), one row a sentence. `means` of everything over all clean sentences may be given where these are but
-    some of them; empty ones are filled in over these.
+    Tensors are (N, ...), a row for each sentence. The methods' `data` is the data outside the paths; where paths are
+    given, it is the `Case`. `means` are averages over all clean sentences of an engine, of which these may be a batch;
+    if empty, they are computed from these sentences.
     """
 
     def __init__(self, model: Model, sentences: Sentences, means: Means | None = None) -> None:
@@ -103,7 +103,7 @@ class Reference:
         self.sentences = sentences
         self.weights = {name.removesuffix("_arr"): tensor.double() for name, tensor in model.tensors.items()}
         self.means: Means = {} if means is None else means
-        self.known: dict[str, dict[tuple[object, ...], torch.Tensor]] = defaultdict(dict)  # by method and arguments
+        self.known: dict[str, dict[tuple[object, ...], torch.Tensor]] = defaultdict(dict)  # the cache, by method
 
     def __len__(self) -> int:
         return len(self.sentences)
@@ -117,10 +117,10 @@ class Reference:
     ) -> torch.Tensor:
         """Answer probabilities at END, (N, A), with `paths` on `inside` data and all else on `outside`.
 
-        Where that is not given it is clean, or corrupted if the clean data are inside.
+        `outside` is clean unless given; corrupted if `inside` is clean.
         """
         case = Case(outside or ("corrupted" if inside == "clean" else "clean"), inside, strength)
-        self.known["patched"], self.known["patched_stream"] = {}, {}  # of the last question
+        self.known["patched"], self.known["patched_stream"] = {}, {}  # they belong to the last question
         logits = self.logits(self.sentences.end, paths, case.outside if paths is None else case)
         return logits.softmax(-1)[:, self.sentences.answers]
 
@@ -132,7 +132,7 @@ class Reference:
         return self.read(node, "in", position, paths, data) @ self.weights["t.w.unembed"].T
 
     def read(self, reader: Node, via: Via, position: int, paths: PathSet | None, data: Data | Case) -> torch.Tensor:
-        """What a reader gets from a position through one of its inputs: the stream under the branches, normalized."""
+        """What a reader gets from a position through one of its inputs: the stream along the paths, normalized."""
         residual = self.residual(reader, via, position, paths, data)
         name = "final" if reader.kind == "logits" else f"{'a' if reader.kind == 'head' else 'm'}{reader.layer}"
         centred = residual - residual.mean(-1, keepdim=True)
@@ -140,7 +140,7 @@ class Reference:
         return normal * self.weights[f"{name}.ln.w.scale"] + self.weights[f"{name}.ln.w.bias"]
 
     def residual(self, reader: Node, via: Via, position: int, paths: PathSet | None, data: Data | Case) -> torch.Tensor:
-        """The residual stream (N, D) that a reader finds at a position, under those paths that go on through there."""
+        """The residual stream (N, D) that a reader finds at a position, with the paths patched that go on there."""
         taken = through(paths, via, position)
         layers = {
             "head": (reader.layer, reader.layer),  # reads before its own layer's attention and MLP have written
@@ -150,20 +150,20 @@ class Reference:
         stream = Stream(*layers[reader.kind], position)
         return self.patched_stream(stream, taken, case_of(data)) if taken else self.plain_stream(stream, outside(data))
 
-    @remembered
+    @cached
     def plain_stream(self, stream: Stream, data: Data) -> torch.Tensor:
         """Sum of all writes before a reader, (N, D)."""
         return self.total(stream, NO_BRANCH, data)
 
-    @remembered
+    @cached
     def patched_stream(self, stream: Stream, branches: Branches, case: Case) -> torch.Tensor:
-        """The same with each write under its branch if it has one."""
+        """The same, where a write that has a branch follows it."""
         if any(paths.node.kind == "residual" for paths in branches):  # a path ends at the whole stream
             return case.at_end(lambda on: self.plain_stream(stream, on))
         return self.total(stream, branches, case)
 
     def total(self, stream: Stream, branches: Branches, data: Data | Case) -> torch.Tensor:
-        """Sum of the writes, of neurons on branches those that are exchanged within what their MLP writes."""
+        """Sum of the writes; neurons that have a branch are exchanged within their MLP's write."""
         below = {paths.node: paths for paths in branches}
         position = stream.position
 
@@ -178,21 +178,21 @@ class Reference:
             mlp = Node.mlp(layer, position)
             neurons = [node.index for node in below if node.kind == "neuron" and node.layer == layer]
             total = total + value(mlp)
-            if neurons and not (mlp in below and below[mlp].ends_here):  # where the MLP ends a path, they do with it
+            if neurons and not (mlp in below and below[mlp].ends_here):  # an MLP that ends a path holds its neurons
                 total = total + self.exchanged(mlp, below.get(mlp), neurons, case_of(data))
         return total
 
     def exchanged(self, mlp: Node, paths: PathSet | None, neurons: list[int], case: Case) -> torch.Tensor:
-        """What is added to an MLP's write, (N, D), by exchanging the writes of `neurons` for those at ends of paths."""
+        """What exchanging `neurons` for their activations at ends of paths adds to their MLP's write, (N, D)."""
         own = self.activations(mlp, paths, case.outside if paths is None else case)
         at_end = case.at_end(lambda on: self.activations(mlp, None, on))
         return (at_end - own)[:, neurons] @ self.weights[f"m{mlp.layer}.w.proj_out"].T[neurons]
 
     def write(self, node: Node, paths: PathSet | None, data: Data | Case) -> torch.Tensor:
-        """What an embedding, a head or an MLP writes at its position, (N, D), under the paths that start at it."""
+        """What an embedding, a head or an MLP writes at its position, (N, D), along the paths that start at it."""
         return self.plain(node, outside(data)) if paths is None else self.patched(paths, case_of(data))
 
-    @remembered
+    @cached
     def plain(self, node: Node, data: Data) -> torch.Tensor:
         """What a node writes without paths."""
         if data == "mean":
@@ -205,9 +205,9 @@ class Reference:
             return self.weights["t.w.tok_embeds"][tokens] + self.weights["t.w.pos_embeds"][node.position]
         return self.computed(node, None, data)
 
-    @remembered
+    @cached
     def patched(self, paths: PathSet, case: Case) -> torch.Tensor:
-        """What the node at which paths start writes: at the end of one, as its case says; else from what it reads."""
+        """What the first node of `paths` writes: as the case says if a path ends there, else from what it reads."""
         if paths.ends_here:
             return case.at_end(lambda on: self.plain(paths.node, on))
         return self.computed(paths.node, paths, case)
@@ -228,7 +228,7 @@ class Reference:
         return torch.einsum("nk,nkh->nh", self.attention(head, paths, data), values)
 
     def attention(self, head: Node, paths: PathSet | None, data: Data | Case) -> torch.Tensor:
-        """Attention of a head from its own position to that and every earlier one, (N, position + 1)."""
+        """A head's attention from its position to this and every earlier one, (N, position + 1)."""
         query = self.project("q", head, head.position, paths, data)  # (N, d_head)
         keys = torch.stack([self.project("k", head, at, paths, data) for at in range(head.position + 1)], 1)
         scores: torch.Tensor = torch.einsum("nh,nkh->nk", query, keys) / self.architecture.d_head**0.5
@@ -240,13 +240,13 @@ class Reference:
             return self.plain_project(via, head, position, outside(data))
         return self.projected(via, head, position, paths, data)
 
-    @remembered
+    @cached
     def plain_project(self, via: Via, head: Node, position: int, data: Data) -> torch.Tensor:
-        """The same where no path goes through it."""
+        """The same where no path goes through it, from the cache."""
         return self.projected(via, head, position, None, data)
 
     def projected(self, via: Via, head: Node, position: int, paths: PathSet | None, data: Data | Case) -> torch.Tensor:
-        """The same, computed from what is read there."""
+        """The same, computed from what the head reads there."""
         weight = self.weights[f"a{head.layer}.w.{via}"][head.index]
         bias = self.weights[f"a{head.layer}.w.{via}_bias"][head.index]
         return self.read(head, via, position, paths, data) @ weight.T + bias
@@ -266,14 +266,14 @@ class Reference:
         return activations @ self.weights[f"m{layer}.w.proj_out"].T + self.weights[f"m{layer}.w.out_bias"]
 
     def mean(self, of: Hashable) -> torch.Tensor:
-        """What a node writes, or what a head mixes, or an MLP's activations, on average over all clean sentences."""
+        """The mean over all clean sentences of what a node writes, a head mixes, or an MLP's neurons have."""
         if not self.means:
             self.means |= {key: clean.mean(0) for key, clean in self.clean()}
         mean: torch.Tensor = self.means[of].expand(len(self), -1)
         return mean
 
     def clean(self) -> Iterator[tuple[Hashable, torch.Tensor]]:
-        """All that has a mean, on clean sentences, (N, ...): what nodes write, what heads mix, and activations."""
+        """Everything that has a mean, on clean sentences, (N, ...): nodes' writes, heads' mixed values, activations."""
         for position in range(self.sentences.end + 1):
             yield Node.embeds(position), self.plain(Node.embeds(position), "clean")
             for layer in range(self.architecture.n_layers):
@@ -284,13 +284,13 @@ class Reference:
 
 
 def through(paths: PathSet | None, via: Via, position: int) -> Branches:
-    """Those of some paths that go on through an input at a position."""
+    """The paths that go on through an input at a position."""
     steps = paths.branches if paths is not None else ()
     return tuple(step.paths for step in steps if step.via == via and step.paths.node.position == position)
 
 
 def case_of(data: Data | Case) -> Case:
-    """A case as it is; of one of the two data sets, the case in which the other is inside."""
+    """A case as it is; for outside data, the case with the corrupted data inside if it is clean, else the clean."""
     return data if isinstance(data, Case) else Case(data, "corrupted" if data == "clean" else "clean")
 
 

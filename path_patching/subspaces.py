@@ -1,14 +1,14 @@
 """Directions in which an activation is edited: the principal ones (PCA), random ones, and those that tell YY (LEACE).
 
-An activation is (N, D): N sentences, width D. What is fitted on some sentences edits those of any others; all of it
-is computed in float64.
+An activation is (N, D): N sentences, width D. What is fitted on some sentences can edit the activations of others.
+Everything is computed in float64.
 
     >>> stream = engine.residual(Node.mlp(1, END))  # what an MLP reads, (N, D)
     >>> principal = principal_components(stream)
     >>> without_two = principal.first(2).ablate(stream)  # the first two replaced by their mean
     >>> bool(principal.first(2).coordinates(without_two).abs().max() < 1e-9)
     True
-    >>> erase_yy = leace(stream, as_number(sentences.clean[:, YY]))  # an edit, of these activations or of others
+    >>> erase_yy = leace(stream, as_number(sentences.clean[:, YY]))  # an edit of these activations, or of others
     >>> erase_yy(stream).shape
     torch.Size([97, 8])
 """
@@ -25,8 +25,8 @@ from path_patching.errors import UserError
 
 Edit = Callable[[torch.Tensor], torch.Tensor]  # of an activation (n, D), to (n, D) float64
 
-NEGLIGIBLE = 1e-8  # of the variance: rounding turns fainter directions, and with them what is drawn from all
-FAINTEST = 1e-6  # correlation with a concept that is erased; the library would leave those below 0.01
+NEGLIGIBLE = 1e-8  # share of the variance; fainter directions, and random draws from them, depend on rounding
+FAINTEST = 1e-6  # the least correlation with a concept that is erased; the library's own least is 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Subspace:
         return Subspace(self.mean, self.directions[:count], self.shares[:count])
 
     def coordinates(self, activation: torch.Tensor) -> torch.Tensor:
-        """Where an activation (N, D) lies along each direction, from the mean: (N, count)."""
+        """How far an activation (N, D) lies from the mean along each direction: (N, count)."""
         return (activation.double() - self.mean) @ self.directions.T
 
     def ablate(self, activation: torch.Tensor) -> torch.Tensor:
@@ -53,7 +53,7 @@ class Subspace:
         return activation.double() - self.coordinates(activation) @ self.directions
 
     def random(self, count: int, generator: torch.Generator) -> Subspace:
-        """`count` random directions within this subspace, which so compare with its principal ones."""
+        """`count` random directions within this subspace, to compare with its principal ones."""
         weights = torch.randn(len(self), count, generator=generator, dtype=torch.float64)
         mix = torch.linalg.qr(weights).Q.T  # (count, len(self)), orthonormal
         return Subspace(self.mean, mix @ self.directions, mix.square() @ self.shares)
@@ -62,8 +62,8 @@ class Subspace:
 def principal_components(activation: torch.Tensor) -> Subspace:
     """All directions in which an activation (N, D) varies, the most important first.
 
-    Their signs, which PCA leaves open, make the largest entry of each positive. What no more than the rounding of the
-    activation's own numbers gives is no direction.
+    PCA leaves their signs open; here the largest entry of each direction is positive. Directions that come from the
+    rounding of the activation alone are left out.
     """
     rounding = torch.finfo(activation.dtype).eps
     activation = activation.double()
@@ -89,7 +89,7 @@ def as_number(labels: torch.Tensor) -> torch.Tensor:
 
 
 def as_classes(labels: torch.Tensor) -> torch.Tensor:
-    """Integer labels (N,) as a concept of one dimension each, (N, labels): erasing it takes labels − 1 directions."""
+    """Integer labels (N,) as a concept with a dimension each, (N, labels): erasing it takes labels − 1 directions."""
     distinct: torch.Tensor = labels.unique()
     return (labels[:, None] == distinct).double()
 
@@ -97,8 +97,8 @@ def as_classes(labels: torch.Tensor) -> torch.Tensor:
 def leace(activation: torch.Tensor, concept: torch.Tensor) -> Edit:
     """Erasure of a concept (N, C) from an activation (N, D) by LEACE (Belrose et al. 2023).
 
-    The smallest affine edit after which no linear predictor of the concept does better than a constant, on the
-    sentences that are fitted. Raises `UserError` if the concept is the same in all of these: then nothing tells it.
+    It is the smallest affine edit after which, on the fitted sentences, no linear predictor of the concept does better
+    than a constant. Raises `UserError` if all sentences have the same concept: then there is nothing to erase.
     """
     if (concept == concept[0]).all(0).any():
         raise UserError(f"of {len(concept)} sentences all have the same label: nothing can be erased; give two or more")
@@ -115,10 +115,10 @@ def leace(activation: torch.Tensor, concept: torch.Tensor) -> Edit:
 def ablations(
     activation: torch.Tensor, labels: torch.Tensor, ranks: Sequence[int], n_controls: int, generator: torch.Generator
 ) -> dict[int, list[Edit]]:
-    """By rank, the ablation of that many principal components of the labels' means, followed by its controls.
+    """By rank, the ablation of so many principal components of the labels' means, followed by its controls.
 
-    Components are those of an activation (N, D) averaged over the sentences of each label (N,). Ranks that they have
-    not are left out. A control ablates as many random directions, of all those in which the means vary.
+    The means are those of an activation (N, D) over the sentences of each label (N,). Ranks larger than the number of
+    components are left out. A control ablates as many random directions among those in which the means vary.
     """
     components = principal_components(means_by_label(activation, labels))
     return {
@@ -137,7 +137,7 @@ def erasures(
 ) -> list[Edit]:
     """The erasure of labels (N,), taken as `concept`, from an activation (N, D), followed by its controls.
 
-    A control erases the labels of other sentences: shuffled, they say nothing of the activation.
+    A control erases shuffled labels, which say nothing about the activation.
     """
     orders = [torch.arange(len(labels)), *(torch.randperm(len(labels), generator=generator) for _ in range(n_controls))]
     return [leace(activation, concept(labels[order])) for order in orders]
@@ -146,10 +146,10 @@ def erasures(
 def fitted_edits(
     activation: torch.Tensor, labels: torch.Tensor, ranks: Sequence[int], n_controls: int, generator: torch.Generator
 ) -> dict[str, list[Edit]]:
-    """Every edit of an activation by key, fitted to (N, D) and labels (N,): the edit itself, then its controls.
+    """Every edit by key, fitted to an activation (N, D) and labels (N,): the edit itself, then its controls.
 
-    `pca_top_{rank}` ablate; LEACE erases the labels as a number, one direction (`leace_number`), or as classes, up to
-    as many directions as there are (`leace_classes`); `by_mean` leaves nothing but the mean, and has no control.
+    `pca_top_{rank}` ablate. LEACE erases the labels: `leace_number` as a number, which takes one direction,
+    `leace_classes` as classes, which takes up to labels − 1. `by_mean` leaves only the mean, and has no control.
     """
     ablated = ablations(activation, labels, ranks, n_controls, generator)
     edits = {f"pca_top_{rank}": each for rank, each in ablated.items()}

@@ -4,8 +4,8 @@ The effect of a path set on a metric is what patching it adds to the metric's me
 
     effect(P) = mean_n( metric(probabilities with P on corrupted data)_n − metric(clean probabilities)_n )
 
-*Iterative path patching* fixes receivers R and gives the effect of R∘node for every node at one position. Nodes can be
-put on other data than the corrupted, such as their means.
+A *sweep*, the paper's iterative path patching, fixes receivers R and gives the effect of R∘node for every node at one
+position. Nodes can be put on other data than the corrupted, such as their means.
 
     >>> effect(engine, PathSet.parse("a1.h0 → m2 → logits", end=END), metric)  # with its 95 % interval
     Estimate(value=..., low=..., high=..., n=..., plain_low=None, plain_high=None)
@@ -14,17 +14,18 @@ put on other data than the corrupted, such as their means.
     3
     >>> ablated = effects_on(engine, PathSet.at(Node.logits(END)), metric, END, inside="mean")
     >>> others = engine.like(sentences.rows(slice(50)))
-    >>> both = direct_effects_on([engine, others], [metric, lambda probs: probs[:, 50:].sum(1)])  # for less together
+    >>> both = direct_effects_on([engine, others], [metric, lambda probs: probs[:, 50:].sum(1)])  # cheaper together
     >>> torch.allclose(both[0], table, rtol=0, atol=1e-6)
     True
 
-A search asks for the same sweeps again and again, and a bootstrap for the same sweeps of other draws of the sentences:
+A search asks for the same sweeps again and again, and a bootstrap for the same sweeps over other draws of sentences. A
+cache evaluates each once:
 
     >>> effects = remembered_effects(engine, metric)
     >>> bool((effects(PathSet.at(Node.logits(END)), END) == table).all())
     True
     >>> drawn = effects.weighted(torch.arange(97))  # the first sentence never, the second once, the third twice …
-    >>> drawn(PathSet.at(Node.logits(END)), END).shape  # of the sweep that is there already
+    >>> drawn(PathSet.at(Node.logits(END)), END).shape  # from the cached sweep
     torch.Size([3, 3])
 """
 
@@ -71,8 +72,8 @@ def effects_of(
 ) -> torch.Tensor:
     """The effect of receivers∘sender, on `inside` data, through input `via` of the receivers: (S,) float64.
 
-    `clean` is the metric's clean mean, where it is known already.
-    A sender that no receiver reads has none. Raises `PathSetError` if that holds for all of them.
+    `clean` is the metric's clean mean, if it is known already. A sender that no receiver reads has effect 0. Raises
+    `PathSetError` if no receiver reads any sender.
     """
     means = torch.stack([measured_by(metric, each).mean() for each in engine.sweep(receivers, senders, via, inside)])
     return means - (measured_by(metric, engine.clean()).mean() if clean is None else clean)
@@ -96,7 +97,7 @@ def direct_effects_on(
 ) -> list[torch.Tensor]:
     """`effects_on` the logits at END for several engines at once, each with its metric: (L, H + 1) float64 for each.
 
-    Much less work where `like` made them of one another: what a head can write is then unembedded once for all.
+    This is much faster for engines made by `like` from one another: what a head can write is then unembedded once.
     """
     engines, metrics, alike = [*engines], [*metrics], defaultdict(list)
     if len(engines) != len(metrics):
@@ -149,9 +150,10 @@ def _together(
 
 
 class _HeadsAndMlps(NamedTuple):
-    """What the logits read on clean data (N, D), what each head changes along its directions (L * H, N, d_head).
+    """What one engine gives for `direct_effects_on`.
 
-    And the metric's clean mean, and the effect of each MLP, (L,).
+    It is what the logits read on clean data (N, D), each head's change along its directions (L * H, N, d_head), the
+    metric's clean mean, and the effect of each MLP (L,).
     """
 
     stream: torch.Tensor
@@ -165,7 +167,7 @@ class _HeadsAndMlps(NamedTuple):
 
 
 def _heads_and_mlps(engine: Engine, metric: Metric, inside: Data) -> _HeadsAndMlps:
-    """All that one engine is asked for, in a row, while its activations are kept."""
+    """Everything asked of one engine, one after another, while the cache has its activations."""
     nodes, logits = every_node(engine, engine.sentences.end), Node.logits(engine.sentences.end)
     heads, mlps = ([node for node in nodes if node.kind == kind] for kind in ("head", "mlp"))
     change = engine.mixed_values(heads, inside) - engine.mixed_values(heads)
@@ -181,7 +183,7 @@ def every_node(engine: Engine, position: int) -> list[Node]:
 
 
 class SentenceValues:
-    """A metric of every sentence for requests and sweeps, each evaluated once, however often it is asked for."""
+    """A cache of a metric's values for every sentence: each request and each sweep is evaluated once."""
 
     def __init__(self, engine: Engine, metric: Metric) -> None:
         self.engine = engine
@@ -194,7 +196,7 @@ class SentenceValues:
         return self.of_each([request])[0]
 
     def of_each(self, requests: Sequence[Request]) -> torch.Tensor:
-        """The metric of each sentence for some requests, of which those that are new are evaluated together: (R, N)."""
+        """The metric of each sentence for some requests, (R, N). Those not in the cache are evaluated together."""
         new = [request for request in dict.fromkeys(requests) if request not in self._of_request]
         if new:
             found = [measured_by(self.metric, each) for each in self.engine.evaluate(new)]
@@ -211,9 +213,9 @@ class SentenceValues:
         return self._of_sweep[key]
 
     def know_swept(self) -> None:
-        """Take what sweeps have patched for requests, too, so that these are not evaluated again.
+        """Use the sweeps' values for requests too, so that the same paths are not evaluated again.
 
-        It takes a path set for each node of each sweep, so it is for whoever asks for many of them.
+        This makes a path set for each node of each sweep, which pays off only for many requests.
         """
         for (receivers, position, via), swept in self._of_sweep.items():
             for sender, values in zip(every_node(self.engine, position), swept.flatten(0, 1), strict=True):
@@ -225,7 +227,7 @@ class SentenceValues:
 class Effects:
     """Effects on the mean of a metric over the sentences, or over a draw of them.
 
-    `weights` (N,) say how often each sentence was drawn; None for each once. All draws share their evaluations.
+    `weights` (N,) say how often each sentence was drawn; None means once each. All draws share one cache.
     """
 
     values: SentenceValues
@@ -246,18 +248,18 @@ class Effects:
         return self.of_each([paths])[0].item()
 
     def of_each(self, path_sets: Sequence[PathSet]) -> torch.Tensor:
-        """The effect of patching each of some path sets, of which those that are new are evaluated together: (P,)."""
+        """The effects of patching some path sets, (P,). Those not in the cache are evaluated together."""
         means = self._means(self.values.of_each([Request.clean(), *map(Request.patch, path_sets)]))
         return means[1:] - means[0]
 
     def alone(self, paths: PathSet) -> float:
-        """The metric's mean that a path set achieves alone."""
+        """The metric's mean with a path set alone on clean data."""
         return self._mean(Request.isolate(paths)).item()
 
     def weighted(self, weights: torch.Tensor) -> Effects:
-        """The effects over a draw of the sentences, each counted as often as `weights` (N,) say.
+        """The effects over a draw of the sentences, with each counted as often as `weights` (N,) say.
 
-        Raises `UserError` for weights that are not one a sentence, or are negative, or all zero.
+        Raises `UserError` unless there is a weight for each sentence, none negative and not all zero.
         """
         n = len(self.values.engine.sentences)
         if weights.shape != (n,) or not (weights >= 0).all() or not 0 < weights.sum() < torch.inf:
@@ -275,14 +277,14 @@ class Effects:
 
 
 def remembered_effects(engine: Engine, metric: Metric) -> Effects:
-    """`effects_on` of an engine, each sweep made once however often it is asked for."""
+    """`effects_on` of an engine with a cache: each sweep is evaluated once."""
     return Effects(SentenceValues(engine, metric))
 
 
 def by_size(effects: Sequence[float]) -> list[int]:
-    """The places of some effects, from the largest |effect| to the smallest.
+    """The indices of effects, from the largest |effect| to the smallest.
 
-    Those that differ by less than `TIE` stay in the order given, that of the layers: rounding ranks nothing.
+    Effects that differ by less than `TIE`, which may be rounding, stay in the given order.
     """
     places = sorted(range(len(effects)), key=lambda place: -abs(effects[place]))
     found: list[list[int]] = []
@@ -295,7 +297,7 @@ def by_size(effects: Sequence[float]) -> list[int]:
 
 
 def strongest(effects: torch.Tensor, count: int = 8, heads_only: bool = False) -> dict[str, float]:
-    """The nodes, or heads, of largest |effect| by name, from a (L, H + 1) table, strongest first."""
+    """The nodes (or only heads) with the largest |effect| in a table (L, H + 1), by name, strongest first."""
     n_heads = effects.shape[1] - 1
     ranked = effects[:, :n_heads] if heads_only else effects
     order = by_size(ranked.flatten().tolist())[:count]

@@ -1,12 +1,12 @@
-"""From what the logits read, after the final LayerNorm, to the probabilities of the answer tokens.
+"""From the final LayerNorm's output to the probabilities of the answer tokens.
 
-This is where most of an engine's time goes: a row of D numbers becomes one of V. It is done in blocks that stay in the
-processor's caches and re-use their memory. Equal rows of the unembedding have equal logits, so each is computed once
-and counted as often as it occurs: nothing to GPT-2, nearly everything to a model most of whose vocabulary never
-occurred in training.
+Most of an engine's time goes here: a row of D numbers becomes one of V. It works in blocks that stay in the processor's
+caches and reuse their memory. Equal rows of the unembedding have equal logits, so each distinct row is computed once
+and counted as often as it occurs. GPT-2 has no equal rows; a model that saw few of its tokens in training has mostly
+equal ones.
 
-The *logit lens* reads what a node writes as if the logits read it alone: logit_lens(x) = U · LayerNorm(x), with U the
-unembedding. Of the whole residual stream at END it gives the model's own logits.
+The *logit lens* reads a node's write as if the logits read nothing else: logit_lens(x) = U · LayerNorm(x), with U the
+unembedding. For the whole residual stream at END it gives the model's own logits.
 
     >>> written = engine.writes([Node.head(1, 0, END), Node.mlp(2, END)])  # (2, N, D)
     >>> logit_lens(written, model, sentences.answers).shape  # at the answers: (2, N, A)
@@ -29,16 +29,16 @@ from path_patching.batches import BYTES, placing
 from path_patching.gpt2.model import LAYER_NORM_EPSILON, Model
 
 ROWS_AT_ONCE = {"cpu": 512, "cuda": 4096}
-BLOCKS_AT_ONCE = 8  # for several requests: so many that a last, short one costs little
+BLOCKS_AT_ONCE = 8  # of several requests; with so many, a short last block costs little
 
 
 class Answers(NamedTuple):
-    """Those of the A answers that a piece of the vocabulary has, int64 (a,) each."""
+    """Which of the A answers are in a piece of the vocabulary, int64 (a,) each."""
 
     places: torch.Tensor
-    """Which of the A they are."""
+    """Their numbers among the A."""
     columns: torch.Tensor
-    """Which of the piece's tokens."""
+    """Their numbers among the piece's tokens."""
 
 
 class Unembedding:
@@ -59,11 +59,11 @@ class Unembedding:
         self.device = device
 
     def of(self, answers: torch.Tensor) -> Unembedding:
-        """This one if these are its answer tokens, else one for them."""
+        """This unembedding if these are its answer tokens, else another one for them."""
         return self if torch.equal(answers, self._asked) else Unembedding(self._model, answers, self.device)
 
     def of_each(self, normed: Iterable[torch.Tensor], n_rows: int, memory_gb: float) -> Iterator[torch.Tensor]:
-        """`probabilities` of one after another (n_rows, D), as many together as an eighth of the memory allows."""
+        """`probabilities` of each (n_rows, D), computed for as many together as an eighth of the memory allows."""
         rows = BLOCKS_AT_ONCE * ROWS_AT_ONCE[torch.device(self.device).type]
         rows_that_fit = memory_gb * 1e9 / 8 / BYTES / len(self.norm_scale)
         at_once, each = max(1, int(min(rows, rows_that_fit) / n_rows)), iter(normed)
@@ -83,17 +83,17 @@ class Unembedding:
         return softmax.probabilities()
 
     def piece(self, tokens: slice) -> tuple[Answers, torch.Tensor | None]:
-        """Which answers a piece of the rows has, and for how many tokens each row stands, if not for one each."""
+        """The answers in a piece of the rows, and how many tokens each row stands for; None if one each."""
         places = ((self.answers >= tokens.start) & (self.answers < tokens.stop)).nonzero()[:, 0]
         counts = None if self.counts is None else self.counts[tokens]
         return Answers(places, self.answers[places] - tokens.start), counts
 
 
 def _equal_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first of each kind of row (kinds,), and the kind of every row (V,), for rows (V, D).
+    """For rows (V, D): where each distinct row occurs first (kinds,), and which of them every row equals (V,).
 
-    Rows are told apart by one random projection, which is much faster than sorting them; that no two different rows
-    fell together is checked.
+    Rows are compared by one random projection, which is much faster than sorting them. A check makes sure that it gave
+    no two different rows the same number.
     """
     direction = torch.randn(rows.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     _, kind = (rows.double() @ direction).unique(return_inverse=True)
@@ -109,18 +109,17 @@ SMALLEST_PIECE, LARGEST_PIECE = 128, {"cpu": 1024, "cuda": 8192}  # of the vocab
 
 
 def vocabulary_pieces(vocabulary: int, rows: int, device: str) -> list[slice]:
-    """The slices in which logits (rows, vocabulary) are best computed."""
+    """The slices of the vocabulary in which logits (rows, vocabulary) are computed fastest."""
     kind = torch.device(device).type
     size = max(SMALLEST_PIECE, min(LARGEST_PIECE[kind], ENTRIES_AT_ONCE[kind] // rows))
     return [slice(first, first + size) for first in range(0, vocabulary, size)]
 
 
 class StreamedSoftmax:
-    """The softmax of some rows of logits at A answers, told the vocabulary's pieces one after another.
+    """The softmax of some rows of logits at A answers; the vocabulary comes in pieces, one after another.
 
-    An answer's logit is taken from its piece, so that it is the very number that is in the sum: from another matrix
-    product it would differ in its last bits, and of a probability of nearly 1 nothing that is true would be left of
-    what it lacks.
+    An answer's logit is taken from its piece, so that it is the same number as in the sum. From another matrix product
+    it would differ in the last bits, and 1 − p would be lost to rounding where p is near 1.
     """
 
     def __init__(self, n_answers: int) -> None:
@@ -130,10 +129,10 @@ class StreamedSoftmax:
         self._so_far: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def add(self, logits: torch.Tensor, answers: Answers, counts: torch.Tensor | None = None) -> None:
-        """Take in a piece (rows, v), with those of the answers that it has, and overwrite it.
+        """Add a piece of logits (rows, v) and the answers in it. The piece is overwritten.
 
-        `counts` (v,) float64 says for how many tokens each logit stands, one each if it is not given. Exponentials may
-        be float32; of their sums only short ones are.
+        `counts` (v,) float64 says how many tokens each logit stands for; one each without it. Exponentials may be
+        float32; long sums of them are float64.
         """
         if self._of_answers is None:
             self._of_answers = logits.new_empty(len(logits), self._n_answers)
@@ -161,7 +160,7 @@ class StreamedSoftmax:
 
 
 def answer_probabilities(end_logits: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
-    """Softmax over all V logits at END, of the answer tokens only: (N, V) and (A,) to float64 (N, A)."""
+    """Softmax over all V logits at END, at the answer tokens: (N, V) and (A,) to float64 (N, A)."""
     end_logits = end_logits.double()
     of_answers = end_logits.index_select(-1, answers.to(end_logits.device))
     return (of_answers - end_logits.logsumexp(-1, keepdim=True)).exp()

@@ -62,7 +62,7 @@ def predict_next(
 
 def _check_fits(hf_model: GPT2LMHeadModel, used: torch.Tensor, length: int) -> None:
     if length > hf_model.config.n_positions:
-        raise UserError(f"sentences of {length} tokens; the model takes {hf_model.config.n_positions}: choose another")
+        raise UserError(f"sentences of {length} tokens; the model takes at most {hf_model.config.n_positions}")
     n_tokens = hf_model.config.vocab_size
     if used.max() >= n_tokens:
         raise UserError(

@@ -1,4 +1,4 @@
-"""GPT-2 as numbers: its sizes, tensors and tokenizer, and where they are had, verified."""
+"""GPT-2's sizes, tensors and tokenizer, and getting them, verified."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """A Hugging Face GPT-2 checkpoint, read as the named tensors of the published circuit (their shapes: `model.py`).
 
-Any size of the GPT-2 architecture can be read. A checkpoint that needs more than GPT-2's own forward pass is refused,
-by an error that names what is not supported.
+Any size of the GPT-2 architecture can be read. A checkpoint that needs more than GPT-2's own forward pass is an error
+that names what is not supported.
 
     >>> architecture, tensors = read_checkpoint(checkpoint)  # a folder with config.json and model.safetensors
     >>> architecture.n_layers, architecture.n_heads, len(tensors)
@@ -32,8 +32,8 @@ INDEX = "model.safetensors.index.json"  # names the files of a checkpoint that i
 # Names that Hugging Face gives to the same two functions.
 ACTIVATIONS: Mapping[str, Activation] = {"gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu": "gelu"}
 
-# GPT-2's own values, which stand where a config leaves a field out. (`reorder_and_upcast_attn` only asks for the
-# attention scores in float32, as here, and may have either value.)
+# GPT-2's own values, for fields that a config leaves out. (`reorder_and_upcast_attn` may have either value: it only
+# asks for attention scores in float32, as here.)
 SIZES = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50257}
 ALIASES = {  # names that `transformers` takes for the same fields
     "num_hidden_layers": "n_layer",
@@ -41,7 +41,7 @@ ALIASES = {  # names that `transformers` takes for the same fields
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
 }
-# Far more than any GPT-2 has; so few layers that the names of all their tensors can be written down.
+# Far more than any GPT-2 has, but few enough layers to list the names of all tensors.
 MOST = {**dict.fromkeys((*SIZES, "n_inner"), 10**7), "n_layer": 1000}
 FIXED = {
     "layer_norm_epsilon": LAYER_NORM_EPSILON,
@@ -95,7 +95,7 @@ def read_config(folder: Path) -> dict[str, object]:
 
 
 def named_tensors(state: Mapping[str, torch.Tensor], architecture: Architecture) -> dict[str, torch.Tensor]:
-    """All tensors of a whole state dict (names without `transformer.`) under their names in the circuit."""
+    """All tensors of a state dict (names without `transformer.`) under their names in the circuit."""
     tensors = {"t.w.tok_embeds": state["wte.weight"], "t.w.pos_embeds": state["wpe.weight"]}
     for layer in range(architecture.n_layers):
         tensors |= layer_tensors(state, layer, architecture)
@@ -140,7 +140,7 @@ def layer_tensors(state: Mapping[str, torch.Tensor], layer: int, architecture: A
 
 
 def _stored_alone(tensor: torch.Tensor) -> torch.Tensor:
-    """A float32 copy with a storage of its own: `torch.save` writes the whole storage that a view looks into."""
+    """A float32 copy with its own storage: `torch.save` of a view would write all of the storage behind it."""
     return tensor.to(torch.float32).clone(memory_format=torch.contiguous_format)
 
 
@@ -176,7 +176,7 @@ def _architecture(config: Mapping[str, object], path: Path) -> Architecture:
 
 
 def _in_own_names(config: Mapping[str, object], path: Path) -> Mapping[str, object]:
-    """The config with its sizes under GPT-2's own names. Raises `UserError` where two names say different things."""
+    """The config with its sizes under GPT-2's own names. Raises `UserError` where two names of one size disagree."""
     given = {field: config[alias] for alias, field in ALIASES.items() if alias in config}
     for alias, field in ALIASES.items():
         if alias in config and config.get(field, config[alias]) != config[alias]:
@@ -250,7 +250,7 @@ def _check_tensors(state: Mapping[str, torch.Tensor], architecture: Architecture
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no number is NaN or infinite: then so is their sum, which costs less to look at, but may overflow."""
+    """Whether no number is NaN or infinite. If their sum is finite, all are; the sum is faster, but may overflow."""
     return bool(tensor.sum(dtype=torch.float32).isfinite() or tensor.isfinite().all())
 
 

@@ -1,8 +1,8 @@
 """The text that names a model's tensors in rust_circuit's tensor cache, in the form published with the paper.
 
-`rust_circuit.module_library.load_transformer_model_string` (0.4.5 to 0.4.8) reads it, and what is written here is what
-`TransformerInfo.dump_model_string` of 0.4.5 would write; rust_circuit is not needed for either. A first line says how
-the model is built, as JSON; then each tensor has a line with its name, shape and the first 24 hex digits of its hash.
+`rust_circuit.module_library.load_transformer_model_string` (0.4.5 to 0.4.8) reads it. It is the text that
+`TransformerInfo.dump_model_string` of 0.4.5 writes, but rust_circuit is not needed here. The first line says how the
+model is built, as JSON. Each tensor then has a line with its name, shape and the first 24 hex digits of its hash.
 
     >>> sizes = Architecture(n_layers=1, n_heads=2, d_model=8, d_head=4, d_mlp=16, n_positions=9, vocab_size=20)
     >>> description = Description(sizes, dict.fromkeys(sizes.tensor_shapes(), HASH_DIGITS * "0"))
@@ -28,8 +28,8 @@ INFO = "# info:"
 EMBEDDINGS = ("t.w.tok_embeds", "t.w.pos_embeds")
 ARRAY = re.compile(r"^ *'(?P<name>[\w.]+)' \[(?P<shape>[0-9,]+)\] Array (?P<hash>[0-9a-f]{24})\b", re.MULTILINE)
 
-# A block's weights, in the order in which rust_circuit numbers them, and the shapes of the symbols that stand for them
-# in a block of any size: 0s is the width, 4s heads, 5s the MLP's width, 7s a query's and key's, 8s a value's.
+# A block's weights in rust_circuit's order, and the shapes of their symbols in a block of any size: 0s is the width, 4s
+# the number of heads, 5s the MLP's width, 7s the width of queries and keys, 8s that of values.
 BLOCK_WEIGHTS = {
     "m{}.w.proj_in": "5s,0s",
     "m{}.w.in_bias": "5s",
@@ -52,9 +52,9 @@ BLOCK_WEIGHTS = {
 
 @dataclass(frozen=True)
 class Description:
-    """A model as the tensor cache knows it: its architecture and the hash (24 hex digits) of each named tensor.
+    """A model in the tensor cache: its architecture and the hash (24 hex digits) of each named tensor.
 
-    `source` says which files the tensors were converted from; None where the hashes alone say what they are.
+    `source` says which files the tensors were converted from; None if only their hashes are known.
     """
 
     architecture: Architecture
@@ -78,7 +78,7 @@ def to_text(description: Description) -> str:
     for name in architecture.tensor_shapes():
         if name not in EMBEDDINGS:
             argument = name.removesuffix("_arr")
-            # What is not in a block, rust_circuit knows by name alone.
+            # rust_circuit knows tensors outside the blocks by name alone.
             lines.append(f"  {_array(name, description)} ! '{argument}'{symbols.get(argument, '')}")
     return "\n".join(lines) + "\n"
 
@@ -147,7 +147,7 @@ def _array(name: str, description: Description) -> str:
 
 
 def _symbols(layer: int) -> dict[str, str]:
-    """The symbols of a block's weights; rust_circuit draws their identities with the layer's number as seed."""
+    """The symbols of a block's weights; rust_circuit draws their UUIDs with the layer's number as seed."""
     draws = random.Random(layer)
     return {
         name.format(layer): f" [{shape}] Symbol {UUID(int=draws.getrandbits(128))}"

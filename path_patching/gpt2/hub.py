@@ -1,8 +1,8 @@
-"""Checkpoints of the Hugging Face hub: from its library's cache on this machine, or downloaded by that library.
+"""Getting checkpoints of the Hugging Face hub: from its library's cache on this machine, or by download.
 
-The hub is asked once which files it has, and has `ANSWER_SECONDS` to answer. Its library then brings them into a folder
-of ours. A download may take as long as it moves; where a connection breaks or is silent for 10 s (or what
-HF_HUB_DOWNLOAD_TIMEOUT says), the library goes on from there, and gives up after six times without a new byte.
+The hub is asked once for the list of files, and has `ANSWER_SECONDS` to answer. Its library then downloads them into a
+folder of ours. A download has no time limit while data arrive. If the connection breaks or is silent for 10 s (or
+HF_HUB_DOWNLOAD_TIMEOUT), the library continues where it stopped, and gives up after six attempts without a new byte.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ class ModelUnavailable(UserError):  # noqa: N818 - it names a state of affairs, 
 
 
 def hub_checkpoint(repository: str, revision: str | None, downloads: Path) -> Path:
-    """A folder with a GPT-2 checkpoint of the hub, one in `downloads` if it is not on this machine yet.
+    """A folder with a GPT-2 checkpoint of the hub, downloaded into `downloads` if it is not on this machine yet.
 
-    The newest revision if none is given; what was downloaded once is not asked for again. HF_HOME, HF_ENDPOINT,
-    HF_TOKEN, HF_HUB_OFFLINE and the rest of the hub's own settings hold. Raises `ModelUnavailable`, with the reason
-    alone as its message, and `UserError` for a model that is no GPT-2, whose weights are not downloaded.
+    Without a `revision` it is the newest one; once downloaded, it is not looked up again. The hub's own settings hold:
+    HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and the rest. Raises `ModelUnavailable`, whose message is only the
+    reason, and `UserError` for a model that is no GPT-2; its weights are not downloaded.
     """
     return found_here(repository, revision, downloads) or _downloaded(repository, revision, downloads)
 
 
 def found_here(repository: str, revision: str | None, downloads: Path) -> Path | None:
-    """The folder of a checkpoint that is on this machine; None if it is not. Nothing is asked of the hub."""
+    """The folder of a checkpoint on this machine; None if it is not here. The hub is not asked."""
     folders = (*_cached(repository, revision), _own_folder(repository, revision, downloads))
     return next((folder for folder in folders if _is_whole(folder)), None)
 
 
 def to_be_deleted(folder: Path) -> Path:
-    """What has to go before a damaged checkpoint is downloaded anew: its folder, or all that the hub's cache has."""
+    """What to delete before a damaged checkpoint is downloaded again: its folder, or all that the hub's cache has."""
     return folder.parents[1] if folder.parent.name == "snapshots" else folder
 
 
@@ -55,7 +55,7 @@ def _own_folder(repository: str, revision: str | None, downloads: Path) -> Path:
 
 
 def _cached(repository: str, revision: str | None) -> Iterator[Path]:
-    """Where the hub's own cache has a repository's config, under its name or, of some, under the older one."""
+    """Where the hub's own cache has a repository's config, under its name or, for some, an older name."""
     from huggingface_hub import try_to_load_from_cache
 
     owner, _, model = repository.partition("/")
@@ -65,7 +65,7 @@ def _cached(repository: str, revision: str | None) -> Iterator[Path]:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether all files of a checkpoint are there; what they hold shows when they are read."""
+    """Whether all files of a checkpoint are there; their content is checked when they are read."""
     try:
         return bool(source_files(folder))
     except UserError:
@@ -104,7 +104,7 @@ def _download(repository: str, revision: str | None, folder: Path) -> Path:
 
     weights = _weights_among(files, repository)
     bring(CONFIG)
-    read_architecture(folder)  # before gigabytes of what is no GPT-2
+    read_architecture(folder)  # before gigabytes are downloaded that are no GPT-2
     for name in (*VOCABULARIES, *BESIDE_A_VOCABULARY):
         if name in files:
             bring(name)
@@ -124,9 +124,9 @@ def _weights_among(files: Mapping[str, object], repository: str) -> list[str]:
 
 
 def _check_content(path: Path, told: RepoSibling) -> None:
-    """Take a file away again, and raise `ModelUnavailable`, if it is not what the hub says it is.
+    """Delete a file and raise `ModelUnavailable` if its hash is not the one that the hub gives.
 
-    Of a large file it says the SHA-256, of others git's hash.
+    For a large file that is the SHA-256, for others git's hash.
     """
     with path.open("rb") as file:
         if told.lfs:
@@ -136,4 +136,4 @@ def _check_content(path: Path, told: RepoSibling) -> None:
             expected, found = told.blob_id, git_s.hexdigest()
     if expected not in (None, found):
         path.unlink()
-        raise ModelUnavailable(f"{path.name} came damaged, and was taken away again; try once more")
+        raise ModelUnavailable(f"{path.name} arrived damaged and was deleted; try again")

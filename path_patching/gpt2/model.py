@@ -1,7 +1,7 @@
-"""GPT-2 as numbers: the sizes of a model, the names and shapes of its tensors, and the model itself.
+"""A GPT-2 model: its sizes, and the names, shapes and values of its tensors.
 
-Tensor names and layouts are those of the circuit published with the paper (`data/gpt2_tensors.json` holds their
-hashes), so that one table serves the tensor cache, the circuit and both engines.
+Tensor names and layouts are those of the circuit published with the paper (`data/gpt2_tensors.json` has their hashes).
+So one table serves the tensor cache, the circuit and the engines.
 
     >>> sizes = Architecture(n_layers=2, n_heads=3, d_model=12, d_head=4, d_mlp=48, n_positions=16, vocab_size=200)
     >>> tiny = random_model(sizes)  # `load_model` gives real ones
@@ -45,7 +45,7 @@ class Architecture:
 
     @property
     def n_nodes(self) -> int:
-        """Its heads and MLPs, of which every position has each."""
+        """How many heads and MLPs it has."""
         return self.n_layers * (self.n_heads + 1)
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -81,9 +81,9 @@ GPT2_SMALL = Architecture(
 class Model:
     """A model ready for an engine.
 
-    `name` stands in titles and artifacts ("GPT-2 small", "stand-in", a folder's name); `tensors` are float32 on the
-    CPU under the names of `Architecture.tensor_shapes`; `fingerprint` is a hash over all of them and the activation.
-    `config` is what a checkpoint's `config.json` says, which `transformers` reads for itself; None if there was none.
+    `name` is used in titles and artifacts ("GPT-2 small", "stand-in", a folder's name). `tensors` are float32 on the
+    CPU, under the names of `Architecture.tensor_shapes`. `fingerprint` is a hash over all of them and the activation.
+    `config` is the content of a checkpoint's `config.json`, which `transformers` reads for itself; None without one.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Model:
 
 
 def random_model(architecture: Architecture, std: float = 0.2, seed: int = 0) -> Model:
-    """A model of random weights: normal with standard deviation `std`, LayerNorm scales around one.
+    """A model with random weights: normal with standard deviation `std`, LayerNorm scales around one.
 
     For tests and benchmarks: at 0.2 the effects of single nodes lie far above rounding.
     """
@@ -119,10 +119,10 @@ def random_model(architecture: Architecture, std: float = 0.2, seed: int = 0) ->
 def to_transformers(model: Model) -> GPT2LMHeadModel:
     """A `GPT2LMHeadModel` in evaluation mode with the model's tensors, float32 on the CPU.
 
-    It is built as the checkpoint's own config says, where there is one: so a config that is read here otherwise than by
-    `transformers` shows when an engine is compared with this. Raises `UserError` if `transformers` refuses it.
+    It is built from the checkpoint's own config if there is one. So if we read a config differently from
+    `transformers`, comparing an engine with this model shows it. Raises `UserError` if `transformers` refuses it.
     """
-    from transformers import GPT2LMHeadModel  # here, since they take longer to import than all of PyTorch
+    from transformers import GPT2LMHeadModel  # imported here: it takes longer than all of PyTorch
 
     try:
         with torch.device("meta"):
@@ -137,7 +137,7 @@ def to_transformers(model: Model) -> GPT2LMHeadModel:
 
 
 def _transformers_config(model: Model) -> GPT2Config:
-    """Sizes and activation as the checkpoint's config gives them, else as the architecture does."""
+    """Sizes and activation from the checkpoint's config if there is one, else from the architecture."""
     from transformers import GPT2Config
 
     architecture = model.architecture
@@ -151,11 +151,11 @@ def _transformers_config(model: Model) -> GPT2Config:
         "activation_function": architecture.activation,
         "layer_norm_epsilon": LAYER_NORM_EPSILON,
     }
-    if model.config is not None:  # of which what is not GPT-2's own does not tell how to compute
+    if model.config is not None:  # only GPT-2's own fields say how to compute
         own = {*GPT2Config.__annotations__, *GPT2Config.attribute_map}
         given = {field: value for field, value in model.config.items() if field in own}
     alone: Mapping[str, Any] = {
-        # Else a saved model would lack its unembedding: one tensor under two names is written once.
+        # Else a saved model would lack its unembedding: a tensor with two names is written once.
         "tie_word_embeddings": model.tensors["t.w.unembed_arr"] is model.tensors["t.w.tok_embeds"],
         "bos_token_id": None,
         "eos_token_id": None,

@@ -1,7 +1,7 @@
 """What a model's name means: GPT-2 small, the stand-in, another GPT-2 of the Hugging Face hub, or a folder.
 
-`gpt2` and `standin` are always these. Where any other name is that of an existing folder, the folder is meant. A name
-of the hub may end in a revision: a branch, a tag or a commit.
+`gpt2` and `standin` always mean these two. Any other name means the folder of that name if it exists. A name of the hub
+may end in a revision: a branch, a tag or a commit.
 
     >>> named("distilgpt2").repository
     'distilbert/distilgpt2'
@@ -29,7 +29,7 @@ A_MODEL = (
 GPT2_NAME, STANDIN_NAME = "GPT-2 small", "stand-in"
 STANDIN_FOLDER = DATA / "standin"
 
-OWNERS = {  # of the models that need none in their name
+OWNERS = {  # of models whose name needs none
     "gpt2": "openai-community",
     "gpt2-medium": "openai-community",
     "gpt2-large": "openai-community",
@@ -44,25 +44,25 @@ ON_THE_HUB = re.compile(
 
 @dataclass(frozen=True)
 class Named:
-    """A model by its name. It lies in a `folder`, or in a `repository` of the hub, in a `revision` or the newest."""
+    """A model by its name. It is in a `folder`, or in a `repository` of the hub, at a `revision` or the newest one."""
 
     name: str
-    """As it is recorded: the same model of the hub has one name, a folder is its whole path."""
+    """The name in records: a model of the hub always has the same one, a folder its absolute path."""
     title: str
-    """As figures and texts call it."""
+    """The name in figures and texts."""
     folder: Path | None = None
     repository: str | None = None
     revision: str | None = None
 
     def file_name(self, digits: int) -> str:
-        """What its files and folders are called; a folder's have some digits, since others may have its name."""
+        """The name of its files and folders; a folder's has some hash digits, since another may have the same name."""
         if self.folder is None or self.name == "standin":
             return self.name.replace("/", "+")
         return told_apart(self.folder, digits)
 
 
 def named(name: str) -> Named:
-    """What the name of a model means. Raises `UserError` if nothing can be called so."""
+    """What the name of a model means. Raises `UserError` for a name that no model can have."""
     if name == "standin":
         return Named(name, STANDIN_NAME, folder=STANDIN_FOLDER)
     on_the_hub = _on_the_hub(name)

@@ -1,9 +1,9 @@
 """Getting a model into rust_circuit's tensor cache, and out of it again, verified.
 
-A checkpoint is converted at first use; afterwards the model is loaded from the cache alone. The cache holds one file a
-tensor, under the tensor's own hash, so every load proves that the tensors are what their description names; for
-GPT-2 small that is the 197 hashes published with the paper (`data/gpt2_tensors.json`). rust_circuit reads what is
-written here and the other way round, but is not needed.
+A checkpoint is converted at first use; afterwards the model is loaded from the cache alone. The cache has one file for
+each tensor, named by the tensor's hash, so every load proves that the tensors are those of the model's description. For
+GPT-2 small this has the 197 hashes published with the paper (`data/gpt2_tensors.json`). rust_circuit and this module
+read each other's caches, but rust_circuit is not needed.
 
     >>> model = load_model("standin")  # or "gpt2", another GPT-2 of the hub, or a folder with a checkpoint
     >>> model.name, model.architecture.n_layers, len(model.tensors)
@@ -45,7 +45,7 @@ from path_patching.progress import progress
 
 PUBLISHED_HASHES = DATA / "gpt2_tensors.json"
 
-# What rust_circuit puts before the shape, the type and the bytes that it hashes.
+# rust_circuit hashes this, then the shape, the type and the bytes.
 SHAPE_MARK = b"c3c5ce3e-7d06-4939-8340-2a7e6b2984b4"
 TYPE_MARK = b"fb782993-5fe7-43ac-acc2-d57fb429c2fc"
 BYTES_MARK = b"9430f5c7-3c58-4339-b863-5449a4d74ee6"
@@ -54,7 +54,7 @@ FINGERPRINT_DIGITS = 32
 
 
 class CacheError(UserError):
-    """A tensor that is not in the cache, or not as its description says."""
+    """A tensor that is missing in the cache, or differs from its description."""
 
 
 # Models
@@ -63,9 +63,9 @@ class CacheError(UserError):
 def load_model(name: str, as_published: bool = False) -> Model:
     """The model `name`: "gpt2", "standin", another GPT-2 of the hub, or a checkpoint's folder (`names.A_MODEL`).
 
-    Converted into the tensor cache at first use, loaded from there afterwards; every tensor's hash is checked each
-    time. `as_published` reads the weights with the erf GELU of the published circuit description. Raises
-    `ModelUnavailable` if a model of the hub cannot be had, `UserError` for everything else that is wrong.
+    It is converted into the tensor cache at first use and loaded from there afterwards; every tensor's hash is checked
+    each time. `as_published` reads the weights with the erf GELU of the published circuit description. Raises
+    `ModelUnavailable` if a model of the hub cannot be downloaded, `UserError` for everything else that is wrong.
     """
     asked = named(name)
     if asked.name == "gpt2":
@@ -78,13 +78,13 @@ def load_model(name: str, as_published: bool = False) -> Model:
 
 
 def published_description() -> Description:
-    """GPT-2 small as published with the paper: what its tensors must be, wherever they come from."""
+    """GPT-2 small as published with the paper: the hashes that its tensors must have, wherever they come from."""
     table = json.loads(PUBLISHED_HASHES.read_text(encoding="utf-8"))["tensors"]
     return Description(GPT2_SMALL, {name: entry["hash"] for name, entry in table.items()})
 
 
 def is_gpt2_small(model: Model) -> bool:
-    """Whether these are the weights published with the paper, whatever the folder that they come from is called."""
+    """Whether these are the weights published with the paper, whatever the model is called."""
     published = published_description()
     if replace(model.architecture, activation=published.architecture.activation) != published.architecture:
         return False
@@ -92,14 +92,14 @@ def is_gpt2_small(model: Model) -> bool:
 
 
 def description_path(name: str) -> Path:
-    """Where the circuit description of the model `name` lies; a folder's is told from others of the same name."""
+    """The path of the circuit description of the model `name`; folders of the same name have different ones."""
     return cache_folder() / "circuits" / f"{named(name).file_name(12)}.circ"
 
 
 def source_folder(name: str) -> Path | None:
-    """The folder that the model `name` came from, where a tokenizer of its own may lie.
+    """The folder that the model `name` came from, which may have a tokenizer.
 
-    None for GPT-2 small and the stand-in, whose tokenizer is ours, and for one of the hub that was deleted.
+    None for GPT-2 small and the stand-in, whose tokenizer is ours, and for a download that was deleted.
     """
     asked = named(name)
     if asked.name in ("gpt2", "standin"):
@@ -118,15 +118,15 @@ def _load_gpt2() -> Model:
         _convert_gpt2(description, problem)
         model = read_model(GPT2_NAME, description)
     if _read_description(path) != description:  # the tensors may be the paper's own download
-        with suppress(UserError):  # on a read-only disk, say; it is for rust_circuit's own reader, not for this one
+        with suppress(UserError):  # the disk may be read-only; only rust_circuit reads the file
             _write_description(path, description)
     return model
 
 
 def _convert_gpt2(published: Description, problem: CacheError) -> None:
-    """Bring the published tensors into the cache; nothing else is ever written under GPT-2's name.
+    """Convert the published tensors into the cache; nothing else is ever written under GPT-2's name.
 
-    Raises `ModelUnavailable` if they cannot be had, naming what to delete if what is there instead is damaged.
+    Raises `ModelUnavailable` if they cannot be downloaded; if a damaged download is there, it says what to delete.
     """
     try:
         folder = hub_checkpoint(f"{OWNERS['gpt2']}/gpt2", None, _downloads())
@@ -147,7 +147,7 @@ def _downloads() -> Path:
 
 @contextmanager
 def _to_be_fetched_again(folder: Path) -> Iterator[None]:
-    """Read within what came from the hub. What is wrong with it is said with what to delete."""
+    """Within it, a download is read. If something is wrong with it, the error says what to delete."""
     try:
         yield
     except UserError as reason:
@@ -171,7 +171,7 @@ def _published_tensors(folder: Path, published: Description) -> tuple[dict[str, 
 
 
 def _load_from_hub(asked: Named) -> Model:
-    """A model of the hub, which is asked nothing once the model is in the tensor cache."""
+    """A model of the hub. Once it is in the tensor cache, the hub is not asked."""
     path = description_path(asked.name)
     description = _read_description(path)
     if description is not None:
@@ -183,7 +183,7 @@ def _load_from_hub(asked: Named) -> Model:
         folder = hub_checkpoint(asked.repository or "", asked.revision, _downloads())
     except ModelUnavailable as reason:
         raise ModelUnavailable(
-            f"{asked.title} is no folder here, and cannot be had from the Hugging Face hub ({reason}); "
+            f"{asked.title} is no folder here, and cannot be downloaded from the Hugging Face hub ({reason}); "
             "mend the name, or give a checkpoint's folder"
         ) from reason
     with _to_be_fetched_again(folder):
@@ -194,7 +194,7 @@ def _load_from_hub(asked: Named) -> Model:
 
 
 def _load_folder(folder: Path, name: str, path: Path) -> Model:
-    """The model of a checkpoint folder; one that was converted before is no longer needed, but must not differ."""
+    """The model of a checkpoint folder. After conversion the folder may go, but if it is there it must not differ."""
     description = _read_description(path)
     if description is not None and not os.path.exists(folder):  # pathlib's own raises for names that are too long
         try:
@@ -215,7 +215,7 @@ def _load_folder(folder: Path, name: str, path: Path) -> Model:
 def _converted(
     name: str, architecture: Architecture, tensors: Mapping[str, torch.Tensor], source: Mapping[str, object]
 ) -> Description:
-    """Write a checkpoint's tensors into the cache. `source` is taken before: a change meanwhile shows next time."""
+    """Write a checkpoint's tensors into the cache. `source` is read before, so that a later change is noticed."""
     hashes = {tensor_name: hash_tensor(tensor) for tensor_name, tensor in tensors.items()}
     _write_tensors(name, tensors, hashes)
     short = {tensor_name: hash_[:HASH_DIGITS] for tensor_name, hash_ in hashes.items()}
@@ -223,9 +223,9 @@ def _converted(
 
 
 def _source_of(folder: Path) -> dict[str, object]:
-    """What ties a description to its checkpoint: the folder, what its config says and a hash of each weight file.
+    """What a description says of its checkpoint: the folder, the config and a hash of each weight file.
 
-    Of content alone: archives and `cp -p` bring other files of the same size and time. Hashing the 548 MB of GPT-2
+    Sizes and times would not do: archives and `cp -p` can keep them for other content. Hashing the 548 MB of GPT-2
     small takes about as long as reading them.
     """
     _, *weight_files = source_files(folder)
@@ -244,10 +244,10 @@ def _hash_file(path: Path) -> str:
 def read_model(name: str, description: Description) -> Model:
     """The model whose tensors `description` names, each checked against its hash.
 
-    Raises `CacheError` for the first tensor that is missing, damaged or another one than its name says.
+    Raises `CacheError` for the first tensor that is missing, damaged, or not the one that its name says.
     """
     shapes = description.architecture.tensor_shapes()
-    read: dict[str, tuple[str, torch.Tensor]] = {}  # by short hash: tied embeddings are one tensor
+    read: dict[str, tuple[str, torch.Tensor]] = {}  # by short hash; tied embeddings are one tensor
     for tensor_name, shape in progress(shapes.items(), f"loading {name}", len(shapes)):
         short = description.hashes[tensor_name]
         if short not in read:
@@ -261,7 +261,7 @@ def read_model(name: str, description: Description) -> Model:
 
 
 def _fingerprint(hashes: Mapping[str, str], activation: str) -> str:
-    """One hash over all tensors' names and hashes, and the activation in words."""
+    """One hash over all tensors' names and hashes and the activation's name."""
     lines = [f"{tensor_name} {hash_}\n" for tensor_name, hash_ in hashes.items()]
     return f"{sha256(''.join(lines).encode()).hexdigest()[:FINGERPRINT_DIGITS]}+{activation}"
 
@@ -277,9 +277,9 @@ def cache_folder() -> Path:
 
 
 def download_folder() -> Path | None:
-    """Where rust_circuit looks next, and the paper's README puts its download: RR_RRFS_DIR, else ~/rrfs.
+    """Where rust_circuit looks next, and where the paper's README puts its download: RR_RRFS_DIR, else ~/rrfs.
 
-    It need not be there, so that it matters to nobody if there is no home: then it is None.
+    The folder need not exist; without a home it is None.
     """
     named, by_default = os.environ.get("RR_RRFS_DIR"), os.path.expanduser("~/rrfs")
     folder = named_path(named) if named else Path(by_default) if by_default != "~/rrfs" else None
@@ -297,24 +297,24 @@ def hash_tensor(tensor: torch.Tensor) -> str:
 
 
 def tensor_path(folder: Path, hash_: str) -> Path:
-    """Where a tensor lies below `folder`: <4 hex>/<4 hex>/<56 hex>; for a short hash the beginning of that path."""
+    """The path of a tensor below `folder`: <4 hex>/<4 hex>/<56 hex>; for a short hash the beginning of that path."""
     return folder / hash_[:4] / hash_[4:8] / hash_[8:]
 
 
 def _read_tensor(name: str, short: str) -> tuple[str, torch.Tensor]:
-    """A tensor by the beginning of its hash, and its whole hash. Raises `CacheError`."""
+    """The tensor whose hash begins with `short`, and its whole hash. Raises `CacheError`."""
     paths = [tensor_path(folder, short) for folder in (cache_folder(), download_folder()) if folder]
     problems = []
     for file in (file for path in paths for file in _called_like(path)):
         try:
             return _tensor_in(file, name, short)
-        except CacheError as problem:  # another file may hold it whole
+        except CacheError as problem:  # another file may hold it undamaged
             problems.append(problem)
     raise problems[0] if problems else CacheError(f"tensor {name}: there is no {paths[0]}*")
 
 
 def _called_like(path: Path) -> list[Path]:
-    """The files whose names begin like a path's; none in a folder that may not be looked into."""
+    """The files whose names begin like the path's; none in a folder that cannot be listed."""
     with suppress(PermissionError):
         return sorted(path.parent.glob(f"{path.name}*"))
     return []
@@ -339,14 +339,14 @@ def _write_tensors(name: str, tensors: Mapping[str, torch.Tensor], hashes: Mappi
     files = {hashes[tensor_name]: tensor for tensor_name, tensor in tensors.items()}
     with _cache_writable():
         for hash_, tensor in progress(files.items(), f"converting {name}", len(files)):
-            content = io.BytesIO()  # torch.save reports a full disk as something else when it writes by itself
+            content = io.BytesIO()  # writing to a file, torch.save reports a full disk as another error
             torch.save(tensor, content)
             with written_whole(tensor_path(cache_folder(), hash_)) as partial:
                 partial.write_bytes(content.getbuffer())
 
 
 def _read_description(path: Path) -> Description | None:
-    """A description that was written before; None if there is none that can be read."""
+    """An earlier description; None if there is none that can be read."""
     try:
         return from_text(regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):

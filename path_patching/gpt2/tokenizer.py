@@ -44,12 +44,12 @@ def load_tokenizer(folder: Path = TOKENIZER_FOLDER) -> GPT2Tokenizer:
 
     Raises UserError if a file is missing or is not OpenAI's.
     """
-    from transformers import GPT2Tokenizer  # here, since a reader of probabilities alone need not wait for it
+    from transformers import GPT2Tokenizer  # imported here, since it is slow and not always needed
 
     lines = _verified(folder / "merges.txt").decode("utf-8").splitlines()
     merges = [tuple(line.split()) for line in lines[1:] if line]  # the first line is a version comment
-    # transformers 5 ignores `vocab_file=` and `merges_file=` silently and makes an empty tokenizer of them.
-    # Other libraries, TransformerLens among them, ask a tokenizer for its name.
+    # transformers 5 silently ignores `vocab_file=` and `merges_file=` and makes an empty tokenizer. Other libraries,
+    # such as TransformerLens, ask a tokenizer for its name.
     return GPT2Tokenizer(vocab=load_vocabulary(folder), merges=merges, name_or_path=NAME)  # type: ignore[arg-type]
 
 
@@ -62,13 +62,13 @@ def load_vocabulary(folder: Path = TOKENIZER_FOLDER) -> dict[str, int]:
 def check_reads_alike(
     folder: Path, texts: Sequence[str], tokens: Sequence[Sequence[int]], answers: Mapping[str, int]
 ) -> None:
-    """Raise `UserError` if a checkpoint's folder brings a tokenizer that has other ids for these texts or answers."""
+    """Raise `UserError` if a checkpoint's folder has a tokenizer with other ids for these texts or answers."""
     brought = [folder / name for name in VOCABULARIES if os.path.lexists(folder / name)]
     if not brought:
         return
-    mend = "mend it, or take it away if the model's tokens are GPT-2's"
+    mend = "mend it, or delete it if the model's tokens are GPT-2's"
     for path in (path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model")):
-        with reading(path, mend):  # a pipe among them would be waited for for ever
+        with reading(path, mend):  # reading a pipe could wait for ever
             pass
     try:
         found = _read_by_own(folder, texts, answers)
@@ -85,7 +85,7 @@ def check_reads_alike(
 
 
 def _read_by_own(folder: Path, texts: Sequence[str], answers: Iterable[str]) -> dict[str, list[int | None]]:
-    """The ids that a checkpoint's own tokenizer has for texts and for single tokens; none of its code is run."""
+    """The ids that a checkpoint's own tokenizer gives for texts and for single tokens; none of its code is run."""
     from transformers import AutoTokenizer
 
     own = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""What a forward pass of the rust_circuit circuit leaves behind, from which paths are patched.
+"""The cached results of a forward pass of the rust_circuit circuit, from which paths are patched.
 
 Shapes: B pairs of sentences in a batch, U distinct sentences among their 2B, P distinct prefixes of these, T positions,
 D width.
@@ -19,11 +19,11 @@ from path_patching.prefixes import distinct_prefixes, weighted_sums
 from path_patching.progress import progress
 from path_patching.rust_engine.gpt2_circuits import Gpt2Circuit, stream_name
 
-# In one evaluation: more tensors of that many rows than a processor's caches hold make it three times slower.
+# Rows in one evaluation: it gets three times slower when its tensors do not fit in the processor's caches.
 ROWS_AT_ONCE = {"cpu": 1024, "cuda": 32_768}
-# Evaluate in any order that works: the circuits are small, and searching for the best order costs more than it saves.
+# Take any order of evaluation: searching for the best one costs more than it saves in circuits so small.
 AS_IT_COMES = rc.OptimizationSettings(scheduling_naive=True, scheduling_simplify=False)
-# Of path circuits, which have thousands of nodes, simplifying takes half of the time too, and saves little.
+# Path circuits have thousands of nodes: simplifying them would take half of the time and save little.
 AS_IT_IS = rc.OptimizationSettings(
     scheduling_naive=True,
     scheduling_simplify=False,
@@ -40,20 +40,20 @@ def evaluate(
 ) -> list[torch.Tensor]:
     """Evaluate circuits with their symbols bound, by name, to tensors that may have batch axes in front."""
     arrays = {name: rc.Array(value.contiguous(), name) for name, value in bound.items()}
-    # One matcher of all names, since each circuit below is tried with each matcher.
+    # One matcher for all names: each circuit below is tried with each matcher.
     expander = rc.Expander((set(arrays), lambda symbol: arrays[symbol.name]))
-    with interrupts_held():  # rust_circuit makes a panic of one, with hundreds of lines
+    with interrupts_held():  # within rust_circuit, an interrupt would print hundreds of lines
         evaluated: list[torch.Tensor] = rc.optimize_and_evaluate_many(
             [expander(circuit) for circuit in circuits], settings
         )
-        rc.clear_module_circuit_caches()  # they would keep every tensor that was ever bound
+        rc.clear_module_circuit_caches()  # they would keep every tensor ever bound
     return evaluated
 
 
 class Activations:
     """Residual streams and attention-weighted values of all nodes, on B clean sentences and their twins (B, T).
 
-    `means`, of all clean sentences, may be filled in later. It has the streams (T, D) by name, the attention-weighted
+    `means`, over all clean sentences, may be filled in later. It has the streams (T, D) by name, the attention-weighted
     values (T, H, d_head) by layer, and the writes (D,) of some neurons by node.
     """
 
@@ -76,7 +76,7 @@ class Activations:
         return len(self._prefix["clean"])
 
     def weighted(self, weights: torch.Tensor, neurons: Sequence[Node]) -> Means:
-        """Sums over the clean sentences, given the weight (B,) float64 of each: what is to be added up to `means`."""
+        """Sums over the clean sentences with weights (B,) float64; those of all batches add up to `means`."""
         weights = weights.to(self._circuit.device)
         total = partial(weighted_sums, of_sentence=self._prefix["clean"], weights=weights)
         streams: Means = {name: total(rows) for name, rows in self._streams.items()}
@@ -94,11 +94,11 @@ class Activations:
         return self._streams[name][self._prefix[data][part, position]]
 
     def _mean(self, mean: torch.Tensor, part: slice) -> torch.Tensor:
-        """A mean for each of some of the pairs."""
+        """A mean, repeated for each of some pairs."""
         return mean.to(self._streams["a0.in"]).expand(len(self._prefix["clean"][part]), *mean.shape)
 
     def writes(self, nodes: Sequence[Node], data: Data, part: slice = slice(None)) -> torch.Tensor:
-        """What nodes write, (len(nodes), B, D); heads, or neurons, of one layer and position are evaluated together."""
+        """What nodes write, (len(nodes), B, D). Heads, or neurons, of one layer and position are evaluated together."""
         together: dict[tuple[int, str, int], list[Node]] = {}
         for node in dict.fromkeys(nodes):
             together.setdefault((node.layer, node.kind, node.position), []).append(node)
@@ -165,7 +165,7 @@ class Activations:
         return dict(zip(inputs, found, strict=True))
 
     def _of_prefixes(self, circuits: Sequence[rc.Circuit], bound: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Circuits evaluated for all prefixes, some at a time: (P, ...) each, their symbols bound to (P, ...)."""
+        """Circuits evaluated for all prefixes, some at a time: (P, ...) each, with symbols bound to (P, ...)."""
         parts = [
             evaluate(circuits, dict(zip(bound, rows, strict=True)))
             for rows in zip(*(each.split(self._rows_at_once) for each in bound.values()), strict=True)

@@ -1,9 +1,9 @@
 """The engine of the paper, rust_circuit: what `path_patching.reference` defines, by substitutions in a circuit.
 
-A path set becomes a circuit by walking its tree: what arrives along the branches is added to the residual stream as
-each input reads it. What enters from outside is a symbol (a *leaf*): residual streams, what nodes write, and the
-changes at the ends of paths. What it does to be fast: symbols are bound with `rc.Expander`, so that a batch of
-sentences, or of the nodes of a sweep, is one evaluation of a circuit that was built once.
+A path set becomes a circuit by walking its tree: the changes along the branches are added to the residual stream that
+each input reads. Whatever enters from outside is a symbol (a *leaf*): residual streams, nodes' writes, and the changes
+at the ends of paths. It is fast because `rc.Expander` binds the symbols: all sentences of a batch, or all senders of a
+sweep, take one evaluation of a circuit that was built once.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from path_patching.rust_engine.activations import AS_IT_IS, Activations, evaluat
 from path_patching.rust_engine.gpt2_circuits import Gpt2Circuit, stream_name
 from path_patching.unembedding import Unembedding
 
-BYTES_AT_ONCE = 128_000_000  # in one evaluation: enough to keep the cores busy and rust_circuit's own work small
-WIDTHS_PER_ROW = 40  # tensors of D numbers that an evaluation holds for a row (sender, pair), neurons among them
+BYTES_AT_ONCE = 128_000_000  # in one evaluation; with fewer, rust_circuit's own work would count
+WIDTHS_PER_ROW = 40  # tensors of D numbers, with the neurons', that an evaluation holds for a row (sender, pair)
 
 Role = Literal["residual", "write", "inside", "change"]
 
@@ -40,9 +40,9 @@ Role = Literal["residual", "write", "inside", "change"]
 class Leaf:
     """A symbol of a path circuit.
 
-    `residual`: `stream` at the node's position, outside data. `write`: what the node writes on outside data. `change`:
-    what a path that ends here changes, of the write or, if the node is `residual@p`, of `stream`; `inside` is `write`
-    with that change.
+    `residual` is `stream` at the node's position on outside data. `write` is the node's write on outside data. `change`
+    is what a path that ends here changes: the write, or `stream` if the node is `residual@p`. `inside` is `write` plus
+    that change.
     """
 
     role: Role
@@ -58,16 +58,16 @@ class Leaf:
 
 @dataclass(frozen=True, eq=False)
 class PathCircuit:
-    """What is unembedded (D,) with a path set patched, as a function of its leaves."""
+    """The unembedding's input (D,) with a path set patched, as a function of its leaves."""
 
     circuit: rc.Circuit
     leaves: tuple[Leaf, ...]
 
 
 class PathCircuitBuilder:
-    """Builds the circuits of path sets, which share what is equal in them, and says what leaves each has.
+    """Builds the circuits of path sets and says which leaves each has. Equal parts are shared.
 
-    With `open_ends` a path that ends at `residual@p` stands for some of what is there, to be bound later, not for all.
+    With `open_ends`, a path that ends at `residual@p` stands not for the whole stream, but for a change bound later.
     """
 
     def __init__(self, circuit: Gpt2Circuit, open_ends: bool = False) -> None:
@@ -76,7 +76,7 @@ class PathCircuitBuilder:
         self._leaves: dict[Leaf, rc.Circuit] = {}
         self._recomputed = cache(self._recompute)
         self._rewritten = cache(self._rewrite)
-        self._read = cache(self._add)  # all heads of a layer share what they read alike, and its LayerNorm
+        self._read = cache(self._add)  # heads of a layer that read the same share it and its LayerNorm
         self._normed = cache(self._normalize)
         self._input = cache(self._project)
         self.build = cache(self._build)
@@ -92,7 +92,7 @@ class PathCircuitBuilder:
         return PathCircuit(circuit, tuple(leaf for leaf in leaves if leaf.name in present))
 
     def _recompute(self, paths: PathSet) -> rc.Circuit:
-        """What the node of `paths` writes with what arrives along its branches added to what it reads."""
+        """What the node of `paths` writes when the changes along its branches are added to what it reads."""
         node, arriving = paths.node, _by_input(paths)
         if node.kind == "head":
             projected = {(via, at): self._input(_anywhere(node), via, at, each) for (via, at), each in arriving.items()}
@@ -106,26 +106,26 @@ class PathCircuitBuilder:
         return self._circuit.normed(stream, position, self._read(stream, position, senders))
 
     def _add(self, stream: str, position: int, senders: tuple[PathSet, ...]) -> rc.Circuit:
-        """A residual stream with what senders change at a position of it."""
+        """A residual stream at a position, plus what the senders change there."""
         arriving = senders if self._open_ends else _not_absorbed(senders)
         changes = (self._change(stream, paths, senders) for paths in arriving)
         return rc.Add(self._circuit.residual(stream, position), *changes)
 
     def _change(self, stream: str, paths: PathSet, beside: tuple[PathSet, ...]) -> rc.Circuit:
-        """What changes in a stream because of the paths that go on through one sender."""
+        """What the paths through one sender change in a stream."""
         node = paths.node
         if node.kind == "residual":
             return self._leaf("change", node, stream)
         if not paths.ends_here:
             return self._rewritten(paths)
         for mlp in beside:
-            if mlp.node == _mlp_of(node):  # replace the neuron in what its recomputed MLP writes
+            if mlp.node == _mlp_of(node):  # exchange the neuron within its recomputed MLP's write
                 read = self._read(stream_name(node), node.position, _by_input(mlp)["in", node.position])
                 return rc.Add.minus(self._leaf("inside", node), self._circuit.reading(node, read))
         return self._leaf("change", node)
 
     def _rewrite(self, paths: PathSet) -> rc.Circuit:
-        """What a recomputed node writes beyond what it writes outside."""
+        """A recomputed node's write minus its write on outside data."""
         return rc.Add.minus(self._recomputed(paths), self._leaf("write", paths.node))
 
     def _leaf(self, role: Role, node: Node, stream: str = "") -> rc.Circuit:
@@ -141,7 +141,7 @@ class RustCircuitEngine(Engine[Activations]):
 
     name = "rust_circuit"
     unembedding: Unembedding
-    heads_checked = 6  # each has to be built, some half a second
+    heads_checked = 6  # building one takes about half a second
 
     def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
         super().__init__(model, sentences, device, memory_gb)
@@ -152,7 +152,7 @@ class RustCircuitEngine(Engine[Activations]):
     def _parts(self, bytes_each: int = 0) -> Iterator[Part]:
         if get_ident() != self._thread:
             raise UserError(
-                "a rust_circuit engine answers in the thread that made it alone: make one in this thread, or use torch"
+                "a rust_circuit engine works only in the thread that made it: make one in this thread, or use torch"
             )
         return super()._parts(bytes_each)
 
@@ -231,7 +231,7 @@ class RustCircuitEngine(Engine[Activations]):
         bind: Callable[[Collection[Leaf], slice], dict[Leaf, torch.Tensor]],
         part: slice,
     ) -> list[torch.Tensor]:
-        """What is unembedded (..., part, D) of circuits whose leaves `bind` gives for a part of the batch."""
+        """The unembedding's input (..., part, D) from circuits; `bind` gives their leaves for a part of the batch."""
         leaves = dict.fromkeys(leaf for template in templates for leaf in template.leaves)
         bound = {leaf.name: value for leaf, value in bind(leaves, part).items()}
         return evaluate([each.circuit for each in templates], bound, AS_IT_IS)
@@ -275,7 +275,7 @@ def _values(leaves: Collection[Leaf], batch: Activations, part: slice, request: 
 
 
 def _on(data: Data, leaves: Collection[Leaf], batch: Activations, part: slice) -> dict[Leaf, torch.Tensor]:
-    """What stands at leaves on one kind of data: their streams, or what their nodes write."""
+    """The values of leaves on one kind of data: their streams, or what their nodes write."""
     streams = {leaf: batch.stream(leaf.stream, leaf.node.position, data, part) for leaf in leaves if leaf.stream}
     writing = [leaf for leaf in leaves if not leaf.stream]
     written = batch.writes([leaf.node for leaf in writing], data, part) if writing else ()
@@ -283,7 +283,7 @@ def _on(data: Data, leaves: Collection[Leaf], batch: Activations, part: slice) -
 
 
 def _where_read(leaf: Leaf, senders: list[Node], changes: torch.Tensor) -> torch.Tensor:
-    """Senders' changes (S, B, D), zero for those that do not write into the leaf's stream before it is read."""
+    """Senders' changes (S, B, D); zero for senders that do not write into the leaf's stream before it is read."""
     read = [sender.position == leaf.node.position and _writes_into(sender, leaf.stream) for sender in senders]
     return changes if all(read) else changes * torch.tensor(read, device=changes.device)[:, None, None]
 
@@ -305,12 +305,12 @@ def _streams_read(paths: PathSet) -> Iterator[Leaf]:
 
 
 def _anywhere(head: Node) -> Node:
-    """A head whose position does not matter, since keys and values of a position serve all later ones."""
+    """A head without its position: keys and values of a position serve the heads at all later ones."""
     return Node.head(head.layer, head.index, 0)
 
 
 def _by_input(paths: PathSet) -> dict[tuple[Via, int], tuple[PathSet, ...]]:
-    """The senders of a node by the input and the position they enter through."""
+    """The senders of a node by input and position."""
     grouped: dict[tuple[Via, int], list[PathSet]] = defaultdict(list)
     for branch in paths.branches:
         grouped[branch.via, branch.paths.node.position].append(branch.paths)
@@ -318,7 +318,7 @@ def _by_input(paths: PathSet) -> dict[tuple[Via, int], tuple[PathSet, ...]]:
 
 
 def _not_absorbed(senders: Sequence[PathSet]) -> Sequence[PathSet]:
-    """The senders into one stream that add something: a whole stream, or a whole MLP, holds its parts already."""
+    """The senders into one stream that add something: a whole stream or a whole MLP holds its parts already."""
     whole = [paths for paths in senders if paths.node.kind == "residual"]
     ended = {paths.node for paths in senders if paths.ends_here}
     return whole[:1] or [paths for paths in senders if _mlp_of(paths.node) not in ended]

@@ -1,9 +1,9 @@
 """GPT-2 as rust_circuit circuits, split by head and position.
 
-Each node is a circuit over the residual streams it reads, which are symbols of one vector (D,) unless a circuit stands
-in their place: `a9.h1@12` reads `a9.in@0` … `a9.in@12`, through its inputs `a9.h1.q@12`, `a9.h1.k@0` …, `a9.h1.v@0` …;
-`m10@12` reads `m10.in@12`. What stands below a node is never walked when it is built, so that a circuit of many nodes
-takes time in proportion to them. Batches of sentences enter with `rc.Expander`, which widens everything above what it
+Each node is a circuit over the residual streams that it reads. A stream is a symbol of one vector (D,), unless another
+circuit replaces it. `a9.h1@12` reads `a9.in@0` … `a9.in@12` through its inputs `a9.h1.q@12`, `a9.h1.k@0` …,
+`a9.h1.v@0` …; `m10@12` reads `m10.in@12`. Building a node does not walk the circuits below it, so the time grows in
+proportion to the number of nodes. Batches of sentences enter with `rc.Expander`, which widens everything above what it
 replaces. The plain forward pass has circuits of whole layers: `head_inputs`, `attention` over all positions at once,
 `attention_layer` and `mlp_layer`.
 """
@@ -36,7 +36,7 @@ def stream_name(reader: Node) -> str:
 
 
 class Attention(NamedTuple):
-    """What a layer's heads attend to: attention-weighted values z (T, H, d_head), patterns (H, T, T)."""
+    """The attention of a layer's heads: attention-weighted values z (T, H, d_head), patterns (H, T, T)."""
 
     z: rc.Circuit
     pattern: rc.Circuit
@@ -45,7 +45,7 @@ class Attention(NamedTuple):
 class Gpt2Circuit:
     """The circuits of one model. Weights are arrays on `device`.
 
-    What reads nothing but symbols is built once, when first asked for; circuits over other circuits are not kept.
+    A circuit over symbols alone is built once, at first use; circuits over other circuits are not cached.
     """
 
     def __init__(self, model: Model, device: str) -> None:
@@ -59,7 +59,7 @@ class Gpt2Circuit:
         self._template = cache(self._built_template)
 
     def embeddings(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Token plus position embeddings (P, D) of token ids and where they stand, (P,) each."""
+        """Token plus position embeddings (P, D) of token ids and their positions, (P,) each."""
         token, position = self._embedding.values()
         return token[tokens.to(self.device)] + position[positions.to(self.device)]
 
@@ -69,7 +69,7 @@ class Gpt2Circuit:
         return f"m{layer}.in", "final.in" if last else f"a{layer + 1}.in"
 
     def attention_biases(self, stream: str) -> list[torch.Tensor]:
-        """The biases (D,) that the heads of each layer share, of those layers that write into a residual stream."""
+        """The shared biases (D,) of the attention layers that write into a residual stream."""
         kind, layer = stream[0], stream[1:].removesuffix(".in")
         n_layers = self.architecture.n_layers if stream == "final.in" else int(layer) + (kind == "m")
         return [self._weights[f"a{each}.w.o_bias_arr"].value for each in range(n_layers)]
@@ -78,24 +78,24 @@ class Gpt2Circuit:
         return self._weights[f"{name}_arr"]
 
     def _residual(self, stream: str, position: int) -> rc.Circuit:
-        """The residual stream at a position, (D,): the symbol that readers share."""
+        """The symbol of the residual stream at a position, (D,), which all readers share."""
         return rc.Symbol.new_with_random_uuid((self.architecture.d_model,), f"{stream}@{position}")
 
     def _node(self, node: Node) -> rc.Circuit:
-        """A node that is no head, as a function of the symbol of the stream that it reads."""
+        """An MLP, a neuron or the logits, as a function of the symbol of the stream that it reads."""
         return self.reading(node, self.residual(stream_name(node), node.position))
 
     def reading(self, node: Node, read: rc.Circuit) -> rc.Circuit:
-        """What an MLP or a neuron that reads `read` (D,) writes (D,); for the logits, what is unembedded."""
+        """What an MLP or a neuron writes (D,) when it reads `read` (D,); for the logits, the unembedding's input."""
         build = {"mlp": self._mlp, "neuron": self._neuron, "logits": self._final}[node.kind]
         return self._in_place(build, node, read)
 
     def normed(self, stream: str, position: int, read: rc.Circuit) -> rc.Circuit:
-        """LayerNorm of `read` (D,), which is or stands for a residual stream that heads read at a position."""
+        """LayerNorm of `read` (D,): a residual stream that heads read at a position, or what replaces it."""
         return self._in_place(self._normed, Node(int(stream[1:].removesuffix(".in")), "head", 0, position), read)
 
     def projection(self, head: Node, via: Via, position: int, normed: rc.Circuit) -> rc.Circuit:
-        """A head's query (d_head,), or a key or value of a position (1, d_head), of what its LayerNorm gives (D,)."""
+        """A head's query (d_head,), or its key or value at a position (1, d_head), from its LayerNorm's output (D,)."""
         weight = self._of_head(f"a{head.layer}.w.{via}", head.index)
         bias = self._of_head(f"a{head.layer}.w.{via}_bias", head.index)
         name = f"{head.name}.{via}@{position}"
@@ -105,7 +105,7 @@ class Gpt2Circuit:
     def head(self, head: Node, patched: Mapping[tuple[Via, int], rc.Circuit]) -> rc.Circuit:
         """What a head writes (D,): its query against keys and values of every position up to its own.
 
-        `patched` has some of its inputs, from `projection`; the others are of the symbols of the streams.
+        `patched` has some of its inputs, made by `projection`; the others read the streams' symbols.
         """
         of_any_position = Node.head(head.layer, head.index, 0)
 
@@ -126,7 +126,7 @@ class Gpt2Circuit:
         return self.projection(head, via, position, normed)
 
     def _in_place(self, build: Callable[[Node, rc.Circuit], rc.Circuit], node: Node, read: rc.Circuit) -> rc.Circuit:
-        """`build` of a node and what it reads, as a template that is built once, with `read` put in its place."""
+        """`build` of a node that reads `read`: a template is built once, and `read` is put into it."""
         place, template = self._template(build, node)
         return template if read == place else rc.Expander((place, lambda _: read))(template)
 

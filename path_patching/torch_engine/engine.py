@@ -1,8 +1,8 @@
 """The engine in plain PyTorch: what `path_patching.reference` defines, faster, on a CPU or a GPU.
 
-What it does to be fast: one float32 forward pass over the distinct beginnings of the sentences (`forward`), only the
-nodes on paths recomputed, as differences to it, equal parts of path sets once (`patching`), and the senders of a sweep
-stacked. S senders, B sentence pairs of a batch, T positions, D width, A answers.
+It is fast because it runs one float32 forward pass over the distinct beginnings of the sentences (`forward`),
+recomputes only the nodes on paths, as differences from that pass, equal parts of path sets once (`patching`), and
+stacks the senders of a sweep. S senders, B sentence pairs of a batch, T positions, D width, A answers.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class TorchEngine(Engine[Activations]):
                 yield self._normalized(patching.end_stream(request.paths))
 
     def _patchings(self, batch: Activations, requests: Sequence[Request]) -> Iterator[Patching]:
-        """For each request in turn the patching of the one before if that is of use, unless it remembers too much."""
+        """The patching for each request: the last one again if its data are the same and its cache is not too large."""
         patching = None
         for request in requests:
             if patching is None or patching.data != request.data or patching.n_bytes() > self.memory_gb * 1e9 / 8:
@@ -89,12 +89,12 @@ class TorchEngine(Engine[Activations]):
         return self.unembedding.probabilities(self._normalized(stream))
 
     def _stacked_at_once(self, receivers: PathSet, n_pairs: int) -> int:
-        """How many senders' changes may be stacked: each node keeps one, an MLP's neurons need twelve for a while."""
+        """How many senders' changes may be stacked: each node keeps one, and an MLP's neurons briefly need twelve."""
         bytes_each = BYTES * n_pairs * self.model.architecture.d_model * (len(receivers.nodes()) + 12)
         return max(1, int(self.memory_gb * 1e9 / 4 / bytes_each))
 
     def _normalized(self, stream: torch.Tensor) -> torch.Tensor:
-        """What is unembedded of the streams (..., D) that the logits read."""
+        """The streams (..., D) that the logits read, normalized for the unembedding."""
         return self._transformer.normalized("final", stream)
 
     def _writes(self, batch: Activations, nodes: Sequence[Node], data: Data) -> torch.Tensor:
@@ -111,7 +111,7 @@ class TorchEngine(Engine[Activations]):
 
 
 def _stacks(receivers: PathSet, senders: list[Node], via: AnyVia, size: int) -> Iterator[list[Node]]:
-    """Senders that extend `receivers` in the same places, so that one tree serves them all, up to `size` at a time."""
+    """Groups of at most `size` senders that extend `receivers` in the same places, so that one tree serves a group."""
     steps = {(end, way) for end in receivers.ends() for way in INPUTS[end.kind] if via in ("all", way)}
     alike: dict[Hashable, list[Node]] = defaultdict(list)
     for sender in senders:

@@ -1,4 +1,4 @@
-"""GPT-2 in plain PyTorch: the parts that path patching recomputes, and one forward pass that keeps what it needs.
+"""GPT-2 in plain PyTorch: the parts that path patching recomputes, and the forward pass that caches what it needs.
 
 The forward pass runs over the distinct prefixes (P) of sentences (B); positions: T; width: D.
 """
@@ -17,7 +17,7 @@ from path_patching.gpt2.model import LAYER_NORM_EPSILON, Model
 from path_patching.paths import INPUTS, Node, Via
 from path_patching.prefixes import Prefixes, distinct_prefixes, weighted_sums
 
-SENTENCES_AT_ONCE = 256  # in attention, where every sentence has its own copies of queries, keys and values
+SENTENCES_AT_ONCE = 256  # in attention, where every sentence copies its queries, keys and values
 
 
 class Transformer:
@@ -50,7 +50,7 @@ class Transformer:
         return by_head
 
     def heads_write(self, layer: int, z: torch.Tensor) -> torch.Tensor:
-        """What the heads of a layer write together (..., D), given their values z (..., heads, d_head)."""
+        """Sum of a layer's heads' writes (..., D), from their attention-weighted values z (..., heads, d_head)."""
         to_stream = self[f"a{layer}.w.o"].permute(1, 0, 2).flatten(1)  # (D, heads * d_head)
         return functional.linear(z.flatten(-2), to_stream, self[f"a{layer}.w.o_bias"])
 
@@ -88,10 +88,10 @@ class Transformer:
         return torch.cat(z)[prefixes.example]
 
     def run(self, prefixes: Prefixes) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """A forward pass: the streams that each half-layer reads, and the heads' attention-weighted values z.
+        """A forward pass: the stream that each half-layer reads, and the heads' attention-weighted values z.
 
-        2 layers + 1 streams (P, D): layer 0's heads read the first, its MLP the second, the logits the last.
-        Of z, one tensor a layer, (P, heads, d_head).
+        There are 2 · layers + 1 streams (P, D): the heads of layer 0 read the first, its MLP the second, the logits the
+        last. z has one tensor for each layer, (P, heads, d_head).
         """
         streams = [self["t.w.tok_embeds"][prefixes.tokens] + self["t.w.pos_embeds"][prefixes.positions]]
         z = []
@@ -105,7 +105,7 @@ class Transformer:
 class Activations:
     """What the nodes read and write on a batch of N clean sentences and their N corrupted twins, tokens (N, T).
 
-    `means`, of all clean sentences, may be filled in later. It has the streams (T, D) by their place in `run`'s list,
+    `means`, over all clean sentences, may be filled in later. It has the streams (T, D) by their index in `run`'s list,
     the attention-weighted values (T, heads, d_head) by layer, and the activations (1,) of some neurons by node.
     """
 
@@ -125,7 +125,7 @@ class Activations:
         return len(self._prefix["clean"])
 
     def weighted(self, weights: torch.Tensor, neurons: Sequence[Node]) -> Means:
-        """Sums over the clean sentences, given the weight (N,) float64 of each: what is to be added up to `means`."""
+        """Sums over the clean sentences with weights (N,) float64; those of all batches add up to `means`."""
         weights = weights.to(self.transformer.device)
         total = partial(weighted_sums, of_sentence=self._prefix["clean"], weights=weights)
         streams: Means = {("stream", place): total(rows) for place, rows in enumerate(self._streams)}
@@ -145,7 +145,7 @@ class Activations:
         return self._streams[place][self._prefix[data][:, position]]
 
     def _mean(self, key: Hashable, place: int | slice = slice(None)) -> torch.Tensor:
-        """One of the means, or a part of it, for each of the N sentences."""
+        """One of the means, or a part of it, repeated for each of the N sentences."""
         mean = self._means[key][place].to(self._streams[0])
         return mean.expand(len(self), *mean.shape)
 

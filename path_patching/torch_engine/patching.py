@@ -1,11 +1,10 @@
-"""The method in plain PyTorch: what a path set changes, as differences to what nodes write and read outside of it.
+"""The method in plain PyTorch: how a path set changes what nodes read and write, compared with the outside data.
 
-The change that a path set makes to what its node writes follows from the changes that its branches make to what the
-node reads. So what is below is computed first, from the ends of the paths up to the logits, and remembered by sub-tree,
-since equal sub-trees make equal changes, in whichever path sets they occur. A node on the way changes by what it makes
-of the stream that it finds, less what it writes outside; on mean and zero data that is not what it makes of the outside
-stream. In a sweep the changes of S senders are stacked on a leading axis: shapes are (..., N, D) for N sentences and
-width D, where `...` is nothing or S.
+The change of a node's write follows from the changes that its branches make to what the node reads. So it is computed
+from the ends of the paths up to the logits. A cache keeps it by sub-tree: equal sub-trees make equal changes in all
+path sets. A node on the way changes by what it computes from the patched stream, minus its write on outside data; on
+mean and zero data, that write is not what the node computes from the outside stream. In a sweep the changes of S
+senders are stacked on a leading axis: shapes are (..., N, D) for N sentences and width D, where `...` is nothing or S.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from path_patching.torch_engine.forward import Activations
 
 
 class Sender(NamedTuple):
-    """The paths that start at a node, and which of its neurons are inside whatever it reads, if it is an MLP."""
+    """The paths that start at a node, and, for an MLP, which of its neurons end a path."""
 
     paths: PathSet
     neurons: tuple[int, ...] = ()
@@ -33,20 +32,20 @@ Key = tuple[int, tuple[int, ...]]  # of a sender: the number of its paths, and t
 
 
 class Reads(NamedTuple):
-    """What changes in what a node reads: the senders by input and position, and those to be known before it is."""
+    """What changes in what a node reads: the senders by input and position, and those to be computed first."""
 
     arriving: dict[tuple[Via, int], list[tuple[Key, Sender]]]
     below: list[tuple[Key, Sender]]
 
 
 class Patching:
-    """What path sets change in a batch of sentences on `outside` data, with `inside` data at their ends."""
+    """How path sets with `inside` data at their ends change a batch of sentences on `outside` data."""
 
     def __init__(self, activations: Activations, inside: Data, outside: Data, strength: float = 1.0) -> None:
         self.activations = activations
         self.transformer = activations.transformer
         self.inside, self.outside, self.strength = inside, outside, strength
-        self._numbered: dict[int, tuple[PathSet, int]] = {}  # by id; the path set is kept, so that its id is no other's
+        self._numbered: dict[int, tuple[PathSet, int]] = {}  # by id; the path set is kept so that no other gets its id
         self._numbers: dict[Hashable, int] = {}
         self._known: dict[Key, torch.Tensor] = {}
         self._known_reads: dict[int, Reads] = {}
@@ -54,15 +53,15 @@ class Patching:
 
     @property
     def data(self) -> tuple[Data, Data, float]:
-        """All but the sentences, as in a request."""
+        """Everything but the sentences, as in a request."""
         return self.inside, self.outside, self.strength
 
     def n_bytes(self) -> int:
-        """The memory of what is remembered."""
+        """The cache's size."""
         return sum(each.nbytes for each in (*self._known.values(), *self._outside.values()))
 
     def give(self, sender: Node, change: torch.Tensor) -> None:
-        """Let `sender` write `change` more, (..., N, D), wherever a path ends at it."""
+        """Add `change` (..., N, D) to what `sender` writes wherever a path ends at it."""
         self._known[self._number(PathSet.at(sender)), ()] = change
 
     def end_stream(self, paths: PathSet) -> torch.Tensor:
@@ -86,7 +85,7 @@ class Patching:
         return self._patched_stream(paths)
 
     def sent(self, sender: Node) -> torch.Tensor:
-        """Change of a node's write if all of the node is inside, (N, D)."""
+        """Change of a node's write where a path ends at it, (N, D)."""
         if sender.kind in ("head", "neuron"):
             return self.sent_coefficients(sender) @ self.transformer.directions(sender)
         return self._change(partial(self.activations.write, sender))
@@ -96,12 +95,12 @@ class Patching:
         return self._change(partial(self.activations.coefficients, sender))
 
     def _change(self, on: Callable[[Data], torch.Tensor]) -> torch.Tensor:
-        """Change of something at the end of a path."""
+        """Change of a quantity at the end of a path; `on` gives it on one kind of data."""
         change = on(self.inside) - on(self.outside)
         return change if self.strength == 1 else self.strength * change
 
     def _graded(self, on: Callable[[Data], torch.Tensor]) -> torch.Tensor:
-        """What something becomes at the end of a path."""
+        """The quantity itself at the end of a path."""
         return on(self.inside) if self.strength == 1 else on(self.outside) + self._change(on)
 
     def _reads(self, paths: PathSet) -> Reads:
@@ -117,7 +116,7 @@ class Patching:
         return [((self._number(each.paths), each.neurons), each) for each in _not_absorbed(together)]
 
     def _number(self, paths: PathSet) -> int:
-        """The same number for equal sub-trees. Comparing these whole, once for each that is met, would take longer."""
+        """The same number for equal sub-trees: comparing numbers is faster than comparing sub-trees."""
         if id(paths) not in self._numbered:
             below = tuple((branch.via, self._number(branch.paths)) for branch in paths.branches)
             number = self._numbers.setdefault((paths.node, paths.ends_here, below), len(self._numbers))
@@ -170,7 +169,7 @@ class Patching:
         return self._once(("stream", reader.depth, position), of)
 
     def _once(self, key: Hashable, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Something of the outside data, which many paths ask for."""
+        """A cache for quantities on outside data, which many paths need."""
         if key not in self._outside:
             self._outside[key] = compute()
         return self._outside[key]
@@ -178,7 +177,7 @@ class Patching:
     def _scores(self, query: torch.Tensor, keys: torch.Tensor, patched: dict[int, torch.Tensor]) -> torch.Tensor:
         """Attention scores (..., N, keys) of a query (..., N, d_head) on keys (N, keys, d_head), some of them patched.
 
-        A patched key (..., N, d_head) may have a sweep's axis that the query has not.
+        A patched key (..., N, d_head) may have a sweep's axis that the query does not have.
         """
         scores = torch.einsum("...nc,nkc->...nk", query, keys)
         for at, key in patched.items():
@@ -202,7 +201,7 @@ class Patching:
 
 
 def _by_place(paths: PathSet) -> dict[tuple[Via, int], list[PathSet]]:
-    """The paths that go on from a node, by the input and the position that they go through."""
+    """The paths that go on from a node, by input and position."""
     found: dict[tuple[Via, int], list[PathSet]] = defaultdict(list)
     for branch in paths.branches:
         found[branch.via, branch.paths.node.position].append(branch.paths)
@@ -210,7 +209,7 @@ def _by_place(paths: PathSet) -> dict[tuple[Via, int], list[PathSet]]:
 
 
 def _not_absorbed(senders: list[PathSet]) -> list[Sender]:
-    """Those that add something: a whole stream has all that is there, and an MLP on the way its neurons."""
+    """The senders that add something: a whole stream holds all others, and an MLP takes its neurons along."""
     kinds = {paths.node.kind for paths in senders}
     if "residual" in kinds:
         return [Sender(paths) for paths in senders if paths.node.kind == "residual"]

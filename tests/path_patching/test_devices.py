@@ -370,8 +370,8 @@ def test_a_halved_batch_keeps_nothing_and_is_the_size_from_then_on(capsys):
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) == len(gpus.held_when_emptied) > 0
         assert set(gpus.held_when_emptied) == {still}
-        assert lines[0].startswith(f"out of memory on cuda:0 with {N} pairs of sentences at a time: trying {N // 2}, ")
-        assert lines[-1].endswith(f" and memory_gb {engine.memory_gb:.3g}, which spares the attempt")
+        assert lines[0].startswith(f"out of memory on cuda:0 with {N} pairs of sentences at a time: trying {N // 2}; ")
+        assert lines[-1].endswith(f"; memory_gb {engine.memory_gb:.3g} avoids this")
         patched_and_swept(engine)
         patched_and_swept(engine.like(setup().sentences))
         memory_gb = engine.memory_gb
@@ -438,7 +438,7 @@ def test_a_cpu_that_is_too_small_is_told_apart_from_other_errors(monkeypatch, ca
 
     monkeypatch.setattr(Transformer, "run", limited)
     assert (engine_on("cpu").clean() - expected).abs().max() < 1e-6
-    assert f"out of memory on cpu with {N} pairs of sentences at a time: trying {N // 2}," in capsys.readouterr().out
+    assert f"out of memory on cpu with {N} pairs of sentences at a time: trying {N // 2};" in capsys.readouterr().out
 
 
 def test_an_error_of_another_kind_is_not_tried_again(monkeypatch):

@@ -363,7 +363,7 @@ def test_a_memory_that_is_none_is_refused(memory_gb):
 def test_sentences_are_checked_against_the_model():
     long, short = torch.zeros(2, 7, dtype=torch.int64), torch.zeros(2, 6, dtype=torch.int64)
     assert Recording(MODEL, Sentences(short, short, ANSWERS)).sentences.end == 5
-    with pytest.raises(UserError, match=r"sentences of 7 tokens; random .* takes 6"):
+    with pytest.raises(UserError, match=r"sentences of 7 tokens; random .* takes at most 6"):
         Recording(MODEL, Sentences(long, long, ANSWERS))
     for clean, corrupted, answers in (
         (short + 30, short, ANSWERS),

@@ -36,7 +36,7 @@ def test_it_is_the_softmax_of_the_last_position(twin, tokens):
 
 
 def test_what_the_model_cannot_take_is_one_line(twin, tokens):
-    with pytest.raises(UserError, match="sentences of 14 tokens; the model takes 9"):
+    with pytest.raises(UserError, match="sentences of 14 tokens; the model takes at most 9"):
         predict_next(twin, torch.cat([tokens, tokens], 1), torch.tensor([1]), k=1)
     with pytest.raises(UserError, match="token 40 of GPT-2's tokenizer; the model has 40"):
         predict_next(twin, tokens, torch.tensor([40]), k=1)

@@ -61,13 +61,13 @@ def test_a_folder_in_the_user_s_home_may_be_named(monkeypatch, tmp_path):
 @pytest.mark.parametrize("option", ["--out", "--artifacts"])
 @pytest.mark.parametrize("name", ["", "~nobody-of-that-name/x"])
 def test_a_folder_without_a_name_is_one_line(option, name):
-    with pytest.raises(UserError, match=r"an empty name is no file and no folder|nobody is known whose home"):
+    with pytest.raises(UserError, match=r"an empty name is no file and no folder|there is no such user"):
         read_settings("doc", PlotSettings(), [option, name])
 
 
 @pytest.mark.parametrize("out", ["", "~nobody-of-that-name"])
 def test_in_a_notebook_as_well(out):
-    with pytest.raises(UserError, match=r"an empty name is no file and no folder|nobody is known whose home"):
+    with pytest.raises(UserError, match=r"an empty name is no file and no folder|there is no such user"):
         Settings(out=out).artifact_folder()
 
 

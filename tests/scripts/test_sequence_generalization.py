@@ -137,7 +137,7 @@ def test_a_model_too_short_for_a_task_ends_the_run_with_one_line(tmp_path):
     short = save_checkpoint(tmp_path / "short", n_layer=2, n_head=2, n_embd=8, n_positions=16, vocab_size=50257)
     run = generalize(tmp_path / "run", "--model", str(short), "--n", "97")
     assert run.returncode == 1
-    assert run.stderr == "error: sentences of 18 tokens; short takes 16\n"
+    assert run.stderr == "error: sentences of 18 tokens; short takes at most 16\n"
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".sequence_generalization.lock"]
 
 

@@ -248,7 +248,7 @@ def test_what_comes_damaged_is_named_and_can_be_fetched_again(pretended: Pretend
     with monkeypatch.context() as spoiled:
         spoiled.setattr(pretended, "files", lambda folder: told)
         path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
-        refused(NAME, f"{file} came damaged, and was taken away again; try once more")
+        refused(NAME, f"{file} arrived damaged and was deleted; try again")
     path.write_bytes(content)
     assert load_model(NAME).fingerprint == load_model(str(path.parent)).fingerprint
 
