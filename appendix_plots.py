@@ -8,6 +8,10 @@ not made is left out, and one line says so.
 # %% Whose artifacts? In an interactive window, change the settings below.
 from reproduction.command_line import read_settings
 
+from reproduction.settings import PlotSettings
+
+settings = read_settings(__doc__, PlotSettings())
+
 import plotly.graph_objects as go
 import torch
 
@@ -16,9 +20,6 @@ from reproduction import figures
 from reproduction.figures import PREDICTED_YEAR, YY, escaped, facets, probability_heatmap, share_histogram, sweeps
 from reproduction.plots import start_plots
 from reproduction.run import read_if_run
-from reproduction.settings import PlotSettings
-
-settings = read_settings(__doc__, PlotSettings())
 
 # %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
 folder = settings.artifact_folder()

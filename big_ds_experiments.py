@@ -6,6 +6,10 @@ python big_ds_experiments.py [--model gpt2|standin|NAME|PATH] [--circuit paper|a
 # %% What is asked, of which model? In an interactive window, change the settings here.
 from reproduction.command_line import read_settings
 
+from reproduction.settings import Settings
+
+settings = read_settings(__doc__, Settings(n=10_000))
+
 from path_patching.bootstrap import share
 from path_patching.circuits.circuit import (
     full_circuit,
@@ -19,10 +23,7 @@ from path_patching.paths import Node, PathSet
 from reproduction.circuit_choice import choose_circuit
 from reproduction.evaluations import Evaluations
 from reproduction.run import open_run
-from reproduction.settings import Settings
 from utils import Collated, has_every_yy, start_experiment, year_metrics
-
-settings = read_settings(__doc__, Settings(n=10_000))
 
 # %% Which sentences, and which circuit? Years are drawn uniformly, so that means are those of years as they are.
 experiment = start_experiment(settings, balanced=False)

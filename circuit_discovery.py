@@ -6,6 +6,10 @@ python circuit_discovery.py [--model gpt2|standin|NAME|PATH] [--circuit paper|au
 # %% What is asked, of which model? In an interactive window, change the settings here.
 from reproduction.command_line import read_settings
 
+from reproduction.settings import DiscoverySettings
+
+settings = read_settings(__doc__, DiscoverySettings(n=490))
+
 import torch
 
 from path_patching.circuits.circuit import full_circuit, in_model, in_order, into_mlp, late_half, nodes
@@ -20,7 +24,6 @@ from reproduction.circuit_choice import choose_circuit, circuit_asked_for
 from reproduction.evaluations import Evaluations, save_sweep
 from reproduction.paper import PAPER
 from reproduction.run import open_run
-from reproduction.settings import DiscoverySettings
 from utils import (
     collate,
     greater_than,
@@ -29,8 +32,6 @@ from utils import (
     start_experiment,
     year_metrics,
 )
-
-settings = read_settings(__doc__, DiscoverySettings(n=490))
 
 # %% Which sentences? N of them, each with a twin whose YY is 01. And is a circuit given, or to be found?
 experiment = start_experiment(settings)

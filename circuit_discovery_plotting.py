@@ -8,6 +8,10 @@ artifacts were not made is left out, and one line says so.
 # %% Whose artifacts? In an interactive window, change the settings below.
 from reproduction.command_line import read_settings
 
+from reproduction.settings import PlotSettings
+
+settings = read_settings(__doc__, PlotSettings())
+
 import torch
 
 from path_patching.circuits.circuit import in_order
@@ -17,9 +21,6 @@ from reproduction.circuit_drawing import circuit_figure
 from reproduction.figures import PREDICTED_YEAR, YY, facets, named, probability_heatmap, sweeps
 from reproduction.plots import start_plots
 from reproduction.run import Artifacts, read_artifacts, read_if_run
-from reproduction.settings import PlotSettings
-
-settings = read_settings(__doc__, PlotSettings())
 
 # %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
 folder = settings.artifact_folder()

@@ -14,6 +14,10 @@ from functools import partial
 
 from reproduction.command_line import read_settings
 
+from reproduction.settings import ValidationSettings
+
+settings = read_settings(__doc__, ValidationSettings(n=490)).chosen()
+
 import pandas as pd
 
 from dataset import get_valid_years
@@ -41,7 +45,6 @@ from path_patching.sweeps import remembered_effects
 from reproduction.circuit_choice import choose_circuit
 from reproduction.evaluations import Evaluations, clusters_of
 from reproduction.run import open_run
-from reproduction.settings import ValidationSettings
 from reproduction.verdicts import Verdicts, as_key, columns
 from tasks.abilities import century_copying, indirect_object, subject_verb_number
 from tasks.other_twins import with_twins
@@ -49,8 +52,6 @@ from tasks.plain_sentences import plain_sentences
 from utils import cutoff_sharpness, draw_sentences, greater_than, log_odds, start_experiment, year_metrics
 
 FEW = 194  # sentences, of the year spans two of each YY, for what takes thousands of evaluations
-
-settings = read_settings(__doc__, ValidationSettings(n=490)).chosen()
 
 # %% Which sentences, and which circuit? ∅, the run with everything on 01 data, is scored on the original YY.
 experiment = start_experiment(settings)

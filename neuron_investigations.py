@@ -9,6 +9,10 @@ The files of another layer than m10 (or, in a model of fewer layers, the last bu
 
 from reproduction.command_line import read_settings
 
+from reproduction.settings import LENS, NeuronSettings, chosen_layer
+
+settings = read_settings(__doc__, NeuronSettings(n=490))
+
 import torch
 
 from path_patching.bootstrap import share
@@ -17,12 +21,10 @@ from path_patching.paths import Node, PathSet
 from path_patching.sweeps import changes
 from reproduction.evaluations import Evaluations
 from reproduction.run import open_run
-from reproduction.settings import LENS, NeuronSettings, chosen_layer
 from utils import greater_than, start_experiment
 
 STRONGEST = 10  # neurons that are patched together
 
-settings = read_settings(__doc__, NeuronSettings(n=490))
 
 # %% Which sentences, and which MLP?
 experiment = start_experiment(settings)

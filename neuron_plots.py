@@ -10,6 +10,10 @@ from pathlib import Path
 
 from reproduction.command_line import read_settings
 
+from reproduction.settings import PAPER_LAYER, NeuronPlotSettings
+
+settings = read_settings(__doc__, NeuronPlotSettings())
+
 import plotly.graph_objects as go
 import torch
 
@@ -18,10 +22,7 @@ from reproduction import figures
 from reproduction.figures import PREDICTED_YEAR, YY, Axis, facets
 from reproduction.plots import start_plots
 from reproduction.run import read_artifacts
-from reproduction.settings import PAPER_LAYER, NeuronPlotSettings
 from utils import collate, has_every_yy
-
-settings = read_settings(__doc__, NeuronPlotSettings())
 
 # %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
 artifacts = read_artifacts(settings.artifact_folder(), "neuron_investigations")

@@ -10,6 +10,10 @@ is fitted on every other sentence and its effect measured on the rest. pca_plots
 
 from reproduction.command_line import read_settings
 
+from reproduction.settings import PcaSettings
+
+settings = read_settings(__doc__, PcaSettings(n=970))
+
 import torch
 from torch.nn.functional import pad
 
@@ -24,14 +28,12 @@ from reproduction.circuit_choice import choose_circuit
 from reproduction.evaluations import Evaluations
 from reproduction.paper import is_the_papers
 from reproduction.run import open_run
-from reproduction.settings import PcaSettings
 from utils import collate, prob_diff, start_experiment
 
 IN_THE_PAPER = ("m8", "a7.h10", "a7.h8")
 RANKS = (1, 2, 3, 5, 10)  # how many dimensions are ablated
 CONTROLS = 5  # of each edit
 
-settings = read_settings(__doc__, PcaSettings(n=970))
 
 # %% Whose activations? What an MLP reads at END and what heads write there: the paper's, or those of another circuit.
 experiment = start_experiment(settings)

@@ -6,14 +6,15 @@ Run pca_experiments.py first. Figures go to paper-plots and its subfolder append
 # %% Whose artifacts? In an interactive window, change the settings below.
 from reproduction.command_line import read_settings
 
+from reproduction.settings import PlotSettings
+
+settings = read_settings(__doc__, PlotSettings())
+
 import torch
 
 from reproduction.figures import YY, named, scatter
 from reproduction.plots import start_plots
 from reproduction.run import read_artifacts
-from reproduction.settings import PlotSettings
-
-settings = read_settings(__doc__, PlotSettings())
 
 # %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
 artifacts = read_artifacts(settings.artifact_folder(), "pca_experiments")

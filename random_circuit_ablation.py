@@ -8,6 +8,10 @@ import random
 
 from reproduction.command_line import read_settings
 
+from reproduction.settings import RandomCircuitSettings
+
+settings = read_settings(__doc__, RandomCircuitSettings(n=194))
+
 import torch
 
 from path_patching.bootstrap import share
@@ -17,12 +21,10 @@ from path_patching.engine import Request
 from reproduction.circuit_choice import choose_circuit
 from reproduction.evaluations import Evaluations
 from reproduction.run import open_run
-from reproduction.settings import RandomCircuitSettings
 from utils import start_experiment, year_metrics
 
 QUANTILES = {"least": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1.0}
 
-settings = read_settings(__doc__, RandomCircuitSettings(n=194))
 
 # %% Which sentences, and which circuit? Two of each YY, by default.
 experiment = start_experiment(settings)

@@ -12,6 +12,10 @@ from collections import Counter
 
 from reproduction.command_line import read_settings
 
+from reproduction.settings import NextTokenSettings
+
+settings = read_settings(__doc__, NextTokenSettings(n=200))
+
 import pandas as pd
 import torch
 
@@ -21,11 +25,9 @@ from path_patching.gpt2.tokenizer import EOS, load_tokenizer, token_texts
 from reproduction.evaluations import Evaluations
 from reproduction.next_token import predict_next
 from reproduction.run import open_run
-from reproduction.settings import NextTokenSettings
 from utils import check_tokens, start_transformers_experiment
 
 LISTED, LIKELIEST = 5, 5
-settings = read_settings(__doc__, NextTokenSettings(n=200))
 experiment = start_transformers_experiment(settings)
 run = open_run("random_years", experiment)
 

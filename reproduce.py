@@ -31,27 +31,52 @@ from typing import Any
 
 from reproduction.command_line import prepare
 
+from path_patching.defaults import ENGINES
+from path_patching.files import named_path
+from path_patching.gpt2.names import A_MODEL
+from reproduction.experiments import STEPS
+
+
+def _read_options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help=A_MODEL)
+    parser.add_argument("--engine", default="auto", choices=ENGINES)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
+    parser.add_argument("--n", type=int, help="sentences of each experiment, instead of its own number")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
+    parser.add_argument("--circuit", help="paper, auto or a circuit's file, for what evaluates one")
+    parser.add_argument("--as-published", action="store_true", help="the published erf GELU and 768 years")
+    parser.add_argument(
+        "--out", type=named_path, help="folder for paper-cache and paper-plots; the repository by default"
+    )
+    parser.add_argument("--only", nargs="+", choices=STEPS, default=STEPS, metavar="STEP", help=", ".join(STEPS))
+    parser.add_argument("--skip", nargs="+", choices=STEPS, default=(), metavar="STEP", help="steps to leave out")
+    parser.add_argument("--force", action="store_true", help="run also the steps that are done already")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__" and sys.argv[1:2] in (["-h"], ["--help"]):  # which waits for nothing that takes long
+    _read_options(sys.argv[1:])
+
 from path_patching.circuits import across_models, rivals
 from path_patching.circuits.circuit import EVERYTHING, Circuit, bare, in_order, on_paths
 from path_patching.circuits.circuit_file import as_json, read_circuit, table
 from path_patching.circuits.edge_lists import as_graph, as_text
 from path_patching.errors import UserError
-from path_patching.files import named_path, write_text
+from path_patching.files import write_text
 from path_patching.gpt2.hub import ModelUnavailable
 from path_patching.gpt2.model import GPT2_SMALL, Architecture, Model
-from path_patching.gpt2.names import A_MODEL
 from path_patching.gpt2.tensor_cache import (
     cache_folder,
     description_path,
     is_gpt2_small,
     load_model,
 )
-from path_patching.make_engine import ENGINES
 from reproduction import compare, report, results
 from reproduction.paper import PAPER, named_as_read
 from reproduction.publication import lock_folder, wait_for, writing_to
 from reproduction.settings import PlotSettings, RandomCircuitSettings, Settings
-from reproduction.steps import STEPS, Step, is_done, steps_of
+from reproduction.steps import Step, is_done, steps_of
 from utils import cutoff_sharpness, start_experiment
 
 SECONDS_TO_TIDY_UP = 10.0
@@ -311,24 +336,6 @@ COMMANDS = {
     "circuit": show_circuits,
     "models": compare_models,
 }
-
-
-def _read_options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help=A_MODEL)
-    parser.add_argument("--engine", default="auto", choices=ENGINES)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:i")
-    parser.add_argument("--n", type=int, help="sentences of each experiment, instead of its own number")
-    parser.add_argument("--seed", type=int, default=0, help="seed of every random draw")
-    parser.add_argument("--circuit", help="paper, auto or a circuit's file, for what evaluates one")
-    parser.add_argument("--as-published", action="store_true", help="the published erf GELU and 768 years")
-    parser.add_argument(
-        "--out", type=named_path, help="folder for paper-cache and paper-plots; the repository by default"
-    )
-    parser.add_argument("--only", nargs="+", choices=STEPS, default=STEPS, metavar="STEP", help=", ".join(STEPS))
-    parser.add_argument("--skip", nargs="+", choices=STEPS, default=(), metavar="STEP", help="steps to leave out")
-    parser.add_argument("--force", action="store_true", help="run also the steps that are done already")
-    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:

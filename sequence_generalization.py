@@ -11,6 +11,10 @@ from dataclasses import replace
 
 from reproduction.command_line import read_settings
 
+from reproduction.settings import Settings
+
+settings = read_settings(__doc__, Settings(n=490))
+
 import torch
 
 from path_patching.circuits.circuit import Circuit, in_order, into_mlp, late_half
@@ -21,11 +25,8 @@ from reproduction.circuit_choice import choose_circuit
 from reproduction.evaluations import Evaluations, save_sweep
 from reproduction.paper import PAPER, is_the_papers
 from reproduction.run import open_run
-from reproduction.settings import Settings
 from tasks.prompts import TASKS, TaskDataset, build
 from utils import greater_than, start_experiment, year_metrics
-
-settings = read_settings(__doc__, Settings(n=490))
 
 # %% Which circuit? The paper's, or one found on the year-span sentences.
 experiment = start_experiment(settings)

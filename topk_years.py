@@ -8,6 +8,10 @@ The model runs in `transformers`; --engine changes nothing here.
 # %% What is asked, of which model? In an interactive window, change the settings here.
 from reproduction.command_line import read_settings
 
+from reproduction.settings import NextTokenSettings
+
+settings = read_settings(__doc__, NextTokenSettings(n=400))
+
 import torch
 
 from dataset import year_indices
@@ -15,12 +19,10 @@ from path_patching.gpt2.tokenizer import load_tokenizer
 from reproduction.evaluations import Evaluations
 from reproduction.next_token import predict_next
 from reproduction.run import open_run
-from reproduction.settings import NextTokenSettings
 from utils import check_tokens, draw_sentences, start_transformers_experiment
 
 CENTURIES = range(10, 100)  # each one token with its leading space
 LIKELIEST_CENTURIES, LIKELIEST_YEARS = 100, 5
-settings = read_settings(__doc__, NextTokenSettings(n=400))
 experiment = start_transformers_experiment(settings)
 hf_model, device, run = experiment.hf_model, experiment.device, open_run("topk_years", experiment)
 

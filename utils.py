@@ -39,11 +39,11 @@ from path_patching.circuits.circuit import Circuit
 from path_patching.circuits.search import find_circuit
 from path_patching.devices import resolve_device
 from path_patching.engine import Engine, Sentences
+from path_patching.engine_choice import make_engine
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Model, to_transformers
 from path_patching.gpt2.tensor_cache import load_model, source_folder
 from path_patching.gpt2.tokenizer import check_reads_alike, load_tokenizer
-from path_patching.make_engine import make_engine
 from path_patching.paths import PathSet
 from path_patching.sweeps import Metric, effect
 from path_patching.unembedding import logit_lens as logit_lens  # where the published code had it

@@ -9,6 +9,10 @@ from functools import partial
 
 from reproduction.command_line import read_settings
 
+from reproduction.settings import PlotSettings
+
+settings = read_settings(__doc__, PlotSettings())
+
 import pandas as pd
 import torch
 
@@ -28,10 +32,7 @@ from reproduction.figures import (
 )
 from reproduction.plots import start_plots
 from reproduction.run import read_artifacts
-from reproduction.settings import PlotSettings
 from reproduction.verdicts import interval_columns
-
-settings = read_settings(__doc__, PlotSettings())
 
 # %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
 artifacts = read_artifacts(settings.artifact_folder(), "circuit_validation")

@@ -35,9 +35,9 @@ from path_patching.circuits.circuit import full_circuit, late_half
 from path_patching.circuits.random_circuits import random_circuit
 from path_patching.devices import resolve_device
 from path_patching.engine import Engine, Request
+from path_patching.engine_choice import make_engine
 from path_patching.errors import UserError
 from path_patching.gpt2.tensor_cache import load_model
-from path_patching.make_engine import make_engine
 from path_patching.unembedding import ROWS_AT_ONCE, Unembedding
 from reproduction.paper import PAPER
 

@@ -30,8 +30,8 @@ from benchmarks.measuring import Cost, in_own_process, machine, peak_gb, scaled_
 from benchmarks.subjects import SHAPES, subject
 from benchmarks.tables import gigabytes, ratio, seconds, table
 from path_patching.devices import resolve_device
+from path_patching.engine_choice import make_engine
 from path_patching.errors import UserError
-from path_patching.make_engine import make_engine
 from path_patching.neurons import Neurons, neuron_effects, read_neurons
 from path_patching.sweeps import Metric
 from path_patching.unembedding import vocabulary_pieces

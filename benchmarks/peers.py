@@ -43,10 +43,10 @@ from benchmarks.tables import ratio, seconds, table
 from path_patching.circuits.circuit import EMBEDS, LOGITS, Circuit, Link, full_circuit, on_paths
 from path_patching.circuits.edge_lists import as_graph, edge
 from path_patching.engine import Engine, Request
+from path_patching.engine_choice import make_engine
 from path_patching.errors import UserError, in_one_line
 from path_patching.gpt2.model import Architecture, to_transformers
 from path_patching.gpt2.tokenizer import load_tokenizer
-from path_patching.make_engine import make_engine
 from path_patching.paths import INPUTS, Node, PathSet, Via
 from path_patching.unembedding import answer_probabilities
 from utils import prob_diff

@@ -14,8 +14,8 @@ from benchmarks.measuring import Cost, NotMeasuredError, median_cost, peak_gb, s
 from benchmarks.subjects import PROMPT_LENGTH, Subject, spread, subject
 from path_patching.circuits.circuit import check_fits, full_circuit, into_mlp, late_half
 from path_patching.engine import Engine, Request, Sentences
+from path_patching.engine_choice import make_engine
 from path_patching.gpt2.model import end_logits, to_transformers
-from path_patching.make_engine import make_engine
 from path_patching.paths import Node, PathSet
 from reproduction.paper import PAPER
 from utils import prob_diff

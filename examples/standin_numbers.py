@@ -29,12 +29,12 @@ from path_patching.circuits.random_circuits import random_circuit
 from path_patching.circuits.search import find_circuit
 from path_patching.edits import EditedRuns, activation
 from path_patching.engine import Engine, Sentences
+from path_patching.engine_choice import make_engine
 from path_patching.files import write_text
 from path_patching.gpt2.model import Model
 from path_patching.gpt2.names import STANDIN_FOLDER
 from path_patching.gpt2.tensor_cache import load_model
 from path_patching.gpt2.tokenizer import load_tokenizer
-from path_patching.make_engine import make_engine
 from path_patching.paths import Node, PathSet
 from path_patching.subspaces import fitted_edits
 from path_patching.sweeps import effects_on, strongest

@@ -41,76 +41,26 @@ on from these names, with other models and more sentences. All names below can b
 less often stays in its module: `edits` and `subspaces` (activations changed, PCA, LEACE), `circuits.circuit_file`, …
 """
 
-from path_patching.bootstrap import Estimate, mean, share
-from path_patching.circuits.circuit import Circuit, Link, full_circuit, late_half
-from path_patching.circuits.circuit_file import read_circuit
-from path_patching.circuits.links import link_effects
-from path_patching.circuits.overlap import overlap
-from path_patching.circuits.papers_shape import in_papers_shape
-from path_patching.circuits.random_circuits import random_circuit
-from path_patching.circuits.search import find_circuit
-from path_patching.circuits.validation.completeness import completeness
-from path_patching.circuits.validation.faithfulness import faithfulness
-from path_patching.circuits.validation.matched import matched
-from path_patching.circuits.validation.measuring import Scale
-from path_patching.circuits.validation.minimality import minimality
-from path_patching.engine import Engine, Request, Sentences
-from path_patching.errors import UserError
-from path_patching.gpt2.model import Model
-from path_patching.gpt2.tensor_cache import load_model
-from path_patching.gpt2.tokenizer import load_tokenizer
-from path_patching.make_engine import make_engine
-from path_patching.neurons import neuron_effects, read_neurons
-from path_patching.paths import Node, PathSet, PathSetError, union
-from path_patching.sweeps import Metric, effect, effects_of, effects_on, strongest
-from path_patching.unembedding import logit_lens
+from __future__ import annotations
 
-__all__ = [  # noqa: RUF022 - in the order in which they are needed
-    # A model and its sentences
-    "Model",
-    "Sentences",
-    "load_model",
-    "load_tokenizer",
-    # Which paths
-    "Node",
-    "PathSet",
-    "union",
-    # What the model answers with them patched
-    "Engine",
-    "Request",
-    "make_engine",
-    # How much they matter
-    "Metric",
-    "effect",
-    "effects_of",
-    "effects_on",
-    "strongest",
-    # Numbers with their intervals
-    "Estimate",
-    "mean",
-    "share",
-    # Circuits
-    "Circuit",
-    "Link",
-    "find_circuit",
-    "full_circuit",
-    "in_papers_shape",
-    "late_half",
-    "link_effects",
-    "overlap",
-    "random_circuit",
-    "read_circuit",
-    # Is it one?
-    "Scale",
-    "completeness",
-    "faithfulness",
-    "matched",
-    "minimality",
-    # What nodes and neurons write
-    "logit_lens",
-    "neuron_effects",
-    "read_neurons",
-    # What goes wrong
-    "PathSetError",
-    "UserError",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from path_patching.public import *  # noqa: F403
+    from path_patching.public import __all__ as __all__
+
+
+def __getattr__(name: str) -> object:
+    """A name of `public`, which takes long to import: what needs less of this package, as `--help`, waits for less."""
+    if name.startswith("__") and name != "__all__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    public = import_module("path_patching.public")
+    globals().update({each: getattr(public, each) for each in ("__all__", *public.__all__)})
+    if name not in globals():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *import_module("path_patching.public").__all__})

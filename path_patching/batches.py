@@ -32,6 +32,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from path_patching.defaults import LEAST_GB, MOST_GB
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture
 from path_patching.precision import full_precision
@@ -41,7 +42,6 @@ from path_patching.progress import progress
 if TYPE_CHECKING:
     from path_patching.engine import Sentences
 
-LEAST_GB, MOST_GB = 1e-9, 1e6  # of memory; with the least, each sentence is a batch
 BYTES = 4  # of a float32
 PROBABILITY_BYTES = 8  # of a float64
 

@@ -1,6 +1,7 @@
 """A script's flags: the same on every script, and their defaults in an editor's interactive window.
 
-Scripts import it before all that takes long or may be missing: from then on, what goes wrong is one line.
+Scripts import it before all that takes long or may be missing: from then on, what goes wrong is one line. They read
+their settings before the rest, too, so that `--help` and a wrong flag are answered at once.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def read_settings(
 
 
 def _evaluates_circuit(script: str) -> bool:
-    from reproduction.experiments import EXPERIMENTS  # which takes long
+    from reproduction.experiments import EXPERIMENTS
 
     listed = EXPERIMENTS.get(Path(script).stem)
     return listed is None or listed.evaluates_circuit

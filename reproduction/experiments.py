@@ -297,6 +297,7 @@ TABLE = (
 )
 EXPERIMENTS = {each.script: each for each in TABLE}  # in the order in which they are run
 PLOTS = {each.drawn_by.script: each.drawn_by for each in TABLE if each.drawn_by}
+STEPS = (*EXPERIMENTS, *PLOTS, *WORDS)  # of reproduce.py, in order
 
 
 def table_of_scripts() -> str:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from path_patching.batches import LEAST_GB, MOST_GB
-from path_patching.circuits.search import THRESHOLDS
-from path_patching.circuits.validation.stability import FOLLOWED_FROM
-from path_patching.circuits.validation.stability import THRESHOLDS as STABILITY_THRESHOLDS
+from path_patching.defaults import ENGINES, FOLLOWED_FROM, LEAST_GB, MOST_GB, STABILITY_THRESHOLDS, THRESHOLDS
 from path_patching.errors import UserError, shortened
 from path_patching.files import ROOT, named_path
-from path_patching.gpt2.model import Model
 from path_patching.gpt2.names import A_MODEL, named
-from path_patching.make_engine import ENGINES
+
+if TYPE_CHECKING:
+    from path_patching.gpt2.model import Model
 
 KINDS: Mapping[object, tuple[str, tuple[type, ...]]] = {  # of settings, by what reads them from a command line
     bool: ("True or False", (bool,)),

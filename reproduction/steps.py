@@ -19,8 +19,6 @@ from reproduction.provenance import code_sha256, library_versions
 from reproduction.publication import intact, invocation, record_path, sha256
 from reproduction.run import Artifacts, read_artifacts
 
-STEPS = (*EXPERIMENTS, *PLOTS, *WORDS)
-
 
 @dataclass(frozen=True)
 class Step:

@@ -11,6 +11,7 @@ import path_patching
 from path_patching import PathSet
 from path_patching.files import ROOT
 from path_patching.reference import Reference
+from reproduction.experiments import EXPERIMENTS, PLOTS
 from tests.helpers.scripts import output, run_python
 from tests.helpers.windows import open_window
 from utils import start_experiment
@@ -99,6 +100,9 @@ def test_the_same_lines_are_a_cell(repository, tensors, expected, monkeypatch):
 def test_what_is_handed_on_is_there_once():
     assert len(set(path_patching.__all__)) == len(path_patching.__all__)
     assert all(hasattr(path_patching, name) for name in path_patching.__all__)
+    assert set(dir(path_patching)) > set(path_patching.__all__)
+    # Else the name would be the module, once that was imported.
+    assert not {path.stem for path in ROOT.glob("path_patching/*")} & set(path_patching.__all__)
 
 
 def test_importing_waits_for_nothing_that_may_not_be_needed():
@@ -106,6 +110,23 @@ def test_importing_waits_for_nothing_that_may_not_be_needed():
     imports = "import sys, path_patching, dataset, utils"
     code = f"{imports}; print([name for name in {late!r}.split() if name in sys.modules])"
     assert output(run_python("-c", code)) == "[]\n"
+
+
+HELP = """
+import io, runpy, sys
+from contextlib import redirect_stdout, suppress
+for script in sys.argv[1:]:
+    sys.argv = [script, "--help"]
+    with redirect_stdout(io.StringIO()) as printed, suppress(SystemExit):
+        runpy.run_path(script, run_name="__main__")
+    assert printed.getvalue().startswith("usage:"), script
+print([name for name in sys.modules if name in ("torch", "numpy", "pandas", "transformers", "plotly", "tqdm")])
+"""
+
+
+def test_help_waits_for_nothing_that_takes_long():
+    scripts = [str(ROOT / f"{name}.py") for name in (*EXPERIMENTS, *PLOTS, "reproduce")]
+    assert output(run_python("-c", HELP, *scripts)) == "[]\n"
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("path_patching/**/*.py")), ids=lambda path: path.stem)

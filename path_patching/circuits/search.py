@@ -41,6 +41,7 @@ from path_patching.circuits.circuit import (
 )
 from path_patching.circuits.papers_shape import in_papers_shape, varied
 from path_patching.circuits.twins import check_yy
+from path_patching.defaults import THRESHOLDS
 from path_patching.engine import Engine
 from path_patching.errors import UserError, shortened
 from path_patching.gpt2.model import Architecture, Model
@@ -48,7 +49,6 @@ from path_patching.paths import INPUTS, AnyVia, Node, PathSet, Via
 from path_patching.sweeps import Effects, Metric, every_node, remembered_effects
 
 NAME = "the circuit found automatically"
-THRESHOLDS = (0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # shares of the metric's clean value
 ENOUGH = 0.85  # share of it that the full circuit has to recover; the paper's recovers 0.875
 MOST = 1 / 3  # of the nodes at END; with more in the circuit, no lower threshold is tried
 FEW = 40  # nodes at END, which are soon followed, be they most of a small model

@@ -25,8 +25,8 @@ from path_patching.circuits import circuit
 from path_patching.circuits.circuit import in_order, nodes
 from path_patching.circuits.papers_shape import lists_of
 from path_patching.engine import Sentences
+from path_patching.engine_choice import make_engine
 from path_patching.gpt2.model import Architecture, Model, random_model, to_transformers
-from path_patching.make_engine import make_engine
 from path_patching.paths import Node, PathSet, union
 from reproduction.paper import PAPER
 

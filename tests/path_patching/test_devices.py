@@ -20,10 +20,10 @@ from path_patching.devices import resolve_device
 from path_patching.direct_effects import direct_effects
 from path_patching.edits import EditedRuns, activation
 from path_patching.engine import Request
+from path_patching.engine_choice import check_engine, make_engine
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from path_patching.gpt2.model import Architecture, to_transformers
-from path_patching.make_engine import check_engine, make_engine
 from path_patching.neurons import neuron_effects, read_neurons
 from path_patching.paths import Node, PathSet, layer_nodes
 from path_patching.subspaces import fitted_edits

@@ -10,7 +10,7 @@ import torch
 
 from path_patching.edits import activation
 from path_patching.engine import Request, Sentences
-from path_patching.make_engine import make_engine
+from path_patching.engine_choice import make_engine
 from path_patching.neurons import neuron_effects, read_neurons
 from path_patching.paths import Node, PathSet, layer_nodes
 from path_patching.reference import Reference, ReferenceEngine

@@ -13,12 +13,12 @@ from path_patching.circuits.papers_shape import varied
 from path_patching.files import ROOT
 from path_patching.gpt2.model import Architecture, random_model
 from reproduction import steps
-from reproduction.experiments import EXPERIMENTS, PLOTS
+from reproduction.experiments import EXPERIMENTS, PLOTS, STEPS
 from reproduction.paper import PAPER
 from reproduction.publication import record_path
 from reproduction.run import start_run
 from reproduction.settings import Settings
-from reproduction.steps import STEPS, Step, is_done, steps_of
+from reproduction.steps import Step, is_done, steps_of
 from tests.helpers import made
 
 MODEL = random_model(Architecture(1, 1, 4, 4, 8, 16, 10))

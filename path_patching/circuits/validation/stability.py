@@ -38,12 +38,11 @@ from path_patching.circuits.overlap import jaccard
 from path_patching.circuits.search import find_at_end, find_members, too_many_to_follow
 from path_patching.circuits.validation.measuring import too_few
 from path_patching.circuits.validation.verdicts import Verdict, judge
+from path_patching.defaults import FOLLOWED_FROM, STABILITY_THRESHOLDS
 from path_patching.errors import UserError
 from path_patching.progress import progress
 from path_patching.sweeps import Effects
 
-THRESHOLDS = (0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)  # shares of the metric's clean value
-FOLLOWED_FROM = 0.01  # the lowest of them at which searches go on to YY
 DRAWS = 20
 PLACES = {"at END": ("END",), "at END and YY": ("END", "YY")}
 WITHOUT_PLACES: dict[str, tuple[str, ...]] = {"without places": ("",)}
@@ -143,7 +142,7 @@ def stability(
     weights: torch.Tensor,
     yy: int,
     end: int,
-    thresholds: Sequence[float] = THRESHOLDS,
+    thresholds: Sequence[float] = STABILITY_THRESHOLDS,
     followed_from: float = FOLLOWED_FROM,
     doubt: str = "",
 ) -> Stability:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 
+from path_patching.defaults import ENGINES
 from path_patching.devices import resolve_device
 from path_patching.engine import Engine, Sentences
 from path_patching.errors import UserError
@@ -22,7 +23,6 @@ from path_patching.paths import INPUTS, Branch, Node, PathSet, layer_nodes
 from path_patching.reference import ReferenceEngine
 from path_patching.unembedding import answer_probabilities
 
-ENGINES = ("auto", "rust_circuit", "torch", "reference")
 SENTENCES_CHECKED = 4
 TOLERANCE = 1e-5  # in probability; float32 engines differ from float64 by some 1e-7
 

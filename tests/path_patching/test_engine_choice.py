@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from importlib import import_module
 
 import pytest
 import torch
 
+from path_patching import engine_choice
 from path_patching.engine import Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, end_logits, random_model, to_transformers
@@ -17,7 +17,6 @@ from path_patching.torch_engine.patching import Patching
 from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.plain_gpt2 import logits
 
-module = import_module("path_patching.make_engine")  # the package's own name for it is the function
 ARCHITECTURE = Architecture(n_layers=2, n_heads=3, d_model=12, d_head=4, d_mlp=20, n_positions=9, vocab_size=120)
 MODEL = random_model(ARCHITECTURE)
 
@@ -32,7 +31,7 @@ def sentences() -> Sentences:
 @each_engine
 def test_a_right_engine_passes_its_self_check(engine_name):
     make_engine(engine_name, MODEL, sentences())  # skips where the engine cannot be had
-    engine = module.make_engine(engine_name, "cpu", MODEL, sentences())
+    engine = engine_choice.make_engine(engine_name, "cpu", MODEL, sentences())
     assert engine.name == engine_name
     assert len(engine.clean()) == 6
 
@@ -44,7 +43,7 @@ def test_a_model_that_gives_no_probabilities_itself_is_not_called_a_fault_of_the
     tensors["m1.w.proj_out_arr"].fill_(number)
     engine = make_engine(engine_name, replace(MODEL, tensors=tensors), sentences())
     with pytest.raises(UserError, match=r"itself gives no probabilities on clean sentences, .* in its weights$"):
-        module.check_engine(engine)
+        engine_choice.check_engine(engine)
 
 
 @each_engine
@@ -53,9 +52,9 @@ def test_an_engine_with_another_activation_is_refused(engine_name, monkeypatch):
     erf = replace(MODEL, architecture=replace(ARCHITECTURE, activation="gelu"))
     engine = make_engine(engine_name, erf, sentences())
     twin = to_transformers(MODEL)
-    monkeypatch.setattr(module, "to_transformers", lambda model: twin)
+    monkeypatch.setattr(engine_choice, "to_transformers", lambda model: twin)
     with pytest.raises(UserError, match="self-check"):
-        module.check_engine(engine)
+        engine_choice.check_engine(engine)
 
 
 @each_engine
@@ -63,7 +62,7 @@ def test_an_engine_with_another_activation_is_refused(engine_name, monkeypatch):
 def test_all_paths_recompute_nodes_at_end_and_give_the_corrupted_run(engine_name, heads_checked, recomputed):
     engine = make_engine(engine_name, MODEL, sentences())
     engine.heads_checked = heads_checked
-    paths = module.all_paths(engine)
+    paths = engine_choice.all_paths(engine)
     inner = [node.kind for node in paths.nodes() - paths.ends()]
     assert (inner.count("head"), inner.count("mlp")) == (recomputed, 2)
     assert (engine.patch(paths) - engine.corrupted()).abs().max() < 2e-6
@@ -102,21 +101,23 @@ def halve_in_rust_circuit(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
 def test_an_engine_that_recomputes_wrongly_what_it_patches_is_refused(engine_name, what, monkeypatch):
     """While its forward pass, from which all that is not recomputed comes, is right."""
     engine = make_engine(engine_name, MODEL, sentences())
-    module.check_engine(engine)
+    engine_choice.check_engine(engine)
     {"torch": halve_in_torch, "rust_circuit": halve_in_rust_circuit}[engine_name](monkeypatch, what)
     with pytest.raises(UserError, match="everything recomputed is not the corrupted run") as raised:
-        module.check_engine(engine)
+        engine_choice.check_engine(engine)
     difference = float(re.search(r"probability (\S+)\)", str(raised.value))[1])
-    assert difference > 10 * module.TOLERANCE
+    assert difference > 10 * engine_choice.TOLERANCE
 
 
 @each_engine
 def test_a_config_that_is_read_otherwise_than_by_transformers_is_refused(engine_name):
     """The model that an engine is compared with is built as the checkpoint's own config says."""
     config = {"n_layer": 2, "n_head": 3, "n_embd": 12, "n_inner": 20, "n_positions": 9, "vocab_size": 120}
-    module.check_engine(make_engine(engine_name, replace(MODEL, config=config), sentences()))
+    engine_choice.check_engine(make_engine(engine_name, replace(MODEL, config=config), sentences()))
     with pytest.raises(UserError, match="self-check"):
-        module.check_engine(make_engine(engine_name, replace(MODEL, config={**config, "n_head": 2}), sentences()))
+        engine_choice.check_engine(
+            make_engine(engine_name, replace(MODEL, config={**config, "n_head": 2}), sentences())
+        )
 
 
 @each_engine
@@ -130,17 +131,17 @@ def test_attention_to_what_comes_later_is_nothing_however_large_the_scores(engin
 
 
 def test_auto_is_an_engine_that_is_installed():
-    assert module.make_engine("auto", "auto", MODEL, sentences()).name in ("rust_circuit", "torch")
+    assert engine_choice.make_engine("auto", "auto", MODEL, sentences()).name in ("rust_circuit", "torch")
 
 
 def test_an_unknown_engine_is_one_line():
     with pytest.raises(UserError, match="there is no engine 'Torch'; choose auto, rust_circuit, torch or reference"):
-        module.make_engine("Torch", "cpu", MODEL, sentences())
+        engine_choice.make_engine("Torch", "cpu", MODEL, sentences())
 
 
 def test_auto_is_torch_where_rust_circuit_is_missing(monkeypatch):
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    assert module.make_engine("auto", "cpu", MODEL, sentences()).name == "torch"
+    monkeypatch.setattr(engine_choice.importlib.util, "find_spec", lambda name: None)
+    assert engine_choice.make_engine("auto", "cpu", MODEL, sentences()).name == "torch"
 
 
 def test_rust_circuit_asked_for_where_it_is_missing_is_one_line(monkeypatch):
@@ -155,7 +156,7 @@ def test_rust_circuit_asked_for_where_it_is_missing_is_one_line(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without_rust_circuit)
     with pytest.raises(UserError, match="or the engine torch"):
-        module.make_engine("rust_circuit", "cpu", MODEL, sentences())
+        engine_choice.make_engine("rust_circuit", "cpu", MODEL, sentences())
 
 
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu"])
