@@ -72,6 +72,7 @@ from path_patching.gpt2.tensor_cache import (
     is_gpt2_small,
     load_model,
 )
+from path_patching.metrics import Metric
 from reproduction import compare, report, results
 from reproduction.paper import PAPER, named_as_read
 from reproduction.publication import lock_folder, wait_for, writing_to
@@ -278,7 +279,7 @@ def _of_model(settings: RandomCircuitSettings) -> across_models.OfModel:
     except UserError as reason:
         return across_models.OfModel(settings.model, remark=f"it cannot be asked: {reason}")
     sharpness = partial(cutoff_sharpness, start_yy=experiment.dataset.years_YY)
-    metrics = {"probability difference": experiment.metric, "cutoff sharpness": sharpness}
+    metrics: dict[str, Metric] = {"probability difference": experiment.metric, "cutoff sharpness": sharpness}
     sentences = experiment.YY, experiment.END, experiment.clusters
     return across_models.of_model(
         across_models.Asked(experiment.engine, metrics, *sentences), settings.circuits, settings.seed

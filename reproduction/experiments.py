@@ -1,8 +1,8 @@
 """The table of experiments: each script, what it asks, what it makes, and which script draws it.
 
 A new experiment is an entry here and a script of that name. All else comes from the table: the steps of `reproduce.py`
-and their order, `--only` and `--skip`, which scripts take `--circuit`, the sections of the report, and two tables of
-the README, which this prints:
+and their order, `--only` and `--skip`, which scripts take `--circuit`, the sections of the report, and the tables of
+README.md, docs/artifacts.md and docs/figures.md, which this prints:
 
     python -m reproduction.experiments
 
@@ -302,14 +302,20 @@ STEPS = (*EXPERIMENTS, *PLOTS, *WORDS)  # of reproduce.py, in order
 
 def table_of_scripts() -> str:
     """The README's table of scripts, as Markdown."""
-    lines = ["| script | asks | makes, in `paper-cache` | drawn by |", "|---|---|---|---|"]
-    for each in TABLE:
-        lines.append(f"| {_script(each)} | {each.asks} | {_listed(each.makes)} | {_script(each.drawn_by)} |")
+    lines = ["| script | asks | drawn by |", "|---|---|---|"]
+    lines += [f"| {_script(each)} | {each.asks} | {_script(each.drawn_by)} |" for each in TABLE]
+    return "\n".join(lines)
+
+
+def table_of_artifacts() -> str:
+    """The table of artifacts of docs/artifacts.md, as Markdown."""
+    lines = ["| script | makes, in `paper-cache` |", "|---|---|"]
+    lines += [f"| {_script(each)} | {_listed(each.makes)} |" for each in TABLE]
     return "\n".join(lines)
 
 
 def table_of_figures() -> str:
-    """The README's table of figures, as Markdown."""
+    """The table of figures of docs/figures.md, as Markdown."""
     lines = ["| figure of the paper | made by | file |", "|---|---|---|"]
     for each in TABLE:
         lines += [f"| {shown} | {_script(each.drawn_by)} | {_listed(made)} |" for shown, made in each.figures.items()]
@@ -324,5 +330,12 @@ def _listed(made: Made) -> str:
     return ", ".join(f"`{name}`" for name in made)
 
 
+PAGES = {  # where each table stands
+    "README.md": table_of_scripts,
+    "docs/artifacts.md": table_of_artifacts,
+    "docs/figures.md": table_of_figures,
+}
+
 if __name__ == "__main__":
-    print(table_of_scripts(), table_of_figures(), sep="\n\n")
+    for page, table in PAGES.items():
+        print(f"{page}\n\n{table()}\n")

@@ -129,6 +129,7 @@ def _check_content(path: Path, told: RepoSibling) -> None:
     For a large file that is the SHA-256, for others git's hash.
     """
     with path.open("rb") as file:
+        expected: str | None
         if told.lfs:
             expected, found = told.lfs.sha256, hashlib.file_digest(file, "sha256").hexdigest()
         else:

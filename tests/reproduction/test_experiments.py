@@ -13,12 +13,11 @@ from path_patching.files import ROOT
 from reproduce import COMMANDS
 from reproduction.experiments import (
     EXPERIMENTS,
+    PAGES,
     PLOTS,
     TABLE,
     WORDS,
     lacking,
-    table_of_figures,
-    table_of_scripts,
     unknown,
 )
 from reproduction.provenance import code_sha256
@@ -46,24 +45,26 @@ def steps_with(*circuit):
     listed = steps.steps_of("standin", [], Path("a"), Path("p"), None, *circuit)
     return [step.script for step in listed if not circuit or circuit[0] in step.arguments]
 
-tables = [experiments.table_of_scripts(), experiments.table_of_figures()]
+tables = [table() for table in experiments.PAGES.values()]
 print(json.dumps({
     "steps": steps_with(),
     "with a circuit": steps_with("auto"),
     "only": reproduce._read_options(["--only", "new_question", "new_plots"]).only,
     "sections": {name: plots.title for name, plots in report.PLOTS.items()},
     "tables": tables,
-    "in the README": [table in Path("README.md").read_text() for table in tables],
+    "in the pages": [table() in Path(page).read_text() for page, table in experiments.PAGES.items()],
     "code": {name: provenance.code_sha256(name) for name in ("random_years", "report")},
 }))
 """
 
 
-def test_the_readme_has_the_tables():
-    readme = (ROOT / "README.md").read_text()
-    for table in (table_of_scripts(), table_of_figures()):
-        assert table in readme, "print the tables with python -m reproduction.experiments, and put them into README.md"
-    of_commands = readme[readme.index("| command | asks | makes |") :].split("\n\n")[0]
+def test_pages_have_the_tables():
+    for page, table in PAGES.items():
+        assert table() in (ROOT / page).read_text(), (
+            f"print it with python -m reproduction.experiments; put it in {page}"
+        )
+    options = (ROOT / "docs" / "options.md").read_text()
+    of_commands = options[options.index("| command | asks | makes |") :].split("\n\n")[0]
     assert {name for name in COMMANDS if f"`reproduce.py {name}" in of_commands} == {*COMMANDS}
 
 
@@ -81,6 +82,7 @@ def copy(tmp_path: Path) -> Path:
     """The repository's code, to be changed."""
     for name in ("path_patching", "reproduction", "tasks", "cache"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
     for path in (*ROOT.glob("*.py"), ROOT / "README.md"):
         shutil.copy(path, tmp_path)
     return tmp_path
@@ -96,10 +98,11 @@ def test_an_experiment_that_is_added_to_the_table_is_found_everywhere(copy):
     assert found["with a circuit"] == [*(each.script for each in TABLE if each.evaluates_circuit), "new_question"]
     assert found["only"] == ["new_question", "new_plots"]
     assert found["sections"] == {name: plots.title for name, plots in PLOTS.items()} | {"new_plots": "What is new"}
-    of_scripts, of_figures = found["tables"]
-    assert of_scripts.endswith("| `new_question.py` | is anything new? | `new.pt` | `new_plots.py` |")
+    of_scripts, of_artifacts, of_figures = found["tables"]
+    assert of_scripts.endswith("| `new_question.py` | is anything new? | `new_plots.py` |")
+    assert of_artifacts.endswith("| `new_question.py` | `new.pt` |")
     assert of_figures.endswith("| all that is new | `new_plots.py` | `new-figure` |")
-    assert found["in the README"] == [False, False]
+    assert found["in the pages"] == [False, False, False]
     assert found["code"]["random_years"] == code_sha256("random_years")  # which stays done
     assert found["code"]["report"] != code_sha256("report")
 
