@@ -1,4 +1,4 @@
-"""Colour scales: the colours of a heatmap, the values between which they run, and the title of the colour bar.
+"""Colour scales for heatmaps: the colours, the lowest and highest value, and the title of the colour bar.
 
 Ranges come from the data. They contain all of it, or the colour bar says that they do not.
 """
@@ -21,7 +21,7 @@ STEPS = ("1", "1.2", "1.5", "2", "2.5", "3", "4", "5", "6", "8", "10")
 
 @dataclass(frozen=True)
 class ColourScale:
-    """Colours that run from the value `low` to the value `high`; `title` says what the values are, with their unit."""
+    """Colours from the value `low` to the value `high`; `title` says what the values are, with their unit."""
 
     title: str
     colours: Sequence[str]
@@ -32,14 +32,14 @@ class ColourScale:
 def sequential(values: np.ndarray, title: str, share: float = 1.0) -> ColourScale:
     """White to blue from zero to a round number that no value exceeds: for probabilities and attention.
 
-    With a `share` below one, only that share of the values need not exceed it.
+    With a `share` below one, only this share of the values has to lie below it.
     """
     finite = values[np.isfinite(values)]
     return ColourScale(title, BLUES, 0.0, round_up(float(np.quantile(finite, share)) if finite.size else 0.0))
 
 
 def diverging(values: np.ndarray, title: str) -> ColourScale:
-    """Red below zero, white at zero, blue above, as far to one side as to the other: for changes and logits."""
+    """Red below zero, white at zero, blue above, equally far to both sides: for changes and logits."""
     bound = round_up(float(np.max(np.abs(values), where=np.isfinite(values), initial=0.0)))
     return ColourScale(title, RED_WHITE_BLUE, -bound, bound)
 

@@ -2,9 +2,9 @@
 
     <|endoftext|> The NOUN lasted from the year XXYY to the year XX
 
-A corrupted sentence is the same with YY replaced by 01. The published code takes the years of century 10 as well, where
-GPT-2 reads " 1001" as [" 100", "1"]: its twins differ at XX1 too and carry no "01". Here such years are left out, and
-every data set is checked to differ at YY alone, unless `as_published` asks for the release's choice.
+A corrupted sentence has 01 in the place of YY. The published code also takes years of century 10, where GPT-2 reads
+" 1001" as [" 100", "1"]: these twins differ at XX1 too and have no "01". Here such years are left out, and every data
+set is checked to differ at YY alone; `as_published` asks for the release's choice.
 
     >>> dataset = YearDataset(get_valid_years(tokenizer), 97, NOUNS_FILE, tokenizer)
     >>> dataset.good_sentences[0], dataset.bad_sentences[0]
@@ -43,7 +43,7 @@ COLLATED_YY = tuple(range(FIRST_YY, LAST_YY + 1))
 CORRUPTED_YY = 1
 TRAPPED_CENTURY = 10  # " 1001" is [" 100", "1"]
 PROMPT = (EOS, "The", "NOUN", "lasted", "from", "the", "year", "XX1", "YY", "to", "the", "year", "XX2")
-TOKENIZED_AT_ONCE = 1_000  # sentences, of which the tokenizer keeps more than their tokens
+TOKENIZED_AT_ONCE = 1_000  # sentences; the tokenizer keeps more of each than its tokens
 
 
 class YearDataset:
@@ -59,9 +59,9 @@ class YearDataset:
     years: torch.Tensor
     """Start year of each sentence, int64 (N,)."""
     years_XX: torch.Tensor  # noqa: N815
-    """Its century, int64 (N,)."""
+    """Century of each sentence's start year, int64 (N,)."""
     years_YY: torch.Tensor  # noqa: N815
-    """Its year within the century, int64 (N,)."""
+    """Year within the century of each start year, int64 (N,)."""
     nouns: tuple[str, ...]
     """Noun of each sentence."""
     good_sentences: tuple[str, ...]
@@ -69,7 +69,7 @@ class YearDataset:
     good_prompt: tuple[str, ...]
     """Name of each position of a clean sentence, T of them."""
     bad_prompt: tuple[str, ...]
-    """The same of a corrupted one."""
+    """The same for a corrupted sentence."""
 
     def __init__(
         self,
@@ -85,20 +85,19 @@ class YearDataset:
         """Draw `n` sentences.
 
         Args:
-            years: start years to draw from, as `get_valid_years` gives them.
+            years: start years to draw from; see `get_valid_years`.
             n: how many sentences, N.
-            nouns: one noun, several, or a file with one a line; each must be one token with its leading space.
+            nouns: one noun, several, or a file with one on each line; each must be one token with its leading space.
             tokenizer: GPT-2's.
-            balanced: walk YY through 2 ... 98 again and again, drawing a year of that YY and a noun; else draw years
-                uniformly.
+            balanced: go through YY = 2 ... 98 again and again, drawing a year with that YY and a noun; else draw
+            years uniformly.
             eos: begin each sentence with `<|endoftext|>`.
-            seed: of every draw; the same seed gives the same sentences.
+            seed: for every draw; the same seed gives the same sentences.
             as_published: let the twins of century 10 differ at XX1 as well, as in the published code.
 
         Raises:
             UserError: N < 1, no years, no or unknown or multi-token nouns, a YY without a year while balanced, or
-                sentences whose tokens do not fit the prompt, or differ from their twins nowhere or elsewhere than at
-                YY.
+                sentences whose tokens do not fit the prompt, or that do not differ from their twins at YY alone.
         """
         check_count(n)
         candidates = [int(year) for year in years]
@@ -143,7 +142,7 @@ class YearDataset:
         return {"good_toks": self.good_toks, "bad_toks": self.bad_toks, "years": self.years, "nouns": list(self.nouns)}
 
     def as_table(self) -> pd.DataFrame:
-        """What is drawn in each sentence, a row each: `noun`, `year`, `century`, `YY`."""
+        """What was drawn for each sentence, a row each: `noun`, `year`, `century`, `YY`."""
         numbers = {"year": self.years, "century": self.years_XX, "YY": self.years_YY}
         return pd.DataFrame({"noun": self.nouns, **{name: values.numpy() for name, values in numbers.items()}})
 
@@ -166,11 +165,11 @@ class YearDataset:
 def get_valid_years(
     tokenizer: GPT2Tokenizer, start: int = 1000, stop: int = 1900, as_published: bool = False
 ) -> torch.Tensor:
-    """Years of [start, stop) that can stand in a sentence, ascending, int64 (number of years,).
+    """Years of [start, stop) that a sentence can have, ascending, int64 (number of years,).
 
-    A year is a candidate when " XXYY" is two tokens, the second of two digits; the first and last candidate of each
-    century are dropped, since no YY lies below or above them. By default a year also needs a twin, " XX01" being
-    [" XX", "01"] (694 years); `as_published` keeps the release's 768.
+    A year is a candidate if " XXYY" is two tokens, the second of two digits. The first and last candidate of each
+    century are dropped: no YY lies below or above them. By default a year also needs a twin: " XX01" has to be
+    [" XX", "01"] (694 years). `as_published` keeps the release's 768.
     """
     candidates = [year for year in range(start, stop) if _splits_into_xx_and_yy(year, tokenizer)]
     centuries: dict[int, list[int]] = defaultdict(list)
@@ -186,14 +185,14 @@ def get_valid_years(
 
 
 def load_nouns(path: Path = NOUNS_FILE) -> tuple[str, ...]:
-    """The nouns of a file, one a line. Raises UserError if the file is missing or holds none."""
+    """The nouns of a file, one on each line. Raises UserError if the file is missing or has none."""
     return lines_of(path, "noun")
 
 
 def year_indices(path: Path = YEAR_TOKEN_IDS_FILE) -> torch.Tensor:
     """Token ids of "00" ... "99", int64 (100,), from `cache/logit_indices.pt`.
 
-    Raises UserError if the file is missing, damaged, or says otherwise than the tokenizer's vocabulary.
+    Raises UserError if the file is missing, damaged, or differs from the tokenizer's vocabulary.
     """
     mend = "restore it with `git checkout -- cache/logit_indices.pt`"
     with reading(path, mend):
@@ -218,7 +217,7 @@ def _year_ids() -> tuple[int, ...]:
 
 
 def check_count(n: int) -> None:
-    """Raise `UserError` unless there is a sentence to draw."""
+    """Raise `UserError` unless N is at least one."""
     if n < 1:
         raise UserError(f"a data set needs at least one sentence, not N = {n}")
 
@@ -250,7 +249,7 @@ def _as_nouns(nouns: str | Sequence[str] | Path) -> tuple[str, ...]:
 
 
 def _walk_through_yy(candidates: Sequence[int], n: int, rng: random.Random) -> list[int]:
-    """N years whose YY run through 2 ... 98 again and again."""
+    """N years whose YYs go through 2 ... 98 again and again."""
     years_of: dict[int, list[int]] = defaultdict(list)
     for year in candidates:
         years_of[year % 100].append(year)
@@ -258,7 +257,7 @@ def _walk_through_yy(candidates: Sequence[int], n: int, rng: random.Random) -> l
     missing = sorted(set(walk) - set(years_of))
     if missing:
         raise UserError(
-            f"a balanced data set needs a valid year for YY = {missing[0]:02d}; widen the years or unbalance"
+            f"a balanced data set needs a valid year for YY = {missing[0]:02d}; give more years, or balanced=False"
         )
     return [rng.choice(years_of[yy]) for yy in walk]
 
@@ -269,7 +268,7 @@ def sentence_of(noun: str, year: int, eos: bool) -> str:
 
 
 def tokens_of(sentences: Sequence[str], prompt: Sequence[str], tokenizer: GPT2Tokenizer) -> torch.Tensor:
-    """Token ids (N, T); UserError names the first sentence that is not one token a position of the prompt."""
+    """Token ids (N, T). UserError names the first sentence that has not one token for each position of the prompt."""
     found = []
     for first in range(0, len(sentences), TOKENIZED_AT_ONCE):
         some = list(sentences[first : first + TOKENIZED_AT_ONCE])

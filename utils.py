@@ -1,9 +1,8 @@
 """The year-span task: its metrics, and starting an experiment on it.
 
-The metrics are the paper's measures of greater-than behaviour (section 3.1), of the probabilities of the year tokens.
-
-Probabilities are of the softmax over the whole vocabulary at END, as fractions of one. Everything is computed in the
-dtype given; give float64, since a float32 softmax over 50,257 entries is not accurate enough for path patching.
+The metrics measure greater-than on the probabilities of the year tokens, as in the paper (section 3.1). Probabilities
+come from the softmax over the whole vocabulary at END, as fractions of one. Everything is computed in the dtype given.
+Give float64: a float32 softmax over 50,257 entries is not accurate enough for path patching.
 
     >>> experiment = start_experiment(model="standin", n=97, engine="torch")  # nothing is written
     torch engine on ..., stand-in, 97 sentences
@@ -69,7 +68,7 @@ def prob_diff(year_probs: torch.Tensor, start_yy: torch.Tensor, valid: ValidYear
 
 
 def greater_than(start_yy: torch.Tensor, valid: ValidYears = "greater") -> Metric:
-    """The probability difference of sentences with these YY, (N,)."""
+    """The probability difference as a metric of sentences with these YY, (N,)."""
     return partial(prob_diff, start_yy=start_yy, valid=valid)
 
 
@@ -108,7 +107,7 @@ def year_metrics(valid: ValidYears = "greater") -> dict[str, YearMetric]:
 def collate(values: torch.Tensor, start_yy: torch.Tensor) -> torch.Tensor:
     """Mean of a per-sentence quantity over the sentences of each YY: (N, ...) and (N,) to (97, ...), rows 02 ... 98.
 
-    Sentences with another YY are left out. Raises UserError if a YY from 02 to 98 has no sentence, ValueError if the
+    Sentences with other YYs are left out. Raises UserError if a YY from 02 to 98 has no sentence, ValueError if the
     lengths do not fit.
     """
     collated = Collated()
@@ -118,16 +117,18 @@ def collate(values: torch.Tensor, start_yy: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class Collated:
-    """`collate` of a quantity of which not all sentences are there at once."""
+    """`collate` for sentences that come some at a time."""
 
     sums: torch.Tensor | None = None
-    """Over the sentences of each YY, (97, ...)."""
+    """Sums over the sentences of each YY, (97, ...)."""
     counts: torch.Tensor = field(default_factory=lambda: torch.zeros(len(COLLATED_YY), dtype=torch.int64))
 
     def add(self, values: torch.Tensor, start_yy: torch.Tensor) -> None:
-        """Some more sentences, (n, ...) and their YY (n,). Raises ValueError if the lengths do not fit."""
+        """Add some sentences: values (n, ...) and their YY (n,). Raises ValueError if the lengths do not fit."""
         if start_yy.ndim != 1 or len(values) != len(start_yy):
-            raise ValueError(f"one YY a sentence is needed: values {tuple(values.shape)}, YY {tuple(start_yy.shape)}")
+            raise ValueError(
+                f"one YY for each sentence is needed: values {tuple(values.shape)}, YY {tuple(start_yy.shape)}"
+            )
         start_yy = start_yy.to(values.device)
         inside = (start_yy >= FIRST_YY) & (start_yy <= LAST_YY)
         rows = start_yy[inside] - FIRST_YY
@@ -145,11 +146,11 @@ class Collated:
 
 
 def has_every_yy(start_yy: torch.Tensor) -> bool:
-    """Whether each YY from 02 to 98 has a sentence, as `collate` needs it; if not, a line says what is left out."""
+    """Whether each YY from 02 to 98 has a sentence, as `collate` needs; if not, a line says what is left out."""
     absent = sorted(set(COLLATED_YY) - set(start_yy.tolist()))
     if absent:
         missing = f"of {len(start_yy)} sentences none has YY = {absent[0]:02d}"
-        print(f"left out: what is made for each YY; {missing}. Give a larger --n")
+        print(f"left out: results by YY; {missing}. Give a larger --n")
     return not absent
 
 
@@ -165,7 +166,7 @@ def later_above_others(year_logits: torch.Tensor, start_yy: torch.Tensor) -> tor
 
 
 class PairedSentences(Protocol):
-    """What an engine can be made for: N sentences and their twins, of T tokens each."""
+    """N sentences and their twins, of T tokens each, for which an engine can be made."""
 
     @property
     def good_sentences(self) -> tuple[str, ...]:
@@ -190,9 +191,9 @@ class PairedSentences(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class YearExperiment:
-    """All that a question needs: a model, sentences, and an engine that evaluates them at the 100 year tokens.
+    """Everything that a question needs: a model, sentences, and an engine that evaluates them at the 100 year tokens.
 
-    Nothing is written anywhere; `reproduction.run.open_run` makes a run of it that publishes.
+    It writes nothing; `reproduction.run.open_run` makes a run of it, which publishes artifacts.
     """
 
     settings: Settings
@@ -200,7 +201,7 @@ class YearExperiment:
     dataset: YearDataset
     engine: Engine
     warnings: tuple[str, ...] = ()
-    """What has to be said beside every result, in a line each."""
+    """Lines that belong beside every result."""
 
     @property
     def END(self) -> int:  # noqa: N802
@@ -214,12 +215,12 @@ class YearExperiment:
 
     @property
     def engine_name(self) -> str:
-        """What evaluates the model."""
+        """The engine's name."""
         return self.engine.name
 
     @property
     def device(self) -> str:
-        """Where it is evaluated."""
+        """The engine's device."""
         return self.engine.device
 
     @property
@@ -229,7 +230,7 @@ class YearExperiment:
 
     @property
     def clusters(self) -> Clusters:
-        """The nouns and the YYs of which the sentences were made, (N,) each; intervals draw these again."""
+        """The noun's number and the YY of each sentence, (N,) each; intervals draw nouns and YYs again."""
         return clusters_of(self.dataset.as_table())
 
     def effect(self, paths: PathSet) -> Estimate:
@@ -242,16 +243,16 @@ class YearExperiment:
         return find_circuit(self.engine.like(few), metric, self.YY, self.END).circuit
 
     def engine_for(self, dataset: PairedSentences) -> Engine:
-        """An engine like that of the experiment, which was checked, for other sentences.
+        """An engine like the experiment's, for other sentences; it is not checked again.
 
-        Raises `UserError` if a checkpoint's own tokenizer reads them otherwise.
+        Raises `UserError` if a checkpoint's own tokenizer reads them differently.
         """
         return self.engine.like(_sentences(self.settings, dataset))
 
 
 @dataclass(frozen=True, eq=False)
 class TransformersExperiment:
-    """The parts of an experiment that asks `transformers` for the next token and patches nothing."""
+    """An experiment that only asks `transformers` for the next token."""
 
     settings: Settings
     model: Model
@@ -267,7 +268,8 @@ def start_experiment(settings: Settings | None = None, balanced: bool = True, **
         experiment = start_experiment(model="standin", n=97)
         print(experiment.effect(PathSet.parse("a9.h1 → m9 → logits", end=experiment.END)))
 
-    `changed` are fields of `Settings`. Raises `UserError` for whatever of these cannot be had.
+    `changed` are fields of `Settings`. Raises `UserError` if a setting is wrong, or the model, engine or device is not
+    available.
     """
     settings = Settings() if settings is None else settings
     if not isinstance(settings, Settings):
@@ -296,28 +298,28 @@ def start_transformers_experiment(settings: Settings) -> TransformersExperiment:
 
 
 def check_tokens(settings: Settings, texts: Sequence[str], tokens: torch.Tensor) -> None:
-    """Raise `UserError` if a checkpoint's own tokenizer reads these texts, tokens (N, T), or the years as other ids."""
+    """Raise `UserError` if a checkpoint's own tokenizer has other ids for these texts, tokens (N, T), or the years."""
     folder = source_folder(settings.model)
     if folder is not None:
-        row_of = {text: row for row, text in enumerate(texts)}  # of many sentences, many are the same
+        row_of = {text: row for row, text in enumerate(texts)}  # many sentences are the same
         years = dict(zip(YEARS, year_indices().tolist(), strict=True))
         rows = tokens[list(row_of.values())].tolist()
         check_reads_alike(folder, list(row_of), rows, years)
 
 
 def _sentences(settings: Settings, dataset: PairedSentences) -> Sentences:
-    """A data set as engines take it; its tokens are checked."""
+    """A data set's sentences as engines take them, their tokens checked."""
     texts, tokens = (*dataset.good_sentences, *dataset.bad_sentences), torch.cat([dataset.good_toks, dataset.bad_toks])
     check_tokens(settings, texts, tokens)
     return Sentences(dataset.good_toks, dataset.bad_toks, dataset.answers)
 
 
 SENTENCES_LOOKED_AT = 20
-LEAST_ON_YEARS = 0.05  # of the probability: a metric of the years can then be no larger
+LEAST_ON_YEARS = 0.05  # probability; a metric of the years cannot be larger than what is on them
 
 
 def warnings_of(model: Model, year_probs: torch.Tensor) -> tuple[str, ...]:
-    """A warning, which is printed too, if year probabilities (N, 100) say that a model does not answer with years."""
+    """A warning, also printed, if by its year probabilities (N, 100) a model does not answer with years."""
     on_years = year_probs.sum(1).mean().item()
     if on_years >= LEAST_ON_YEARS:
         return ()

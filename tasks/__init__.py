@@ -1,1 +1,1 @@
-"""What else is asked of a model beside year spans: other twins, other prompts, other abilities, plain sentences."""
+"""Sentences other than the paper's year spans: other twins, other prompts, other abilities, plain sentences."""

@@ -1,7 +1,7 @@
-"""Other abilities than greater-than, to see whether a circuit is that of greater-than alone.
+"""Other abilities than greater-than, to see whether a circuit serves greater-than alone.
 
-Century copying (say XX1 again), indirect objects (whom was it given to?) and the number of a verb. Each sentence has
-right answers and may have wrong ones; its twin differs at one token, so that another answer is right.
+They are century copying (say XX1 again), indirect objects (to whom was it given?) and the number of a verb. Each
+sentence has right answers and may have wrong ones. Its twin differs at one token and has another right answer.
 
     >>> data = indirect_object(tokenizer, n=100)
     >>> data.good_sentences[0]
@@ -51,8 +51,8 @@ NAMES_FILE, SUBJECTS_FILE = CACHE / "names.txt", CACHE / "subjects.txt"
 class AbilityDataset:
     """N sentences that ask for another ability than greater-than, and their twins; T tokens each.
 
-    A twin differs at one token, so that another answer is right. What is measured is the probability of a sentence's
-    right answers minus that of its wrong ones. Raises `UserError` for twins that differ elsewhere, or not at all.
+    A twin differs at one token and has another right answer. The metric is the probability of a sentence's right
+    answers minus that of its wrong ones. Raises `UserError` for twins that differ elsewhere, or not at all.
     """
 
     name: str
@@ -63,13 +63,13 @@ class AbilityDataset:
     good_sentences: tuple[str, ...]
     bad_sentences: tuple[str, ...]
     yy_position: int
-    """The only position at which clean and corrupted sentences differ; it plays the part of YY."""
+    """The only position at which clean and corrupted sentences differ; it is what YY is for year spans."""
     answers: torch.Tensor
     """The tokens whose probabilities are wanted, int64 (A,)."""
     signs: torch.Tensor
     """1 for the right answers of each clean sentence, −1 for its wrong ones, 0 for others, float64 (N, A)."""
     drawn: pd.DataFrame
-    """What each sentence was made of, a row each, in columns that were drawn."""
+    """What was drawn for each sentence, a row each."""
 
     def __post_init__(self) -> None:
         shape = (len(self.good_toks), len(self.answers))
@@ -93,13 +93,13 @@ class AbilityDataset:
     def log_odds(self) -> Metric:
         """ln of the odds of the right answers against all else, (N, A) to (N,) in nats.
 
-        To search a circuit by: where a model is all but certain, its probabilities hide what each node does.
+        It is for finding circuits: where a model is nearly certain, its probabilities hide what each node does.
         """
         return partial(_log_odds, signs=self.signs)
 
     @property
     def clusters(self) -> Clusters:
-        """What intervals draw again, int64 (N,) each."""
+        """The groups of sentences that intervals draw again, int64 (N,) each."""
         return clusters_of(self.drawn, map(str, self.drawn))
 
     def as_table(self) -> pd.DataFrame:
@@ -107,7 +107,7 @@ class AbilityDataset:
         return self.drawn
 
     def first(self, count: int) -> AbilityDataset:
-        """The first sentences alone, for what takes many evaluations."""
+        """The first `count` sentences, for what takes many evaluations."""
         return replace(
             self,
             good_toks=self.good_toks[:count],
@@ -131,9 +131,9 @@ def _log_odds(probabilities: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
 def century_copying(
     dataset: YearDataset, years: Sequence[int] | torch.Tensor, tokenizer: GPT2Tokenizer, seed: int = 0
 ) -> AbilityDataset:
-    """Is XX1 said again? The year spans before XX2, with the probability of XX1; twins have another century.
+    """Is XX1 said again? These are the year spans up to before XX2; twins have another century.
 
-    The twins' years are drawn from `years`, with the same YY. Raises `UserError` like `with_twins`.
+    The answer is XX1. The twins' years are drawn from `years`, with the same YY. Raises `UserError` like `with_twins`.
     """
     twins = with_twins(dataset, "another century", years, tokenizer, seed)
     centuries = sorted({int(year) // 100 for year in [*years, *dataset.years]})
@@ -152,7 +152,7 @@ def century_copying(
 
 
 def indirect_object(tokenizer: GPT2Tokenizer, n: int, seed: int = 0) -> AbilityDataset:
-    """Who is given it? `When Mary and John went to the park, John gave a book to`: Mary, not John.
+    """To whom was it given? `When Mary and John went to the park, John gave a book to`: Mary, not John.
 
     A twin has the other name as the giver. Names (`cache/names.txt`) and words are drawn from `seed`. Raises
     `UserError` for n < 1 and names that are not one token.
@@ -177,8 +177,8 @@ def indirect_object(tokenizer: GPT2Tokenizer, n: int, seed: int = 0) -> AbilityD
 def subject_verb_number(tokenizer: GPT2Tokenizer, n: int, seed: int = 0) -> AbilityDataset:
     """One or several? `The dogs mentioned above`: are, were or have, not is, was or has; no other noun stands between.
 
-    A twin has the subject in the other number. Subjects (`cache/subjects.txt`) and words are drawn from `seed`, as many
-    of either number. Raises `UserError` for n < 1 and words that are not one token.
+    A twin has the subject in the other number. Subjects (`cache/subjects.txt`) and words are drawn from `seed`, half of
+    the subjects in the plural. Raises `UserError` for n < 1 and words that are not one token.
     """
     check_count(n)
     rng, subjects = random.Random(seed), [line.split() for line in lines_of(SUBJECTS_FILE, "subject")]
@@ -203,7 +203,7 @@ def _ability(
     drawn: pd.DataFrame,
     tokenizer: GPT2Tokenizer,
 ) -> AbilityDataset:
-    """The data set of pairs of a clean and a corrupted sentence, which differ at the first place of the first pair."""
+    """The data set of pairs of a clean and a corrupted sentence; the first pair says where they differ."""
     good_sentences, bad_sentences = zip(*sentences, strict=True)
     good_toks, bad_toks = (_of_one_length(texts, tokenizer) for texts in (good_sentences, bad_sentences))
     if good_toks.shape != bad_toks.shape:
@@ -214,7 +214,7 @@ def _ability(
 
 
 def _of_one_length(sentences: Sequence[str], tokenizer: GPT2Tokenizer) -> torch.Tensor:
-    """Token ids (N, T). Raises `UserError` that names the first sentence of another length than the first one's."""
+    """Token ids (N, T). `UserError` names the first sentence that is not as long as the first one."""
     rows = tokenizer(list(sentences))["input_ids"]
     for sentence, row in zip(sentences, rows, strict=True):
         if len(row) != len(rows[0]):

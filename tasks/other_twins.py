@@ -1,11 +1,11 @@
 """Year spans with other twins than the "01" ones: does a circuit depend on what its sentences are compared with?
 
-Each kind of twin differs from its sentence in one thing, and asks something else:
+Each kind of twin differs from its sentence in one thing and asks another question:
 
 - `another YY`, in the same century: does it matter which year YY is?
-- `another century`, with the same YY, in both places where the century stands: a control. In any century the years
-  above YY are the valid ones, so the circuit should not be found by it.
-- `another noun`: a control likewise.
+- `another century`, in both places, with the same YY: a control. In any century the years above YY are the valid ones,
+  so these twins should not find the circuit.
+- `another noun`: a control too.
 
     >>> from dataset import NOUNS_FILE, YearDataset, get_valid_years
     >>> years = get_valid_years(tokenizer)
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from transformers import GPT2Tokenizer
 
 Counterfactual = Literal["another YY", "another century", "another noun"]
-CHANGED: dict[Counterfactual, tuple[str, ...]] = {  # by the twins of each, as the prompt names its positions
+CHANGED: dict[Counterfactual, tuple[str, ...]] = {  # which positions of the prompt differ in each kind of twin
     "another YY": ("YY",),
     "another century": ("XX1", "XX2"),
     "another noun": ("NOUN",),
@@ -51,9 +51,9 @@ def with_twins(
 ) -> YearDataset:
     """The same clean sentences with twins of another kind.
 
-    They are drawn from `seed`: another YY or century from `years`, another noun from those of the other sentences.
-    Raises `UserError` for another kind, a sentence that has no other of its kind, and for twins that differ elsewhere
-    than where they should, or not there.
+    They are drawn from `seed`: another YY or century from `years`, another noun from the other sentences. Raises
+    `UserError` for an unknown kind, for a sentence without another YY, century or noun, and for twins that do not
+    differ exactly where they should.
     """
     if not isinstance(dataset, YearDataset) or counterfactual not in [*CHANGED]:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Plain sentences, which ask for nothing: how far does the next token's distribution move without a circuit?
+"""Plain sentences without a task: how far does the next token's distribution move without a circuit?
 
 >>> data = plain_sentences(tokenizer)
 >>> data.good_toks.shape  # 13 tokens each: as many as a year span has
@@ -28,8 +28,8 @@ PLAIN_TOKENS = 13  # of a plain sentence, with `<|endoftext|>`: as many as a yea
 class PlainDataset:
     """N plain sentences, each cut after T tokens, to see how far the next token's distribution moves.
 
-    They have no twins: each is its own, and the inside data of what is patched is the mean or zero. What is measured is
-    `divergence_from` (`path_patching.circuits.validation.faithfulness`) the clean probabilities.
+    They have no twins (each is its own), so patching uses mean or zero data. The metric is `divergence_from`
+    (`path_patching.circuits.validation.faithfulness`) the clean probabilities.
     """
 
     good_toks: torch.Tensor

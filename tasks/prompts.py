@@ -1,7 +1,7 @@
-"""The ten prompts of the paper's section 5: is greater-than done in other sentences, too?
+"""The ten prompts of the paper's section 5: does the model do greater-than in other sentences too?
 
-A task is one of them, with one sentence for each YY from 02 to 98. Each sentence has a twin that differs at YY alone:
-its YY is 01, or 99 where earlier end years are the valid ones.
+Each prompt is a task, with one sentence for each YY from 02 to 98. Each sentence has a twin that differs at YY alone:
+its YY is 01, or 99 if earlier end years are the valid ones.
 
     >>> data = build(TASKS[5], tokenizer)
     >>> data.good_sentences[0], data.bad_sentences[0]
@@ -45,7 +45,7 @@ PLACEHOLDERS = {
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of prompt: its template, which end years are valid, and the YY of the corrupted twins."""
+    """A prompt: its template, which end years are valid, and the YY of the corrupted twins."""
 
     number: int
     template: str
@@ -53,7 +53,7 @@ class Task:
     valid: ValidYears = "greater"
     corrupted_yy: int = 1
     left_out: tuple[int, ...] = ()
-    """The YYs of 02 … 98 whose sentence GPT-2 cuts into other tokens."""
+    """The YYs from 02 to 98 whose sentences GPT-2 splits into other tokens."""
 
     @property
     def prompt(self) -> str:
@@ -124,8 +124,8 @@ class TaskDataset:
 def build(task: Task, tokenizer: GPT2Tokenizer, seed: int = 0) -> TaskDataset:
     """The sentences of a task, with nouns and years drawn from `seed`; the same seed gives the same sentences.
 
-    Raises `UserError` if a sentence of a YY that is not left out differs from its twin elsewhere than at YY, if one
-    that is left out does not, or if the sentences differ in length.
+    Raises `UserError` if a sentence differs from its twin elsewhere than at YY, if one that is left out does not, or if
+    the sentences differ in length.
     """
     twins = {yy: _twins(task, yy, words) for yy, words in _words(tokenizer, seed).items()}
     tokens = {yy: tokenizer(list(pair))["input_ids"] for yy, pair in twins.items()}
@@ -148,16 +148,16 @@ def build(task: Task, tokenizer: GPT2Tokenizer, seed: int = 0) -> TaskDataset:
 def progression(yy: int) -> tuple[int, ...]:
     """The four years before 17YY in an arithmetic progression.
 
-    The step is the least above one that does not divide YY: so no term is 1700, which GPT-2 reads as one token.
+    The step is the smallest above one that does not divide YY. So no term is 1700, which GPT-2 reads as one token.
     """
     step = next(step for step in range(2, 100) if yy % step)
     return tuple(1700 + yy - step * back for back in (4, 3, 2, 1))
 
 
 def _words(tokenizer: GPT2Tokenizer, seed: int) -> dict[int, dict[str, str]]:
-    """What fills the templates' placeholders for each YY but `{yy}` itself; tasks with one placeholder share it.
+    """For each YY, what fills the templates' placeholders except `{yy}`; tasks with the same placeholder share it.
 
-    Always drawn from the years that have a twin (694 of them), also where the published choices are asked for.
+    Years are drawn from the 694 that have a twin, also with the published choices.
     """
     rng = random.Random(seed)
     nouns, years = load_nouns(), get_valid_years(tokenizer).tolist()
@@ -182,7 +182,7 @@ def _twins(task: Task, yy: int, words: dict[str, str]) -> tuple[str, str]:
 
 
 def _where_yy_is(clean: Sequence[int], corrupted: Sequence[int], yy_token: int, corrupted_token: int) -> int | None:
-    """The position at which a sentence and its twin have these tokens, if they are the same everywhere else."""
+    """The position at which a sentence and its twin have these tokens; None if they differ elsewhere."""
     if len(clean) != len(corrupted):
         return None
     differing = {place: both for place, both in enumerate(zip(clean, corrupted, strict=True)) if both[0] != both[1]}

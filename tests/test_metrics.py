@@ -94,7 +94,7 @@ def test_collate_names_the_year_without_a_sentence():
     start_yy = torch.cat([torch.arange(2, 57), torch.arange(58, 99)])
     with pytest.raises(UserError, match="YY = 57"):
         collate(torch.zeros(96), start_yy)
-    with pytest.raises(ValueError, match="one YY a sentence"):
+    with pytest.raises(ValueError, match="one YY for each sentence"):
         collate(torch.zeros(96), start_yy[:-1])
 
 

@@ -1,17 +1,17 @@
-"""Models side by side: does each do a task, by a circuit of what size, at what depth, and is that the first one's?
+"""Models side by side: whether each does a task, by which circuit, how deep it lies, and what it shares with the first.
 
-Of each model M, on its engine's sentences:
+For each model M, on its engine's sentences:
 
-    means           the mean of each metric; more is better in the first, for which a circuit C is searched for
-    nodes           heads and MLPs of C, which `find_circuit` finds by rule, at END and at YY
+    means           the mean of each metric; the first is high where the model does the task
+    nodes           heads and MLPs at END and at YY of the circuit C that `find_circuit` finds for the first metric
     depth           mean of layer / (layers − 1) over C's heads at END, and over its MLPs there
     F               (m(C) − m(∅)) / (m(M) − m(∅)), normalized faithfulness of its full circuit alone
-    p               (1 + #{F(random) ≥ F(C)}) / (1 + drawn), of full random circuits of C's shape from any layers
-    shared          with the first model's circuit by relative depth (`depths`), and what random ones share with it
+    p               (1 + #{F(random) ≥ F(C)}) / (1 + drawn), for full random circuits of C's shape from any layers
+    shared          with the first model's circuit by relative depth (`depths`), and what random circuits share with it
 
-C is searched for where the model does the task: the mean of the first metric is above 0, and above that on corrupted
-sentences, each with its whole interval. F and p are measured on the sentences on which C was found. Depths are those at
-END, since nodes at YY are early in every model and would hide where the others are.
+A model does the task if the mean of the first metric is above 0, and above that on corrupted sentences, each with its
+whole interval. Otherwise no circuit is searched for. F and p are measured on the sentences on which C was found. Depths
+are those at END: nodes at YY are early in every model.
 
     >>> asked = Asked(engine, {"share of high years": lambda probs: probs[:, 50:].sum(1)}, YY, END)
     >>> found = of_model(asked, circuits=3)
@@ -48,49 +48,49 @@ from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture
 from path_patching.sweeps import Metric
 
-CIRCUITS = 100  # drawn of each shape
+CIRCUITS = 100  # random circuits for each circuit found
 WIDTH = 120  # columns of a terminal
-NARROWEST = 8  # columns for a model's name, whatever else there is
+NARROWEST = 8  # columns for a model's name, at least
 NOTHING = "–"
 GAP = "  "
 LEGEND = (
     "nodes: of the circuit found by rule, heads and MLPs at END and at YY. depth: mean of layer / (layers − 1) of its "
     "heads and of its MLPs at END. F: normalized faithfulness of the full circuit, 0 with everything corrupted, 1 for "
-    "the whole model. p: the share of random circuits of its shape, it among them, that reach its F. shared: what it "
-    "has in common with the first model's by kind, place and relative depth, 0 to 1; in brackets the mean of the "
+    "the whole model. p: the share of random circuits of its shape, with the circuit itself, that reach its F. shared: "
+    "what it shares with the first model's by kind, place and relative depth, 0 to 1; in brackets the mean for the "
     "random circuits."
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """A model, by its engine, and what is asked of it."""
+    """What is asked of a model: its engine, the metrics, and the positions of YY and END."""
 
     engine: Engine
     metrics: Mapping[str, Metric]
-    """By name; a circuit is searched for the first."""
-    yy: int
+    """By name; a circuit is searched for with the first."""
+    yy_position: int
     end: int
     clusters: Clusters = ()
 
 
 @dataclass(frozen=True, eq=False)
 class OfCircuit:
-    """The circuit that was found in a model, and what was measured of it."""
+    """The circuit found in a model, and its measurements."""
 
     circuit: Circuit
     sizes: Architecture
-    """Of its model."""
+    """Sizes of its model."""
     faithfulness: Estimate
     """F."""
     p: float | None
-    """None where there is no other circuit of its shape."""
+    """None if there is no other circuit of its shape."""
     drawn: tuple[Circuit, ...]
     """The random circuits."""
 
     @property
     def histogram(self) -> Histogram:
-        """Where its nodes are."""
+        """Its nodes by kind, place and depth."""
         return histogram(self.circuit, self.sizes.n_layers)
 
     def at(self, place: str) -> int:
@@ -105,7 +105,7 @@ class OfCircuit:
 
 @dataclass(frozen=True, eq=False)
 class OfModel:
-    """A model and what was measured of it; a remark says what is missing and why."""
+    """A model's measurements; a remark says what is missing and why."""
 
     name: str
     means: Mapping[str, Estimate] = field(default_factory=dict)
@@ -114,7 +114,7 @@ class OfModel:
 
 
 def of_model(asked: Asked, circuits: int = CIRCUITS, seed: int = 0) -> OfModel:
-    """One model's row, with `circuits` random circuits, or all that there are. What it lacks is said in its remark."""
+    """One model's row. Its circuit is compared with `circuits` random ones. A remark says what is missing."""
     engine, name, (explained, metric) = asked.engine, asked.engine.model.name, next(iter(asked.metrics.items()))
     clean, corrupted = measured(engine, [Request.clean(), Request.corrupted()], [*asked.metrics.values()]).unbind(1)
     scale = Scale(metric, clean[0], corrupted[0], asked.clusters)
@@ -125,33 +125,33 @@ def of_model(asked: Asked, circuits: int = CIRCUITS, seed: int = 0) -> OfModel:
         of_corrupted = f"its mean {explained} is not clearly above that on corrupted sentences"
         return OfModel(name, means, remark=f"it does not do the task: {of_corrupted}")
     try:
-        circuit = find_circuit(engine, metric, asked.yy, asked.end).circuit
+        circuit = find_circuit(engine, metric, asked.yy_position, asked.end).circuit
     except UserError as reason:
         return OfModel(name, means, remark=f"no circuit is found: {reason}")
     return _with_circuit(OfModel(name, means), asked, scale, circuit, circuits, seed)
 
 
 def _with_circuit(of: OfModel, asked: Asked, scale: Scale, circuit: Circuit, circuits: int, seed: int) -> OfModel:
-    """The row of a model in which a circuit was found."""
+    """The row of a model with its circuit."""
     sizes, remark = asked.engine.model.architecture, ""
     drawn: list[Circuit] = []
     try:
         drawn = random_parts(circuit, _links_alone, "any layers", sizes, circuits, seed)
     except UserError as reason:
         remark = f"its circuit is compared with no other: {reason}"
-    requests = [Request.isolate(full_circuit(each, asked.yy, asked.end)) for each in (circuit, *drawn)]
+    requests = [Request.isolate(full_circuit(each, asked.yy_position, asked.end)) for each in (circuit, *drawn)]
     own, *others = measured(asked.engine, requests, [scale.metric])[0]
     p = p_value(scale.of_means(torch.stack(others)), scale.of_means(own).item()) if others else None
     return OfModel(of.name, of.means, OfCircuit(circuit, sizes, scale.normalized(own), p, (*drawn,)), remark)
 
 
 def _links_alone(circuit: Circuit) -> Circuit:
-    """A circuit by its links, so that two with the same are equal."""
+    """A circuit without its name and studied heads: two with the same links are equal."""
     return Circuit("a circuit", circuit.links)
 
 
 def as_rows(found: Sequence[OfModel]) -> list[dict[str, object]]:
-    """Every number by the name of its column, a row for each model; None for what a model lacks.
+    """A row for each model: every number by its column's name; None where a model has none.
 
     Raises `UserError` if there is no model.
     """
@@ -182,17 +182,17 @@ def _first(found: Sequence[OfModel]) -> OfCircuit | None:
 
 
 def _ends(name: str) -> tuple[str, str, str]:
-    """The columns of a number and of the ends of its interval."""
+    """The names of the columns for a number and for the ends of its interval."""
     return name, f"{name}, low", f"{name}, high"
 
 
 def _with_ends(name: str, of: Estimate | None) -> dict[str, object]:
-    """A number and the ends of its interval, each by its column."""
+    """A number and the ends of its interval by column."""
     return dict(zip(_ends(name), (of.value, of.low, of.high) if of else (None,) * 3, strict=True))
 
 
 def _of_circuit(of: OfCircuit | None, first: OfCircuit | None) -> dict[str, object]:
-    """The columns that a circuit has."""
+    """The numbers of a circuit by column."""
     depths = {kind: mean_depth(of.circuit, kind, END, of.sizes.n_layers) if of else None for kind in ("head", "mlp")}
     return {
         "nodes at END": of and of.at(END),
@@ -209,7 +209,7 @@ def _of_circuit(of: OfCircuit | None, first: OfCircuit | None) -> dict[str, obje
 
 
 def table(found: Sequence[OfModel]) -> str:
-    """Models side by side in columns, then what the columns are, and the remarks; no line is longer than `WIDTH`.
+    """A table of models, then what its columns mean, and the remarks; lines have at most `WIDTH` letters.
 
     Raises `UserError` if there is no model.
     """
@@ -223,7 +223,7 @@ def table(found: Sequence[OfModel]) -> str:
 
 
 def _cells(row: Mapping[str, Any], metrics: Sequence[str], is_first: bool) -> list[str]:
-    """The texts of a row, column by column; what the first model shares with itself is not said."""
+    """The texts of a row by column; the first model shares nothing with itself."""
     intervals = [_joined("{:.3f} [{:.3f}, {:.3f}]", *(row[part] for part in _ends(name))) for name in (*metrics, "F")]
     nodes = _joined("{}, {}", row["nodes at END"], row["nodes at YY"])
     depths = [_joined("{:.2f}", row[f"mean depth of {each} at END"]) for each in ("heads", "MLPs")]
@@ -244,7 +244,7 @@ def _joined(pattern: str, *numbers: Any) -> str:
 def _laid_out(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Rows as lines of columns, the heading first.
 
-    The heading is cut between words, and the first column where it has to be.
+    The heading is broken between words. The first column is cut if the lines would be too long.
     """
     widths = [max(map(len, [*words.split(), *column])) for words, *column in zip(*rows, strict=True)]
     widths[0] = max(NARROWEST, min(widths[0], WIDTH - sum(widths[1:]) - len(GAP) * len(widths[1:])))

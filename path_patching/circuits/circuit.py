@@ -1,12 +1,12 @@
-"""A circuit as data: a set of links, and the paths along them, from which everything else is made (section 3).
+"""A circuit as data: a set of links, and the paths along them (section 3 of the paper).
 
-A link leads from one node into one input of another. The nodes stand at END or at YY: `m10@END`, `m0@YY`; or the links
-of a circuit have no places at all (`m10`, `a9.h1`, `embeds`, `logits`) and hold at every position, a head reading keys
-and values at its own and all earlier ones. Below are the embeddings, or `everything`, all that an input reads.
+A link leads from one node into one input of another. Nodes are at END or at YY: `m10@END`, `m0@YY`. Or no link of the
+circuit has places (`m10`, `a9.h1`, `embeds`, `logits`): then the links hold at every position, and heads read keys and
+values at their own and all earlier positions. Below are the embeddings, or `everything`: all that an input reads.
 
 The *full circuit* has all paths from the logits at END along the links, down to the embeddings or to everything. Its
-*late half* has them as far as their first head, whose inputs then count as inside whole. Every node of a circuit is on
-one of these paths: one that reads nothing can only be a head of the late half.
+*late half* has these paths down to their first head, whose inputs are then inside as a whole. Every node of a circuit
+is on one of these paths: a node that reads nothing can only be a head of the late half.
 
     >>> several = "m2 → logits; a1.h0 → m2; m0 →v a1.h0; embeds → m0".split("; ")
     >>> bare = Circuit("without places", tuple(map(Link.parse, several)))
@@ -19,7 +19,7 @@ one of these paths: one that reads nothing can only be a head of the late half.
     a1.h0@12 → m1@12 → logits@12
     a1.h0@12 → m2@12 → logits@12
     a1.h0@12 → m1@12 → m2@12 → logits@12
-    >>> full_circuit(circuit, YY, END).count()  # each goes on by keys and values to m0@8, and takes its queries whole
+    >>> full_circuit(circuit, YY, END).count()  # each goes on through keys, values and whole queries
     9
     >>> probs = engine.isolate(full_circuit(circuit, YY, END))  # what it achieves alone, (N, A)
 """
@@ -38,16 +38,16 @@ from path_patching.paths import ARROW, DEEPEST, INPUTS, Branch, Kind, Node, Path
 LOGITS, EMBEDS, EVERYTHING = "logits", "embeds", "everything"
 END, YY = "END", "YY"
 VIA_OF_LETTER: dict[str | None, Via] = {"q": "q", "k": "k", "v": "v", None: "in"}  # behind an arrow
-LONGEST_NAME = 100  # letters, of a circuit's name, which stands in titles
+LONGEST_NAME = 100  # letters of a circuit's name, which is used in titles
 
 Step = tuple[Node, Via, Node]  # reader, its input, sender
 
 
 @dataclass(frozen=True, order=True)
 class Link:
-    """One link of a circuit: what `sender` writes is read by `reader` through its input `via`.
+    """One link of a circuit: `reader` reads what `sender` writes through its input `via`.
 
-    Both carry their place, `a9.h1@END`, `m0@YY`, or neither does. The sender `everything` is all that the input reads.
+    Both have a place, `a9.h1@END`, `m0@YY`, or neither has. The sender `everything` is all that the input reads.
     """
 
     reader: str
@@ -56,7 +56,7 @@ class Link:
 
     @classmethod
     def parse(cls, text: str) -> Link:
-        """The link that `str` writes so; `->` is an arrow, too. Raises `UserError` for any other text."""
+        """The link of a text that `str` writes, also with `->`. Raises `UserError` for any other text."""
         parts = ARROW.split(text.strip())
         if len(parts) != 3:
             raise UserError(f"{shortened(text)!r} is no link; write one like m0@YY →v a9.h1@END, or m0 → m10")
@@ -70,14 +70,14 @@ class Link:
 
 @dataclass(frozen=True)
 class Circuit:
-    """A set of links, each of them on a path to the logits.
+    """A set of links. Each is on a path to the logits.
 
-    Raises `UserError` for what is no link, for links with and without places, and for a node that is on no path.
+    Raises `UserError` for anything but links, for some links with places and some without, and for a node on no path.
     """
 
     name: str
     links: tuple[Link, ...]  # in order, each once
-    studied: tuple[str, ...] = ()  # heads to look at closely, the most telling first, without their place
+    studied: tuple[str, ...] = ()  # heads to look at closely, the most important first, without their place
 
     def __post_init__(self) -> None:
         for complaint in _complaints(self):
@@ -86,7 +86,7 @@ class Circuit:
 
     @cached_property
     def placed(self) -> bool:
-        """Whether its nodes stand at END and YY; else they are the circuit's at every position."""
+        """Whether its nodes are at END and YY; if not, they are in the circuit at every position."""
         return any("@" in link.reader for link in self.links)
 
     @cached_property
@@ -112,13 +112,13 @@ class Circuit:
 
     @cached_property
     def heads_feed(self) -> tuple[str, ...]:
-        """The names of what its heads, at END if they have places, write to there: the logits and MLPs."""
+        """The names of the logits and MLPs that its heads write to; with places, its heads at END."""
         fed = {link.reader for link in self.links if link.via == "in" and kind_of(link.sender) == "head"}
         return in_order(bare(each) for each in fed if place_of(each) != YY)
 
 
 def is_same(one: Circuit, other: Circuit) -> bool:
-    """Whether two circuits have the same links, so the same paths, whatever they are called."""
+    """Whether two circuits have the same links and so the same paths, whatever their names are."""
     return one.links == other.links
 
 
@@ -128,7 +128,7 @@ def nodes(names: Iterable[str], position: int) -> list[Node]:
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of nodes in the order in which a forward pass computes them."""
+    """Names of nodes in the order of a forward pass."""
     return tuple(sorted(names, key=_order))
 
 
@@ -160,7 +160,7 @@ def is_member(labelled: str) -> bool:
 
 
 def on_paths(links: Iterable[Link]) -> tuple[tuple[Link, ...], tuple[Link, ...]]:
-    """The links that are on paths from the logits down to embeddings or everything, and those that are left over."""
+    """The links on paths from the logits down to embeddings or everything, and the other links."""
     given = kept = tuple(sorted({*links}))
     while loose := _loose(kept):
         kept = tuple(link for link in kept if link.reader not in loose and link.sender not in loose)
@@ -168,14 +168,14 @@ def on_paths(links: Iterable[Link]) -> tuple[tuple[Link, ...], tuple[Link, ...]]
 
 
 def _loose(links: Collection[Link]) -> set[str]:
-    """The nodes that nothing reads, apart from the logits, and those that read nothing, apart from what lies below."""
+    """The nodes but the logits that nothing reads, and the heads and MLPs that read nothing."""
     readers, senders = {link.reader for link in links}, {link.sender for link in links}
     unread = {reader for reader in readers - senders if kind_of(reader) != "logits"}
     return unread | {sender for sender in senders - readers if is_member(sender)}
 
 
 def _late_nodes(links: Iterable[Link]) -> set[str]:
-    """The nodes of the late half: the logits, the MLPs that they read through others, and what any of these reads."""
+    """The nodes of the late half: the logits, the MLPs that they read through MLPs, and what these read."""
     late = {LOGITS, f"{LOGITS}@{END}"}
     for link in sorted(links, key=lambda link: _order(bare(link.reader)), reverse=True):
         if link.via == "in" and link.reader in late:
@@ -184,7 +184,7 @@ def _late_nodes(links: Iterable[Link]) -> set[str]:
 
 
 def _complaints(circuit: Circuit) -> Iterator[str]:
-    """What is wrong with a circuit, one sentence each."""
+    """What is wrong with a circuit, in sentences."""
     name, links, studied = circuit.name, circuit.links, circuit.studied
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name.strip()) <= len(name) <= LONGEST_NAME:
         yield f"its name has to be a text of 1 to {LONGEST_NAME} letters, all of them printable"
@@ -197,7 +197,7 @@ def _complaints(circuit: Circuit) -> Iterator[str]:
     yield from filter(None, [mixed_places(links)])
     yield from filter(None, map(_wrong_with, links))
     if len({_order(bare(each))[0] for each in ends}) > DEEPEST:
-        yield f"its paths may have more than {DEEPEST} steps, which are not followed; leave some nodes out"
+        yield f"its paths may have more than {DEEPEST} steps, too many to follow; leave some nodes out"
     heads = {bare(each) for each in ends if kind_of(each) == "head" and place_of(each) != YY}
     yield from (f"{shortened(each)} is studied, but not among its heads" for each in studied if each not in heads)
     late_heads = {each for each in _late_nodes(links) if kind_of(each) == "head"}
@@ -208,7 +208,7 @@ def _complaints(circuit: Circuit) -> Iterator[str]:
 
 
 def mixed_places(links: Iterable[Link]) -> str | None:
-    """What is wrong with links of which some nodes have a place and some have none; None with all others."""
+    """A message if some nodes of the links have a place and some have none; else None."""
     ends = _ends(links)
     with_place, without = ([each for each in ends if ("@" in each) is placed] for placed in (True, False))
     if not with_place or not without:
@@ -217,89 +217,95 @@ def mixed_places(links: Iterable[Link]) -> str | None:
 
 
 def _ends(links: Iterable[Link]) -> list[str]:
-    """What links lead from and into, each once, but for everything, which has no place."""
+    """The senders and readers of links, each once, without `everything`, which has no place."""
     return sorted({each for link in links for each in (link.reader, link.sender)} - {EVERYTHING})
 
 
 def _has_place(labelled: str) -> bool:
-    """Whether an end of a link has a place that nodes may have, or none. Raises `PathSetError` if it is no node."""
+    """Whether an end of a link has a possible place, or none. Raises `PathSetError` if it is no node."""
     places = (END,) if kind_of(labelled) == "logits" else (END, YY)
     return "@" not in labelled or place_of(labelled) in places
 
 
 @cache
 def _wrong_with(link: Link) -> str | None:
-    """What is wrong with a link by itself."""
+    """A message if a link alone is impossible; else None."""
     for each, kinds in ((link.reader, ("logits", "mlp", "head")), (link.sender, ("mlp", "head", "embeds"))):
         if (kind_of(each) not in kinds and each != EVERYTHING) or link.reader == EVERYTHING:
             return f"{link}: {each} cannot be there; heads and MLPs read them, embeds or everything"
     if link.via not in INPUTS[kind_of(link.reader)]:
         return f"{link}: {link.reader} has the inputs {', '.join(INPUTS[kind_of(link.reader)])}; name one (→v …)"
-    if not steps(link, yy=0, end=1):
+    if not steps(link, yy_position=0, end=1):
         return f"{link}: {link.sender} is not upstream of {link.reader}, or at a position that is not read"
     return None
 
 
-def steps(link: Link, yy: int, end: int) -> list[Step]:
-    """All steps that a link stands for, at every position at which it holds.
+def steps(link: Link, yy_position: int, end: int) -> list[Step]:
+    """All steps of a link, at every position at which it holds.
 
-    A link from the embeddings at YY stands for those of all positions up to YY that a node at YY reads, and for those
-    of YY alone into a node at END.
+    A link from the embeddings at YY into a node at YY has the embeddings of all positions up to YY that the node reads.
+    Into a node at END, it has those at YY alone.
     """
-    readers = _located(link.reader, yy, end)
+    readers = _located(link.reader, yy_position, end)
     up_to_yy = kind_of(link.sender) == "embeds" and place_of(link.sender) == place_of(link.reader) == YY
-    senders = tuple(Node.embeds(at) for at in range(yy + 1)) if up_to_yy else _located(link.sender, yy, end)
+    senders = (
+        tuple(Node.embeds(at) for at in range(yy_position + 1)) if up_to_yy else _located(link.sender, yy_position, end)
+    )
     return [(reader, link.via, sender) for reader in readers for sender in senders if sender.reaches(reader, link.via)]
 
 
 @cache
-def _located(labelled: str, yy: int, end: int) -> tuple[Node, ...]:
-    """The nodes that an end of a link stands for: one with a place, one of each position without."""
+def _located(labelled: str, yy_position: int, end: int) -> tuple[Node, ...]:
+    """The nodes of a link's end: one if it has a place, else one at each position."""
     if labelled == EVERYTHING:
         return tuple(Node.residual(position) for position in range(end + 1))
     name = bare(labelled)
     if name == LOGITS:
         return (Node.logits(end),)
-    positions = {END: [end], YY: [yy], "": range(end + 1)}[place_of(labelled)]
+    positions = {END: [end], YY: [yy_position], "": range(end + 1)}[place_of(labelled)]
     return tuple(Node.named(name, position) for position in positions)
 
 
-def _along(links: Iterable[Link], yy: int, end: int, through: Collection[Kind], ends: Collection[Kind]) -> PathSet:
-    """The paths from the logits along some links: through nodes of some kinds, ending at some."""
+def _along(
+    links: Iterable[Link], yy_position: int, end: int, through: Collection[Kind], ends: Collection[Kind]
+) -> PathSet:
+    """The paths from the logits along links, through nodes of some kinds, ending at nodes of some kinds."""
     read: defaultdict[Node, list[tuple[Via, Node]]] = defaultdict(list)
     for link in links:
         if kind_of(link.reader) in through and kind_of(link.sender) in {*through, *ends}:
-            for reader, via, sender in steps(link, yy, end):
+            for reader, via, sender in steps(link, yy_position, end):
                 read[reader].append((via, sender))
 
-    @cache  # what several nodes read is one sub-tree
+    @cache  # a node that several others read is one sub-tree
     def below(node: Node) -> PathSet:
         return PathSet(node, node.kind in ends, tuple(Branch(via, below(sender)) for via, sender in read[node]))
 
     return below(Node.logits(end))
 
 
-def full_circuit(circuit: Circuit, yy: int, end: int) -> PathSet:
+def full_circuit(circuit: Circuit, yy_position: int, end: int) -> PathSet:
     """All paths of a circuit, from the logits at END down to the embeddings, or to everything.
 
-    Raises `UserError` for a YY, of a circuit with places, that does not come before END.
+    Raises `UserError` if the circuit has places and YY does not come before END.
     """
-    if circuit.placed and not 0 <= yy <= end:
-        raise UserError(f"YY at {yy} and END at {end}: {circuit.name} reads at END what was written at YY, before it")
+    if circuit.placed and not 0 <= yy_position <= end:
+        raise UserError(
+            f"YY at {yy_position} and END at {end}: {circuit.name} reads at END what was written at YY, before it"
+        )
     links, _ = on_paths(circuit.links)
-    return _along(links, yy, end, through=("logits", "mlp", "head"), ends=("embeds", "residual"))
+    return _along(links, yy_position, end, through=("logits", "mlp", "head"), ends=("embeds", "residual"))
 
 
 def late_half(circuit: Circuit, end: int) -> PathSet:
-    """The paths of a circuit as far as their first head, whose inputs count as inside whole.
+    """The paths of a circuit down to their first head, whose inputs are inside as a whole.
 
-    A path without a head, of a circuit in which MLPs at END read the embeddings or everything, is there to its end.
+    A path without a head goes down to the embeddings or to everything.
     """
     return _along(_at_end(circuit), end, end, through=("logits", "mlp"), ends=("head", "embeds", "residual"))
 
 
 def late_half_by_values(circuit: Circuit, end: int) -> PathSet | None:
-    """The late half, of whose heads only the values count as inside; paths without a head stay. None without heads."""
+    """The late half with only the values of its heads inside; paths without a head stay. None without heads."""
     late = late_half(circuit, end)
     heads = {node for node in late.ends() if node.kind == "head"}
     if not heads:
@@ -315,12 +321,12 @@ def mlp_chains(circuit: Circuit, end: int) -> PathSet:
 
 
 def _at_end(circuit: Circuit) -> list[Link]:
-    """The links of a circuit into what stands at END, or at every position."""
+    """The links of a circuit into nodes at END, or all if it has no places."""
     return [link for link in circuit.links if place_of(link.reader) != YY]
 
 
 def down_to(paths: PathSet, *ends: Node) -> PathSet | None:
-    """The upper parts of the paths that pass through one of some nodes, ending there; None if none does."""
+    """The upper parts, down to `ends`, of the paths that pass through one of them; None if none does."""
 
     @cache
     def upper(part: PathSet) -> PathSet | None:
@@ -334,16 +340,16 @@ def down_to(paths: PathSet, *ends: Node) -> PathSet | None:
 
 
 def into_mlp(circuit: Circuit, mlp: str, end: int) -> PathSet:
-    """The paths that end at one MLP at END: from the logits through the chains of the circuit's MLPs that lead to it.
+    """The paths that end at one MLP at END, from the logits through chains of the circuit's MLPs.
 
-    To an MLP that is not among them all chains lead that can: of the circuit's later MLPs.
+    The MLP need not be in the circuit: then all chains of the circuit's later MLPs lead to it.
     """
     chains, node = mlp_chains(circuit, end), Node.named(mlp, end)
     return down_to(chains, node) or chains.extend([node])
 
 
 def indirect_into_mlp(circuit: Circuit, mlp: str, end: int) -> PathSet | None:
-    """The paths of `into_mlp` but for the direct edge from the MLP to the logits; None if there is no other."""
+    """The paths of `into_mlp` without the one from the MLP directly to the logits; None if there is no other."""
     return into_mlp(circuit, mlp, end).avoiding_steps([(Node.logits(end), "in", Node.named(mlp, end))])
 
 
@@ -352,16 +358,16 @@ def heads_readers(circuit: Circuit, end: int) -> PathSet:
     return mlp_chains(circuit, end).ending_at(nodes(circuit.heads_feed, end))
 
 
-def into_lower(circuit: Circuit, name: str, yy: int, end: int) -> PathSet:
-    """The paths of a circuit that lead to one of its nodes at YY, ending there."""
-    paths = down_to(full_circuit(circuit, yy, end), Node.named(name, yy))
+def into_lower(circuit: Circuit, name: str, yy_position: int, end: int) -> PathSet:
+    """The paths of a circuit that end at one of its nodes at YY."""
+    paths = down_to(full_circuit(circuit, yy_position, end), Node.named(name, yy_position))
     if paths is None:
         raise UserError(f"{circuit.name} has no {name} at YY; it has {', '.join(circuit.lower) or 'nothing'} there")
     return paths
 
 
 def in_model(names: Iterable[str], architecture: Architecture) -> tuple[str, ...]:
-    """Those of the heads and MLPs that a model has."""
+    """The heads and MLPs among `names` that a model has."""
     found = {name: Node.named(name, 0) for name in names}
     return tuple(
         name

@@ -1,8 +1,8 @@
 """A circuit as a JSON file and as a table; `python reproduce.py circuit [FILE]` prints either.
 
-A file holds the lists of a circuit of the paper's shape (`papers_shape`), or else its links, as text. What a run of
-circuit_discovery.py leaves as circuit.json is such a file: it can be edited, and given to the scripts' `--circuit`, or
-to `read_circuit`, which reads what other people write as well (`edge_lists`).
+A file has the lists of a circuit of the paper's shape (`papers_shape`), or else its links as text. A run of
+circuit_discovery.py writes such a file, circuit.json. It can be edited, and given to the scripts' `--circuit` or to
+`read_circuit`, which also reads other people's formats (`edge_lists`).
 
     >>> print(table(circuit))
     | nodes | at | read |
@@ -56,12 +56,12 @@ from path_patching.paths import VIAS, Via
 LISTS = tuple(Lists.__annotations__)
 WITH_A_DEFAULT = ("followed", "whole", "studied")
 OF_A_CIRCUIT = ("name", *LISTS, "studied", "links")
-BESIDE_A_CIRCUIT = ("search",)  # what a run's circuit.json holds beside the circuit
+BESIDE_A_CIRCUIT = ("search",)  # what else a run's circuit.json has
 INPUTS_READ = {"q": "queries", "k": "keys", "v": "values"}
 
 
 class LinkRecord(TypedDict):
-    """A link of a circuit and its effect, as a run's circuit.json has them."""
+    """A link of a circuit and its effect in a run's circuit.json."""
 
     reader: str
     via: Via
@@ -70,16 +70,16 @@ class LinkRecord(TypedDict):
 
 
 def as_json(circuit: Circuit) -> dict[str, object]:
-    """The circuit as plain values, as a circuit's JSON file has them: its lists where they say all, else its links."""
+    """The circuit as the values of a JSON file: its lists if it is of the paper's shape, else its links."""
     lists = lists_of(circuit)
     described: Mapping[str, Any] = lists or {"links": map(str, circuit.links)}
     return {"name": circuit.name, **{name: [*each] for name, each in described.items()}, "studied": [*circuit.studied]}
 
 
 def from_json(described: object) -> Circuit:
-    """The circuit of a JSON file's values. Raises `UserError` for what is missing, unknown or contradicts itself.
+    """The circuit of a JSON file's values. Raises `UserError` for what is missing, unknown or contradictory.
 
-    Links are read where there are no lists: as text, or as records with their effects, as a run leaves them.
+    Without lists, it is made of links: texts, or records with their effects, as a run writes them.
     """
     if not isinstance(described, dict):
         raise UserError("a circuit is a JSON object")
@@ -122,18 +122,18 @@ def links_as_json(effects: Mapping[Link, float]) -> list[LinkRecord]:
 
 
 def links_from_json(described: Sequence[LinkRecord]) -> dict[Link, float]:
-    """What `links_as_json` gave."""
+    """The inverse of `links_as_json`."""
     return {Link(each["reader"], each["via"], each["sender"]): each["effect"] for each in described}
 
 
 def read_circuit(path: Path) -> Circuit:
-    """The circuit that a file describes: JSON of ours, a graph of EAP-IG or MIB, or a text of edges (`edge_lists`).
+    """The circuit of a file: our JSON, a graph of EAP-IG or MIB, or a text of edges (`edge_lists`).
 
-    Edges that are on no path are left out, which a line says. Raises `UserError` if the file cannot be read, or
-    describes no circuit.
+    Edges on no path are left out, and a line says so. Raises `UserError` if the file cannot be read or describes no
+    circuit.
     """
     try:
-        text = regular(path).read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
+        text = regular(path).read_text(encoding="utf-8-sig")  # some editors put a mark before the text
         is_json, is_graph = text.lstrip().startswith(("{", "[")), '"edges"' in text
         described = parse_json(text, nan_as_null=is_graph) if is_json else text  # EAP-IG writes NaN for no score
     except OSError as error:
@@ -154,8 +154,8 @@ def read_circuit(path: Path) -> Circuit:
 
 
 def _of_edges(path: Path, edges: Sequence[Link], outside: int) -> Circuit:
-    """The circuit of those edges that are on paths, called as its file."""
-    if mixed := mixed_places(edges):  # some of which would be on no path
+    """The circuit of the edges that are on paths, named after its file."""
+    if mixed := mixed_places(edges):  # said first: some would be on no path
         raise UserError(mixed)
     links, loose = on_paths(edges)
     if not links:
@@ -176,7 +176,7 @@ def table(circuit: Circuit) -> str:
 
 
 def _rows_of_lists(circuit: Circuit, lists: Lists) -> list[tuple[str, str, str]]:
-    """The rows of a circuit of the paper's shape, by what its lists say."""
+    """The rows of a circuit of the paper's shape, from its lists."""
     mlps, feeds = lists["mlps"], lists["heads_feed"]
     fed = [mlp for mlp in mlps if mlp in feeds]
     rows = [(LOGITS, END, _late_sources(mlps, "the MLPs at END", LOGITS in feeds))]
@@ -194,7 +194,7 @@ def _late_sources(mlps: Sequence[str], of_mlps: str, reads_heads: bool) -> str:
 
 
 def _rows_of_links(circuit: Circuit) -> list[tuple[str, str, str]]:
-    """The rows of any circuit, from the logits down, those at END first; nodes that read the same are one row."""
+    """The rows of any circuit, from the logits down, END first; nodes that read the same share a row."""
     logits = LOGITS + (f"@{END}" if circuit.placed else "")
     at_yy, others = ([each for each in circuit.members if (place_of(each) == YY) is yy] for yy in (True, False))
     read = [(each, _read_by(circuit, each)) for each in (logits, *reversed(others), *reversed(at_yy))]
@@ -206,7 +206,7 @@ def _rows_of_links(circuit: Circuit) -> list[tuple[str, str, str]]:
 
 
 def _read_by(circuit: Circuit, reader: str) -> str:
-    """What a node reads, input by input; inputs that read the same together."""
+    """What a node reads by input; inputs that read the same are named together."""
     senders: dict[Via, list[str]] = {}
     for link in circuit.links:
         if link.reader == reader:
@@ -217,7 +217,7 @@ def _read_by(circuit: Circuit, reader: str) -> str:
 
 
 def _senders(labelled: Sequence[str], at: str) -> str:
-    """Senders in order, with their place where it is not that of their reader."""
+    """Senders in order, with their place if it is not their reader's."""
     named = [each for each in labelled if each != EVERYTHING]
     places = [place for place in (END, YY, "") if any(place_of(each) == place for each in named)]
     said = [EVERYTHING] if EVERYTHING in labelled else []

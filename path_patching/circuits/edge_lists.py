@@ -1,6 +1,6 @@
-"""Circuits as other people write them, as lists of edges: the graph JSON of EAP-IG and of MIB, and text.
+"""Reading and writing circuits as lists of edges, as other people do: graph JSON of EAP-IG and MIB, and text.
 
-An edge is a `Link`. Where it has no places it holds at every position, as the edges of a graph do. Read are
+An edge is a `Link`. Without places it holds at every position, as the edges of a graph do. These forms are read:
 
 | written by | edges | embeddings, logits |
 |---|---|---|
@@ -8,7 +8,7 @@ An edge is a `Link`. Where it has no places it holds at every position, as the e
 | EAP-IG and MIB | `a9.h1->m10`, `m3->a7.h10<k>` | `input`, `logits` |
 | auto-circuit | `A9.1->MLP 10`, `MLP 3->A7.10.K` | `Resid Start`, `Resid End` |
 
-in any mixture; a head named without one of its inputs is read through all three.
+They may be mixed. A head named without one of its inputs is read through all three.
 
     >>> read = from_text('''
     ...     embeds → m0       # a comment
@@ -62,23 +62,23 @@ EXAMPLES = "m3->a7.h10<k>, m3 →k a7.h10 or MLP 3->A7.10.K"
 
 
 def from_text(text: str) -> tuple[Link, ...]:
-    """The edges of a text, one a line; `#` begins a comment. Raises `UserError` for a line that is none."""
+    """The edges of a text, one on each line; `#` begins a comment. Raises `UserError` for a line that is no edge."""
     lines = [line.partition("#")[0].strip() for line in text.splitlines()]
     found = {link for line in lines if line for link in edge(line)}
     if not found:
-        raise UserError(f"it has no edge; write one a line, as {EXAMPLES}")
+        raise UserError(f"it has no edge; write one on each line, as {EXAMPLES}")
     return tuple(sorted(found))
 
 
 def as_text(links: Iterable[Link]) -> str:
-    """The edges one a line, as `from_text` reads them."""
+    """The edges, one on each line, as `from_text` reads them."""
     return "\n".join(map(str, links))
 
 
 def edge(text: str) -> tuple[Link, ...]:
-    """The links that one edge stands for: three if it leads to a head and names none of its inputs.
+    """The links of one edge: three if it leads to a head and names none of its inputs.
 
-    Raises `UserError` for what is no edge, and for one that leads to a node from one that it does not read.
+    Raises `UserError` for what is no edge, and if its reader cannot read its sender.
     """
     parts = ARROW.split(text.strip())
     if len(parts) != 3:
@@ -97,16 +97,16 @@ def edge(text: str) -> tuple[Link, ...]:
 class _Named:
     """An end of an edge."""
 
-    name: str  # as links have it, with its place if it has one
-    node: Node | None  # `everything` is none
-    via: Via | None = None  # the input that is named with it
+    name: str  # as in links, with its place if it has one
+    node: Node | None  # None for `everything`
+    via: Via | None = None  # the input, if one is named
 
 
 def _named(text: str) -> _Named:
-    """An end of an edge by any of its names. Raises `UserError` for what is none."""
+    """An end of an edge by any of its names. Raises `UserError` for an unknown name."""
     name, at, place = text.strip().partition("@")
     if at and place not in (YY, END):
-        raise UserError(f"{shortened(text)!r} stands at no place; give it one as in m3@YY->a7.h10<k>@END")
+        raise UserError(f"{shortened(text)!r} has an unknown place; places are END and YY, as in m3@YY->a7.h10<k>@END")
     if name in ENDS:
         own = ENDS[name]
         return _Named(own + at + place, None if own == EVERYTHING else Node.named(own, 0))
@@ -120,9 +120,9 @@ def _named(text: str) -> _Named:
 
 
 def from_graph(described: Mapping[str, object]) -> tuple[Link, ...]:
-    """The edges in the graph of an EAP-IG or MIB JSON file, whose nodes' own flags they make superfluous.
+    """The edges that are in the graph of an EAP-IG or MIB JSON file. The flags of its nodes are not needed.
 
-    `everything`, which `as_graph` puts beside the edges, is read as well. Raises `UserError` for what is no such graph.
+    Edges from `everything`, which `as_graph` writes, are read too. Raises `UserError` for what is no such graph.
     """
     edges, whole = described.get("edges"), described.get("everything", [])
     if not isinstance(edges, dict) or not isinstance(whole, list):
@@ -136,7 +136,7 @@ def from_graph(described: Mapping[str, object]) -> tuple[Link, ...]:
 
 
 def edges_outside(described: Mapping[str, object]) -> int:
-    """How many edges of such a file are not in the graph."""
+    """How many edges of such a file are outside the graph."""
     edges = described.get("edges")
     return sum(not _is_in_graph(name, about) for name, about in edges.items()) if isinstance(edges, dict) else 0
 
@@ -149,7 +149,7 @@ def _is_in_graph(name: str, about: object) -> bool:
 
 
 def _check_is_of_gpt2(described: Mapping[str, object]) -> None:
-    """Raise `UserError` for a graph that means something else than whole heads and MLPs, one after the other."""
+    """Raise `UserError` for a graph of parts of heads and MLPs, or of layers that compute both side by side."""
     cfg, nodes = described.get("cfg"), described.get("nodes")
     if isinstance(cfg, dict) and cfg.get("parallel_attn_mlp"):
         raise UserError("its model computes heads and MLPs of a layer side by side (parallel_attn_mlp), not as GPT-2")
@@ -160,10 +160,10 @@ def _check_is_of_gpt2(described: Mapping[str, object]) -> None:
 
 
 def as_graph(links: Iterable[Link], sizes: Architecture) -> dict[str, object]:
-    """The edges as a JSON file that EAP-IG and MIB read, for a model of these sizes.
+    """The edges as the values of a JSON file that EAP-IG and MIB read, for a model of these sizes.
 
-    Places are left out. So is, of the edges, all that an input reads as a whole, for which EAP-IG has no name: it
-    stands beside them, as `everything`. Nodes and edges that are not listed are outside the graph.
+    Places are left out. EAP-IG has no name for `everything`, so its edges are listed apart, under that name. Nodes
+    and edges that are not listed are outside the graph.
 
     Raises `UserError` if such a model lacks a node.
     """

@@ -1,7 +1,7 @@
 """How much each link of a circuit matters.
 
-The effect of a link is that of patching its sender along all paths of the circuit that begin with this link, on the
-mean of a metric (section 3).
+A link's effect is what patching its sender changes in the mean of a metric, along all paths of the circuit that begin
+with the link (section 3).
 
     >>> effects = link_effects(engine, circuit, metric, YY, END)  # by link
     >>> tuple(effects) == circuit.links
@@ -18,20 +18,20 @@ from path_patching.sweeps import Effects, Metric, remembered_effects
 
 
 def link_effects(
-    engine: Engine, circuit: Circuit, metric: Metric, yy: int, end: int, effects: Effects | None = None
+    engine: Engine, circuit: Circuit, metric: Metric, yy_position: int, end: int, effects: Effects | None = None
 ) -> dict[Link, float]:
-    """The effect of every link of the full circuit: of its sender on the mean of the metric, through one input alone.
+    """The effect of every link of the full circuit on the mean of the metric.
 
-    The reader's own effect goes through every path of the circuit that leads to it, as in iterative path patching. A
-    link without places is patched at all positions together. What `effects` of this engine and metric have evaluated
-    already is not evaluated again. Raises `UserError` for a `yy` at which no twin differs, if the links have places.
+    The change goes from the sender through the link's input alone, then on from the reader along every path of the
+    circuit. A link without places is patched at all positions together. `effects`, of this engine and metric, is a
+    cache of what was evaluated already. Raises `UserError` if links have places and no twin differs at `yy_position`.
     """
     if circuit.placed:
-        check_yy(engine.sentences, yy)
-    paths = full_circuit(circuit, yy, end)
+        check_yy(engine.sentences, yy_position)
+    paths = full_circuit(circuit, yy_position, end)
 
     def beginning_with(link: Link) -> PathSet:
-        taken = steps(link, yy, end)
+        taken = steps(link, yy_position, end)
         receivers = down_to(paths, *{reader for reader, _, _ in taken})
         assert receivers is not None, "a link's reader is on a path of its circuit"
         return receivers.extend(sorted({sender for _, _, sender in taken}), link.via)

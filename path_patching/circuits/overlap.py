@@ -1,8 +1,8 @@
-"""What two circuits have in common: the nodes and links that both have, and those of one alone.
+"""What two circuits share: the nodes and links that both have, and those that only one has.
 
     Jaccard(A, B) = |A ∩ B| / |A ∪ B|, 1 if both are empty
 
-Nodes are heads and MLPs. Where one of two circuits has places and the other none, they are compared without places.
+Nodes are heads and MLPs. If only one of the circuits has places, they are compared without places.
 
     >>> narrow = Circuit("no queries", tuple(link for link in circuit.links if link.via != "q"))
     >>> found = overlap(circuit, narrow)
@@ -23,7 +23,7 @@ from path_patching.circuits.circuit import Circuit, Link, bare, in_order
 
 @dataclass(frozen=True)
 class Shared:
-    """The nodes, or the links, of two circuits: those that both have, and those that one or the other has alone."""
+    """The nodes, or the links, of two circuits: those that both have, and those that only one has."""
 
     both: tuple[str, ...]
     one_alone: tuple[str, ...]
@@ -41,7 +41,7 @@ class Shared:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What two circuits have in common; `placed` is whether nodes at different places were told apart."""
+    """What two circuits share; `placed` says whether they were compared with places."""
 
     nodes: Shared
     links: Shared
@@ -60,7 +60,7 @@ def overlap(one: Circuit, other: Circuit) -> Overlap:
 
 
 def shared(one: Iterable[str], other: Iterable[str]) -> Shared:
-    """What two collections of names have in common, each in its own order."""
+    """What two collections of names share, each in its own order."""
     ones, others = dict.fromkeys(one), dict.fromkeys(other)
     return Shared(
         tuple(each for each in ones if each in others),
@@ -70,10 +70,10 @@ def shared(one: Iterable[str], other: Iterable[str]) -> Shared:
 
 
 def without_places(links: Iterable[Link]) -> tuple[Link, ...]:
-    """The links between the same nodes wherever they are, in order, each once."""
+    """The links without places, in order, each once."""
     return tuple(sorted({Link(bare(link.reader), link.via, bare(link.sender)) for link in links}))
 
 
 def jaccard(one: Set[str], other: Set[str]) -> float:
-    """How much two sets have in common: 1 for equal ones, two empty ones among them, 0 for disjoint ones."""
+    """Jaccard's index of two sets: 1 if they are equal, also if both are empty; 0 if they are disjoint."""
     return len(one & other) / len(one | other) if one | other else 1.0

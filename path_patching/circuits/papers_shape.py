@@ -1,8 +1,8 @@
-"""Circuits of the paper's shape, which a few lists of nodes describe (section 3).
+"""Circuits of the paper's shape, described by a few lists of nodes (section 3).
 
-From the logits down: any chain of the MLPs `mlps` at END (none to all), then a head of `heads` at END. Some inputs of
-the heads are followed to YY, through `first_below`, then any chain of `further_below`, down to the embeddings; others
-are taken whole. An input that is neither followed nor whole is no part of the circuit.
+From the logits down, there is any chain of the MLPs `mlps` at END (none to all), then a head of `heads` at END. Some
+inputs of the heads are followed to YY: through `first_below`, then any chain of `further_below`, down to the
+embeddings. Other inputs are taken whole. An input that is neither followed nor whole is not in the circuit.
 
     >>> circuit = in_papers_shape(
     ...     "mine", mlps=("m1", "m2"), heads=("a1.h0",), heads_feed=("m1", "m2"), first_below=("m0",), further_below=()
@@ -43,15 +43,15 @@ class Lists(TypedDict):
     """The lists that describe a circuit of the paper's shape; nodes by name (`m10`, `a9.h1`), without places."""
 
     mlps: tuple[str, ...]
-    """At END, in any chain."""
+    """MLPs at END, in any chain."""
     heads: tuple[str, ...]
     """At END."""
     heads_feed: tuple[str, ...]
-    """What a head of the circuit writes to: `logits` and MLPs of the circuit."""
+    """What a head of the circuit writes to: `logits`, and MLPs of the circuit."""
     first_below: tuple[str, ...]
-    """At YY, read by the heads' followed inputs; `embeds` if they are read directly."""
+    """Nodes at YY that the heads' followed inputs read; `embeds` if they read the embeddings directly."""
     further_below: tuple[str, ...]
-    """At YY, in any chain below those."""
+    """Nodes at YY, in any chain below those."""
     followed: tuple[Via, ...]
     """Inputs of the heads that are followed to YY."""
     whole: tuple[Via, ...]
@@ -69,9 +69,9 @@ def in_papers_shape(
     whole: tuple[Via, ...] = ("q",),
     studied: tuple[str, ...] = (),
 ) -> Circuit:
-    """The circuit that some `Lists` describe.
+    """The circuit that the lists (`Lists`) describe.
 
-    Raises `UserError` if they contradict themselves, or have a node that is on no path.
+    Raises `UserError` if they contradict each other, or have a node on no path.
     """
     lists = Lists(
         mlps=mlps, heads=heads, heads_feed=heads_feed, first_below=first_below, further_below=further_below,
@@ -83,9 +83,9 @@ def in_papers_shape(
 
 
 def varied(circuit: Circuit, **changed: Any) -> Circuit:
-    """A circuit of the paper's shape with another name, other `studied` heads, or some of its lists changed.
+    """A circuit of the paper's shape with its name, its `studied` heads or some of its lists changed.
 
-    Raises `UserError` like `in_papers_shape`, and if the circuit is not of that shape.
+    Raises `UserError` like `in_papers_shape`, and if the circuit is not of this shape.
     """
     lists = lists_of(circuit)
     if lists is None:
@@ -95,9 +95,9 @@ def varied(circuit: Circuit, **changed: Any) -> Circuit:
 
 @cache
 def lists_of(circuit: Circuit) -> Lists | None:
-    """The lists that describe a circuit, each in the order of layers; None if it is not of the paper's shape.
+    """The lists that describe a circuit, in the order of layers; None if it is not of the paper's shape.
 
-    `further_below` has the nodes at YY that others there read, and none that comes after all that could read it.
+    `further_below` has the nodes at YY that other nodes at YY read.
     """
     of_heads = [link for link in circuit.links if place_of(link.reader) == END and kind_of(link.reader) == "head"]
     further = {bare(link.sender) for link in circuit.links if place_of(link.reader) == YY} - {EMBEDS}
@@ -110,7 +110,7 @@ def lists_of(circuit: Circuit) -> Lists | None:
         followed=_ways(link.via for link in of_heads if link.sender != EVERYTHING),
         whole=_ways(link.via for link in of_heads if link.sender == EVERYTHING),
     )
-    with suppress(UserError):  # then it is of another shape
+    with suppress(UserError):  # it is of another shape
         if in_papers_shape(circuit.name, **lists).links == circuit.links:
             return lists
     return None
@@ -135,14 +135,14 @@ def _links(lists: Lists) -> Iterator[Link]:
 
 
 def _read(reader: str, at: str, ways: Iterable[Via], senders: Iterable[str], place: str) -> Iterator[Link]:
-    """The links into some inputs of a reader from those senders that come before it."""
+    """The links into some inputs of a reader from the senders that come before it."""
     depth = Node.named(reader, 0).depth
     before = [name for name in senders if Node.named(name, 0).depth < depth]
     yield from (Link(f"{reader}@{at}", way, f"{name}@{place}") for way in ways for name in before)
 
 
 def _complaints(lists: Lists) -> Iterator[str]:
-    """What is wrong with a circuit's lists, one sentence each."""
+    """What is wrong with a circuit's lists, in sentences."""
     for field in Lists.__annotations__:
         names = lists[field]  # type: ignore[literal-required]
         if not isinstance(names, tuple) or not all(isinstance(each, str) for each in names):

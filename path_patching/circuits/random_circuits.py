@@ -1,13 +1,14 @@
-"""Random circuits of the same shape as a given one, which show what any such circuit would recover.
+"""Random circuits of the same shape as a given one: what would any such circuit recover?
 
-A circuit of a few nodes means something only if others of as many nodes, linked alike, recover less. Their nodes are
-drawn from any layers, or each head from the layer of the one whose place it takes, the MLPs staying what they are.
+A circuit means something only if others with as many nodes and the same links between them recover less. The nodes of
+random circuits come from any layers. In matched circuits, each head comes from the layer of the head that it replaces,
+and the MLPs stay.
 
     >>> another = random_circuit(circuit, model.architecture, random.Random(0))
     >>> len(another.mlps), len(another.heads), len(another.lower)  # as many as in `circuit`
     (2, 1, 1)
     >>> alone = metric(engine.isolate(late_half(another, END))).mean()
-    >>> matched_circuit(circuit, model.architecture, random.Random(0)).heads  # in place of a1.h0, of two in its layer
+    >>> matched_circuit(circuit, model.architecture, random.Random(0)).heads  # instead of a1.h0; its layer has two
     ('a1.h1',)
 """
 
@@ -38,19 +39,19 @@ from path_patching.gpt2.model import Architecture
 from path_patching.paths import Node, layer_nodes
 
 NAME = "a random circuit"
-DRAWS = 1000  # of a random circuit, before it is given up
-ROUNDS = 50  # in which every node of a set of links may move
+DRAWS = 1000  # attempts at a random circuit before giving up
+ROUNDS = 50  # in each, every node of a set of links may move
 
 
 def random_circuit(circuit: Circuit, architecture: Architecture, rng: random.Random) -> Circuit:
-    """A circuit of the same shape, its nodes drawn at random from all that a model has.
+    """A circuit of the same shape with nodes drawn at random from the whole model.
 
-    One of the paper's shape has as many heads and MLPs at END and at YY, none twice, linked alike: each takes the place
-    of one of its kind, in the order of layers. Heads are drawn from those that come before the last of their readers,
-    nodes at YY from those that its last head can read. In any other circuit nodes are moved again and again to others
-    of their kind, wherever all links still go upstream.
+    In the paper's shape, it has as many heads and MLPs at END and at YY, and the same links between them. Each node
+    replaces one of its kind, in the order of layers. Heads are drawn from those that come before their last reader,
+    nodes at YY from those that the last head can read. In any other circuit, nodes move again and again to other nodes
+    of their kind, as long as all links go upstream.
 
-    Raises `UserError` if the model has too few nodes, or no other circuit.
+    Raises `UserError` if the model has too few nodes, or no other such circuit.
     """
     everything = [
         each for layer in range(architecture.n_layers) for each in layer_nodes(layer, architecture.n_heads, 0)
@@ -67,9 +68,9 @@ def random_circuit(circuit: Circuit, architecture: Architecture, rng: random.Ran
 
 
 def _drawn_anew(circuit: Circuit, lists: Lists, everything: Sequence[Node], rng: random.Random) -> Circuit | None:
-    """A circuit of the paper's shape with other nodes; None if none of `DRAWS` has a path for each of its nodes.
+    """A circuit of the paper's shape with other nodes; None if in each of `DRAWS` draws some node is on no path.
 
-    The last MLP at YY, which none there can read, is drawn as one that all later nodes read if all other MLPs are such.
+    No node at YY can read the last MLP there. It counts as one of `further_below` if all other MLPs at YY do.
     """
     further = _with_the_last(lists["further_below"], circuit.lower)
     for _ in range(DRAWS):
@@ -93,16 +94,16 @@ def _drawn_anew(circuit: Circuit, lists: Lists, everything: Sequence[Node], rng:
 
 
 def _with_the_last(further: tuple[str, ...], lower: Iterable[str]) -> tuple[str, ...]:
-    """The nodes at YY that others there read, and the last MLP there if all others, one or more, are among them."""
+    """The nodes at YY that others there read, and the last MLP there if there are others and all are among them."""
     *others, last = [name for name in lower if kind_of(name) == "mlp"] or [""]
     return (*further, last) if others and {*others} <= {*further} and last not in further else further
 
 
 def _moved(circuit: Circuit, everything: Sequence[Node], rng: random.Random) -> Circuit | None:
-    """A circuit of any links with its nodes moved to others, one at a time, for some rounds; None if there is no other.
+    """A circuit of any links with its nodes moved, one at a time, for `ROUNDS` rounds; None if there is no other.
 
-    A node goes where another of its place is only if that one can take its own. In the long run every circuit that can
-    be reached so is as likely as any other.
+    If a node moves to where another one is, the two change places. With more rounds, all circuits that can be reached
+    this way become equally likely.
     """
     links_of: defaultdict[str, list[Link]] = defaultdict(list)
     for link in circuit.links:
@@ -121,7 +122,7 @@ def _moved(circuit: Circuit, everything: Sequence[Node], rng: random.Random) -> 
 
 
 def _steps(links: Iterable[Link], drawn: Mapping[str, Node]) -> set[tuple[str, str, str, str, str]]:
-    """Links between the nodes that stand for their ends, each with the places of these."""
+    """Links between the nodes drawn for their ends, with their places."""
     return {
         (str(drawn[each.reader]), place_of(each.reader), each.via, str(drawn[each.sender]), place_of(each.sender))
         for each in links
@@ -129,9 +130,9 @@ def _steps(links: Iterable[Link], drawn: Mapping[str, Node]) -> set[tuple[str, s
 
 
 def matched_circuit(circuit: Circuit, architecture: Architecture, rng: random.Random) -> Circuit:
-    """Another circuit of the same shape, with as many heads in each layer, at END and at YY, and the same MLPs.
+    """Another circuit of the same shape with the same MLPs and as many heads in each layer, at END and at YY.
 
-    Raises `UserError` if the model has no other: in each layer with a head of the circuit, all heads are its own.
+    Raises `UserError` if there is none: in each layer with a head of the circuit, all heads are in the circuit.
     """
     places = [[each for each in circuit.members if (place_of(each) == YY) is at_yy] for at_yy in (False, True)]
     for _ in range(DRAWS):
@@ -148,12 +149,12 @@ def matched_circuit(circuit: Circuit, architecture: Architecture, rng: random.Ra
 
 
 def _node(labelled: str) -> Node:
-    """The node of an end of a link, whatever its place; everything lies where the embeddings do."""
+    """The node of a link's end, without its place; `everything` becomes the embeddings."""
     return Node.named(EMBEDS if labelled == EVERYTHING else bare(labelled), 0)
 
 
 def _relinked(circuit: Circuit, names: Mapping[str, str]) -> Circuit:
-    """The circuit with other names for some of its members, each at the place of the one that it replaces."""
+    """The circuit with some of its members renamed; each keeps its place."""
 
     def other(labelled: str) -> str:
         _, at, place = labelled.partition("@")
@@ -163,7 +164,7 @@ def _relinked(circuit: Circuit, names: Mapping[str, str]) -> Circuit:
 
 
 def _drawn_by_layer(members: Iterable[str], n_heads: int, rng: random.Random) -> dict[str, str]:
-    """For each head among some members the name of another one, or of itself, of its layer, none twice."""
+    """For each head among the members, the name of a random head of its layer (perhaps itself), none twice."""
     drawn: dict[str, str] = {}
     heads = [each for each in members if kind_of(each) == "head"]
     for layer, group in groupby(heads, key=lambda each: _node(each).layer):
@@ -174,13 +175,13 @@ def _drawn_by_layer(members: Iterable[str], n_heads: int, rng: random.Random) ->
 
 
 def _before(readers: Iterable[str], candidates: Sequence[Node]) -> list[Node]:
-    """The candidates that come before the last of some readers; none if there are no readers."""
+    """The candidates that come before the last reader; none without readers."""
     last = max((reader.depth for reader in nodes(readers, 0)), default=0)
     return [each for each in candidates if each.depth < last]
 
 
 def _drawn(names: Iterable[str], candidates: Sequence[Node], rng: random.Random) -> dict[str, str]:
-    """For each name another one of its kind from the candidates, in the same order; for fewer if those are too few."""
+    """For each name one of its kind from the candidates, in the same order; for fewer if there are too few."""
     drawn: dict[str, str] = {}
     for kind in ("head", "mlp"):
         old = [name for name in in_order(names) if Node.named(name, 0).kind == kind]

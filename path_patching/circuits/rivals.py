@@ -1,15 +1,15 @@
-"""Rival circuits for one ability, side by side: one evaluation on the same sentences.
+"""Rival circuits for one ability, side by side on the same sentences.
 
-Of each circuit C, whose paths are the full circuit's:
+For each circuit C, by the paths of its full circuit:
 
-    size            its heads and MLPs, at END and YY if they have places; and its links
+    size            its heads and MLPs, counted at END and at YY if they have places; and its links
     F(C)            (m(C) − m(∅)) / (m(M) − m(∅)), normalized faithfulness
     recovered       m(C) / m(M), the paper's ratio
     KL              from the model's distribution to that of C alone, in nats
-    needed          the nodes v without which F is another: F(C) − F(C∖{v}) has an interval without 0
-    shared          nodes and links that it has in common with the first circuit, and Jaccard's index of each
+    needed          the nodes v without which F changes: the interval of F(C) − F(C∖{v}) is without 0
+    shared          nodes and links that the first circuit has too, and Jaccard's index of each
 
-C alone has all else on corrupted data, as ∅ has everything. C∖{v} is C without the paths through v.
+In C alone everything else is on corrupted data; in ∅ everything is. C∖{v} is C without the paths through v.
 
     >>> from path_patching.circuits.edge_lists import from_text
     >>> rival = Circuit("a rival", from_text("input->m0 \\n m0->a1.h0<v> \\n a1.h0->logits"))
@@ -41,7 +41,7 @@ COLUMNS = ("circuit", "nodes", "edges", "F", "recovered", "KL", "needed", "nodes
 
 @dataclass(frozen=True)
 class Compared:
-    """A circuit and what was measured of it."""
+    """A circuit and its measurements."""
 
     circuit: Circuit
     faithfulness: Estimate
@@ -51,33 +51,33 @@ class Compared:
     divergence: Estimate
     """KL(C), in nats."""
     needed: int
-    """How many of its nodes F is another without."""
+    """The number of its nodes without which F changes."""
     shared: Overlap
     """With the first circuit."""
 
 
 def compared(
-    engine: Engine, metric: Metric, circuits: Sequence[Circuit], yy: int, end: int, clusters: Clusters = ()
+    engine: Engine, metric: Metric, circuits: Sequence[Circuit], yy_position: int, end: int, clusters: Clusters = ()
 ) -> tuple[Compared, ...]:
-    """Circuits beside the first of them, on an engine's sentences, whose YY and END are at `yy` and `end`.
+    """Compare circuits with the first of them, on an engine's sentences with YY at `yy_position` and END at `end`.
 
-    Raises `UserError` if there is none, if the model lacks a node of one, or if no twin differs at the YY of one with
-    places, before anything is evaluated.
+    Raises `UserError` without a circuit, if the model lacks a node, or if a circuit has places and no twin differs at
+    YY. This is checked before anything is evaluated.
     """
     if not circuits:
         raise UserError("no circuit is given; give one or more")
     for circuit in circuits:
         check_fits(circuit, engine.model)
         if circuit.placed:
-            check_yy(engine.sentences, yy)
+            check_yy(engine.sentences, yy_position)
     scale, apart = Scale.of(engine, metric, clusters), divergence_scale(engine, clusters)
     found = []
     for circuit in circuits:
-        paths = full_circuit(circuit, yy, end)
-        nodes = by_name(paths, yy, end, circuit.placed) if circuit.members else {}
+        paths = full_circuit(circuit, yy_position, end)
+        nodes = by_name(paths, yy_position, end, circuit.placed) if circuit.members else {}
         requests = [paths, *map(paths.avoiding, nodes.values())]
         scores, divergences = measured(engine, [*map(isolated, requests)], [scale.metric, apart.metric])
-        lost = scale.of_spans(scores[0] - scores)  # its own loss, the first, is nothing
+        lost = scale.of_spans(scores[0] - scores)  # the first is the circuit itself, which loses nothing
         found.append(
             Compared(
                 circuit,
@@ -92,7 +92,7 @@ def compared(
 
 
 def table(found: Sequence[Compared]) -> str:
-    """Circuits side by side as a Markdown table, a row each; what is shared is that with the first."""
+    """The circuits as a Markdown table, a row each."""
     lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
     names = numbered([each.circuit.name for each in found])
     for number, (name, each) in enumerate(zip(names, found, strict=True)):
@@ -107,7 +107,7 @@ def table(found: Sequence[Compared]) -> str:
 
 
 def numbered(names: Sequence[str]) -> list[str]:
-    """Names for a table, all different: one that was there before, as of files in two folders, gets a number."""
+    """Names for a table, all different: a repeated one, as of files in two folders, gets a number."""
     names = [name.replace("|", r"\|") for name in names]
     before = [names[:place].count(name) for place, name in enumerate(names)]
     return [name + (f" ({count + 1})" if count else "") for name, count in zip(names, before, strict=True)]

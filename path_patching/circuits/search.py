@@ -1,17 +1,19 @@
-"""Finding a circuit by rule: what the paper does by eye when it looks at its sweeps (section 3).
+"""Finding a circuit by rule, where the paper looks at its sweeps by eye (section 3).
 
-A node is kept if patching it changes the mean of a metric by at least a *threshold*, a share of its clean value. For
-the year-span sentences the metric is the probability difference, but any will do, and any sentences that differ from
-their twins at one position, which is called YY here. At END, what the logits read is swept first; then, from the last
-layer down, what each kept MLP reads, through every chain of the later ones: more MLPs may be found on the way. The kept
-heads feed those readers through which they matter. Those inputs of the heads that matter are followed to the nodes at
-YY, and what these read is swept likewise, down to the embeddings. An input that comes from no node at YY, as queries at
-END do not, is taken whole.
+A node is kept if patching it changes the mean of a metric by at least a *threshold*, a share of the metric's clean
+value. For year spans the metric is the probability difference. Any other will do, and any sentences that differ from
+their twins at one position, here called YY.
+
+1. At END, the nodes that the logits read are swept. Then, from the last layer down, so are the nodes that each kept MLP
+   reads, through every chain of later kept MLPs. This may find more MLPs.
+2. The kept heads feed those of their readers through which they matter.
+3. The heads' inputs that matter are followed to nodes at YY, and what these read is swept in the same way, down to the
+   embeddings. An input that no node at YY reaches, such as queries at END, is taken whole.
 
 If no threshold is given, it is lowered until the circuit suffices, or would be a large part of the model.
 
     >>> found = find_circuit(engine, metric, YY, END, threshold=0.02)
-    threshold 0.02 of clean: ... heads and ... MLPs at END, which recover ... of clean...
+    threshold 0.02 of clean: ... heads and ... MLPs at END recover ... of clean...
     >>> late = late_half(found.circuit, END)  # a circuit like any other
     >>> found.steps[0].asked  # each step's question, and the effect of every candidate
     'nodes at END → logits'
@@ -49,9 +51,9 @@ from path_patching.paths import INPUTS, AnyVia, Node, PathSet, Via
 from path_patching.sweeps import Effects, Metric, every_node, remembered_effects
 
 NAME = "the circuit found automatically"
-ENOUGH = 0.85  # share of it that the full circuit has to recover; the paper's recovers 0.875
-MOST = 1 / 3  # of the nodes at END; with more in the circuit, no lower threshold is tried
-FEW = 40  # nodes at END, which are soon followed, be they most of a small model
+ENOUGH = 0.85  # the share of it that the full circuit has to recover; the paper's recovers 0.875
+MOST = 1 / 3  # of the nodes at END; if the circuit has more, no lower threshold is tried
+FEW = 40  # nodes at END can be followed quickly, even if they are most of a small model
 STUDIED = 3  # heads to look at closely
 
 
@@ -67,8 +69,8 @@ class Question:
 class Found:
     """A circuit and how it was found.
 
-    Candidates were kept if their |effect| is at least `threshold`; alone, the circuit recovers the share `recovered` of
-    the clean value. `tried` has that share for every threshold tried (itself as a share).
+    Candidates were kept if their |effect| is at least `threshold`. Alone, the circuit recovers the share `recovered` of
+    the clean value. `tried` has this share for every threshold tried, which is itself a share.
     """
 
     circuit: Circuit
@@ -94,10 +96,10 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """A search with one threshold: what it asks of an engine's sentences, or of a draw of them."""
+    """A search with one threshold, on an engine's sentences or on a draw of them."""
 
     effects: Effects
-    yy: int
+    yy_position: int
     end: int
     clean: float
     threshold: float
@@ -108,18 +110,18 @@ class Search:
         return self.effects.values.engine.model
 
     def recovered(self, paths: PathSet) -> float:
-        """The share of the clean value that a path set achieves alone."""
+        """The share of the clean value that a path set recovers alone."""
         return self.effects.alone(paths) / self.clean
 
     def sweep(self, asked: str, receivers: PathSet, position: int, via: AnyVia = "all") -> Question:
-        """Which nodes at a position act on the receivers? At YY the embeddings are among them."""
+        """The effects of the nodes at a position on the receivers; at YY also of the embeddings."""
         read = [each for each in every_node(self.effects.values.engine, position) if receivers.reachable(each, via)]
         effects: dict[str, float] = {}
         if read:
             table = self.effects(receivers, position, via)  # (L, H + 1), the MLP last
             effects = {each.name: _entry(table, each) for each in read}
         embeds = Node.embeds(position)
-        if position == self.yy and receivers.reachable(embeds, via):
+        if position == self.yy_position and receivers.reachable(embeds, via):
             effects[EMBEDS] = self.effects.of(receivers.extend([embeds], via))
         return ranked(asked, effects)
 
@@ -129,27 +131,27 @@ class Search:
 
 
 def ranked(asked: str, effects: Mapping[str, float]) -> Question:
-    """A step with its candidates in order, strongest first."""
+    """A question with its candidates in order, strongest first."""
     return Question(asked, dict(sorted(effects.items(), key=lambda item: -abs(item[1]))))
 
 
 def find_circuit(
     engine: Engine,
     metric: Metric,
-    yy: int,
+    yy_position: int,
     end: int,
     threshold: float | None = None,
     sweeps: Effects | None = None,
 ) -> Found:
-    """The circuit that achieves a metric on its engine's sentences, which differ from their twins at position `yy`.
+    """The circuit that achieves a metric on an engine's sentences, which differ from their twins at `yy_position`.
 
-    `threshold` is a share of the metric's clean value; `sweeps` are the engine's, where some are made already.
-    Raises `UserError` for a threshold that is none, and a `yy` at which no twin differs; if no head at END is kept, or,
-    unless a threshold is given, too many nodes to follow them; and if the metric has no clean value to speak of.
+    `threshold` is a share of the metric's clean value. `sweeps`, of this engine and metric, is a cache of sweeps made
+    already. Raises `UserError` for an impossible threshold, if no twin differs at `yy_position`, if the metric's clean
+    value is 0, if no head at END is kept, and, without a given threshold, if too many nodes are kept to follow them.
     """
     if threshold is not None:
         _check_threshold(threshold)
-    search = _search(sweeps or remembered_effects(engine, metric), yy, end)
+    search = _search(sweeps or remembered_effects(engine, metric), yy_position, end)
     followed_if_many = threshold is not None
     attempts = _attempts(search, (threshold,) if threshold is not None else THRESHOLDS, followed_if_many)
     if not attempts:
@@ -163,35 +165,34 @@ def find_circuit(
     if too_many_to_follow(at_end, sizes) and not followed_if_many:
         raise UserError(
             f"{len(at_end)} of the {sizes.n_nodes} nodes of {engine.model.name} at END change the metric by "
-            f"{last.share:.2%} of the clean {search.clean:.4g} or more: it does not do what is asked, or most of it "
-            "does. Give a circuit of your own, or a threshold: a higher one keeps fewer, and any is followed to YY"
+            f"{last.share:.2%} of the clean {search.clean:.4g} or more: the model does not do the task, or most of it "
+            "takes part. Give a circuit of your own, or a threshold: a higher one keeps fewer nodes"
         )
     found = last.full or _full(last.search, last.late)
     return replace(found, tried={attempt.share: attempt.recovered for attempt in attempts})
 
 
-def find_members(effects: Effects, yy: int, end: int, threshold: float) -> Circuit | None:
-    """The circuit that a search with one threshold finds, without asking what it recovers; None if it has no head.
+def find_members(effects: Effects, yy_position: int, end: int, threshold: float) -> Circuit | None:
+    """The circuit that a search with one threshold finds, without what it recovers; None if it has no head.
 
-    For many searches that share their evaluations, as those on draws of the sentences (`Effects.weighted`) do.
-    Raises `UserError` for a threshold that is none, for a `yy` at which no twin differs, and if the metric has no clean
-    value to speak of.
+    It serves many searches that share a cache, such as those on draws of the sentences (`Effects.weighted`). Raises
+    `UserError` for an impossible threshold, if no twin differs at `yy_position`, and if the metric's clean value is 0.
     """
-    strict = _strict(_search(effects, yy, end), _check_threshold(threshold))
+    strict = _strict(_search(effects, yy_position, end), _check_threshold(threshold))
     late = _found_at_end(strict)
     return None if late is None else _followed(strict, late[0])[0]
 
 
-def find_at_end(effects: Effects, yy: int, end: int, threshold: float) -> tuple[str, ...]:
-    """The nodes that a search with one threshold keeps at END, before it asks what their heads read and feed.
+def find_at_end(effects: Effects, yy_position: int, end: int, threshold: float) -> tuple[str, ...]:
+    """The nodes that a search with one threshold keeps at END, before their heads' inputs and readers are swept.
 
     Raises `UserError` like `find_members`.
     """
-    return _kept_at_end(_strict(_search(effects, yy, end), _check_threshold(threshold)))[0]
+    return _kept_at_end(_strict(_search(effects, yy_position, end), _check_threshold(threshold)))[0]
 
 
 def _check_threshold(threshold: Any) -> float:
-    """A threshold, as it was given. Raises `UserError` for what is no share, which would keep all nodes or none."""
+    """A threshold as given. Raises `UserError` for one that is no share and would keep all nodes or none."""
     is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
     if not is_number or not 0 < threshold < math.inf:  # NaN fails too
         raise UserError(f"a threshold of {shortened(repr(threshold))}: give a share of the clean value, as 0.02")
@@ -199,23 +200,23 @@ def _check_threshold(threshold: Any) -> float:
 
 
 def _strict(search: Search, share: float) -> Search:
-    """The search with a share of the clean value, which may be negative, as its threshold."""
+    """The search with a share of the clean value as its threshold; the clean value may be negative."""
     return replace(search, threshold=share * abs(search.clean))
 
 
-def _search(effects: Effects, yy: int, end: int) -> Search:
+def _search(effects: Effects, yy_position: int, end: int) -> Search:
     """A search that keeps everything. Raises `UserError` like `find_members`."""
-    check_yy(effects.values.engine.sentences, yy)
+    check_yy(effects.values.engine.sentences, yy_position)
     clean = effects.clean
     if clean == 0 or not math.isfinite(clean):
         name = effects.values.engine.model.name
         raise UserError(f"the metric of {name} is {clean} on clean sentences: there is nothing to explain")
-    return Search(effects, yy, end, clean, 0.0)
+    return Search(effects, yy_position, end, clean, 0.0)
 
 
 @dataclass(frozen=True)
 class _Attempt:
-    """What a search with one threshold found; its heads' inputs are followed only if the late half suffices."""
+    """What a search with one threshold found; `full` is None unless the late half suffices."""
 
     share: float
     search: Search
@@ -228,9 +229,9 @@ class _Attempt:
 
 
 def _attempts(search: Search, shares: tuple[float, ...], followed_if_many: bool) -> list[_Attempt]:
-    """Searches with ever lower thresholds, until a circuit suffices or is too large; those without a head left out.
+    """Searches with lower and lower thresholds, until a circuit suffices or is too large; those without a head go.
 
-    `followed_if_many` says whether even too many nodes are followed to YY.
+    `followed_if_many` says whether nodes are followed to YY even if there are too many.
     """
     sizes = search.model.architecture
     attempts: list[_Attempt] = []
@@ -246,8 +247,8 @@ def _attempts(search: Search, shares: tuple[float, ...], followed_if_many: bool)
         full = _full(strict, late) if late.recovered >= ENOUGH and may_be_followed else None
         attempts.append(_Attempt(share, strict, late, full))
         print(
-            f"threshold {share:g} of clean: {len(late.circuit.heads)} heads and {len(late.circuit.mlps)} MLPs at END, "
-            f"which recover {late.recovered:.3f} of clean{_said_of_followed(full)}"
+            f"threshold {share:g} of clean: {len(late.circuit.heads)} heads and {len(late.circuit.mlps)} MLPs at END "
+            f"recover {late.recovered:.3f} of clean{_said_of_followed(full)}"
         )
         if too_large or attempts[-1].recovered >= ENOUGH:
             break
@@ -255,12 +256,12 @@ def _attempts(search: Search, shares: tuple[float, ...], followed_if_many: bool)
 
 
 def _said_of_followed(full: Found | None) -> str:
-    """What is printed of a circuit that was followed to YY, or in which nothing led there."""
+    """What is printed about a circuit whose heads' inputs were followed."""
     if full is None:
         return ""
     if not any(link.reader.endswith(f"@{YY}") or link.sender.endswith(f"@{YY}") for link in full.circuit.links):
-        return f", {full.recovered:.3f} with their inputs taken whole: nothing was followed, since none reads YY"
-    return f", followed to YY {full.recovered:.3f}"
+        return f"; none of their inputs reads YY, so all are taken whole: {full.recovered:.3f}"
+        return f"; with their inputs followed to YY, {full.recovered:.3f}"
 
 
 def _at_end(found: Found) -> tuple[str, ...]:
@@ -268,15 +269,15 @@ def _at_end(found: Found) -> tuple[str, ...]:
 
 
 def _most_at_end(sizes: Architecture) -> float:
-    """With more nodes at END than this, a circuit is a large part of the model."""
+    """A circuit with more nodes at END than this is a large part of the model."""
     return MOST * sizes.n_nodes
 
 
 def too_many_to_follow(at_end: Sized, sizes: Architecture) -> bool:
-    """Whether nodes at END are too many to follow them to YY, and there to all that each of them reads, unasked.
+    """Whether there are too many nodes at END to follow their inputs to YY, unless a threshold is given.
 
-    A search keeps so many where the metric's clean value is next to nothing, as in a model that cannot do the task, and
-    where most of a model does it.
+    A search keeps so many if the metric's clean value is nearly 0, as in a model that cannot do the task, and if most
+    of a model takes part in it.
     """
     return len(at_end) > max(_most_at_end(sizes), FEW)
 
@@ -291,17 +292,17 @@ def _late(search: Search) -> Found | None:
 
 
 def _full(search: Search, late: Found) -> Found:
-    """The circuit found at END, followed to YY and below, with what it recovers and the heads to look at."""
+    """The circuit with its heads' inputs followed to YY and below, what it recovers, and the heads to look at."""
     circuit, steps = _followed(search, late.circuit)
     strengths = search.effects(heads_readers(circuit, search.end), search.end)
     studied = sorted(circuit.heads, key=lambda head: -abs(_entry(strengths, Node.named(head, search.end))))[:STUDIED]
-    recovered = search.recovered(full_circuit(circuit, search.yy, search.end))
+    recovered = search.recovered(full_circuit(circuit, search.yy_position, search.end))
     circuit = replace(circuit, studied=tuple(studied))
     return replace(late, circuit=circuit, recovered=recovered, steps=(*late.steps, *steps))
 
 
 def _found_at_end(search: Search) -> tuple[Circuit, tuple[Question, ...]] | None:
-    """The circuit at END, the inputs of its heads whole; None if it has no head."""
+    """The circuit at END with its heads' inputs whole; None if it has no head."""
     kept, swept = _kept_at_end(search)
     if not any(_is_head(name) for name in kept):
         return None
@@ -310,7 +311,7 @@ def _found_at_end(search: Search) -> tuple[Circuit, tuple[Question, ...]] | None
 
 
 def _followed(search: Search, late: Circuit) -> tuple[Circuit, tuple[Question, ...]]:
-    """The circuit found at END, with those inputs of its heads that matter followed to YY and below."""
+    """The circuit at END with its heads' inputs that matter followed to YY and below."""
     inputs = _inputs(search, late)
     kept = search.kept(inputs) or list(inputs.effects)[:1]
     ways = [way for name in kept for way in INPUTS["head"] if way == name]
@@ -319,13 +320,13 @@ def _followed(search: Search, late: Circuit) -> tuple[Circuit, tuple[Question, .
 
 
 def _kept_at_end(search: Search) -> tuple[tuple[str, ...], dict[str, Question]]:
-    """The nodes kept at END, and the sweeps that they were kept by."""
+    """The nodes kept at END, and the sweeps in which they were kept."""
     swept = _sweep_end(search)
     return in_order({name for step in swept.values() for name in search.kept(step)}), swept
 
 
 def _sweep_end(search: Search) -> dict[str, Question]:
-    """What the logits read at END; then, from the last layer down, what each MLP reads that is kept on the way."""
+    """Sweeps at END of what the logits read, then of what each kept MLP reads, from the last layer down."""
     swept: dict[str, Question] = {}
     waiting: tuple[str, ...] = (LOGITS,)
     while waiting:
@@ -337,7 +338,7 @@ def _sweep_end(search: Search) -> dict[str, Question]:
 
 
 def _into(reader: str, mlps: Iterable[str], end: int) -> PathSet:
-    """The paths that end at the logits, or at an MLP through any chain of later ones of `mlps`."""
+    """The path that ends at the logits, or those that end at an MLP through any chain of the later `mlps`."""
     logits = PathSet.at(Node.logits(end))
     if reader == LOGITS:
         return logits
@@ -346,9 +347,9 @@ def _into(reader: str, mlps: Iterable[str], end: int) -> PathSet:
 
 
 def _late_half(search: Search, kept: tuple[str, ...], swept: Mapping[str, Question]) -> tuple[Circuit, Question]:
-    """The circuit of the nodes kept at END, with the heads' inputs whole, and through which readers the heads act.
+    """The circuit of the nodes kept at END, with the heads' inputs whole, and the effects of the heads by reader.
 
-    A reader's effect is that of all kept heads on it together, or of the one with most where they cancel. MLPs that no
+    A reader's effect is that of all kept heads on it together; if they cancel, that of the strongest head. MLPs that no
     kept head reaches are dropped.
     """
     heads = tuple(name for name in kept if _is_head(name))
@@ -368,16 +369,18 @@ def _late_half(search: Search, kept: tuple[str, ...], swept: Mapping[str, Questi
 
 
 def _inputs(search: Search, late: Circuit) -> Question:
-    """How much depends on each input of the heads, at all positions that it reads."""
+    """The effect of everything through each input of the heads, at all positions that it reads."""
     heads, everything = late_half(late, search.end), [Node.residual(position) for position in range(search.end + 1)]
     effects: dict[str, float] = {way: search.effects.of(heads.extend(everything, way)) for way in INPUTS["head"]}
     return ranked("everything → each input of the heads", effects)
 
 
 def _below_heads(search: Search, late: Circuit, inputs: list[Via]) -> tuple[Circuit, list[Question]]:
-    """The circuit with those inputs of its heads that matter followed to YY and down, or whole if nothing is there."""
-    heads, yy, end = late_half(late, search.end), search.yy, search.end
-    read = {way: search.sweep(f"nodes at YY → {way} of the heads", heads, yy, way) for way in inputs if way != "q"}
+    """The circuit with `inputs` of its heads followed to YY and below; inputs without a node at YY stay whole."""
+    heads, yy_position, end = late_half(late, search.end), search.yy_position, search.end
+    read = {
+        way: search.sweep(f"nodes at YY → {way} of the heads", heads, yy_position, way) for way in inputs if way != "q"
+    }
     followed = tuple(way for way in ("k", "v") if way in read and search.kept(read[way]))
     first = in_order({name for step in read.values() for name in search.kept(step)})
     whole = tuple(way for way in INPUTS["head"] if way in inputs and way not in followed)
@@ -385,7 +388,9 @@ def _below_heads(search: Search, late: Circuit, inputs: list[Via]) -> tuple[Circ
     below: dict[str, Question] = {}
     while waiting := in_order({*circuit.lower} - set(below)):
         name = waiting[-1]
-        below[name] = search.sweep(f"nodes at YY → {name} at YY", into_lower(circuit, name, yy, end), yy)
+        below[name] = search.sweep(
+            f"nodes at YY → {name} at YY", into_lower(circuit, name, yy_position, end), yy_position
+        )
         further = in_order({name for step in below.values() for name in search.kept(step) if name != EMBEDS})
         circuit = varied(circuit, further_below=further)
     return circuit, [*read.values(), *below.values()]

@@ -1,4 +1,4 @@
-"""Where sentences and their twins differ, which is what YY has to be for whatever follows a circuit to it.
+"""Where sentences and their twins differ: whatever follows a circuit to YY needs YY to be there.
 
 >>> check_yy(sentences, YY)
 >>> check_yy(sentences, YY - 1)
@@ -15,15 +15,15 @@ from path_patching.errors import UserError, shortened
 from path_patching.paths import Node, PathSet
 
 
-def check_yy(sentences: Sentences, yy: object) -> None:
-    """Raise `UserError` for a position at which no sentence differs from its twin: nothing can be followed to it."""
+def check_yy(sentences: Sentences, yy_position: object) -> None:
+    """Raise `UserError` if no sentence differs from its twin at `yy_position`: no circuit could be followed to it."""
     places = differing(sentences)
-    if isinstance(yy, bool) or yy not in places:
-        raise UserError(f"YY: {_where(places)}, not at {shortened(repr(yy))}; give that as YY")
+    if isinstance(yy_position, bool) or yy_position not in places:
+        raise UserError(f"YY: {_where(places)}, not at {shortened(repr(yy_position))}; give that as YY")
 
 
 def check_ends(sentences: Sentences, paths: PathSet) -> None:
-    """Raise `UserError` for paths that end only where nothing differs, so that patching them changes nothing."""
+    """Raise `UserError` if paths end only where nothing differs: patching them would change nothing."""
     places = differing(sentences)
     if not any(_may_differ(node, places) for node in paths.ends()):
         ends = ", ".join(sorted(map(str, paths.ends()))[:3])
@@ -37,12 +37,12 @@ def differing(sentences: Sentences) -> list[int]:
 
 
 def _may_differ(node: Node, places: list[int]) -> bool:
-    """Whether a node may write something else for a twin: the embeddings where it differs, all others from there on."""
+    """Whether a node may write something else for a twin: embeddings where it differs, other nodes from there on."""
     return node.position in places if node.kind == "embeds" else any(place <= node.position for place in places)
 
 
 def _where(places: list[int]) -> str:
-    """Where twins differ, in words."""
+    """Where twins differ, for a message."""
     if not places:
         return "no twin differs from its sentence"
     several = "s" if len(places) > 1 else ""

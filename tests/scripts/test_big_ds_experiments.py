@@ -51,7 +51,7 @@ def checkpoint(tmp_path_factory):
 def test_every_evaluation_is_that_of_the_definition(checkpoint, tmp_path, monkeypatch):
     n = 12
     printed = output(run_experiment(SCRIPT, tmp_path, checkpoint, n, "--circuit", str(checkpoint / "circuit.json")))
-    assert f"left out: what is made for each YY; of {n} sentences none has YY = " in printed
+    assert f"left out: results by YY; of {n} sentences none has YY = " in printed
     artifacts = read_artifacts(tmp_path / "out", SCRIPT)
     assert set(artifacts.record["artifacts"]) == {TABLE}
     assert artifacts.number("circuit/name") == CIRCUIT["name"]

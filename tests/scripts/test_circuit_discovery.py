@@ -108,7 +108,7 @@ def test_a_circuit_from_a_file_is_followed(checkpoint, tmp_path):
 
 def test_with_few_sentences_what_needs_every_yy_is_left_out_of_the_run_and_of_its_figures(checkpoint, tmp_path):
     printed = output(run_experiment(SCRIPT, tmp_path, checkpoint, 12, "--engine", "torch"))
-    assert printed.count("left out: what is made for each YY; of 12 sentences none has YY = 14") == 1
+    assert printed.count("left out: results by YY; of 12 sentences none has YY = 14") == 1
     made = read_artifacts(tmp_path / "out", SCRIPT)
     assert made.find(kind="sweep")
     assert not any(made.find(kind=kind) for kind in ("probabilities", "logit_lens", "attention_by_yy"))

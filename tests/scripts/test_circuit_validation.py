@@ -391,7 +391,7 @@ def test_nodes_and_links_are_taken_from_both_parts(recorded, test):
     assert [call.asked.subject for call in calls] == [*recorded.parts]
     for asked, _ in calls:
         assert asked.paths == recorded.parts[asked.subject]
-        assert (asked.yy, asked.end) == (recorded.experiment.YY, recorded.experiment.END)
+        assert (asked.yy_position, asked.end) == (recorded.experiment.YY, recorded.experiment.END)
         assert recorded.rows(asked.engine) == [*range(97)]
         recorded.check_scale(asked.engine, asked.scale)
 

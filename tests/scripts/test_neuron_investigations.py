@@ -111,7 +111,7 @@ def test_with_few_sentences_the_ranking_alone_is_drawn(two_layers, tmp_path):
     output(run_script(ROOT / "neuron_investigations.py", *flags, settings=settings))
     flags = ("--artifacts", str(tmp_path / "out"), "--out", str(tmp_path / "plots"))
     drawn = output(run_script(ROOT / "neuron_plots.py", *flags, images=False)).splitlines()
-    assert drawn[0].startswith("left out: what is made for each YY; of 5 sentences")
+    assert drawn[0].startswith("left out: results by YY; of 5 sentences")
     assert len(drawn) == 2, "and that only HTML is written"
     assert [path.stem for path in (tmp_path / "plots").rglob("*.html")] == ["neuron-ranking"]
 

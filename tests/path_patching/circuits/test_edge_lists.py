@@ -85,7 +85,7 @@ def test_a_text_has_comments_and_each_edge_once():
         ("m3->input", "does not lead downstream"),
         ("m3->everything", "does not lead downstream"),
         ("logits->m3", "does not lead downstream"),
-        ("m3@12->m8@END", "'m3@12' stands at no place"),
+        ("m3@12->m8@END", "'m3@12' has an unknown place"),
         ("a" * 20_000, "'aaa"),
     ],
 )
@@ -211,7 +211,7 @@ def test_a_line_says_which_edges_of_a_file_are_left_out(tmp_path, capsys):
         ('{"edges": {}}', "none of its edges is on a path"),
         ("m0@YY->a9.h1<k>\na9.h1->logits\ninput->m0", "give all nodes one, or none"),
         ("input->m0\nm0->logits\nm0@YY->a9.h1<k>@END", "a9.h1@END has a place, but embeds has none"),
-        ("input@YY->m0@YY\nm0@YY->a9.h1@END<k>", "stands at no place"),
+        ("input@YY->m0@YY\nm0@YY->a9.h1@END<k>", "has an unknown place"),
         ("a9.h1->logits@END\ninput->a9.h1", "give all nodes one, or none"),
         ("input@YY->m0@YY\nm0@YY->logits@END", "or at a position that is not read"),
     ],

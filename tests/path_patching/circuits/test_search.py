@@ -265,7 +265,7 @@ def test_a_model_of_which_most_matters_is_one_line_unless_a_threshold_is_given()
         return greater_than(YEARS)(probs) - (1 - 1e-4) * clean
 
     with pytest.raises(
-        UserError, match=r"^4\d of the 46 nodes of .* at END .* it does not do what is asked, or most"
+        UserError, match=r"^4\d of the 46 nodes of .* at END .* the model does not do the task, or most"
     ) as error:
         find_circuit(engine, almost_none, YY, END)
     assert "\n" not in str(error.value)
