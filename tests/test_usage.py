@@ -25,12 +25,14 @@ WITHOUT = (
     "tasks",
     "path_patching.circuits",
     "path_patching.circuits.validation",
+    "path_patching.defaults",
     "path_patching.errors",
     "path_patching.files",
     "path_patching.gpt2",
     "path_patching.gpt2.hub",  # asks the network; `load_model` says when
     "path_patching.interrupts",
     "path_patching.progress",
+    "path_patching.public",
 )
 PACKAGES = ("path_patching", "tasks")
 INSIDES = ("path_patching.rust_engine", "path_patching.torch_engine")  # of the engines
