@@ -21,7 +21,7 @@ from path_patching.paths import AnyVia, Node, PathSet
 from path_patching.sweeps import remembered_effects
 from path_patching.unembedding import logit_lens
 from reproduction.circuit_choice import choose_circuit, circuit_asked_for
-from reproduction.evaluations import Evaluations, save_sweep
+from reproduction.evaluations import Evaluations, save_sweep, sweep_intervals
 from reproduction.paper import PAPER
 from reproduction.run import open_run
 from utils import (
@@ -89,6 +89,9 @@ heads, watched = dict.fromkeys((*studied, *in_the_paper)), dict.fromkeys((*studi
 
 
 # %% Which nodes act on the logits directly?
+intervals: dict[str, torch.Tensor] = {}  # by sweep, the ends of each effect's, (L, H + 1, 2)
+
+
 def patch_every_node(
     artifact: str, key: str, receivers: PathSet, at: str, via: AnyVia = "all", **about: object
 ) -> None:
@@ -98,6 +101,8 @@ def patch_every_node(
         run.leave_out(artifact, f"{artifact}; no head and no MLP comes before what it asks about")
         return
     save_sweep(run, artifact, f"sweeps/{key}", effects(receivers, position, via), position=at, **about)
+    changes = effects.changes(receivers, position, via)
+    intervals[artifact] = sweep_intervals(changes, settings.seed, evaluations.clusters)
 
 
 patch_every_node("ipp_logits.pt", "logits", PathSet.at(Node.logits(END)), "END", of="logits", receiver="logits")
@@ -173,5 +178,6 @@ described = as_json(circuit) | {"links": links} | ({"search": found.as_json()} i
 run.save_json("circuit.json", described, kind="circuit")
 
 # %% Everything ran: publish it.
+run.save("sweep_intervals.pt", intervals, kind="sweep_intervals")
 evaluations.save()
 run.publish()

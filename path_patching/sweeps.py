@@ -238,6 +238,10 @@ class Effects:
         swept = self.values.swept(receivers, position, via)  # (L, H + 1, N)
         return self._means(swept.flatten(0, 1)).reshape(swept.shape[:2]) - self._mean(Request.clean())
 
+    def changes(self, receivers: PathSet, position: int, via: AnyVia = "all") -> torch.Tensor:
+        """What patching receivers∘node adds to the metric of each sentence, drawn or not: (L, H + 1, N)."""
+        return self.values.swept(receivers, position, via) - self.values.of(Request.clean())
+
     @property
     def clean(self) -> float:
         """The metric's mean with everything on clean data."""

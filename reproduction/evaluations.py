@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 import torch
 
-from path_patching.bootstrap import Clusters, mean, share
+from path_patching.bootstrap import Clusters, mean, means, share
 from path_patching.sweeps import strongest
 from reproduction.run import Run, check_finite
 
@@ -31,6 +31,12 @@ def save_sweep(run: Run, artifact: str, key: str, effects: torch.Tensor, **about
     run.note(f"{key}/strongest", strongest(effects), f"strongest in {artifact}", kind="ranking")
     heads = strongest(effects, heads_only=True)
     run.note(f"{key}/strongest_heads", heads, f"strongest heads in {artifact}", kind="ranking")
+
+
+def sweep_intervals(changes: torch.Tensor, seed: int, clusters: Clusters) -> torch.Tensor:
+    """The ends of the 95 % intervals of a sweep, given what it changes of each sentence: (L, H + 1, N) to (…, 2)."""
+    ends = [[each.low, each.high] for each in means(changes.flatten(0, 1), seed, clusters)]
+    return torch.tensor(ends, dtype=torch.float64).unflatten(0, changes.shape[:2])
 
 
 @dataclass(frozen=True, eq=False)

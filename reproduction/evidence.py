@@ -135,15 +135,31 @@ def _effects(node: str, place: str, discovery: Artifacts) -> Iterator[Effect]:
     place_at = Node.named(node, 0)
     if place_at.kind not in ("head", "mlp"):
         return
+    intervals = intervals_of(discovery)
     for artifact, about in discovery.find(kind="sweep").items():
         table = discovery.load(artifact)
         if about["position"] != (place or END) or not _holds(table, place_at):
             continue
-        value = table[place_at.layer, place_at.index if place_at.kind == "head" else -1].item()
-        rank = 1 + int((table.abs() > abs(value)).sum())
-        yield Effect(
-            receivers(about), with_unit(value, "points"), rank, table.numel(), artifact, str(about.get("cell", ""))
-        )
+        effect = effect_of(place_at, table, intervals.get(artifact))
+        rank = 1 + int((table.abs() > table[in_sweep(place_at)].abs()).sum())
+        cell = str(about.get("cell", ""))
+        yield Effect(receivers(about), shown(effect, "points"), rank, table.numel(), artifact, cell)
+
+
+def intervals_of(made: Artifacts) -> dict[str, torch.Tensor]:
+    """The ends of the intervals of a run's sweeps (L, H + 1, 2), by artifact; nothing where it kept none."""
+    return {name: ends for each in made.find(kind="sweep_intervals") for name, ends in made.load(each).items()}
+
+
+def effect_of(node: Node, table: torch.Tensor, intervals: torch.Tensor | None) -> float | Estimate:
+    """A node's effect in a sweep (L, H + 1), with its interval where there are some (L, H + 1, 2)."""
+    value = table[in_sweep(node)].item()
+    return value if intervals is None else Estimate(value, *intervals[in_sweep(node)].tolist(), 0)
+
+
+def in_sweep(node: Node) -> tuple[int, int]:
+    """The place of a head or an MLP in a sweep's table (L, H + 1)."""
+    return node.layer, node.index if node.kind == "head" else -1
 
 
 def _holds(table: torch.Tensor, node: Node) -> bool:

@@ -121,6 +121,7 @@ TABLE = (
             "attn_collated.pt": may_lack,
             "attn_[qkv].pt": may_lack,
             "results_mlp*.pt": may_lack,
+            "sweep_intervals.pt": always,
             "logit_lens_*.pt": may_lack,
             "probs.pt": every_yy,
             "late_half_probs.pt": every_yy,

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, reduce
 from pathlib import Path
+from traceback import walk_stack
 from typing import Any, Literal, NoReturn, Protocol
 
 import pandas as pd
@@ -139,7 +140,7 @@ class Run:
     def _stage(self, name: str, content: bytes | Iterable[bytes], kind: str, about: Mapping[str, Any]) -> None:
         said = {key: each for key, each in about.items() if each is not None}
         self.publication.stage(name, content)
-        self.index[name] = {"kind": kind, **said}
+        self.index[name] = {"kind": kind, **said, **_cell_of(f"{self.script}.py")}
 
     def note(
         self, key: str, value: Number, words: str, kind: Literal["ranking"] | None = None, line: str | None = None
@@ -195,6 +196,15 @@ class Run:
         path = self.publication.publish(said)
         print(f"the artifacts and {path.name} are in {self.folder}")
         return path
+
+
+def _cell_of(file: str) -> dict[str, str]:
+    """The line of a script's cell that runs now, as `circuit_discovery.py:104`; nothing in a notebook, which has none.
+
+    Where a cell calls a function of the script, that is the call's line: the outermost in the file.
+    """
+    lines = [number for frame, number in walk_stack(None) if Path(frame.f_code.co_filename).name == file]
+    return {"cell": f"{file}:{lines[-1]}"} if lines else {}
 
 
 def _csv(name: str, parts: Iterable[pd.DataFrame], nan: str | None) -> Iterator[bytes]:

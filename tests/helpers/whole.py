@@ -41,6 +41,9 @@ SWEEPS = {
 }
 
 
+ENDS = (-0.07, -0.055)  # of the effects on m9
+
+
 def publish_whole(folder: Path) -> None:
     """Artifacts of every experiment; circuit_discovery's and circuit_validation's are told apart."""
     publish_experiments(folder)
@@ -52,6 +55,7 @@ def publish_whole(folder: Path) -> None:
         for link, effect in EFFECTS.items()
     ]
     artifacts = {name: (table, {"kind": "sweep"} | about) for name, (table, about) in SWEEPS.items()} | {
+        "intervals.pt": ({"ipp_mlp9.pt": torch.tensor(ENDS).repeat(12, 13, 1)}, {"kind": "sweep_intervals"}),
         "attn_patterns_all.pt": ({"patterns": patterns, "prompt": PROMPT}, {"kind": "attention_of_all_heads"}),
         "lens.pt": (rising, {"kind": "logit_lens", "of": "mlp", "node": "m10"}),
         "circuit.json": ({"name": PAPER.name, "links": links}, {"kind": "circuit"}),

@@ -20,7 +20,7 @@ def known(tmp_path_factory):
 def test_a_heads_effects_are_those_of_the_sweeps_at_its_place_with_their_rank(known):
     found = [(each.of, each.shown, each.rank, each.among) for each in known["a9.h1@END"].effects]
     assert found == [
-        ("through m9 and any later MLPs of the circuit", "−6.2 points", 1, 156),
+        ("through m9 and any later MLPs of the circuit", "−6.2 points [−7.0, −5.5]", 1, 156),
         ("on the logits, directly", "−4.1 points", 2, 156),
     ]  # not that of the sweep at YY, where another a9.h1 stands
     at_yy = known["m0@YY"].effects

@@ -110,7 +110,7 @@ def test_an_experiment_that_is_added_to_the_table_is_found_everywhere(copy):
 def test_what_a_whole_run_has_depends_on_its_settings():
     discovery, names = EXPERIMENTS["circuit_discovery"], ("dataset.pt", "ipp_logits.pt", "ipp_mlp9.pt", "other.pt")
     few = lacking(discovery.artifacts, Settings(n=96), names)
-    assert few == ("attn_patterns_all.pt", "circuit.json", "circuit_discovery_sentences.csv")
+    assert few == ("attn_patterns_all.pt", "sweep_intervals.pt", "circuit.json", "circuit_discovery_sentences.csv")
     of_each_yy = {"probs.pt", "late_half_probs.pt", "full_circuit_probs.pt"}
     assert {*lacking(discovery.artifacts, Settings(n=97), names)} == {*few, *of_each_yy}
     assert unknown(discovery.artifacts, names) == ("other.pt",)

@@ -23,8 +23,8 @@ from utils import collate, start_experiment
 
 SCRIPT = "circuit_discovery"
 OF_EVERY_CIRCUIT = {
-    "dataset.pt", "probs.pt", "ipp_logits.pt", "attn_collated.pt", "attn_patterns_all.pt", "late_half_probs.pt",
-    "full_circuit_probs.pt", "circuit.json", "circuit_discovery_sentences.csv",
+    "dataset.pt", "probs.pt", "ipp_logits.pt", "sweep_intervals.pt", "attn_collated.pt", "attn_patterns_all.pt",
+    "late_half_probs.pt", "full_circuit_probs.pt", "circuit.json", "circuit_discovery_sentences.csv",
 }  # fmt: skip
 OF_THE_PAPERS = OF_EVERY_CIRCUIT | {
     *(f"ipp_mlp{layer}.pt" for layer in range(8, 12)), *(f"logit_lens_mlp{layer}.pt" for layer in range(8, 12)),
@@ -58,6 +58,7 @@ def test_the_papers_circuit_leaves_the_artifacts_of_the_paper(standin_made):
         "circuit_discovery_sentences.csv",
         "dataset.pt",
         "attn_patterns_all.pt",
+        "sweep_intervals.pt",
     }:
         shape = next(shape for beginning, shape in SHAPES.items() if name.startswith(beginning))
         tensor = artifacts.load(name)
@@ -184,6 +185,33 @@ def test_each_sweep_is_the_one_that_its_name_asks_for(of_three_layers):
         assert made.record["index"][name]["position"] == SWEEPS[name][1]
     apart = [(one - other).abs().max() for one, other in combinations(expected.values(), 2)]
     assert min(apart) > 1e-4, "the sweeps can be told apart"
+
+
+def test_each_effect_of_a_sweep_has_the_interval_of_its_paths(of_three_layers):
+    made, questions = of_three_layers
+    intervals = made.load("sweep_intervals.pt")
+    assert {*intervals} == {*SWEEPS}
+    for name, (receivers, place, via) in SWEEPS.items():
+        paths = "; ".join(f"a0.h1@{place} →{via} {path}" for path in receivers.split("; "))
+        effect = questions.experiment.effect(questions.paths(paths))
+        assert made.load(name)[0, 1].item() == pytest.approx(effect.value, abs=1e-6)
+        # float32 sums of another order differ by some 1e-7 of a probability, and so do the ends of 2,000 draws
+        assert intervals[name][0, 1].tolist() == pytest.approx([effect.low, effect.high], abs=1e-6), name
+        assert intervals[name].shape == (3, 3, 2)
+
+
+def test_the_record_names_the_line_of_each_artifact_s_cell(of_three_layers):
+    made, _ = of_three_layers
+    lines = (ROOT / f"{SCRIPT}.py").read_text().splitlines()
+    cells = {name: about["cell"] for name, about in made.record["index"].items()}
+    for name, calls in {
+        "ipp_logits.pt": '"ipp_logits.pt"',
+        "attn_k.pt": 'patch_every_node(f"attn_',
+        "probs.pt": '"probs',
+    }.items():
+        file, _, number = cells[name].partition(":")
+        assert file == f"{SCRIPT}.py"
+        assert calls in lines[int(number) - 1], "the call in the cell, not the function that it calls"
 
 
 def test_each_evaluation_is_the_one_that_its_name_asks_for(of_three_layers):

@@ -78,7 +78,8 @@ def test_the_index_says_of_each_artifact_what_it_is(noted_and_made):
     index = made.record["index"]
     assert set(index) == set(made.record["artifacts"])
     assert all(entry["kind"] for entry in index.values())
-    told_apart = [tuple(sorted(entry.items())) for entry in index.values()]
+    assert all(entry["cell"].startswith(f"{made.script}.py:") for entry in index.values())
+    told_apart = [tuple(sorted(entry.items() - {("cell", entry["cell"])})) for entry in index.values()]
     assert len(set(told_apart)) == len(told_apart)
 
 
