@@ -13,7 +13,6 @@ from reproduction.settings import PlotSettings
 settings = read_settings(__doc__, PlotSettings())
 
 import plotly.graph_objects as go
-import torch
 
 from path_patching.errors import UserError
 from reproduction import figures
@@ -34,17 +33,17 @@ plots = start_plots("appendix_plots", settings, *sources, might_read=SCRIPTS)
 titled = plots.titled
 
 
-def write(figure: go.Figure, name: str) -> None:
+def write(figure: go.Figure, name: str, shows: dict[str, str] | None = None) -> None:
     """All figures of this script belong to the paper's appendix."""
-    plots.write(figure, f"appendix/{name}")
+    plots.write(figure, f"appendix/{name}", shows)
 
 
-def by_task(what: str, **about: object) -> dict[int, torch.Tensor]:
+def by_task(what: str, **about: object) -> dict[int, str]:
     """The artifacts of which all of this is said, by task; a line that says so if there are none."""
     found = tasks_run.find(**about) if tasks_run else {}
     if tasks_run and not found:
         print(f"left out: the figures of {what}, which this run of sequence_generalization.py did not make")
-    return {entry["task"]: made[name] for name, entry in found.items()}
+    return {entry["task"]: name for name, entry in found.items()}
 
 
 def prompt(task: int) -> str:
@@ -61,7 +60,7 @@ def note(*tasks: int) -> str:
 
 def grey(*tasks: int) -> str:
     """What grey rows are, if there are any."""
-    return "; grey: YYs left out" if any(probs[task].isnan().any() for task in tasks) else ""
+    return "; grey: YYs left out" if any(made[probs[task]].isnan().any() for task in tasks) else ""
 
 
 probs = by_task("year probabilities", kind="probabilities", evaluation="clean")
@@ -70,46 +69,51 @@ ipps = by_task("what acts on the logits", kind="sweep", receiver="logits")
 # %% Which tasks does the model do, and by which nodes? As the paper compares them: alike, failing, less-than.
 for name, tasks in {"success": (0, 8, 2), "failure": (3, 4, 5), "bc": (6, 7)}.items() if probs else ():
     listed = ", ".join(map(str, tasks))
-    title, panels = titled(f"Probability heatmaps of tasks {listed}"), {prompt(task): probs[task] for task in tasks}
+    title, shows = titled(f"Probability heatmaps of tasks {listed}"), {prompt(task): probs[task] for task in tasks}
     subtitle = f"a sentence for each YY{note(*tasks)}{grey(*tasks)}"
+    panels = {words: made[file] for words, file in shows.items()}
     figure = facets(panels, title, PREDICTED_YEAR, YY, figures.probability, subtitle, columns=3, size=(440, 360))
-    write(figure, f"{name}-probs")
-    title, panels = (
+    write(figure, f"{name}-probs", shows)
+    title, shows = (
         titled(f"Path patching: node → logits, tasks {listed}"),
         {prompt(task): ipps[task] for task in tasks},
     )
+    panels = {words: made[file] for words, file in shows.items()}
     figure = sweeps(panels, title, f"every head and MLP at END, patched one by one{note(*tasks)}")
-    write(figure.update_annotations(font_size=12), name=f"{name}-ipps")
+    write(figure.update_annotations(font_size=12), f"{name}-ipps", shows)
 
 # %% And task by task?
 for task in probs:
     subtitle = f"“{prompt(task)}”{note(task)}"
     title = titled(f"Probability heatmap of task {task}")
-    write(probability_heatmap(probs[task], title, subtitle + grey(task)), name=f"generalization-probs-{task}")
-    figure = sweeps({"": ipps[task]}, titled(f"Path patching: node → logits, task {task}"), subtitle)
-    write(figure, name=f"generalization-ipp-{task}")
+    figure = probability_heatmap(made[probs[task]], title, subtitle + grey(task))
+    write(figure, f"generalization-probs-{task}", {"": probs[task]})
+    figure = sweeps({"": made[ipps[task]]}, titled(f"Path patching: node → logits, task {task}"), subtitle)
+    write(figure, f"generalization-ipp-{task}", {"": ipps[task]})
 
 # %% What reaches the first MLP of the circuit? And what does the circuit's late half achieve alone?
 nodes_at_end = (tasks_run.number("circuit/nodes_at_end") if tasks_run else None) or []
 first_mlp = next((name for name in nodes_at_end if name.startswith("m")), None)
 for task, sweep in by_task("what reaches the circuit's first MLP", kind="sweep", receiver=first_mlp).items():
     title = titled(f"Path patching: node → {first_mlp} → logits, task {task}")
-    figure = sweeps({"": sweep}, title, f"“{prompt(task)}”{note(task)}")
-    write(figure, name=f"generalization-first-mlp-{task}")
+    figure = sweeps({"": made[sweep]}, title, f"“{prompt(task)}”{note(task)}")
+    write(figure, f"generalization-first-mlp-{task}", {"": sweep})
 for task, alone in by_task("the late half alone", kind="probabilities", evaluation="late_half").items():
     title = titled(f"Probability heatmap of task {task}, late half alone")
     subtitle = f"“{prompt(task)}”; late half of {escaped(tasks_run.number('circuit/name'))}"
-    write(probability_heatmap(alone, title, subtitle, like=probs[task]), name=f"generalization-late-half-{task}")
+    figure = probability_heatmap(made[alone], title, subtitle, like=made[probs[task]])
+    write(figure, f"generalization-late-half-{task}", {"": alone})
 
 # %% In the list of years, what reaches m7, beside m8? And what is achieved with m7 and two heads more?
 with_m7 = by_task("the late half with m7 alone", kind="probabilities", evaluation="late_half_with_m7")
 for task, alone in with_m7.items():
     title = titled(f"Path patching: node → m8 or m7 → logits, task {task}")
-    panels = {mlp: by_task(f"what reaches {mlp}", kind="sweep", receiver=mlp)[task] for mlp in ("m8", "m7")}
-    write(sweeps(panels, title, f"“{prompt(task)}”{note(task)}"), name="m7m8-ipps")
+    shows = {mlp: by_task(f"what reaches {mlp}", kind="sweep", receiver=mlp)[task] for mlp in ("m8", "m7")}
+    panels = {mlp: made[file] for mlp, file in shows.items()}
+    write(sweeps(panels, title, f"“{prompt(task)}”{note(task)}"), "m7m8-ipps", shows)
     title = titled(f"Probability heatmap of task {task}, late half with m7, a6.h1 and a7.h11 alone")
-    figure = probability_heatmap(alone, title, f"“{prompt(task)}”", like=probs[task])
-    write(figure, name=f"generalization-late-half-m7-{task}")
+    figure = probability_heatmap(made[alone], title, f"“{prompt(task)}”", like=made[probs[task]])
+    write(figure, f"generalization-late-half-m7-{task}", {"": alone})
 
 # %% How much do random circuits of the circuit's shape recover?
 if random_run:

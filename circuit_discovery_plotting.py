@@ -35,13 +35,18 @@ titled, write = plots.titled, plots.write
 circuit = figures.escaped(artifacts.number("circuit/name"))
 
 
-def by_node(what: str, field: str = "node", later_first: bool = False, **about: object) -> dict[str, torch.Tensor]:
+def by_node(what: str, field: str = "node", later_first: bool = False, **about: object) -> dict[str, str]:
     """The artifacts of which all of this is said, by the node that their entry's `field` names, in order of layers."""
     names = {entry[field]: name for name, entry in artifacts.find(**about).items()}
     if not names:
         print(f"left out: the figure of {what}, which this run of circuit_discovery.py did not make")
     ordered = in_order(names)
-    return {node: made[names[node]] for node in (reversed(ordered) if later_first else ordered)}
+    return {node: names[node] for node in (reversed(ordered) if later_first else ordered)}
+
+
+def loaded(shows: dict[str, str]) -> dict[str, torch.Tensor]:
+    """What these artifacts hold, by node."""
+    return {node: made[name] for node, name in shows.items()}
 
 
 # %% Which end years does the model predict for each start year? Those after it, if it can compute greater-than.
@@ -49,79 +54,78 @@ probs = made.get("probs.pt")
 if probs is None:
     print("left out: the probability heatmap, for which circuit_discovery.py had too few sentences")
 else:
-    write(probability_heatmap(probs, titled("Probability heatmap")), name="probability-heatmap")
+    write(probability_heatmap(probs, titled("Probability heatmap")), "probability-heatmap", {"": "probs.pt"})
 
 # %% And for one start year, 41?
 if probs is not None:
     title = titled("Probability of each end year when YY = 41")
     figure = figures.lines({"": probs[41 - YY.values[0]]}, title, PREDICTED_YEAR, "probability", mark=(41, "YY = 41"))
-    write(figure, name="probability-slice")
+    write(figure, "probability-slice", {"": "probs.pt"})
 
 # %% Which nodes write to the logits directly?
 title = titled("Path patching: node → logits")
 figure = sweeps({"": made["ipp_logits.pt"]}, title, "every head and MLP at END, patched one by one")
-write(figure, name="logits-ipp")
+write(figure, "logits-ipp", {"": "ipp_logits.pt"})
 
 # %% Which nodes reach the logits through the late MLPs?
 to_mlps = {"kind": "sweep", "position": "END", "of": "mlp"}
 if ipp := by_node("what acts through the late MLPs", "receiver", later_first=True, **to_mlps):
     title = titled("Path patching: node → MLP → logits")
-    figure = sweeps(
-        ipp, title, "nodes at END, through each MLP and any chain of the late MLPs above it", one_range=False
-    )
-    write(figure, name="mlps-ipp")
-for mlp, sweep in ipp.items():
+    subtitle = "nodes at END, through each MLP and any chain of the late MLPs above it"
+    write(sweeps(loaded(ipp), title, subtitle, one_range=False), "mlps-ipp", ipp)
+for mlp, sweep in loaded(ipp).items():
     title = titled(f"Path patching: node → {mlp} → logits")
     figure = sweeps({"": sweep}, title, f"nodes at END, through {mlp} and any chain of the late MLPs above it")
-    write(figure, name=f"appendix/{mlp}-ipp")
+    write(figure, f"appendix/{mlp}-ipp", {"": ipp[mlp]})
 
 # %% Where do the heads look? Those of the circuit look from END to YY.
 attention = made["attn_patterns_all.pt"]
 query, key = named("query", attention["prompt"]), named("key", attention["prompt"])
 if patterns := by_node("mean attention patterns", kind="attention"):
-    figure = facets(patterns, titled("Mean attention patterns"), key, query, figures.attention, size=(360, 340))
-    write(figure, name="attn-patterns")
+    title = titled("Mean attention patterns")
+    figure = facets(loaded(patterns), title, key, query, figures.attention, size=(360, 340))
+    write(figure, "attn-patterns", patterns)
 
 # %% Does the first of them look at YY whatever YY is? In the paper it is a7.h10.
-for head, pattern in by_node("attention to YY, by YY", kind="attention_by_yy").items():
-    to_yy = pattern[:, -1, attention["prompt"].index("YY")]
+for head, name in by_node("attention to YY, by YY", kind="attention_by_yy").items():
+    to_yy = made[name][:, -1, attention["prompt"].index("YY")]
     figure = figures.lines({"": to_yy}, titled(f"Attention of {head} from END to YY"), YY, "attention")
-    write(figure, name="appendix/attn_proportion")
+    write(figure, "appendix/attn_proportion", {"": name})
 
 # %% And where do all the other heads look?
 title = titled("Attention patterns of all heads")
 subtitle = f"means of {attention['patterns'].shape[2]} sentences; queries run downwards, keys to the right"
 figure = figures.head_tiles(attention["patterns"].mean(2), attention["prompt"], title, subtitle)
-write(figure, name="all-attention-patterns")
+write(figure, "all-attention-patterns", {"": "attn_patterns_all.pt"})
 
 # %% What do those heads write to the year tokens? In the paper, they raise YY itself.
 if lenses := by_node("logit lens of heads", kind="logit_lens", of="head"):
     title = titled("Logit lens of heads at END")
-    figure = facets(lenses, title, PREDICTED_YEAR, YY, figures.logit, columns=3, one_range=False)
-    write(figure, name="attn-logitlens")
+    figure = facets(loaded(lenses), title, PREDICTED_YEAR, YY, figures.logit, columns=3, one_range=False)
+    write(figure, "attn-logitlens", lenses)
 
 # %% And the late MLPs? In the paper, they raise the years above YY.
 if lenses := by_node("logit lens of MLPs", later_first=True, kind="logit_lens", of="mlp"):
-    relative = {mlp: logits - logits[:, :1] for mlp, logits in lenses.items()}
+    relative = {mlp: logits - logits[:, :1] for mlp, logits in loaded(lenses).items()}
     title = titled("Logit lens of MLPs at END")
     columns = 2 if len(relative) <= 4 else 3
     figure = facets(relative, title, PREDICTED_YEAR, YY, figures.relative_logit, columns=columns, one_range=False)
-    write(figure, name="mlps-logitlens")
+    write(figure, "mlps-logitlens", lenses)
 
 # %% What do the heads of the circuit read through their queries, keys and values?
 for via, inputs in {"q": "queries", "k": "keys", "v": "values"}.items():
     for name, entry in artifacts.find(kind="sweep", of="heads", through=via).items():
         title = titled(f"Path patching: node → {inputs} of heads")
         subtitle = f"nodes at {entry['position']}, through the heads and late MLPs of {circuit}"
-        write(sweeps({"": made[name]}, title, subtitle), name=f"appendix/attn_{via}")
+        write(sweeps({"": made[name]}, title, subtitle), f"appendix/attn_{via}", {"": name})
 
 # %% And what do the early MLPs read, on the way to those values?
 to_early = {"kind": "sweep", "position": "YY", "of": "mlp"}
 if early := by_node("what the early MLPs read", "receiver", later_first=True, **to_early):
     title = titled("Path patching: node → early MLP → values of heads")
     subtitle = f"nodes at YY, through each MLP at YY, then the heads and late MLPs of {circuit}"
-    figure = sweeps(early, title, subtitle, one_range=False)
-    write(figure, name="appendix/low-mlps-ipp")
+    figure = sweeps(loaded(early), title, subtitle, one_range=False)
+    write(figure, "appendix/low-mlps-ipp", early)
 
 # %% What is left of the probability heatmap when all but a part of the circuit gets the 01 data?
 PARTS = {  # by evaluation: what is on clean data, and what is on 01 data
@@ -140,7 +144,8 @@ def draw_part(run: Artifacts, evaluation: str, name: str) -> None:
         return
     subtitle = f"{corrupted.format(run.number('circuit/name'))} gets the 01 data"
     title, like = titled(f"Probability heatmap of {part}"), run.load(files["clean"])
-    write(probability_heatmap(run.load(files[evaluation]), title, subtitle, like), name)
+    figure = probability_heatmap(run.load(files[evaluation]), title, subtitle, like)
+    write(figure, name, {"": files[evaluation]})
 
 
 draw_part(artifacts, "late_half", "late-half-probability-heatmap")

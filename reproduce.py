@@ -4,6 +4,7 @@ python reproduce.py [--model gpt2|standin|NAME|PATH] [--circuit paper|auto|FILE]
 python reproduce.py results [--check]         every number of the paper beside the measured one
 python reproduce.py report                    all of it on one page
 python reproduce.py compare FOLDER FOLDER     are two runs the same?
+python reproduce.py explain FIGURE CELL ...   what is this cell of a figure, and is it so? logits-ipp a9.h1
 python reproduce.py weights [--model MODEL]   is this the paper's model?
 python reproduce.py circuit [FILE]            a circuit as a table, or with --to as a file to edit, or for EAP-IG
 python reproduce.py circuit FILE FILE ...     circuits side by side, evaluated on the same sentences
@@ -72,13 +73,18 @@ from path_patching.gpt2.tensor_cache import (
     is_gpt2_small,
     load_model,
 )
+from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.metrics import Metric
-from reproduction import compare, report, results
+from reproduction import compare, explain, report, results
+from reproduction.evaluations import clusters_of
 from reproduction.paper import PAPER, named_as_read
 from reproduction.publication import lock_folder, wait_for, writing_to
+from reproduction.run import model_of
 from reproduction.settings import PlotSettings, RandomCircuitSettings, Settings
+from reproduction.shown import Panel, choose_panel, read_panels
 from reproduction.steps import Step, is_done, steps_of
-from utils import cutoff_sharpness, start_experiment
+from tasks.prompts import TASKS, build
+from utils import cutoff_sharpness, greater_than, start_experiment
 
 SECONDS_TO_TIDY_UP = 10.0
 ENDS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # requests to end
@@ -286,6 +292,43 @@ def _of_model(settings: RandomCircuitSettings) -> across_models.OfModel:
     )
 
 
+def explain_cell(arguments: list[str]) -> None:
+    """What is a cell of a figure? Its paths, its value in the artifact, and the same asked again."""
+    parser = argparse.ArgumentParser(prog="reproduce.py explain", description=explain_cell.__doc__, allow_abbrev=False)
+    parser.add_argument("figure", metavar="FIGURE", help="its name, as mlps-ipp")
+    parser.add_argument("cell", nargs="*", metavar="CELL", help="the panel, if it has several, and the cell: m8 a7.h10")
+    parser.add_argument("--model", help="whose figures: the name that the run was given; gpt2 by default")
+    parser.add_argument("--artifacts", type=named_path, help="folder with the artifacts")
+    parser.add_argument("--figures", type=named_path, help="folder with the figures")
+    parser.add_argument("--sentences", type=int, default=5, help="how many are asked of the reference, which is slow")
+    options = parser.parse_args(arguments)
+    if options.sentences < 1:
+        raise UserError(f"--sentences {options.sentences}: give one or more")
+    settings = PlotSettings(options.model, options.artifacts, options.figures)
+    panels = read_panels(settings.artifact_folder(), settings.plot_folder(options.model or "gpt2"))
+    panel, words = choose_panel(panels, options.figure, options.cell)
+    cell = explain.cell_of(panel, words)
+    for line in explain.explained(panel, cell, _asked_again(panel), options.sentences):
+        print(line, flush=True)
+
+
+def _asked_again(panel: Panel) -> explain.Asked:
+    """The experiment of a panel's run, on the same sentences: of its task, if the artifact is of one."""
+    record, task = panel.made.record, panel.about.get("task")
+    kept = ("model", "engine", "device", "n", "seed", "as_published", "memory_gb")
+    settings = Settings(**{name: record["settings"][name] for name in kept})
+    experiment = start_experiment(settings, balanced=panel.made.script != "big_ds_experiments")
+    if experiment.model.fingerprint != record["model"]["fingerprint"]:
+        raise UserError(f"{panel.artifact} is of {model_of(panel.made)}, which {settings.model} is not any more")
+    if task is None:
+        dataset, engine, metric_of = experiment.dataset, experiment.engine, greater_than
+    else:
+        dataset = build(TASKS[task], load_tokenizer(), settings.seed)
+        engine, metric_of = experiment.engine_for(dataset), partial(greater_than, valid=dataset.task.valid)
+    clusters, sentence = clusters_of(dataset.as_table()), dataset.good_sentences[0]
+    return explain.Asked(engine, dataset.years_YY, metric_of, dataset.yy_position, clusters, settings.seed, sentence)
+
+
 def _add_evaluation_flags(parser: argparse._ActionsContainer) -> None:
     """How circuits are evaluated, and on which sentences; None for what is not given."""
     parser.add_argument("--engine", choices=ENGINES, help="torch by default")
@@ -333,6 +376,7 @@ COMMANDS = {
     "results": results.main,
     "report": report.main,
     "compare": compare.main,
+    "explain": explain_cell,
     "weights": show_weights,
     "circuit": show_circuits,
     "models": compare_models,

@@ -168,9 +168,9 @@ def _holds(table: torch.Tensor, node: Node) -> bool:
 
 def receivers(about: Mapping[str, Any]) -> str:
     """What a sweep asks about, in words, from its entry in the record."""
-    if about["of"] == "logits":
+    if about.get("receiver") == "logits":
         return "on the logits, directly"
-    if about["of"] == "heads":
+    if about.get("of") == "heads":
         return f"through the {INPUTS[about['through']]} of the circuit's heads"
     end = " and then the heads' values" if about.get("through") else " and any later MLPs of the circuit"
     return f"through {about['receiver']}{end}"

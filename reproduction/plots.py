@@ -36,6 +36,8 @@ class Plots:
     sources: tuple[Artifacts, ...]
     might_read: tuple[str, ...] = ()
     titles: dict[str, str] = field(default_factory=dict)
+    shows: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By figure: the artifact that each of its panels shows, by the panel's title, which is empty if it is the only."""
 
     def titled(self, what: str) -> str:
         """A figure's title: what it shows, and of which model."""
@@ -45,11 +47,15 @@ class Plots:
         """The same for a page or a table, whose text is no figure's."""
         return html.unescape(self.titled(what))
 
-    def write(self, figure: go.Figure, name: str) -> None:
-        """Stage a figure's files; show it in a notebook. `name` may begin with a subfolder ("appendix/m11-ipp")."""
+    def write(self, figure: go.Figure, name: str, shows: Mapping[str, str] | None = None) -> None:
+        """Stage a figure's files; show it in a notebook. `name` may begin with a subfolder ("appendix/m11-ipp").
+
+        `shows` says which artifact each panel shows, by the panel's title: `reproduce.py explain` asks for its cells.
+        """
         for file, content in figure_files(figure, name).items():
             self.publication.stage(file, content)
         self.titles[name] = html.unescape(figure.layout.title.text)
+        self.shows[name] = {html.unescape(panel): artifact for panel, artifact in (shows or {}).items()}
         if in_interactive_window():
             figure.show()
 
@@ -76,6 +82,7 @@ class Plots:
             ),
             "read": absent | {path.name: sha256(path) for path in paths},
             "figures": self.titles,
+            "shows": self.shows,
         }
 
 

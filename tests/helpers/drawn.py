@@ -63,25 +63,58 @@ def publish(script: str, folder: Path, artifacts: Artifacts, numbers: Mapping[st
 
 
 class Drawing(NamedTuple):
-    """What a plotting script made: its figures by name, and the lines that it printed."""
+    """What a plotting script made: its figures by name, the lines that it printed, and what it says figures show."""
 
     figures: dict[str, go.Figure]
     lines: list[str]
+    shows: dict[str, Mapping[str, str]]
+    """By figure, the artifact of each panel, by the panel's title."""
 
 
 def draw(script: str, artifacts: Path, *flags: str) -> Drawing:
     """Run a plotting script on artifacts."""
     caught: dict[str, go.Figure] = {}
+    said: dict[str, Mapping[str, str]] = {}
 
-    def catch(_: Plots, figure: go.Figure, name: str) -> None:
+    def catch(_: Plots, figure: go.Figure, name: str, shows: Mapping[str, str] | None = None) -> None:
         assert name not in caught, f"{name} is drawn twice"
-        caught[name] = figure
+        caught[name], said[name] = figure, shows or {}
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Plots, "write", catch)
         given = ("--artifacts", str(artifacts), "--out", str(artifacts / "plots"), *flags)
         printed = output(run_script(ROOT / f"{script}.py", *given, images=False))
-    return Drawing(caught, printed.splitlines())
+    return Drawing(caught, printed.splitlines(), said)
+
+
+def check_shows(drawing: Drawing, artifacts: Mapping[str, torch.Tensor]) -> None:
+    """That each panel shows what the script says of it: as it is, in points, in part, or less year 00's logit."""
+    for name, shows in drawing.shows.items():
+        found = dict(panels(drawing.figures[name])) if shows else {}
+        assert {*shows} <= {*found}, name
+        for panel, artifact in shows.items():
+            values = _values(found[panel])
+            assert any(_is_part(values, each) for each in _ways_to_show(artifacts[artifact])), (name, panel, artifact)
+
+
+def _values(trace: Any) -> np.ndarray:
+    """What a panel shows: cells, or the heights of a curve."""
+    return np.asarray(trace.z if trace.type == "heatmap" else trace.y, float)
+
+
+def _ways_to_show(artifact: torch.Tensor) -> list[np.ndarray]:
+    """What a figure may make of an artifact: percentage points, logits less the first's, means of sentences."""
+    whole = artifact.mean(2) if artifact.ndim == 5 else artifact
+    return [each.numpy() for each in (whole, 100 * whole, whole - whole[..., :1])]
+
+
+def _is_part(values: np.ndarray, whole: np.ndarray) -> bool:
+    """Whether all numbers that a panel shows are among those of an artifact; no two artifacts have one in common."""
+    shown = np.unique(values[np.isfinite(values) & (values != 0)])
+    nearest = np.unique(whole[np.isfinite(whole)])
+    at = np.searchsorted(nearest, shown).clip(1, len(nearest) - 1)
+    apart = np.minimum(np.abs(nearest[at] - shown), np.abs(nearest[at - 1] - shown))
+    return len(shown) > 1 and bool((apart <= 1e-9 * np.abs(shown)).all())
 
 
 # What a reader sees

@@ -43,13 +43,14 @@ def a_figure(title="A title") -> go.Figure:
 def test_figures_and_their_record_are_published_together(tmp_path):
     source = published(tmp_path / "artifacts")
     plots = start_plots("pca_plots", PlotSettings(out=tmp_path / "plots"), source)
-    plots.write(a_figure(), "one")
+    plots.write(a_figure(), "one", {"a &amp; b": "probs.pt"})
     plots.write(a_figure("Another"), "appendix/two")
     assert not (tmp_path / "plots" / "one.html").exists()
     plots.publish()
     path = record_path(tmp_path / "plots", "pca_plots")
     record = json.loads(path.read_text())
     assert record["figures"] == {"one": "A title", "appendix/two": "Another"}
+    assert record["shows"] == {"one": {"a & b": "probs.pt"}, "appendix/two": {}}, "in words, not as plotly reads them"
     assert record["read"] == {"circuit_discovery.json": sha256(tmp_path / "artifacts" / "circuit_discovery.json")}
     assert record["model"]["fingerprint"] == MODEL.fingerprint
     assert intact(path)

@@ -16,6 +16,7 @@ from tests.helpers.drawn import (
     Drawing,
     check_heatmaps,
     check_histogram,
+    check_shows,
     check_titles,
     draw,
     heatmap,
@@ -82,6 +83,11 @@ def drawing(tmp_path_factory) -> Drawing:
     publish("sequence_generalization", folder, artifacts, NUMBERS)
     publish_random(folder, SHARES, 0.9, -0.7)
     return draw(SCRIPT, folder)
+
+
+def test_every_panel_shows_the_artifact_that_is_said_of_it(drawing):
+    check_shows(drawing, {f"{number}.pt": value for number, (value, _) in enumerate(ARTIFACTS.values())})
+    assert {name for name, shows in drawing.shows.items() if not shows} == {HISTOGRAM}
 
 
 def note(*tasks: int) -> str:
@@ -170,7 +176,7 @@ def test_the_histogram_counts_random_circuits_by_what_they_recover_beside_the_ci
 def test_shares_of_any_size_are_drawn(tmp_path, own, nothing, spread):
     noise = torch.randn(20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     publish_random(tmp_path, own + spread * noise, own, nothing)
-    figures, lines = draw(SCRIPT, tmp_path)
+    figures, lines, _ = draw(SCRIPT, tmp_path)
     assert [*figures] == [HISTOGRAM]
     assert "left out: the figures of sequence_generalization.py, which was not run" in lines
 

@@ -18,6 +18,7 @@ from tests.helpers.drawn import (
     axes_read,
     check_curves,
     check_heatmaps,
+    check_shows,
     check_titles,
     draw,
     heatmap,
@@ -160,6 +161,14 @@ def test_every_figure_has_its_title_and_nothing_is_left_out(drawing):
     assert [line for line in drawing.lines if "left out" in line] == []
 
 
+def test_every_panel_shows_the_artifact_that_is_said_of_it(drawing):
+    tensors = {name: value for name, (value, _) in (ARTIFACTS | ARTIFACTS_OF_MANY).items() if name.endswith(".pt")}
+    tensors["attn_patterns_all.pt"] = tensors["attn_patterns_all.pt"]["patterns"]
+    check_shows(drawing, tensors)
+    assert {name for name, shows in drawing.shows.items() if not shows} == {"circuit"}, "its links are no cells"
+    assert drawing.shows["mlps-ipp"] == {"m11": "21.pt", "m10": "20.pt", "m9": "19.pt", "m8": "18.pt"}
+
+
 @pytest.mark.parametrize(
     ("name", "number", "clean"),
     [
@@ -279,11 +288,11 @@ def publish_few(folder: Path, more: dict[str, tuple[torch.Tensor, dict]] | None 
 
 def test_heatmaps_of_many_sentences_are_left_out_where_these_were_not_run_or_too_few(tmp_path):
     publish_few(tmp_path)
-    drawn, lines = draw(SCRIPT, tmp_path)
+    drawn, lines, _ = draw(SCRIPT, tmp_path)
     assert "left out: the figures of big_ds_experiments.py, which was not run" in lines
     assert not OF_MANY & set(drawn)
     publish("big_ds_experiments", tmp_path, {}, {"circuit/name": "the circuit of many"})
-    drawn, lines = draw(SCRIPT, tmp_path)
+    drawn, lines, _ = draw(SCRIPT, tmp_path)
     assert "left out: the heatmaps, for which big_ds_experiments.py had too few sentences" in lines
     assert not OF_MANY & set(drawn)
 

@@ -123,7 +123,7 @@ def test_figures_of_another_layer_go_to_the_appendix_with_its_name(drawing, tmp_
     few = {name: (value[:50] if name == "order.pt" else value, about) for name, (value, about) in ARTIFACTS.items()}
     few["t10-logitlens.pt"] = (by_neuron(20, 50), {"kind": "neuron_lens"})
     publish("neuron_investigations", tmp_path / "m11", few, {"mlp/name": "m11"})
-    figures, lines = draw(SCRIPT, tmp_path, "--layer", "11")
+    figures, lines, _ = draw(SCRIPT, tmp_path, "--layer", "11")
     without = [name for name in drawing.figures if name != "top100-neurons"]
     assert {*figures} == {f"appendix/m11-{name.removeprefix('appendix/')}" for name in without}
     assert all("m11" in figure.layout.title.text and "m10" not in str(figure) for figure in figures.values())

@@ -215,7 +215,7 @@ def test_the_drawing_has_what_f_loses_with_each_link_of_the_full_circuit_and_how
 
 def test_tests_that_were_not_made_leave_their_figures_out(tmp_path):
     publish_tables(tmp_path, "strength")
-    drawn, lines = draw(SCRIPT, tmp_path)
+    drawn, lines, _ = draw(SCRIPT, tmp_path)
     assert list(drawn) == ["validation/strength"]
     assert sum(line.startswith("left out: the figure of") for line in lines) == 9
 

@@ -1,0 +1,79 @@
+"""Which panel of which figure shows which artifact, as plotting scripts said when they drew it (`Plots.write`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from path_patching.errors import UserError, shortened
+from reproduction.experiments import PLOTS
+from reproduction.plots import check_up_to_date
+from reproduction.publication import record_path
+from reproduction.run import Artifacts, read_artifacts
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel of a figure: its title, empty if it is the only one, and the artifact that it shows, of which run."""
+
+    figure: str
+    title: str
+    artifact: str
+    made: Artifacts
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What the run's index says of the artifact."""
+        about: Mapping[str, Any] = self.made.record["index"][self.artifact]
+        return about
+
+    @property
+    def words(self) -> list[str]:
+        """How `reproduce.py explain` is told the panel: its figure, by the last part of the name, and its title."""
+        return [Path(self.figure).name, *([self.title] if self.title else [])]
+
+
+def read_panels(folder: Path, plots: Path) -> dict[str, dict[str, Panel]]:
+    """The panels of all figures in `plots` that show artifacts in `folder`: by figure, and there by title.
+
+    Raises `UserError` if there are none, or if figures are of other artifacts than lie there now.
+    """
+    drawn = [read_artifacts(plots, name) for name in PLOTS if record_path(plots, name).is_file()]
+    for each in drawn:
+        check_up_to_date(each, folder)
+    found = {name: panels for each in drawn for name, panels in _panels_of(each, folder)}
+    if not found:
+        raise UserError(
+            f"no figure in {plots} says which artifact it shows; draw them with python circuit_discovery_plotting.py, "
+            "or name their folder with --figures"
+        )
+    return found
+
+
+def _panels_of(drawn: Artifacts, folder: Path) -> Iterator[tuple[str, dict[str, Panel]]]:
+    runs = [read_artifacts(folder, Path(name).stem) for name, hash_ in drawn.record["read"].items() if hash_]
+    run_of = {artifact: run for run in runs for artifact in run.record.get("index", {})}
+    for figure, shows in drawn.record.get("shows", {}).items():
+        panels = {title: Panel(figure, title, name, run_of[name]) for title, name in shows.items() if name in run_of}
+        if panels:
+            yield figure, panels
+
+
+def choose_panel(
+    panels: Mapping[str, Mapping[str, Panel]], figure: str, words: Sequence[str]
+) -> tuple[Panel, Sequence[str]]:
+    """The panel of a figure that is named by its title, if it has several; and the words that name the cell in it.
+
+    A figure is named whole or by the last part of its name. Raises `UserError` that names what there is.
+    """
+    named = {Path(name).name: name for name in panels} | {name: name for name in panels}
+    if figure not in named:
+        raise UserError(f"no figure {shortened(figure)!r} has cells to explain; these have: {', '.join(panels)}")
+    of_figure = panels[named[figure]]
+    if [*of_figure] == [""]:
+        return of_figure[""], words
+    if not words or words[0] not in of_figure:
+        raise UserError(f"{figure} has the panels {', '.join(of_figure)}; name one of them behind the figure")
+    return of_figure[words[0]], words[1:]
