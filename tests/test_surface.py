@@ -26,6 +26,8 @@ path = PathSet.parse("{PATH}", end=experiment.END, yy=experiment.YY)
 print(experiment.effect(path))          # change of the mean probability difference, with its interval
 """
 IN_FULL = "print(experiment.effect(path).value)\n"
+MODELING = "transformers.models.gpt2.modeling_gpt2"  # which the check needs, but once
+UNLIKE_THE_FIRST = f"import sys; assert {MODELING!r} not in sys.modules\n"
 ESTIMATE = re.compile(r"^(\S+) \[(\S+), (\S+)\](?:, plain \[\S+, \S+\])?$", re.MULTILINE)
 
 
@@ -69,7 +71,7 @@ def repository(tmp_path) -> Path:
 def test_five_lines_in_a_fresh_file_answer_a_question(tmp_path, repository, tensors, expected):
     """Asked from a folder that has modules of the same names."""
     script, asked_from = repository / "question.py", tmp_path / "elsewhere"
-    script.write_text(QUESTION + IN_FULL)
+    script.write_text(QUESTION + UNLIKE_THE_FIRST + IN_FULL)
     asked_from.mkdir()
     for name in ("utils", "dataset", "color_utils"):
         (asked_from / f"{name}.py").write_text("raise ImportError('not the module that is meant')")
