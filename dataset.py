@@ -20,12 +20,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 
-from path_patching.errors import UserError, first_line
+from path_patching.errors import UserError, first_line, is_whole, shortened
 from path_patching.files import lines_of, reading
 from path_patching.gpt2.tokenizer import EOS, load_vocabulary, token_texts
 
@@ -96,11 +97,12 @@ class YearDataset:
             as_published: let the twins of century 10 differ at XX1 as well, as in the published code.
 
         Raises:
-            UserError: N < 1, no years, no or unknown or multi-token nouns, a YY without a year while balanced, or
-                sentences whose tokens do not fit the prompt, or that do not differ from their twins at YY alone.
+            UserError: N < 1, no or wrong years, no or unknown or multi-token nouns, a YY without a year while
+                balanced, or sentences whose tokens do not fit the prompt, or that do not differ from their twins at YY
+                alone.
         """
         check_count(n)
-        candidates = [int(year) for year in years]
+        candidates = as_years(years)
         if not candidates:
             raise UserError("there are no valid years to draw from; see dataset.get_valid_years")
         noun_choices = _one_token_nouns(nouns, tokenizer)
@@ -217,9 +219,19 @@ def _year_ids() -> tuple[int, ...]:
 
 
 def check_count(n: int) -> None:
-    """Raise `UserError` unless N is at least one."""
-    if n < 1:
-        raise UserError(f"a data set needs at least one sentence, not N = {n}")
+    """Raise `UserError` unless N is a whole number of at least one."""
+    if not is_whole(n) or n < 1:
+        raise UserError(f"a data set needs at least one sentence, not N = {shortened(repr(n))}")
+
+
+def as_years(years: Any) -> list[int]:
+    """Years as Python's numbers. Raises `UserError` for what is no list, array or tensor of whole numbers."""
+    listed = years.tolist() if isinstance(years, torch.Tensor | np.ndarray) else years
+    if not isinstance(listed, Sequence) or not all(map(is_whole, listed)):
+        raise UserError(
+            f"{shortened(repr(years))} are no years; give a list of whole numbers, as dataset.get_valid_years does"
+        )
+    return [int(year) for year in listed]
 
 
 def _splits_into_xx_and_yy(year: int, tokenizer: GPT2Tokenizer) -> bool:

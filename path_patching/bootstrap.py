@@ -32,10 +32,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 
-from path_patching.errors import UserError
+from path_patching.errors import UserError, is_whole, shortened
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -166,8 +168,8 @@ def resampled_means(
     same clusters are summed first, so that more of them do not slow down the draws. Raises `BootstrapError` for values
     that are not (Q, N) or hold no sentence, for clusters that are not (N,), and for less than one draw.
     """
-    if not isinstance(resamples, int) or resamples < 1:
-        raise BootstrapError(f"{resamples} draws: give a whole number of them, one or more")
+    if not is_whole(resamples) or resamples < 1:
+        raise BootstrapError(f"{shortened(repr(resamples))} draws: give a whole number of them, one or more")
     if values.ndim != 2 or 0 in values.shape:
         raise BootstrapError(f"expected (quantities, N) with at least one sentence, got {tuple(values.shape)}")
     ones = torch.ones(1, values.shape[1], dtype=torch.float64)  # summed, they count sentences
@@ -201,8 +203,18 @@ class _Cells:
         return len(self.clusters[0])
 
 
+def _holds_numbers(cluster: Any) -> bool:
+    """Whether a cluster holds numbers, and no names."""
+    return isinstance(cluster, torch.Tensor) or np.asarray(cluster).dtype.kind in "biuf"
+
+
 def _cells(clusters: Clusters, n: int) -> _Cells:
     """The cells of N sentences; without clusters each is a cell. Raises `BootstrapError` for clusters not (N,)."""
+    if not isinstance(clusters, Sequence) or not all(map(_holds_numbers, clusters)):
+        raise BootstrapError(
+            f"clusters {shortened(repr(clusters))}: give a list of them, each with a number for every sentence, as "
+            "utils.clusters_of makes them"
+        )
     if not clusters:
         own = torch.arange(n)
         return _Cells(own, (own,), (n,))
@@ -225,7 +237,9 @@ OfDraws = Callable[[Times], torch.Tensor]  # a result for each draw that drew a 
 
 def _drawn(cells: _Cells, of_draws: OfDraws, seed: int, resamples: int) -> Iterator[torch.Tensor]:
     """The results of `resamples` draws, some at a time; a draw of no cell is drawn again."""
-    generator = torch.Generator().manual_seed(seed)
+    if not is_whole(seed) or not -(2**63) <= seed < 2**63:
+        raise BootstrapError(f"a seed of {shortened(repr(seed))}: give a whole number of 64 bits at most")
+    generator = torch.Generator().manual_seed(int(seed))
     at_once = max(1, DRAWN_AT_ONCE // cells.count)
     missing = resamples
     while missing:

@@ -317,6 +317,8 @@ class Engine(ABC, Generic[Batch]):
     def _take(self, sentences: Sentences) -> None:
         """Use these sentences from now on, and forget the earlier ones."""
         name, architecture = self.model.name, self.model.architecture
+        if not isinstance(sentences, Sentences):
+            raise UserError(f"{shortened(repr(sentences))} are no sentences; give Sentences(clean, corrupted, answers)")
         if sentences.end >= architecture.n_positions:
             raise UserError(f"sentences of {sentences.end + 1} tokens; {name} takes at most {architecture.n_positions}")
         for tokens in (sentences.clean, sentences.corrupted, sentences.answers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from textwrap import shorten
 
 LONGEST_REASON = 200  # letters of another library's message that ours quotes
@@ -27,6 +28,11 @@ def one_line(text: str) -> str:
 def shortened(text: object) -> str:
     """A user's input as a message quotes it: of a long text only the beginning."""
     return f"{text}" if len(f"{text}") <= QUOTED else f"{str(text)[:QUOTED]}…"
+
+
+def is_whole(given: object) -> bool:
+    """Whether a user gave a whole number, Python's or NumPy's; True and False are none."""
+    return isinstance(given, Integral) and not isinstance(given, bool)
 
 
 def first_line(error: BaseException) -> str:

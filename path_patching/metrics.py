@@ -28,7 +28,7 @@ def measured_by(metric: Metric, probabilities: torch.Tensor) -> torch.Tensor:
     if not callable(metric):
         raise UserError(f"{shortened(repr(metric))} is no metric; give a function, from (N, A) probabilities to (N,)")
     n, found = len(probabilities), metric(probabilities)
-    if isinstance(found, np.ndarray) and found.dtype.kind in "biuf":
+    if isinstance(found, np.ndarray) and not isinstance(found, np.ma.MaskedArray) and found.dtype.kind in "biuf":
         found = torch.from_numpy(found.astype(np.float64))
     if not isinstance(found, torch.Tensor) or found.layout != torch.strided or found.is_meta:
         raise UserError(

@@ -27,10 +27,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, reduce
-from numbers import Integral
-from typing import Literal
+from typing import Any, Literal
 
-from path_patching.errors import UserError, shortened
+from path_patching.errors import UserError, is_whole, shortened
 
 Kind = Literal["embeds", "head", "mlp", "neuron", "residual", "logits"]
 Via = Literal["q", "k", "v", "in"]
@@ -95,7 +94,7 @@ class Node:
         for name in ("layer", "index", "position"):
             given = getattr(self, name)
             if type(given) is not int:  # NumPy's are welcome, and become Python's, which do not overflow
-                object.__setattr__(self, name, _whole_number(given))
+                object.__setattr__(self, name, whole_number(given))
         least, most = LAYERS[self.kind]
         if not least <= self.layer <= most:
             raise PathSetError(f"{self.kind} has no layer {shortened(self.layer)}; write one like Node.head(9, 1, END)")
@@ -140,6 +139,8 @@ class Node:
 
         Raises `PathSetError` for any other name, also for another spelling of a number (`m08`).
         """
+        if not isinstance(name, str):
+            raise PathSetError(f"{shortened(repr(name))} is no node's name; names are m10, a9.h1, m10.n5, embeds, …")
         kind, layer, index = _read_name(name)
         whole = {"embeds": cls.embeds, "residual": cls.residual, "logits": cls.logits}.get(kind)
         return whole(position) if whole else cls(layer, kind, index, position)
@@ -184,9 +185,9 @@ class Node:
         return f"{self.name}@{self.position}"
 
 
-def _whole_number(given: object) -> int:
-    """A whole number as Python's own. Raises `PathSetError` for anything else, also for True and False."""
-    if not isinstance(given, Integral) or isinstance(given, bool):
+def whole_number(given: Any) -> int:
+    """A layer, number or position as Python's own number. Raises `PathSetError` for what is no whole number."""
+    if not is_whole(given):
         raise PathSetError(f"a node's layer, number and position are whole numbers, not {shortened(repr(given))}")
     return int(given)
 
@@ -321,8 +322,8 @@ class PathSet:
         between = [
             node
             for position in range(first, end + 1)
-            for layer in range(n_layers)
-            for node in layer_nodes(layer, n_heads, position)
+            for layer in range(whole_number(n_layers))
+            for node in layer_nodes(layer, whole_number(n_heads), position)
         ]
         return logits.through_chains(between).extend(wanted)
 

@@ -63,8 +63,9 @@ def principal_components(activation: torch.Tensor) -> Subspace:
     """All directions in which an activation (N, D) varies, the most important first.
 
     PCA leaves their signs open; here the largest entry of each direction is positive. Directions that come from the
-    rounding of the activation alone are left out.
+    rounding of the activation alone are left out. Raises `UserError` for what is no activation.
     """
+    _check_activation(activation)
     rounding = torch.finfo(activation.dtype).eps
     activation = activation.double()
     mean = activation.mean(0)
@@ -76,6 +77,13 @@ def principal_components(activation: torch.Tensor) -> Subspace:
     directions, variances = directions[varying], variances[varying]
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
     return Subspace(mean, directions * largest.sign(), variances / variances.sum())
+
+
+def _check_activation(activation: torch.Tensor) -> None:
+    """Raise `UserError` for what is not (N, D) of finite floats."""
+    if activation.ndim != 2 or not activation.is_floating_point() or not activation.isfinite().all():
+        given = f"{tuple(activation.shape)} of {activation.dtype}"
+        raise UserError(f"an activation is (N, D) of floats, all finite; this one, {given}, is not")
 
 
 def means_by_label(activation: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -98,8 +106,13 @@ def leace(activation: torch.Tensor, concept: torch.Tensor) -> Edit:
     """Erasure of a concept (N, C) from an activation (N, D) by LEACE (Belrose et al. 2023).
 
     It is the smallest affine edit after which, on the fitted sentences, no linear predictor of the concept does better
-    than a constant. Raises `UserError` if all sentences have the same concept: then there is nothing to erase.
+    than a constant. Raises `UserError` if all sentences have the same concept: then there is nothing to erase;
+    and for what is no activation, or no concept of its sentences.
     """
+    _check_activation(activation)
+    if concept.ndim != 2 or len(concept) != len(activation) or len(concept) == 0:
+        shapes = f"{tuple(concept.shape)} for {len(activation)} sentences"
+        raise UserError(f"a concept is (N, C), as as_number or as_classes makes it of labels, not {shapes}")
     if (concept == concept[0]).all(0).any():
         raise UserError(f"of {len(concept)} sentences all have the same label: nothing can be erased; give two or more")
     standardized = (concept - concept.mean(0)) / concept.std(0)

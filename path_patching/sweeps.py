@@ -42,7 +42,7 @@ from path_patching.batches import in_parts
 from path_patching.bootstrap import Clusters, Estimate, mean
 from path_patching.direct_effects import Change, direct_effects, is_cheaper
 from path_patching.engine import Data, Engine, Request
-from path_patching.errors import UserError
+from path_patching.errors import UserError, is_whole, shortened
 from path_patching.metrics import Metric as Metric
 from path_patching.metrics import measured_by
 from path_patching.paths import AnyVia, Node, PathSet, layer_nodes
@@ -301,7 +301,14 @@ def by_size(effects: Sequence[float]) -> list[int]:
 
 
 def strongest(effects: torch.Tensor, count: int = 8, heads_only: bool = False) -> dict[str, float]:
-    """The nodes (or only heads) with the largest |effect| in a table (L, H + 1), by name, strongest first."""
+    """The nodes (or only heads) with the largest |effect| in a table (L, H + 1), by name, strongest first.
+
+    Raises `UserError` for what is no such table of finite numbers, and for a `count` that is none.
+    """
+    if effects.ndim != 2 or not effects.isfinite().all():
+        raise UserError(f"effects are a table (L, H + 1) of finite numbers, not {tuple(effects.shape)}; see effects_on")
+    if not is_whole(count) or count < 0:
+        raise UserError(f"{shortened(repr(count))} nodes: give a whole number of them")
     n_heads = effects.shape[1] - 1
     ranked = effects[:, :n_heads] if heads_only else effects
     order = by_size(ranked.flatten().tolist())[:count]

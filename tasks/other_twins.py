@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 
-from dataset import YearDataset, sentence_of, tokens_of
+from dataset import YearDataset, as_years, sentence_of, tokens_of
 from path_patching.errors import UserError, shortened
 from path_patching.gpt2.tokenizer import EOS
 from utils import PairedSentences
@@ -100,7 +100,7 @@ def _others(
         return year // 100 if counterfactual == "another YY" else year % 100
 
     alike: dict[int, list[int]] = defaultdict(list)
-    for year in map(int, years):
+    for year in as_years(years):
         alike[kept(year)].append(year)
     return [(noun, _another(year, alike[kept(year)], rng)) for noun, year in zip(nouns, of_sentences, strict=True)]
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -156,15 +157,27 @@ def test_multi_token_noun_of_a_file(tmp_path):
         dataset(nouns=tmp_path / "nouns.txt")
 
 
-@pytest.mark.parametrize("n", [0, -1])
+@pytest.mark.parametrize("n", [0, -1, True, 2.0, "3", None])
 def test_too_few_sentences(n):
-    with pytest.raises(UserError, match="at least one sentence"):
+    with pytest.raises(UserError, match=f"at least one sentence, not N = {n!r}$"):
         dataset(n)
 
 
 def test_no_years():
     with pytest.raises(UserError, match="no valid years"):
         dataset(years=torch.tensor([], dtype=torch.int64))
+
+
+@pytest.mark.parametrize("years", ["1732", 1732, torch.tensor(1732), [1732.5], ["1732"], {1732}, [True]])
+def test_years_that_are_none_are_one_line(years):
+    """A text was taken for the years 1, 7, 3 and 2, and half a year for a whole one."""
+    with pytest.raises(UserError, match="are no years; give a list of whole numbers"):
+        dataset(1, "war", years)
+
+
+@pytest.mark.parametrize("years", [range(1702, 1703), np.array([1702]), (1702,), torch.tensor([1702])])
+def test_years_may_be_any_list_of_them(years):
+    assert dataset(1, "war", years).years.tolist() == [1702]
 
 
 def test_ragged_tokenization_names_the_sentence():

@@ -33,7 +33,7 @@ from functools import cache, cached_property
 
 from path_patching.errors import UserError, shortened
 from path_patching.gpt2.model import Architecture, Model
-from path_patching.paths import ARROW, DEEPEST, INPUTS, Branch, Kind, Node, PathSet, Via
+from path_patching.paths import ARROW, DEEPEST, INPUTS, Branch, Kind, Node, PathSet, Via, whole_number
 
 LOGITS, EMBEDS, EVERYTHING = "logits", "embeds", "everything"
 END, YY = "END", "YY"
@@ -288,7 +288,7 @@ def full_circuit(circuit: Circuit, yy_position: int, end: int) -> PathSet:
 
     Raises `UserError` if the circuit has places and YY does not come before END.
     """
-    if circuit.placed and not 0 <= yy_position <= end:
+    if circuit.placed and not 0 <= whole_number(yy_position) <= whole_number(end):
         raise UserError(
             f"YY at {yy_position} and END at {end}: {circuit.name} reads at END what was written at YY, before it"
         )

@@ -150,7 +150,7 @@ def find_circuit(
     value is 0, if no head at END is kept, and, without a given threshold, if too many nodes are kept to follow them.
     """
     if threshold is not None:
-        _check_threshold(threshold)
+        threshold = _check_threshold(threshold)
     search = _search(sweeps or remembered_effects(engine, metric), yy_position, end)
     followed_if_many = threshold is not None
     attempts = _attempts(search, (threshold,) if threshold is not None else THRESHOLDS, followed_if_many)

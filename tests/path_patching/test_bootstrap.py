@@ -242,6 +242,13 @@ def test_values_of_another_shape_are_refused(shape):
     [
         (lambda: mean(torch.ones(3), resamples=0), "0 draws: give a whole number"),
         (lambda: mean(torch.ones(3), resamples=2.5), "2.5 draws"),
+        (lambda: mean(torch.ones(3), resamples=True), "True draws"),
+        (lambda: mean(torch.ones(3), resamples="9"), "'9' draws"),
+        (lambda: mean(torch.ones(3), seed="1"), "a seed of '1': give a whole number"),
+        (lambda: mean(torch.ones(3), seed=0.5), "a seed of 0.5"),
+        (lambda: mean(torch.ones(3), seed=2**70), "a seed of 1180591620717411303424"),
+        (lambda: mean(torch.ones(3), clusters=torch.arange(3)), "give a list of them, each with a number"),
+        (lambda: mean(torch.ones(3), clusters=[["war", "war", "plot"]]), "give a list of them, each with a number"),
         (lambda: share(torch.ones(3), torch.ones(4)), r"parts \(Q, N\) need a whole \(N,\), got \(1, 3\) and \(4,\)"),
         (lambda: share(torch.ones(3, 1), torch.ones(3, 1)), r"need a whole \(N,\)"),
         (lambda: mean(torch.ones(3), clusters=[[0, 1]]), r"clusters need a number for each of 3 sentences"),

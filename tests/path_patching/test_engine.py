@@ -372,6 +372,8 @@ def test_sentences_are_checked_against_the_model():
     ):
         with pytest.raises(UserError, match=r"outside the vocabulary of random .* \(0 to 29\)"):
             Recording(MODEL, Sentences(clean, corrupted, answers))
+    with pytest.raises(UserError, match="None are no sentences; give Sentences"):
+        Recording(MODEL, None)
 
 
 def test_requests_that_make_no_sense_are_one_line(engine):

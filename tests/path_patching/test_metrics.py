@@ -58,6 +58,7 @@ WRONG = {
     "texts": (lambda probs: np.array(["a"] * len(probs)), "of type ndarray"),
     "sparse": (lambda probs: probs[:, 0].to_sparse(), "a tensor of layout"),
     "meta": (lambda probs: torch.empty(len(probs), device="meta"), "a tensor without numbers"),
+    "masked": (lambda probs: np.ma.masked_less(probs[:, 0].numpy(), 0.5), "of type MaskedArray"),
     "complex": (lambda probs: probs[:, 0] + 0j, "complex numbers"),
     "NaN": (
         lambda probs: probs[:, 0].where(torch.arange(len(probs)) != 2, NAN),
@@ -124,6 +125,12 @@ def test_a_position_at_which_no_twin_differs_is_not_followed_to(asked, yy):
     engine = make_engine("torch", planted_model(), planted_sentences())
     with pytest.raises(UserError, match=rf"^YY: twins differ at position {YY}, not at {yy}; give that as YY$"):
         WRONG_YY[asked](engine, yy)
+
+
+@pytest.mark.parametrize("yy", [None, "8", 8.5, True])
+def test_a_circuit_is_not_followed_to_what_is_no_position(yy):
+    with pytest.raises(UserError, match=rf"whole numbers, not {yy!r}$"):
+        full_circuit(LARGER, yy, END)
 
 
 @pytest.mark.parametrize("yy", [END + 1, -1])

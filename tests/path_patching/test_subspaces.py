@@ -128,6 +128,27 @@ def test_means_are_of_the_sentences_of_a_label():
     assert means.tolist() == [[5.0, 4.0], [2.0, 1.0]]
 
 
+X = torch.arange(12.0).reshape(4, 3).sin()
+
+
+@pytest.mark.parametrize("wrong", [X[0], X.long(), X / 0, X[None]])
+def test_what_is_no_activation_is_one_line(wrong):
+    for ask in (principal_components, lambda activation: leace(activation, as_number(torch.arange(4)))):
+        with pytest.raises(UserError, match=r"an activation is \(N, D\) of floats, all finite"):
+            ask(wrong)
+
+
+@pytest.mark.parametrize("concept", [torch.arange(4), as_number(torch.arange(3))])
+def test_what_is_no_concept_of_the_sentences_is_one_line(concept):
+    with pytest.raises(UserError, match=r"a concept is \(N, C\), .* for 4 sentences"):
+        leace(X, concept)
+
+
+def test_leace_of_no_sentence_is_one_line():
+    with pytest.raises(UserError, match=r"not \(0, 1\) for 0 sentences"):
+        leace(X[:0], as_number(torch.arange(0)))
+
+
 def test_leace_leaves_no_linear_trace_of_a_number(dated, years):
     assert explained(dated, years) > 0.99
     erased = leace(dated, as_number(years))(dated.double())

@@ -56,3 +56,19 @@ def test_effects_that_differ_by_rounding_are_in_the_order_of_layers():
     assert by_size([0.1, -0.2, 0.1 + 5e-8, 0.1 - 2e-7]) == [1, 0, 2, 3]
     table = torch.tensor([[0.0, 5e-8, 0.2], [-0.3, 0.0, 9e-8]]).double()  # (L, H + 1)
     assert [*strongest(table, 6)] == ["a1.h0", "m0", "a0.h0", "a0.h1", "a1.h1", "m1"]
+
+
+@pytest.mark.parametrize(
+    ("effects", "count", "complaint"),
+    [
+        (torch.ones(5), 2, r"a table \(L, H \+ 1\) of finite numbers, not \(5,\)"),
+        (torch.full((2, 3), torch.nan), 2, "of finite numbers"),
+        (torch.ones(2, 3), -1, "-1 nodes: give a whole number"),
+        (torch.ones(2, 3), True, "True nodes"),
+        (torch.ones(2, 3), "2", "'2' nodes"),
+    ],
+)
+def test_the_strongest_of_no_table_are_one_line(effects, count, complaint):
+    """All but the last were given for −1, and NaN stood first."""
+    with pytest.raises(UserError, match=complaint):
+        strongest(effects, count)

@@ -71,6 +71,8 @@ def test_a_seed_decides_the_twins_and_the_data_set_itself_is_as_it_was(spans):
         ("another century", [1732, 1745, 1845], "no twin for a sentence of 1732"),
         ("another century", [], "no twin for a sentence of 1732"),
         ("another noun", YEARS, "no twin for a sentence of war"),
+        ("another YY", None, "None are no years"),
+        ("another century", ["1832"], "are no years"),
         ("another YY", [1732, 1700], "is 12 tokens, not 13"),
         ("another century", [1732, 1032], None),
     ],

@@ -4,8 +4,10 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 
@@ -192,6 +194,14 @@ def test_a_metric_whose_clean_value_is_negative_finds_the_same(plant):
     positive, effects = (remembered_effects(engine, metric) for metric in (greater_than(YEARS), negative))
     assert find_members(effects, YY, END, 0.02) == find_members(positive, YY, END, 0.02)
     assert find_at_end(effects, YY, END, 0.02) == find_at_end(positive, YY, END, 0.02)
+
+
+def test_a_threshold_may_be_any_real_number():
+    """A fraction could not be printed."""
+    engine, metric = engine_of("torch", a_chain_with_decoys), greater_than(YEARS)
+    expected = find_circuit(engine, metric, YY, END, 0.125)
+    assert find_circuit(engine, metric, YY, END, Fraction(1, 8)) == expected
+    assert find_circuit(engine, metric, YY, END, np.float32(0.125)) == expected
 
 
 @pytest.mark.parametrize("threshold", [0, 0.0, -1, float("nan"), float("inf"), True, "0.02", torch.tensor(0.02)])
