@@ -20,7 +20,7 @@ from reproduction.figures import PREDICTED_YEAR, YY, escaped, facets, probabilit
 from reproduction.plots import start_plots
 from reproduction.run import read_if_run
 
-# %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
+# %% Which run is drawn? All of it is read and checked before the first figure replaces an earlier one.
 folder = settings.artifact_folder()
 SCRIPTS = ("sequence_generalization", "random_circuit_ablation")
 tasks_run, random_run = (read_if_run(folder, script) for script in SCRIPTS)
@@ -39,7 +39,7 @@ def write(figure: go.Figure, name: str, shows: dict[str, str] | None = None) -> 
 
 
 def by_task(what: str, **about: object) -> dict[int, str]:
-    """The artifacts of which all of this is said, by task; a line that says so if there are none."""
+    """The names of the artifacts whose index entries match all of `about`, by task; if there are none, a line says so."""
     found = tasks_run.find(**about) if tasks_run else {}
     if tasks_run and not found:
         print(f"left out: the figures of {what}, which this run of sequence_generalization.py did not make")
@@ -52,14 +52,14 @@ def prompt(task: int) -> str:
 
 
 def note(*tasks: int) -> str:
-    """What has to be known of tasks to read their figures: which end years are valid, if not those above YY."""
+    """For figures of tasks: which end years are valid, if not those above YY."""
     less = [str(task) for task in tasks if tasks_run.number(f"task_{task}/valid_end_years") == "less"]
     which = "" if len(less) == len(tasks) else f" in task {' and '.join(less)}"
     return f"; valid end years lie below YY{which}" if less else ""
 
 
 def grey(*tasks: int) -> str:
-    """What grey rows are, if there are any."""
+    """For figures of tasks: what grey rows mean, if there are any."""
     return "; grey: YYs left out" if any(made[probs[task]].isnan().any() for task in tasks) else ""
 
 

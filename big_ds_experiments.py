@@ -25,7 +25,7 @@ from reproduction.evaluations import Evaluations
 from reproduction.run import open_run
 from utils import Collated, has_every_yy, start_experiment, year_metrics
 
-# %% Which sentences, and which circuit? Years are drawn uniformly, so that means are those of years as they are.
+# %% Which sentences, and which circuit? Years are drawn uniformly, so means count every year alike.
 experiment = start_experiment(settings, balanced=False)
 run = open_run("big_ds_experiments", experiment)
 circuit, dataset = choose_circuit(experiment, run), experiment.dataset

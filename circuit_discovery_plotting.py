@@ -22,7 +22,7 @@ from reproduction.figures import PREDICTED_YEAR, YY, facets, named, probability_
 from reproduction.plots import start_plots
 from reproduction.run import Artifacts, read_artifacts, read_if_run
 
-# %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
+# %% Which run is drawn? All of it is read and checked before the first figure replaces an earlier one.
 folder = settings.artifact_folder()
 artifacts = read_artifacts(folder, "circuit_discovery")
 made = artifacts.load_all()
@@ -36,7 +36,7 @@ circuit = figures.escaped(artifacts.number("circuit/name"))
 
 
 def by_node(what: str, field: str = "node", later_first: bool = False, **about: object) -> dict[str, str]:
-    """The artifacts of which all of this is said, by the node that their entry's `field` names, in order of layers."""
+    """The names of artifacts whose index entries match all of `about`, by the node in `field`, in order of layers."""
     names = {entry[field]: name for name, entry in artifacts.find(**about).items()}
     if not names:
         print(f"left out: the figure of {what}, which this run of circuit_discovery.py did not make")
@@ -136,7 +136,7 @@ PARTS = {  # by evaluation: what is on clean data, and what is on 01 data
 
 
 def draw_part(run: Artifacts, evaluation: str, name: str) -> None:
-    """The heatmap of an evaluation, in the colours of the same run's clean one; left out if there is none."""
+    """The heatmap of an evaluation, with the colours of the same run's clean heatmap; left out if it was not made."""
     files = {entry["evaluation"]: file for file, entry in run.find(kind="probabilities").items()}
     part, corrupted = PARTS[evaluation]
     if evaluation not in files:

@@ -2,7 +2,7 @@
 
 python neuron_investigations.py [--model gpt2|standin|NAME|PATH] [--layer 8] [--help]
 
-The files of another layer than m10 (or, in a model of fewer layers, the last but one) go to a subfolder, `m8`.
+The files of a layer other than m10 (in a model with fewer layers: other than the last but one) go to a subfolder, `m8`.
 """
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
@@ -64,7 +64,7 @@ run.save("t10-logitlens.pt", lens, kind="neuron_lens", rows_ranked_in="order.pt"
 
 # %% What does each of them do to the year logits? Clean minus patched, relative to year 00. One more, as published.
 def lost_without(patched: list[int]) -> torch.Tensor:
-    """What year logits, relative to year 00's, lose when these neurons are patched together: (N, 100)."""
+    """What the year logits, relative to year 00's, lose when these neurons are patched together: (N, 100)."""
     lost = neurons.year_logits() - neurons.year_logits(patched)
     return lost - lost[:, :1]
 

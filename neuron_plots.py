@@ -1,7 +1,7 @@
 """Every figure of single neurons, drawn from artifacts alone: python neuron_plots.py --model gpt2 [--layer 8]
 
 Run neuron_investigations.py with the same --layer first. Figures of the default layer go to paper-plots and its
-subfolder appendix, those of another one all to appendix, with the layer in their names.
+subfolder appendix. Figures of another layer all go to appendix, with the layer in their names.
 """
 
 # %% Whose artifacts? In an interactive window, change the settings below.
@@ -24,7 +24,7 @@ from reproduction.plots import start_plots
 from reproduction.run import read_artifacts
 from utils import collate, has_every_yy
 
-# %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
+# %% Which run is drawn? All of it is read and checked before the first figure replaces an earlier one.
 artifacts = read_artifacts(settings.artifact_folder(), "neuron_investigations")
 mlp = artifacts.number("mlp/name")
 start_yy = artifacts.load("neuron_dataset.pt")["years"] % 100
@@ -38,7 +38,7 @@ every_yy = has_every_yy(start_yy)
 def collated(artifact: str) -> torch.Tensor:
     """Year logits of some neurons and all sentences, (neurons, N, 100), as rows of YY: (neurons, 97, 100).
 
-    Of no neuron if a YY has no sentence: then there is none of the figures that show every YY.
+    If a YY has no sentence, it has no neuron, and the figures that show every YY are left out.
     """
     by_neuron = artifacts.load(artifact)
     return collate(by_neuron.transpose(0, 1), start_yy).transpose(0, 1) if every_yy else by_neuron[:0]
@@ -55,12 +55,12 @@ LENS = "activation × output weights through the unembedding, without the final 
 
 
 def write(figure: go.Figure, name: str) -> None:
-    """A figure of the default layer under its name; one of another layer in the appendix, the layer before its name."""
+    """Write a figure of the default layer under its name, of another one to the appendix, with the layer in front."""
     plots.write(figure, name if default else f"appendix/{mlp}-{Path(name).name}")
 
 
 def sums_of(panels: torch.Tensor, *counts: int) -> dict[str, torch.Tensor]:
-    """Sums over exactly so many of the strongest neurons, by titles that say so; left out where there are fewer."""
+    """Sums over exactly `counts` of the strongest neurons, by title; left out if the layer has fewer."""
     for count in counts:
         if count > len(panels) and every_yy:
             print(f"left out: the sum of the top {count} neurons; {mlp} has {len(order)}")

@@ -2,8 +2,8 @@
 
 python pca_experiments.py [--model gpt2|standin|NAME|PATH] [--nodes m8,a7.h10,a7.h8] [--help]
 
-All of it on --n sentences of the years 1702 ... 1798, in which YY and the noun alone vary. What is ablated or erased
-is fitted on every other sentence and its effect measured on the rest. pca_plots.py draws the figures.
+All of it uses --n sentences of the years 1702 ... 1798, in which only YY and the noun vary. Edits (ablation, erasure)
+are fitted on every other sentence, and their effects are measured on the rest. pca_plots.py draws the figures.
 """
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
@@ -41,7 +41,7 @@ model, run = experiment.model, open_run("pca_experiments", experiment)
 
 
 def looked_at(circuit: Circuit) -> tuple[str, ...]:
-    """The paper's nodes, as far as the model has them, and another circuit's first MLP and two most telling heads."""
+    """The paper's nodes that the model has; for another circuit also its first MLP and its two most important heads."""
     own = () if is_the_papers(circuit) else (*in_order(circuit.mlps)[:1], *circuit.studied[:2])
     return tuple(dict.fromkeys((*own, *in_model(IN_THE_PAPER, model.architecture))))
 
@@ -69,7 +69,7 @@ activations = {name: activation(engine, place) for name, place in places.items()
 points, shares = [], []
 for name, found in activations.items():
     components = principal_components(collate(found, start_yy)).first(2)
-    absent = (0, 2 - len(components))  # a head of one dimension varies in one direction alone, and not in a second
+    absent = (0, 2 - len(components))  # a head with one dimension has no second component
     points.append(pad(components.coordinates(collate(found, start_yy)), absent))
     shares.append(pad(components.shares, absent))
     key = f"pca/{places[name].name}"
@@ -102,7 +102,7 @@ runs = EditedRuns(model, dataset.good_toks[~fitted], engine.sentences.answers, e
 
 
 def edits_of(place: Node, clean_activation: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What each edit of an activation (N, D) changes in it, and each of its controls: (versions, n, D)."""
+    """What each edit of an activation (N, D), and each of its controls, changes in it: (versions, n, D)."""
     rest, corrupted = clean_activation[~fitted], activation(engine, place, "corrupted")[~fitted]
     known = clean_activation[fitted]
     edits = fitted_edits(known, start_yy[fitted], RANKS, CONTROLS, generator) | {"by_01_data": [lambda _: corrupted]}

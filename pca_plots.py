@@ -13,10 +13,11 @@ settings = read_settings(__doc__, PlotSettings())
 import torch
 
 from reproduction.figures import YY, named, scatter
+from reproduction.numbers import in_unit, with_unit
 from reproduction.plots import start_plots
 from reproduction.run import read_artifacts
 
-# %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
+# %% Which run is drawn? All of it is read and checked before the first figure replaces an earlier one.
 artifacts = read_artifacts(settings.artifact_folder(), "pca_experiments")
 pca, ablation = artifacts.load("pca.pt"), artifacts.load("pca_ablation.pt")
 plots = start_plots("pca_plots", settings, artifacts)
@@ -24,7 +25,7 @@ titled, write = plots.titled, plots.write
 
 # %% Are the years in order along some line, before the MLPs that compare them?
 panels = {
-    f"{name} ({first:.1%} + {second:.1%} of variance)": {"": points}
+    f"{name} ({in_unit(first, '%')} + {with_unit(second, '%')} of variance)": {"": points}
     for name, (first, second), points in zip(pca["activations"], pca["shares"].tolist(), pca["points"], strict=True)
 }
 subtitle = "each dot is the mean of one start year, 1702 … 1798, and labelled with YY where there is room"
@@ -38,7 +39,7 @@ rows = {edit: row for row, edit in enumerate(longest)}
 
 
 def dots(by_edit: dict[str, list[float]], which: slice) -> torch.Tensor:
-    """Probability differences in points, some of each edit's, as dots (any, 2) in the edits' rows."""
+    """Probability differences in points, `which` of each edit, as dots (any, 2) in the edits' rows."""
     found = [(100 * each, rows[edit]) for edit, differences in by_edit.items() for each in differences[which]]
     return torch.tensor(found)
 

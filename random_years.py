@@ -2,7 +2,7 @@
 
 python random_years.py [--model gpt2|standin|NAME|PATH] [--help]
 
-The years are drawn at random, so that nothing but the last, YY5, could be continued. The model runs in `transformers`;
+The years are drawn at random, so the only thing to continue is the last one, YY5. The model runs in `transformers`;
 --engine changes nothing here.
 """
 

@@ -10,9 +10,9 @@ python reproduce.py circuit [FILE]            a circuit as a table, or with --to
 python reproduce.py circuit FILE FILE ...     circuits side by side, evaluated on the same sentences
 python reproduce.py models MODEL MODEL ...    models side by side: does each do it, by which circuit, at what depth?
 
-Without --model this is GPT-2 small where it can be had. Where it cannot, it is the stand-in, and a banner says so.
-A step that is done already, with the same settings, model and code, is skipped. Interrupted in any way and run again,
-it goes on with the first step that is not done.
+Without --model, the model is GPT-2 small if it is there or can be downloaded, else the stand-in, and a banner says so.
+A step that is done already, with the same settings, model and code, is skipped. So after an interruption, run it
+again: it continues with the first step that is not done.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ BANNER = """
 
 
 def choose_model(asked: str | None, as_published: bool = False) -> tuple[str, Model]:
-    """The model asked for, else gpt2 where it can be had, else the stand-in after a banner that says why."""
+    """The model asked for, else gpt2 if it is available, else the stand-in after a banner that says why."""
     if asked is not None:
         return asked, load_model(asked, as_published)
     try:
@@ -110,10 +110,10 @@ def choose_model(asked: str | None, as_published: bool = False) -> tuple[str, Mo
 
 
 def run_step(step: Step) -> None:
-    """Run a step as a user would. Raises `UserError` if it fails; it has said why.
+    """Run a step as a user would. Raises `UserError` if it fails; the step has said why.
 
-    One that was interrupted has said that, too, and ends this program. A request to end this program is passed on to
-    the step, and waited for, since it may be about to publish.
+    If the step was interrupted, it has said so, and this program ends. A request to end this program is passed on to
+    the step. The program then waits for it, since it may be publishing.
     """
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with (
@@ -130,15 +130,15 @@ def run_step(step: Step) -> None:
     if code == -signal.SIGINT:
         sys.exit(INTERRUPTED)
     if code != 0:
-        print(flush=True)  # if nobody reads this any more, that ended the step, and now ends this
+        print(flush=True)  # if the output was closed, that ended the step, and this ends the program
         raise UserError(f"{step.script} failed (exit {code}); what earlier steps made is in place")
 
 
 @contextmanager
 def _ends_passed_on() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
-    """Pass a request to end, as of `kill` or a closed terminal, on to a step, and end by it once that has ended.
+    """Within it, a request to end (`kill`, a closed terminal) is passed on to a step, and ends this program after it.
 
-    Gives what is to be called with the step once it runs.
+    Yields a function to be called with the step once it runs.
     """
     running: list[subprocess.Popen[bytes]] = []
     came: list[int] = []
@@ -166,7 +166,7 @@ def _ends_passed_on() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
 
 
 def _end_of_interrupted(running: subprocess.Popen[bytes]) -> int:
-    """The exit status of a step, which a terminal's Ctrl-C has interrupted as well, but which may tidy up first."""
+    """The exit status of a step after Ctrl-C, which a terminal sends to the step too; it may tidy up first."""
     try:
         return running.wait(SECONDS_TO_TIDY_UP)
     except subprocess.TimeoutExpired:
@@ -211,7 +211,7 @@ def run_everything(arguments: list[str]) -> None:
 
 
 def _circuit_asked_for(circuit: str | None) -> str | None:
-    """What steps are given, which run in any folder. Raises `UserError` for a file that is no circuit's, before all."""
+    """`--circuit` for the steps, which run in any folder. Raises `UserError` at once for a file without a circuit."""
     if circuit in (None, "paper", "auto"):
         return circuit
     path = named_path(circuit).resolve()
@@ -220,7 +220,7 @@ def _circuit_asked_for(circuit: str | None) -> str | None:
 
 
 def show_weights(arguments: list[str]) -> None:
-    """Convert a model if need be, verify it, and say where it lies."""
+    """Convert a model if needed, verify it, and print where it is."""
     parser = argparse.ArgumentParser(prog="reproduce.py weights", description=show_weights.__doc__, allow_abbrev=False)
     parser.add_argument("--model", default="gpt2", help=A_MODEL)
     name = parser.parse_args(arguments).model
@@ -268,7 +268,7 @@ def compare_models(arguments: list[str]) -> None:
     parser.add_argument("--csv", type=named_path, metavar="FILE", help="where to write the table, with every number")
     options = parser.parse_args(arguments)
     settings = replace(RandomCircuitSettings(engine="torch", circuits=options.circuits), **_evaluation_flags(options))
-    for name in options.models:  # what cannot be had is found out before anything is evaluated
+    for name in options.models:  # a missing model is noticed before anything is evaluated
         load_model(name)
     found = [_of_model(replace(settings, model=name)) for name in options.models]
     if not any(each.means for each in found):
@@ -279,7 +279,7 @@ def compare_models(arguments: list[str]) -> None:
 
 
 def _of_model(settings: RandomCircuitSettings) -> across_models.OfModel:
-    """A model's row; of one that cannot be asked, the reason."""
+    """A model's row; for a model that cannot be evaluated, the reason."""
     try:
         experiment = start_experiment(settings)
     except UserError as reason:
@@ -330,7 +330,7 @@ def _asked_again(panel: Panel) -> explain.Asked:
 
 
 def _add_evaluation_flags(parser: argparse._ActionsContainer) -> None:
-    """How circuits are evaluated, and on which sentences; None for what is not given."""
+    """Flags for how circuits are evaluated, and on which sentences; None unless given."""
     parser.add_argument("--engine", choices=ENGINES, help="torch by default")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:i; auto by default")
     parser.add_argument("--n", type=int, help=f"number of sentences; {Settings.n} by default")
@@ -338,13 +338,13 @@ def _add_evaluation_flags(parser: argparse._ActionsContainer) -> None:
 
 
 def _evaluation_flags(options: argparse.Namespace) -> dict[str, Any]:
-    """Those of these flags that are given."""
+    """The evaluation flags that are given."""
     flags = {name: getattr(options, name) for name in ("engine", "device", "n", "seed")}
     return {name: value for name, value in flags.items() if value is not None}
 
 
 def _as_eap_ig(circuit: Circuit, sizes: Architecture) -> str:
-    """A circuit as EAP-IG's JSON, of a model of these sizes; what that cannot say is said."""
+    """A circuit as EAP-IG's JSON, for a model of these sizes; lines say what that format cannot hold."""
     text = json.dumps(as_graph(circuit.links, sizes), indent=1)
     if circuit.placed:
         print("left out: positions; its edges hold at every one", file=sys.stderr)
@@ -355,7 +355,7 @@ def _as_eap_ig(circuit: Circuit, sizes: Architecture) -> str:
 
 
 def _as_edges(circuit: Circuit) -> str:
-    """A circuit as a text of edges, with arrows that the output can hold; what is lost when it is read is said."""
+    """A circuit as a text of edges, with arrows that the output can show; a line says what the text loses."""
     if loose := on_paths(circuit.links)[1]:
         heads = in_order({bare(link.sender) for link in loose})
         print(f"lost in a text of edges: {', '.join(heads)}, which read nothing; --json keeps them", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 python sequence_generalization.py [--model gpt2|standin|NAME|PATH] [--circuit paper|auto|FILE] [--help]
 
-A task has one sentence for every YY from 02 to 98, whatever --n is: that is the number of year-span sentences on which
+A task has one sentence for every YY from 02 to 98. --n is only the number of year-span sentences on which
 --circuit auto finds its circuit.
 """
 
@@ -43,7 +43,7 @@ evaluations = Evaluations(run, datasets[0].as_table(), year_metrics())
 
 
 def evaluations_of(dataset: TaskDataset) -> Evaluations:
-    """Those of all tasks, for the sentences of one."""
+    """The run's evaluations, for the sentences of one task."""
     return replace(evaluations, sentences=dataset.as_table(), metrics=year_metrics(dataset.task.valid))
 
 
@@ -73,7 +73,7 @@ for number, effects in enumerate(direct_effects_on(engines, metrics)):
 
 # %% Does the circuit do four of them? What reaches its first MLP, and how much does its late half achieve alone?
 def sweep_mlp(mlp: str, number: int, of: Circuit) -> None:
-    """What reaches an MLP of a circuit at END, in one task."""
+    """Sweep what reaches an MLP of a circuit at END, in one task."""
     engine = engines[number]
     receivers = into_mlp(of, mlp, engine.sentences.end)
     save_effects(mlp, mlp, number, effects_on(engine, receivers, metrics[number], engine.sentences.end))

@@ -323,7 +323,9 @@ def warnings_of(model: Model, year_probs: torch.Tensor) -> tuple[str, ...]:
     on_years = year_probs.sum(1).mean().item()
     if on_years >= LEAST_ON_YEARS:
         return ()
-    warning = f"{model.name} puts {on_years:.2%} of its probability on the 100 years: it does not continue year spans"
+    warning = (
+        f"{model.name} puts {100 * on_years:.2f} % of its probability on the 100 years: it does not continue year spans"
+    )
     print(f"warning: {warning}")
     return (warning,)
 

@@ -34,7 +34,7 @@ from reproduction.plots import start_plots
 from reproduction.run import read_artifacts
 from reproduction.verdicts import interval_columns
 
-# %% Which run is drawn? All of it is read, and so checked, before the first figure replaces an earlier one.
+# %% Which run is drawn? All of it is read and checked before the first figure replaces an earlier one.
 artifacts = read_artifacts(settings.artifact_folder(), "circuit_validation")
 kinds = {name: entry["kind"].removeprefix("validation_") for name, entry in artifacts.record["index"].items()}
 tables = {kind: artifacts.load(name) for name, kind in kinds.items()}
@@ -52,12 +52,12 @@ def made(*names: str) -> bool:
 
 
 def write(figure: object, name: str) -> None:
-    """A figure into the validation's own folder."""
+    """Write a figure to the validation's own folder."""
     plots.write(figure, f"validation/{name}")
 
 
 def square(table: pd.DataFrame, rows: str, columns: str, values: str) -> pd.DataFrame:
-    """A long table as a square one, rows and columns in the order in which they first stand."""
+    """A long table as a square one, rows and columns in the order in which they first occur."""
     found = table.pivot(index=rows, columns=columns, values=values)
     return found.loc[table[rows].unique(), table[columns].unique()]
 

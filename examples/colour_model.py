@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-# The repository's modules lie one folder above. They are not installed.
+# The repository's modules are one folder above; they are not installed.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from reproduction.command_line import prepare
@@ -39,7 +39,7 @@ def train(folder: Path) -> None:
     tokenizer = load_tokenizer()
     sizes = {"n_layer": 4, "n_head": 8, "n_embd": 64, "n_positions": 32, "vocab_size": 50257}
     model = GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))
-    # Much weight decay: without it, nearly all of a model as small as this takes part in everything.
+    # Much weight decay: without it, nearly all of such a small model takes part in everything.
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1.0)
     every = list(itertools.product(THINGS, COLOURS))
     tokens = torch.tensor([tokenizer(sentence(*each)).input_ids for each in every])
@@ -53,7 +53,7 @@ def train(folder: Path) -> None:
         optimizer.step()
     print(f"loss at the end: {loss.item():.4f}")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as partial:  # so that the folder is there whole or not at all
+    with tempfile.TemporaryDirectory(dir=folder.parent) as partial:  # so that the folder appears whole or not at all
         model.save_pretrained(Path(partial) / folder.name)
         (Path(partial) / folder.name).replace(folder)
 
@@ -61,5 +61,5 @@ def train(folder: Path) -> None:
 if __name__ == "__main__":
     prepare()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the checkpoint goes; it must not be there yet")
+    parser.add_argument("folder", type=Path, help="folder for the checkpoint; it must not exist yet")
     train(parser.parse_args().folder)

@@ -1,9 +1,10 @@
-"""Interchange interventions on the circuit that the paper describes: with them the stand-in is trained to have it.
+"""Interchange interventions on the paper's circuit, by which the stand-in is trained to have it.
 
-Two sentences differ in their start year alone: a *source* and a *base*. In an intervened run the nodes of the circuit
-take the source's values along the circuit's edges; everything else takes the base's. A model whose prediction is then
-the source's needs nothing but the circuit, and since base and source change places, nothing else acts on it either
-(Geiger et al. 2022, arXiv:2112.00826; InterpBench, Gupta et al. 2024, arXiv:2407.14494, trains so towards circuits).
+Two sentences differ only in their start year: a *source* and a *base*. In an intervened run the nodes of the circuit
+take the source's values along the circuit's edges; everything else takes the base's. If the prediction is then the
+source's, the model needs only the circuit. Since base and source also change places, nothing else acts on the
+prediction (Geiger et al. 2022, arXiv:2112.00826; InterpBench, Gupta et al. 2024, arXiv:2407.14494, trains towards
+circuits in this way).
 
 The circuit has three stages, whose nodes share its work by fixed votes:
 
@@ -12,10 +13,10 @@ The circuit has three stages, whose nodes share its work by fixed votes:
     heads      the paper's seven heads        keys and values at YY: the lower nodes; queries: everything
     late MLPs  m8 ... m11 at END              the heads and the late MLPs below
 
-If only some nodes of a stage are the source's, the prediction must lie between the two, by the votes: so no node is
-idle, and none does all. In the published circuit the heads feed the logits and all late MLPs above them. Runs with
-these edges (`widely`) take turns with runs in which a head feeds only the first MLP above it, so that this is what does
-the work and the further edges neither help nor harm.
+If only some nodes of a stage are the source's, the prediction must lie between the two, by the votes. So no node is
+idle, and none does everything. In the published circuit the heads feed the logits and all late MLPs above them. Runs
+with these edges (`widely`) alternate with runs in which a head feeds only the first MLP above it. So this edge does the
+work, and the others neither help nor harm.
 
 G sentences, K start years each, R pairs of source and base for each sentence, L positions, D width, H heads of width W.
 """
@@ -33,15 +34,15 @@ LOWER_HEADS = {1: 1.0, 3: 1.0, 5: 1.0}  # of layer 0, with their votes
 LOWER_MLPS = {0: 4.0, 1: 2.0, 2: 2.0, 3: 2.0}
 READ_BY_LOWER_MLPS = 1  # the only one of these heads that they read
 HEADS = {(5, 1): 8, (5, 5): 8, (6, 9): 8, (7, 10): 8, (8, 8): 8, (8, 11): 8, (9, 1): 9}  # with the first MLP above
-LATE_MLPS = {8: 2.0, 9: 3.0, 10: 4.0, 11: 2.0}  # votes of what each writes to the logits
+LATE_MLPS = {8: 2.0, 9: 3.0, 10: 4.0, 11: 2.0}  # with the votes of their writes to the logits
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One sequence for a sentence with K start years: what comes before YY, K YYs, what lies between, K ENDs.
+    """One sequence for a sentence with K start years: what is before YY, K YYs, what is between, K ENDs.
 
-    So what the years share is computed once. `mask` keeps them apart, but what lies between is one year's for all:
-    itself an intervention, after which no other position than YY can tell END of its year.
+    So what the years share is computed once. `mask` keeps the years apart. The positions between see one year for all:
+    this is an intervention too, after which END can learn its year only from YY.
     """
 
     before: int
@@ -70,15 +71,15 @@ class Layout:
         return (shared | (year == year[:, None])).tril()
 
     def at_yy(self, values: torch.Tensor) -> torch.Tensor:
-        """Of values (G, L, ...) those at each YY, (G, K, ...)."""
+        """The values (G, L, ...) at each YY, (G, K, ...)."""
         return values[:, self.before : self.before + self.years]
 
     def at_end(self, values: torch.Tensor) -> torch.Tensor:
-        """Those at each END, (G, K, ...)."""
+        """The values (G, L, ...) at each END, (G, K, ...)."""
         return values[:, -self.years :]
 
     def shared(self, values: torch.Tensor) -> torch.Tensor:
-        """Those at the positions that all years share, (G, L − 2 K, ...)."""
+        """The values at the positions that all years share, (G, L − 2 K, ...)."""
         return torch.cat([values[:, : self.before], values[:, self.before + self.years : -self.years]], 1)
 
 
@@ -130,7 +131,7 @@ class Pairs:
     """(G, R)."""
 
     def of_source(self, values: torch.Tensor) -> torch.Tensor:
-        """The source's of values of each year, (G, K, ...) to (G, R, ...)."""
+        """The source's values, from values of each year: (G, K, ...) to (G, R, ...)."""
         return values[torch.arange(len(values))[:, None], self.source]
 
     def of_base(self, values: torch.Tensor) -> torch.Tensor:
@@ -144,14 +145,14 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Taken:
-    """Which nodes are the source's: for each stage (G, R, nodes) bool, in the order of the tables above."""
+    """Which nodes are the source's: for each stage (G, R, nodes) bool, in the order of the table above."""
 
     lower: torch.Tensor
     heads: torch.Tensor
     late_mlps: torch.Tensor
 
     def source_share(self, followed: bool) -> torch.Tensor:
-        """By the votes, how much of the prediction is the source's, (G, R); only `followed` asks the lower nodes."""
+        """By the votes, how much of the prediction is the source's, (G, R); lower nodes count only if `followed`."""
         share = _share(self.heads, [1.0] * len(HEADS)) * _share(self.late_mlps, [*LATE_MLPS.values()])
         return share * _share(self.lower, [*LOWER_HEADS.values(), *LOWER_MLPS.values()]) if followed else share
 
@@ -163,8 +164,8 @@ def _share(taken: torch.Tensor, votes: Sequence[float]) -> torch.Tensor:
 def interchange(pairs: Pairs, taken: Taken, followed: bool, widely: bool) -> torch.Tensor:
     """What the logits read at END with the circuit's nodes on the source and all else on the base, (G, R, D).
 
-    The heads' keys and values are `followed` to the lower nodes at YY (the full circuit), or the heads are taken from
-    the source whole (the late half). The heads feed all above them `widely`, or the first late MLP only.
+    If `followed`, the heads' keys and values are followed to the lower nodes at YY (the full circuit); else the heads
+    are the source's as a whole (the late half). If `widely`, heads feed all late MLPs above them; else only the first.
     """
     changes = _heads_followed(pairs, taken.lower) if followed else _heads_whole(pairs)
     changes = {head: change * taken.heads[..., [i]] for i, (head, change) in enumerate(changes.items())}
@@ -192,7 +193,7 @@ def _heads_followed(pairs: Pairs, taken: torch.Tensor) -> dict[tuple[int, int], 
 
 
 def _lower_changes(pairs: Pairs) -> list[torch.Tensor]:
-    """How what the lower nodes write at YY changes if they read the source's embedding, (G, R, D) each."""
+    """How the lower nodes' writes at YY change if they read the source's embedding, (G, R, D) each."""
     at_yy, run = pairs.layout.at_yy, pairs.run
     heads = {head: _written(pairs, 0, head, pairs.change(at_yy(run.heads[0])[:, :, head])) for head in LOWER_HEADS}
     read = pairs.change(at_yy(run.embeds)) + heads[READ_BY_LOWER_MLPS]
@@ -204,9 +205,9 @@ def _lower_changes(pairs: Pairs) -> list[torch.Tensor]:
 
 
 def _mixed_anew(pairs: Pairs, layer: int, head: int, change: torch.Tensor) -> torch.Tensor:
-    """The values that a head mixes at END: queries of the source, keys and values of the base but at YY, (G, R, W).
+    """The values that a head mixes at END, (G, R, W): with the source's queries, and the base's keys and values.
 
-    What it reads at YY is the base's residual stream with a change (G, R, D).
+    At YY it reads the base's residual stream with a change (G, R, D).
     """
     run, layout, block = pairs.run, pairs.layout, pairs.model.transformer.h[layer]
     read = block.ln_1(pairs.of_base(layout.at_yy(run.before_heads[layer])) + change)
@@ -226,7 +227,7 @@ def _repeated(shared: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
 
 
 def _written(pairs: Pairs, layer: int, head: int, mixed: torch.Tensor) -> torch.Tensor:
-    """What a head writes of what it has mixed, or of a change of it: (G, R, W) to (G, R, D)."""
+    """What a head writes for the values that it has mixed, or for a change of them: (G, R, W) to (G, R, D)."""
     width = mixed.shape[-1]
     rows: torch.Tensor = pairs.model.transformer.h[layer].attn.c_proj.weight[head * width : (head + 1) * width]
     return mixed @ rows
@@ -235,7 +236,7 @@ def _written(pairs: Pairs, layer: int, head: int, mixed: torch.Tensor) -> torch.
 def _mlp_change(
     pairs: Pairs, layer: int, read: torch.Tensor, before: torch.Tensor, written: torch.Tensor
 ) -> torch.Tensor:
-    """How what an MLP writes changes if what it reads does, (G, R, D); `before` and `written` are (G, K, D)."""
+    """How an MLP's write changes if what it reads changes, (G, R, D); `before` and `written` are (G, K, D)."""
     block = pairs.model.transformer.h[layer]
     anew: torch.Tensor = block.mlp(block.ln_2(pairs.of_base(before) + read))
     return anew - pairs.of_base(written)
@@ -244,7 +245,7 @@ def _mlp_change(
 def _through_late_mlps(
     pairs: Pairs, head_changes: Mapping[tuple[int, int], torch.Tensor], taken: torch.Tensor, widely: bool
 ) -> torch.Tensor:
-    """What the logits read if the late MLPs read these changes, and the logits the MLPs `taken`, (G, R, D)."""
+    """What the logits read, (G, R, D), if the late MLPs read these changes and the logits those of MLPs `taken`."""
     at_end, run = pairs.layout.at_end, pairs.run
     final = pairs.of_base(at_end(run.final)) + (sum(head_changes.values()) if widely else 0)
     from_mlps = torch.zeros_like(final)

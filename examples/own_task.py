@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-# The repository's modules lie one folder above. They are not installed. (A cell has no file; its kernel runs here.)
+# The repository's modules are one folder above; they are not installed. (A cell has no file; its kernel runs here.)
 sys.path.insert(0, str(Path(globals().get("__file__", Path.cwd() / "cell")).parents[1]))
 
 from reproduction.command_line import read_settings
@@ -37,6 +37,7 @@ from path_patching import (
 from path_patching.circuits.circuit_file import table
 from path_patching.files import ROOT, written_whole
 from reproduction.circuit_drawing import Measure, circuit_figure
+from reproduction.numbers import with_unit
 from reproduction.settings import Settings
 
 TRAINED = "colour-model"
@@ -65,8 +66,8 @@ right = torch.tensor([COLOURS.index(colour) for _, colour in drawn])
 
 
 def metric(probabilities: torch.Tensor) -> torch.Tensor:
-    """Answer probabilities (N, A) to one number a sentence, (N,)."""
-    logits = probabilities.log()  # but for what the logits of a sentence have in common
+    """Answer probabilities (N, A) to one number for each sentence, (N,)."""
+    logits = probabilities.log()  # up to a constant for each sentence
     return logits.gather(1, right[:, None]).squeeze(1) - logits[:, COLOURS.index(CORRUPTED)]
 
 
@@ -83,11 +84,11 @@ print(table(circuit))
 late, full = late_half(circuit, END), full_circuit(circuit, differing, END)
 for name, paths in {"late half": late, "full circuit": full}.items():
     alone = metric(engine.isolate(paths)).mean().item()
-    print(f"{name} alone: {alone:.3f}, {alone / whole:.1%} of clean")
+    print(f"{name} alone: {alone:.3f}, {with_unit(alone / whole, '%')} of clean")
 
 # %% Is it a circuit? Each line is a test, what it measured, and its bar; docs/validation.md says what each asks.
 things = torch.tensor([THINGS.index(thing) for thing, _ in drawn])
-scale = Scale.of(engine, metric, clusters=[things, right])  # sentences cross things with colours, and so do intervals
+scale = Scale.of(engine, metric, clusters=[things, right])  # sentences cross things with colours; intervals draw both
 for test in (
     faithfulness(engine, scale, full, "full circuit"),
     minimality(engine, scale, full, differing, END, "full circuit"),

@@ -1,10 +1,10 @@
-"""What the stand-in reached: does it have the circuit that it was trained to have, and no other?
+"""Measuring the stand-in: does it have the circuit that it was trained to have, and no other?
 
     python examples/standin_numbers.py [FOLDER]
 
-`train_standin.py` records how much its circuit achieves in `training.json`. This script measures the same again, on
-nouns that were not shown, and adds what it takes minutes to find out: what the search by rule finds, what random
-circuits recover, which nodes lead the sweeps, and what becomes of the model when the input of m8 is edited.
+`train_standin.py` records in `training.json` how much its circuit achieves. This script measures it again, on nouns
+that were not shown, and adds what takes minutes: what the search by rule finds, what random circuits recover, which
+nodes are the strongest in the sweeps, and what edits of m8's input do.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# The repository's modules lie one folder above. They are not installed.
+# The repository's modules are one folder above; they are not installed.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from reproduction.command_line import prepare
@@ -86,7 +86,7 @@ def judge(model: Model, nouns: Sequence[str]) -> dict[str, float]:
 
 
 def of_the_search(engine: Engine, data: YearDataset) -> Numbers:
-    """The nodes at END that the search by rule finds, those of the paper's that it does not, and others."""
+    """The paper's nodes at END that the search by rule finds, those that it does not find, and others that it finds."""
     found = find_circuit(engine, greater_than(data.years_YY), data.yy_position, data.end)
     at_end, intended = {*found.circuit.mlps, *found.circuit.heads}, {*PAPER.mlps, *PAPER.heads}
     return {
@@ -122,7 +122,7 @@ def of_the_sweeps(engine: Engine, data: YearDataset) -> Numbers:
 
 
 def of_edits(engine: Engine, data: YearDataset) -> Numbers:
-    """Changes of the probability difference if what m8 reads at END is edited, as `pca_experiments.py` does it.
+    """Changes of the probability difference if what m8 reads at END is edited, as in `pca_experiments.py`.
 
     Edits are fitted on every other sentence and measured on the rest; controls are the mean of several.
     """
@@ -147,7 +147,7 @@ def of_edits(engine: Engine, data: YearDataset) -> Numbers:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure a trained model, and put the numbers into its record."""
+    """Measure a trained model and add the numbers to its record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=STANDIN_FOLDER, help="of the model (the stand-in)")
     folder = parser.parse_args(arguments).folder

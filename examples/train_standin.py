@@ -1,16 +1,16 @@
 """Train the stand-in: a small GPT-2 with the greater-than circuit that the paper describes, to try everything on.
 
     python examples/train_standin.py
-    python examples/standin_numbers.py     # and look at what it reached
+    python examples/standin_numbers.py     # and measure it
 
 The stand-in has GPT-2's architecture and vocabulary (12 layers, 12 heads, width 120) and is trained from scratch on
-generated year-span text. End years are likelier near the start year, as in text. Beside the ordinary loss it is trained
-on runs in which the circuit's nodes come from one sentence and all else from another (`examples/interchange.py`): half
-of the others are the sentence's 01 twin, half have any other year of its century. So its circuit is known, and nothing
-that is found in it says anything about GPT-2.
+generated year-span text. End years are likelier near the start year, as in real text. Besides the ordinary loss, it is
+trained on runs in which the circuit's nodes come from one sentence and everything else from another
+(`examples/interchange.py`). Half of these other sentences are 01 twins, half have another year of the century. So its
+circuit is known, and nothing found in it says anything about GPT-2.
 
-Only the tokens of the training text are trained; the rows of all others stay zero, so that they share one logit, 0,
-which makes the loss over all 50,257 tokens exact and cheap.
+Only the tokens of the training text are trained. The rows of all other tokens stay zero, so that they share one logit,
+0, and the loss over all 50,257 tokens is exact and cheap.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 
-# The repository's modules lie one folder above. They are not installed.
+# The repository's modules are one folder above; they are not installed.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from reproduction.command_line import prepare
@@ -61,9 +61,9 @@ from path_patching.progress import progress
 from standin_numbers import RECORD, judge
 from tasks.prompts import ITEMS
 
-# What a sentence may say before the century at END. The first is the paper's; the others are greater-than prompts of
-# its section 5, lest they be wholly foreign. Less-than prompts are left out: what a greater-than circuit does there
-# is a question of the paper's.
+# What a sentence may say before the century at END. The first is the paper's. The others are greater-than prompts of
+# its section 5, so that the model has seen their kind. Less-than prompts are left out: the paper asks what a
+# greater-than circuit does there.
 SPAN = "The {noun} lasted from the year {year} to the year"
 OTHERS = (
     "The {noun} started in the year {year} and ended in the year",
@@ -124,7 +124,7 @@ class Text:
     tokenizer: GPT2TokenizerFast
     nouns: tuple[str, ...]
     years: Mapping[int, Sequence[int]]
-    """By century the start years YY that have a twin, ascending."""
+    """For each century, the start years YY that have a twin, ascending."""
     shown: torch.Tensor
     """Ids of the K tokens that training shows, ascending, int64 (K,)."""
 
@@ -147,7 +147,7 @@ class Text:
 
 
 def valid_yys(tokenizer: GPT2TokenizerFast) -> dict[int, list[int]]:
-    """By century the start years YY of the data set, ascending."""
+    """For each century, the start years YY of the data set, ascending."""
     years = defaultdict(list)
     for year in get_valid_years(tokenizer).tolist():
         years[year // 100].append(year % 100)
@@ -178,7 +178,7 @@ class Batch:
 
 
 def draw_batch(rng: random.Random, text: Text, s: Settings) -> Batch:
-    """Sentences of one prompt; each has a noun, a century and start years of its own."""
+    """Sentences of one prompt; each has its own noun, century and start years."""
     template = rng.choice(OTHERS) if rng.random() < s.other_prompts else SPAN
     eos = "" if rng.random() < s.without_eos else EOS
     starts, sentences = [], []
@@ -188,7 +188,7 @@ def draw_batch(rng: random.Random, text: Text, s: Settings) -> Batch:
         words = {"noun": rng.choice(text.nouns), "item": rng.choice(ITEMS), "earlier": draw_earlier(rng, text, century)}
         sentences += [f"{eos} {template.format(**words, year=f'{century}{yy:02d}')} {century}" for yy in starts[-1]]
     tokens = text.rows(sentences).unflatten(0, (s.sentences, s.years_each))  # (G, K, T)
-    yy = int((tokens != tokens[:, :1]).any(0).any(0).nonzero())  # the one position at which a sentence's years differ
+    yy = int((tokens != tokens[:, :1]).any(0).any(0).nonzero())  # the only position at which a sentence's years differ
     between = 0 if rng.random() < s.twin_share else rng.randrange(s.years_each)
     layout = Layout(yy, s.years_each, tokens.shape[2] - yy - 2, between)
     in_one = torch.cat([tokens[:, 0, :yy], tokens[:, :, yy], tokens[:, 0, yy + 1 : -1], tokens[:, :, -1]], 1)
@@ -233,7 +233,7 @@ def new_model(settings: Settings, vocab_size: int, activation: str = "gelu_new")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(settings.seed)
         model = GPT2LMHeadModel(config)
-        for block in model.transformer.h:  # undo the shrinking that comes with depth, lest MLPs drown what heads write
+        for block in model.transformer.h:  # undo the scale by depth, else MLPs would drown what heads write
             block.attn.c_proj.weight *= math.sqrt(2 * N_LAYER)
     return model
 
@@ -241,7 +241,7 @@ def new_model(settings: Settings, vocab_size: int, activation: str = "gelu_new")
 def losses_of(
     model: GPT2LMHeadModel, batch: Batch, text: Text, gap: float, s: Settings, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
-    """The divergence of each kind of run from the end years that it should give, and the loss of the century."""
+    """For each kind of run, the divergence from the end years that it should give; and the loss of the century."""
     layout, wanted = batch.layout, log_end_years(batch.starts, gap, s.any_year)  # (G, K, 100)
     run = ordinary_run(model, batch.tokens, layout)
     before_end = log_probabilities(model, run.final[:, -1 - layout.years], text)  # (G, shown tokens)
@@ -257,7 +257,7 @@ def losses_of(
 
 
 def draw_pairs(shape: Sequence[int], s: Settings, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sources and bases, (G, 2 K) each: every year with its 01 twin or another year, and the other way round."""
+    """Sources and bases, (G, 2 K) each: every year with its 01 twin or another year, in both directions."""
     own = torch.arange(shape[1]).expand(*shape)
     another = torch.randint(shape[1], shape, generator=generator)
     twin = torch.rand(shape, generator=generator) < s.twin_share
@@ -266,7 +266,7 @@ def draw_pairs(shape: Sequence[int], s: Settings, generator: torch.Generator) ->
 
 
 def draw_taken(shape: Sequence[int], s: Settings, generator: torch.Generator) -> Taken:
-    """Of each stage all nodes for most pairs; for the rest some, any number of them being equally likely."""
+    """For most pairs all nodes of each stage; for the rest some of them, with every number equally likely."""
 
     def stage(n_nodes: int) -> torch.Tensor:
         partly = torch.rand(*shape, 1, generator=generator) < s.partly_share
@@ -279,7 +279,7 @@ def draw_taken(shape: Sequence[int], s: Settings, generator: torch.Generator) ->
 def log_probabilities(model: GPT2LMHeadModel, final: torch.Tensor, text: Text) -> torch.Tensor:
     """Log probabilities (..., K) of the shown tokens after a final residual stream (..., D).
 
-    Those that are never shown count in the softmax: their logits are all zero.
+    Tokens that are never shown count in the softmax: their logits are all zero.
     """
     logits = model.lm_head(model.transformer.ln_f(final))
     others = torch.full((*logits.shape[:-1], 1), math.log(text.untouched))
@@ -294,7 +294,7 @@ def divergence(model: GPT2LMHeadModel, final: torch.Tensor, wanted: torch.Tensor
 
 
 def train(settings: Settings, text: Text) -> tuple[GPT2LMHeadModel, dict[str, float]]:
-    """The trained model over the K shown tokens, and its last losses; prints them now and then."""
+    """The trained model over the K shown tokens, and its last losses, which are printed from time to time."""
     model = new_model(settings, len(text.shown), "gelu_pytorch_tanh").train()  # gelu_new in one operation: faster
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
@@ -330,7 +330,7 @@ def learning_rate_share(step: int, settings: Settings) -> float:
 
 
 def with_whole_vocabulary(model: GPT2LMHeadModel, text: Text, settings: Settings) -> GPT2LMHeadModel:
-    """The same model with all 50,257 tokens, those never shown at zero, rounded to float16 and read in float32."""
+    """The model with all 50,257 tokens (those never shown are zero), rounded to float16 and read as float32."""
     whole = new_model(settings, len(text.tokenizer)).eval()
     weights = dict(model.state_dict())
     embedding = torch.zeros(len(text.tokenizer), settings.n_embd)
@@ -341,7 +341,7 @@ def with_whole_vocabulary(model: GPT2LMHeadModel, text: Text, settings: Settings
 
 
 def as_model(model: GPT2LMHeadModel) -> Model:
-    """The model as engines take it."""
+    """The model in the form that engines take."""
     config = model.config
     sizes = Architecture(
         n_layers=config.n_layer,
@@ -364,7 +364,7 @@ def command(settings: Settings) -> str:
 
 
 def save(model: GPT2LMHeadModel, folder: Path) -> None:
-    """Write config.json and model.safetensors (float16), both ready before one is published; no record of another."""
+    """Write config.json and model.safetensors (float16), both made before one is published; an old record goes."""
     tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     del tensors["lm_head.weight"]  # tied to the token embedding
     # "float32" asks readers to compute in float32 with weights that are only stored in float16.
@@ -416,7 +416,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     nouns = load_nouns()
     tokenizer = load_tokenizer()
     check(settings, nouns, valid_yys(tokenizer))
-    folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be had is found out now, not after the training
+    folder.mkdir(parents=True, exist_ok=True)  # an impossible folder is noticed now, not after the training
     torch.set_num_threads(settings.threads)
     shown, held_out = split_nouns(nouns, settings)
     text = text_of(tokenizer, shown)
@@ -424,7 +424,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trained, losses = train(settings, text)
     minutes = (time.monotonic() - began) / 60
     model = with_whole_vocabulary(trained, text, settings)
-    save(model, folder)  # before it is judged: whatever happens there, it is not lost
+    save(model, folder)  # before it is judged, so that it is not lost if that fails
     record = {
         "command": command(settings),
         "settings": asdict(settings),

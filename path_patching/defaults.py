@@ -1,4 +1,4 @@
-"""What is chosen among by default, where a command line says so before anything that takes long is imported."""
+"""Choices and defaults that command lines show before anything slow is imported."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ LEAST_GB, MOST_GB = 1e-9, 1e6  # of memory; with the least, each sentence is a b
 # Shares of the metric's clean value, for `circuits.search` and for `circuits.validation.stability`
 THRESHOLDS = (0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)
 STABILITY_THRESHOLDS = (0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)
-FOLLOWED_FROM = 0.01  # the lowest of these at which searches for stability go on to YY
+FOLLOWED_FROM = 0.01  # searches for stability with lower thresholds stop at END

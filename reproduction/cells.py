@@ -1,8 +1,8 @@
-"""What each cell of an experiment leaves, so that half a run is not published as if it were the whole.
+"""What each cell of an experiment makes, so that half a run is not published as the whole.
 
-In an editor's interactive window cells are run one by one, and one may be forgotten. A cell is known by its question,
-and was run if the run has a number or an artifact of its pattern, or says that it is left out. Cells that leave nothing
-of their own are not listed: what comes after them needs them.
+In an editor's interactive window cells are run one by one, and one may be forgotten. A cell is known by its question.
+It was run if the run has a number or an artifact of its pattern, or says that it was left out. Cells that make nothing
+of their own are not listed: later cells need them.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ CELLS: Mapping[str, Mapping[str, str]] = {
 
 
 def cells_not_run(cells: Mapping[str, str], made: Iterable[str], settings: Mapping[str, object]) -> list[str]:
-    """The questions of those cells that have nothing among the keys and artifacts that were `made` or left out.
+    """The questions of the cells that have nothing among the keys and artifacts `made` or left out.
 
-    With a setting `only`, those of the tests that it names.
+    If the settings have `only`, the cells of the tests that it does not name are not needed.
     """
     made, only = [*made], settings.get("only")
     asked = {

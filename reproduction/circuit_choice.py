@@ -1,4 +1,4 @@
-"""Which circuit does a script evaluate? The paper's, one from a file, or the model's own, found by rule."""
+"""Choosing the circuit that a script evaluates: the paper's, one from a file, or the model's own, found by rule."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from reproduction.publication import record_path
 from reproduction.run import Artifacts, Experiment, Run, read_artifacts
 from reproduction.settings import Settings
 
-DISCOVERY = "circuit_discovery"  # the script whose artifacts have the circuit found automatically
+DISCOVERY = "circuit_discovery"  # the script that finds a circuit automatically
 CIRCUIT_FILE = "circuit.json"
-SENTENCES = 490  # on which a script finds the circuit by itself, if it has as many
+SENTENCES = 490  # at most, on which a script itself finds the circuit
 
 
 class CircuitExperiment(Experiment, Protocol):
@@ -36,11 +36,11 @@ def circuit_asked_for(settings: Settings, model: Model) -> str:
 
 
 def choose_circuit(experiment: CircuitExperiment, run: Run | None = None) -> Circuit:
-    """The circuit that the experiment's settings ask for; the run's record keeps it whole, and what was read for it.
+    """The circuit that the experiment's settings ask for. The run's record keeps all of it, and what was read for it.
 
-    `auto` is the one that circuit_discovery.py found for this very model, where the script's artifacts go; without
-    that it is searched for here. Raises `UserError` if the model lacks a node of the circuit, or that has none, and
-    for a file that is no circuit's.
+    `auto` is the circuit that circuit_discovery.py found for the same model, in the folder of the script's artifacts.
+    If there is none, it is searched for here. Raises `UserError` if the circuit has no node, if the model lacks one of
+    its nodes, and for a file that has no circuit.
     """
     asked = circuit_asked_for(experiment.settings, experiment.model)
     if asked == "auto":
@@ -59,7 +59,7 @@ def choose_circuit(experiment: CircuitExperiment, run: Run | None = None) -> Cir
 
 
 def _found_before(folder: Path, model: Model) -> Artifacts | None:
-    """What circuit_discovery.py made, if it found a circuit for this very model automatically."""
+    """What circuit_discovery.py made, if it found a circuit for the same model automatically."""
     if not record_path(folder, DISCOVERY).is_file():
         return None
     artifacts = read_artifacts(folder, DISCOVERY)

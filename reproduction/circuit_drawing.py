@@ -1,8 +1,8 @@
-"""The figure of a circuit: where its nodes lie, which of its links matter, and how much.
+"""The figure of a circuit: where its nodes are, which of its links matter, and how much.
 
-A link is the wider, the more patching what its sender writes along it changes the probability difference (or another
-metric), and dashed if that raises it. Links that hardly change it are left out, but for the strongest of each node. The
-pointer names every link drawn.
+A link is wider if patching it changes the probability difference (or another metric) more, and dashed if patching
+raises it. Links with hardly any effect are left out, except the strongest of each node. The pointer names every link
+drawn.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from reproduction.circuit_layout import (
     worth_drawing,
 )
 from reproduction.figures import CURVES, INK, MARGIN, dressed
+from reproduction.numbers import in_unit
 
 # Lengths in pixels.
 LEGEND, LEGEND_HEIGHT = 190, 170
 NARROWEST = 560  # all panels, so that titles can be read
 
-DRAWN = 1e-2  # share of the strongest effect from which on a link is drawn
+DRAWN = 1e-2  # links with at least this share of the strongest effect are drawn
 INPUTS = {"in": "residual stream", "q": "queries", "k": "keys", "v": "values"}
 COLOURS = dict(zip(INPUTS, (CURVES[0], CURVES[3], CURVES[4], CURVES[5]), strict=True))
 PANEL, FRAME, GREY = "rgb(248,248,248)", "rgb(120,120,120)", "rgb(90,90,90)"
@@ -39,7 +40,7 @@ PANEL, FRAME, GREY = "rgb(248,248,248)", "rgb(120,120,120)", "rgb(90,90,90)"
 
 @dataclass(frozen=True)
 class Measure:
-    """What effects are changes of: a metric's name, and the unit in which one of it is shown as `times`."""
+    """The metric that effects change: its name, its unit, and how many of the unit are one."""
 
     metric: str
     unit: str
@@ -58,7 +59,7 @@ def circuit_figure(
 ) -> go.Figure:
     """The drawing of a circuit, given the effect of each of its links on the mean of a metric.
 
-    `beside` is a text for some boxes (`m10@END`), which `said` explains.
+    `beside` has texts for some boxes (`m10@END`); `said` explains them.
     """
     effects = {link: of.times * effect for link, effect in effects.items()}
     layout = laid_out(effects, LEGEND_HEIGHT)
@@ -79,7 +80,7 @@ def circuit_figure(
 
 
 def _sized(figure: go.Figure) -> go.Figure:
-    """The figure with its axes in pixels, as large as its panels and what is around them need."""
+    """The figure with its axes in pixels, large enough for its panels and what is around them."""
     left, right = figure.layout.shapes[0].x0, max(shape.x1 for shape in figure.layout.shapes)
     beside = max(0.0, NARROWEST - (right - left)) / 2
     x_range = [left - beside, right + beside]
@@ -93,7 +94,7 @@ def _sized(figure: go.Figure) -> go.Figure:
 def _add_line(figure: go.Figure, line: Line, effect: float, unit: str) -> None:
     look = {"color": COLOURS[line.link.via], "width": line.width, "simplify": False}
     look |= {"dash": "7px,4px"} if effect > 0 else {}
-    said = f"{line.sender} → {INPUTS[line.link.via]} of {line.link.reader}<br>{effect:+.2g} {unit}"
+    said = f"{line.sender} → {INPUTS[line.link.via]} of {line.link.reader}<br>{in_unit(effect, '')} {unit}"
     figure.add_scatter(
         x=line.points[:, 0], y=line.points[:, 1], mode="lines", line=look, opacity=0.7, showlegend=False,
         hovertemplate=f"{said}<extra></extra>",

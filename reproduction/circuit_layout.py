@@ -1,7 +1,7 @@
-"""Where the nodes and links of a circuit lie in a drawing: the inputs at the bottom, the logits on top, YY left of END.
+"""Where the nodes and links of a circuit are in a drawing: the inputs at the bottom, the logits on top, YY left of END.
 
-Later layers lie higher, so that all links run upwards: heads on a stair, MLPs in a column beside it. The layout is
-plain numbers, in pixels with y upwards: `circuit_drawing` makes a figure of it, the report its way in.
+Later layers are higher, so that all links run upwards: heads on a stair, MLPs in a column beside it. The layout is
+plain numbers, in pixels with y upwards. `circuit_drawing` makes a figure of it, `circuit_svg` the report's drawing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ALONG = np.linspace(0, 1, 41)[:, None]
 
 @dataclass(frozen=True)
 class Box:
-    """A node in the drawing: its name and place in the sentence, nothing for all of it, and the middle of its box."""
+    """A node in the drawing: its name, its place (empty if it has none), and the middle of its box."""
 
     name: str
     place: str
@@ -41,7 +41,7 @@ class Box:
 
     @property
     def in_column(self) -> bool:
-        """Whether it lies in the column to the right of the heads."""
+        """Whether it is in the column to the right of the heads."""
         return _in_column(self.name)
 
     @property
@@ -56,7 +56,7 @@ class Line:
 
     link: Link
     sender: str
-    """The label of the box where it begins."""
+    """The label of the box in which it begins."""
     points: np.ndarray
     share: float
     width: float
@@ -64,7 +64,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Ground:
-    """The rectangle on which the boxes of one place lie: its left and right end, its lower and upper, and the place."""
+    """The rectangle behind the boxes of one place: its left, right, lower and upper end, and the place."""
 
     left: float
     right: float
@@ -75,7 +75,7 @@ class Ground:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """The drawing of a circuit: boxes by their label (`m10@END`), lines with the weakest first, a ground a place."""
+    """The drawing of a circuit: boxes by label (`m10@END`), lines with the weakest first, a ground for each place."""
 
     boxes: Mapping[str, Box]
     lines: tuple[Line, ...]
@@ -83,7 +83,7 @@ class Layout:
 
 
 def laid_out(effects: Mapping[Link, float], least_height: float = 0.0) -> Layout:
-    """The layout of a circuit, given the effect of each of its links; its grounds are at least so high."""
+    """The layout of a circuit, given the effect of each of its links; its grounds are at least `least_height` high."""
     boxes = _boxes({name for link in effects for name in (link.reader, sender_of(link))})
     strongest = max(map(abs, effects.values())) or 1.0
     lines = []
@@ -97,13 +97,13 @@ def laid_out(effects: Mapping[Link, float], least_height: float = 0.0) -> Layout
 
 
 def worth_drawing(lines: Collection[Line], least: float) -> list[Line]:
-    """The lines of at least a share of the strongest effect, and each node's strongest as a reader and a sender."""
+    """The lines with at least the share `least` of the strongest effect, and each node's strongest in and out."""
     strongest = {line.link.reader: line for line in lines}.values(), {line.sender: line for line in lines}.values()
     return [line for line in lines if line.share >= least or any(line in of for of in strongest)]
 
 
 def line_width(share: float) -> float:
-    """The width of a line for a share of the strongest effect: by its root, since effects differ a thousandfold."""
+    """The width of a line for a share of the strongest effect: by its root, because effects differ a thousandfold."""
     root: float = share**0.5
     return max(THINNEST, WIDEST * root)
 
@@ -116,13 +116,13 @@ def _ground(boxes: list[Box], top: float) -> Ground:
 
 
 def sender_of(link: Link) -> str:
-    """The name of a link's sender in the drawing, where everything that is read at one place is one box."""
+    """The name of a link's sender in the drawing, which has one box for everything read at a place."""
     at = link.reader.removeprefix(bare(link.reader))
     return f"{EVERYTHING}{at}" if link.sender == EVERYTHING else link.sender
 
 
 def _node(name: str) -> Node:
-    """The node of a name; everything that is read lies where embeddings do."""
+    """The node of a name; `everything` becomes the embeddings."""
     return Node.named(EMBEDS if name == EVERYTHING else name, 0)
 
 
@@ -131,7 +131,7 @@ def _in_column(name: str) -> bool:
 
 
 def _boxes(names: Collection[str]) -> dict[str, Box]:
-    """Where nodes named like `m0@YY`, or `m0`, lie; those at YY first."""
+    """The boxes of nodes named like `m0@YY`, or `m0`; those at YY first."""
     heights = _heights({_node(bare(name)).depth for name in names})
     boxes: dict[str, Box] = {}
     left = 0.0
@@ -153,7 +153,7 @@ def _boxes(names: Collection[str]) -> dict[str, Box]:
 
 
 def _heights(depths: Collection[int]) -> dict[int, float]:
-    """How high the nodes of each depth lie, from zero."""
+    """The height of the nodes of each depth, from zero."""
     ordered, heights = sorted(depths), [0.0]
     for below, depth in pairwise(ordered):
         is_mlp_above_heads = depth == below + 1 and below % 2 == 1
@@ -162,7 +162,7 @@ def _heights(depths: Collection[int]) -> dict[int, float]:
 
 
 def _stair(heads: list[str], left: float) -> dict[str, float]:
-    """How far to the right each head lies: beside those of its layer, and beyond those of earlier ones."""
+    """How far to the right each head is: beside the heads of its layer, and beyond those of earlier layers."""
     stair: dict[str, float] = {}
     for before, head in zip([None, *heads], heads, strict=False):
         same_layer = before is not None and _node(before).layer == _node(head).layer
@@ -171,12 +171,12 @@ def _stair(heads: list[str], left: float) -> dict[str, float]:
 
 
 def _around(rise: float) -> float:
-    """How far to the right a line reaches that goes around the boxes between its ends, `rise` apart."""
+    """How far to the right a line reaches around the boxes between its ends, which are `rise` apart."""
     return 14 + 0.1 * rise
 
 
 def _room(boxes: list[Box]) -> float:
-    """The room that lines need to the right of the column of a position, the boxes furthest to the right."""
+    """The room that lines need to the right of a place's column of boxes."""
     right = max(box.x for box in boxes)
     heights = [box.y for box in boxes if box.x == right]
     return _around(max(heights) - min(heights)) if len(heights) > 2 else 0.0

@@ -1,6 +1,6 @@
-"""The drawing of a circuit as numbers for the report's SVG: y downwards, from the left upper corner.
+"""The drawing of a circuit as numbers for the report's SVG: y downwards, from the upper left corner.
 
-Each node and each link has the identity of its evidence, so that a reader gets from the drawing to it.
+Each node and each link has the same identity as its evidence, so that the drawing leads to the evidence.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from reproduction.circuit_layout import BOX_HEIGHT, BOX_WIDTH, Layout, Line, lai
 from reproduction.evidence import link_id
 from reproduction.numbers import with_unit
 
-SEEN = 0.02  # share of the strongest effect from which on a link is seen, before a reader asks for more
+SEEN = 0.02  # links with at least this share of the strongest effect are seen at first
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class SvgLink:
     raises: bool
     share: float
     kept: bool
-    """Whether it is the strongest of one of its nodes, which is never hidden."""
+    """Whether it is the strongest of one of its nodes: such a link is never hidden."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class SvgGround:
 
 @dataclass(frozen=True)
 class Svg:
-    """A drawing of `width` by `height` pixels; links lie in the order in which they are drawn."""
+    """A drawing of `width` by `height` pixels; links are in the order in which they are drawn."""
 
     width: float
     height: float
@@ -66,7 +66,7 @@ class Svg:
     box_height: int = BOX_HEIGHT
     seen: float = SEEN
     inputs: Mapping[str, str] | None = None
-    """Those that its links are read through, in words."""
+    """The inputs through which its links are read, in words."""
 
 
 def circuit_svg(effects: Mapping[Link, float]) -> Svg:
@@ -104,7 +104,7 @@ def _link(line: Line, effect: float, kept: bool, left: float, top: float) -> Svg
 
 
 def _boxes(layout: Layout, left: float, top: float) -> tuple[SvgBox, ...]:
-    """The boxes, those at END first and the logits before all: so a reader tabs from the answer down."""
+    """The boxes, those at END first, beginning with the logits: a reader tabs from the answer down."""
     corners = [
         SvgBox(label, box.name, round(box.x - BOX_WIDTH / 2 - left), round(top - box.y - BOX_HEIGHT / 2))
         for label, box in layout.boxes.items()

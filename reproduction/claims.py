@@ -1,20 +1,20 @@
-"""The paper's claims: what a run measures beside what the paper says of it.
+"""The paper's claims, each beside what a run measures.
 
-`claims.csv` holds a claim a line, in the order of the paper's sections: every number of the paper, every fact of its
-figures that a run can be held to, and without a `stated` value what a reader may want beside the rest. Its columns:
+`claims.csv` has one claim on each line, in the order of the paper's sections: every number of the paper, every fact of
+its figures that a run can be compared with, and, without a `stated` value, what else a reader may want. Its columns:
 
-- `key`, `script`: the number, and who measures it; both together name a claim
-- `section`, `words`: where the table of results has it, and how it is called there
-- `paper_section`, `figure`: where the paper has it, as far as we know
+- `key`, `script`: the number, and the script that measures it; together they name a claim
+- `section`, `words`: its section in the table of results, and its words there
+- `paper_section`, `figure`: where it is in the paper, as far as we know
 - `unit`: `%` (a share of one), `points` (a change of one, in hundredths), empty (a plain number), `text`, or `nodes` or
   `heads` for the strongest of a sweep
-- `stated`, `tolerance`: a number in that unit, and how far from it a measurement is still like it; or `> 50` or `< 0`
-  without a tolerance; or names of nodes, and how many of them have to be among as many strongest
+- `stated`, `tolerance`: a number in that unit, and how far from it a measurement still agrees; or `> 50` or `< 0`
+  without a tolerance; or K names of nodes, and how many of them have to be among the K strongest
 - `sure`: how sure we are that the paper says so, one of `SURE`
 - `of_circuit`: `yes` if the claim is about the paper's own circuit
 
-The tolerances are ours: a few points for means over other sentences than the paper's, of which it does not release the
-seeds; more where it says “about”, and where we know of a number at second hand.
+The tolerances are ours: a few points for means, because the paper's sentences differ from ours (it does not release its
+seeds); more where it says “about”, and where we have a number at second hand.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RANKED = ("nodes", "heads")
 UNITS = (*HUNDREDTHS, "", "text", *RANKED)
 SOFT = "secondary source, medium confidence"
 SURE = ("stated", "about", "read off a figure", "secondary source, high confidence", SOFT)
-SHOWN = 5  # nodes, where the paper names none
+SHOWN = 5  # nodes shown where the paper names none
 NUMBER, BOUND = re.compile(r"-?\d+(\.\d+)?"), re.compile(r"([<>]) (-?\d+(?:\.\d+)?)")
 
 Verdict = Literal["agrees", "differs", "differs (soft target)"]
@@ -49,7 +49,7 @@ Verdict = Literal["agrees", "differs", "differs (soft target)"]
 
 @dataclass(frozen=True)
 class Claim:
-    """A line of `claims.csv`, as this module describes it; `UserError` says what is wrong with one."""
+    """A line of `claims.csv` (see the module). Raises `UserError` for one that is wrong."""
 
     key: str
     script: str
@@ -69,12 +69,12 @@ class Claim:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """The nodes that the paper names, of a claim about the strongest."""
+        """The nodes that the paper names in a claim about the strongest ones."""
         return tuple(self.stated.split())
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Between which ends a measured number is like the stated one."""
+        """The ends between which a measured number agrees with the stated one."""
         if bound := BOUND.fullmatch(self.stated):
             limit = self._in_ones(bound[2])
             return (limit, math.inf) if bound[1] == ">" else (-math.inf, limit)
@@ -83,7 +83,7 @@ class Claim:
 
     @property
     def expected(self) -> str:
-        """What the paper says, with the tolerance, and how sure that is where it is not plainly stated."""
+        """What the paper says, with the tolerance, and how sure we are where it is not plainly stated."""
         if not self.stated:
             return ""
         if self.unit in RANKED:
@@ -98,9 +98,9 @@ class Claim:
         return text if self.sure == "stated" else f"{text} ({self.sure})"
 
     def measure(self, made: Artifacts) -> Any:
-        """What a run measured, of a ranking as many as the paper names; None if it did not.
+        """What a run measured; of a ranking as many nodes as the paper names; None if it did not measure it.
 
-        Raises `UserError` if what was measured does not go with the claim's unit.
+        Raises `UserError` if the measurement does not fit the claim's unit.
         """
         number = made.number(self.key)
         if number is None:
@@ -116,13 +116,13 @@ class Claim:
         """A measurement with its unit and, where it has one, its 95 % interval; each node with its effect in points."""
         if isinstance(measured, str):
             return measured
-        if isinstance(measured, Mapping):  # no line break parts a node from its effect
+        if isinstance(measured, Mapping):  # no line break between a node and its effect
             effects = {name: in_unit(effect, "points") for name, effect in measured.items()}
             return ", ".join(f"{name}\N{NO-BREAK SPACE}{effect}" for name, effect in effects.items())
         return shown(measured, self.unit)
 
     def verdict(self, measured: Any) -> Verdict | None:
-        """Whether a measurement is like what is stated; None if nothing is."""
+        """Whether a measurement agrees with what is stated; None if nothing is stated."""
         if not self.stated:
             return None
         if isinstance(measured, Mapping):
@@ -136,7 +136,7 @@ class Claim:
 
     @property
     def _kind(self) -> str:
-        """What is measured, by its unit."""
+        """The kind of number that the unit asks for."""
         return "ranking" if self.unit in RANKED else "text" if self.unit == "text" else "number"
 
     def _in_ones(self, text: str) -> float:
@@ -189,14 +189,14 @@ class Claim:
 
 
 def read_claims(path: Path | None = None) -> tuple[Claim, ...]:
-    """The claims of `claims.csv`, or of another file. Raises `UserError` for what is no claim, and one made twice."""
+    """The claims of `claims.csv`, or of another file. Raises `UserError` for a wrong claim, and for a repeated one."""
     path = path or Path(__file__).parent / CLAIMS_FILE
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first cells of such lines for names of rows
+        if not isinstance(table.index, pd.RangeIndex):  # pandas took the first cells of longer lines for row names
             raise ValueError("a line has more cells than there are columns")
         claims = tuple(Claim(**{str(name): value for name, value in line.items()}) for line in table.to_dict("records"))
-    except (OSError, ValueError) as error:  # what pandas raises for no CSV is a ValueError
+    except (OSError, ValueError) as error:  # pandas raises ValueError for what is no CSV
         raise UserError(f"no claims can be read from {path} ({first_line(error)})") from error
     except TypeError as error:
         raise UserError(f"{path} has not the columns of a claim ({first_line(error)})") from error

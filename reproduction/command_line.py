@@ -1,6 +1,6 @@
-"""A script's flags: the same on every script, and their defaults in an editor's interactive window.
+"""Reading a script's flags, the same for every script; in an editor's interactive window, their defaults.
 
-Scripts import it before all that takes long or may be missing: from then on, what goes wrong is one line. They read
+Scripts import this module first, before slow or missing packages: from then on an error is one line. They read
 their settings before the rest, too, so that `--help` and a wrong flag are answered at once.
 """
 
@@ -33,10 +33,10 @@ def read_settings(
 ) -> AnySettings:
     """Settings of a script: a flag for every field, or `defaults` as they stand in an interactive window.
 
-    `description` is the script's docstring; `--circuit` is no flag of an experiment that evaluates none. From here on,
-    an error that the user can mend ends the script with one line.
+    `description` is the script's docstring. Experiments that evaluate no circuit have no `--circuit`. From here on, an
+    error that the user can mend ends the script with one line.
     """
-    script = sys._getframe(1).f_globals.get("__file__", "")  # which calls this; a cell has no file
+    script = sys._getframe(1).f_globals.get("__file__", "")  # the caller's; a cell has none
     given = arguments_of(script) if arguments is None else arguments
     if given is None:
         return defaults

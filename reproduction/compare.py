@@ -31,8 +31,8 @@ LAYER = re.compile(r"m\d+")
 def largest_difference(one: object, other: object) -> float:
     """The largest difference of two values of the same form: tensors, tables, numbers, dicts and lists of them.
 
-    That of a tensor or a number that exceeds one is a share of the largest value. Infinite for values of another form,
-    and for words that differ.
+    For a tensor or a number with values above one, it is a share of the largest value. It is infinite for values of
+    different forms, and for different words.
     """
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return _apart(one.double(), other.double())
@@ -48,7 +48,7 @@ def largest_difference(one: object, other: object) -> float:
 
 
 def _columns(table: pd.DataFrame) -> dict[str, object]:
-    """A table's columns: floats as tensors, whatever else they hold as lists."""
+    """A table's columns: floats as tensors, others as lists."""
     columns = {}
     for name, column in table.items():
         is_float = pd.api.types.is_float_dtype(column)
@@ -71,7 +71,7 @@ def _apart(one: torch.Tensor, other: torch.Tensor) -> float:
 def compare(one: Artifacts, other: Artifacts) -> pd.DataFrame:
     """The largest difference of each artifact of a script, and of each number in its record.
 
-    A row each: `kind` (artifact or number), `name`, `difference`. Raises `UserError` if the runs are not comparable.
+    Rows have `kind` (artifact or number), `name` and `difference`. Raises `UserError` if the runs are not comparable.
     """
     check_alike([one, other])
     settings = [made.record["settings"] for made in (one, other)]
@@ -91,7 +91,7 @@ def compare(one: Artifacts, other: Artifacts) -> pd.DataFrame:
 
 
 def _difference_of(name: str, one: Artifacts, other: Artifacts) -> float:
-    """The largest difference of an artifact; of a ranking, of the effects that it ranks."""
+    """The largest difference of an artifact; for a ranking, the largest difference of the effects ranked."""
     about, values = one.record["index"][name], (one.load(name), other.load(name))
     if about["kind"] == "ranking":
         effects = one.load(about["by"]).abs()
@@ -105,7 +105,7 @@ def _difference_of(name: str, one: Artifacts, other: Artifacts) -> float:
 def _same_rows(
     one: torch.Tensor, other: torch.Tensor, order: torch.Tensor, order_of_other: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows (K, ...) of two artifacts that are of what both rank among their first K, each beside its own."""
+    """The rows (K, ...) of two artifacts for what both rank among their first K, in the same order."""
     rows, rows_of_other = (
         {ranked: row for row, ranked in enumerate(each[: len(one)].tolist())} for each in (order, order_of_other)
     )
@@ -114,9 +114,9 @@ def _same_rows(
 
 
 def _numbers(key: str, one: Artifacts, other: Artifacts) -> tuple[object, object]:
-    """A number of both records, an estimate with its interval; a ranking without names, which may have swapped places.
+    """A number of both records: an estimate with its interval, a ranking without its names, which may have swapped.
 
-    A plain interval is compared where both have it, since one that is at the limit may be shown in one alone.
+    Plain intervals are compared only if both records have one: a run at the limit may lack it.
     """
     numbers = one.number(key), other.number(key)
     if one.is_ranking(key) and other.is_ranking(key):
@@ -129,9 +129,9 @@ def _numbers(key: str, one: Artifacts, other: Artifacts) -> tuple[object, object
 
 
 def _run_into_both(one: Path, other: Path) -> list[tuple[str, str]]:
-    """The experiments that were run into both folders, each with the subfolder of a layer that it was run into, if any.
+    """The experiments that were run into both folders, each with its layer's subfolder, if any.
 
-    Raises `UserError` if there are none, or one lacks in one.
+    Raises `UserError` if there are none, or if one was run into only one of the folders.
     """
     run_into = [_run_into(folder) for folder in (one, other)]
     if not {*run_into[0]} & {*run_into[1]}:

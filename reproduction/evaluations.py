@@ -1,7 +1,7 @@
-"""What a run measures: of every sentence for its table, on average for its record.
+"""What a run measures: each sentence's values for its table, their means for its record.
 
-A script adds what it measures under a key, one evaluation after the other. Means are recorded with intervals for which
-the nouns and the YYs of the sentences are drawn again; `save` makes one table of all of it, sentence by sentence.
+A script adds one evaluation after another, each under a key. Means are recorded with intervals that draw the sentences'
+nouns and YYs again. `save` makes one table of everything, sentence by sentence.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from path_patching.sweeps import strongest
 from reproduction.run import Run, check_finite
 
 YearMetric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # probabilities (n, A) and YYs (n,) to (n,)
-DRAWN = ("noun", "YY")  # of which year spans are made, each time that a noun or a YY is drawn
+DRAWN = ("noun", "YY")  # the columns of what was drawn to make a year span
 
 
 def clusters_of(sentences: pd.DataFrame, drawn: Iterable[str] = DRAWN) -> Clusters:
-    """What sentences were made of, numbered, int64 (N,) for each column that they have: intervals draw these again."""
+    """The groups that intervals draw again: for each of these columns that the sentences have, int64 (N,)."""
     return [torch.tensor(pd.factorize(sentences[name])[0]) for name in drawn if name in sentences]
 
 
@@ -41,9 +41,9 @@ def sweep_intervals(changes: torch.Tensor, seed: int, clusters: Clusters) -> tor
 
 @dataclass(frozen=True, eq=False)
 class Evaluations:
-    """What a run measures of each of its sentences: means for its record, and one table that it publishes.
+    """What a run measures for each of its sentences: means for its record, and one table that it publishes.
 
-    An evaluation is a key, such as `late_half`, and what is measured in it a column: its mean is recorded as
+    An evaluation has a key, such as `late_half`, and a column for each thing measured: a mean is recorded as
     `late_half/probability_difference`. A cell that is run again replaces what it had added. For other sentences of the
     same run: `dataclasses.replace(evaluations, sentences=..., metrics=...)`.
     """
@@ -52,9 +52,9 @@ class Evaluations:
     sentences: pd.DataFrame
     """What tells the N sentences apart, a row each."""
     metrics: Mapping[str, YearMetric] = field(default_factory=dict)
-    """By the column that each becomes: what `measure` takes of probabilities and of the column YY of the sentences."""
+    """By column: a function of the probabilities and of the sentences' column YY."""
     tables: dict[str, tuple[pd.DataFrame, dict[str, torch.Tensor]]] = field(default_factory=dict)
-    """By evaluation: its sentences, and the columns (N,) measured of them, NaN where nothing was."""
+    """By evaluation: its sentences, and its columns (N,), NaN where nothing was measured."""
 
     @property
     def seed(self) -> int:
@@ -63,15 +63,15 @@ class Evaluations:
 
     @property
     def clusters(self) -> Clusters:
-        """What the intervals draw again, (N,) each."""
+        """The groups that the intervals draw again, (N,) each."""
         return clusters_of(self.sentences)
 
     def column(self, evaluation: str, column: str) -> torch.Tensor:
-        """What was measured of each sentence, (N,) float64."""
+        """A column's value for each sentence, (N,) float64."""
         return self.tables[evaluation][1][column]
 
     def add(self, evaluation: str, column: str, values: torch.Tensor, rows: torch.Tensor | None = None) -> None:
-        """Keep a per-sentence quantity (N,) for the table, or that of some `rows` (n,), (n,).
+        """Keep a per-sentence quantity (N,) for the table; with `rows` (n,), values (n,) for these sentences.
 
         Raises `UserError` if it is not finite.
         """
@@ -93,9 +93,9 @@ class Evaluations:
     def measure(
         self, evaluation: str, probabilities: torch.Tensor, rows: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """The metrics of answers' probabilities (N, A), (N,) each, by column; kept for the table.
+        """The metrics of answer probabilities (N, A), (N,) each, by column; kept for the table.
 
-        With `rows` (n,), those of some of the sentences.
+        With `rows` (n,), for these sentences only.
         """
         of_all = self.sentences["YY"].to_numpy()
         start_yy = torch.tensor(of_all if rows is None else of_all[rows.numpy()])
@@ -107,7 +107,7 @@ class Evaluations:
     def note(
         self, evaluation: str, probabilities: torch.Tensor, words: str, clean: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """`measure`, and record the means; with the first metric of the `clean` run (N,), the share of its mean too."""
+        """`measure`, and record the means; with the clean run's first metric (N,), also as a share of its mean."""
         self.measure(evaluation, probabilities)
         measured = self.note_measured(evaluation, words)
         if clean is not None:

@@ -1,6 +1,6 @@
-"""What a reproduction knows of each node and link of its circuit: the rows of the report's panels.
+"""What a reproduction knows about each node and link of its circuit: the rows of the report's panels.
 
-Everything is looked up in artifacts. What a run did not measure of a node is not there.
+Everything is looked up in artifacts. What a run did not measure is left out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LENS_WIDTH, LENS_HEIGHT = 240, 90  # pixels of the curve of a logit lens
 
 @dataclass(frozen=True)
 class Effect:
-    """What patching a node does in one sweep: its effect in words, and its rank among all nodes by size."""
+    """A node's effect in one sweep, in words, and its rank among all nodes by size."""
 
     of: str
     shown: str
@@ -51,7 +51,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Lens:
-    """The logit lens of a node as a curve over end years minus YY: SVG points, where YY lies, and its range."""
+    """The logit lens of a node as a curve over end year minus YY: SVG points, where YY is, and its range."""
 
     points: str
     at_yy: float
@@ -72,9 +72,9 @@ class Evidence:
     attention: Attention | None = None
     lens: Lens | None = None
     lost: tuple[tuple[str, str], ...] = ()
-    """What F loses without it: of which part, and how much."""
+    """What F loses without it: the part of the circuit, and how much."""
     links: tuple[tuple[str, str, str], ...] = ()
-    """The links of a node: their identity, in words, and their effect; the strongest first."""
+    """The links of a node: identity, words and effect; the strongest first."""
     shown: str = ""
     """The effect of a link."""
 
@@ -86,7 +86,7 @@ def link_id(link: Link) -> str:
 
 
 def evidence(runs: Mapping[str, Artifacts]) -> dict[str, Evidence]:
-    """Everything known of each node and link of the circuit, by identity; nothing without circuit_discovery.py's."""
+    """The evidence of each node and link of the circuit, by identity; none without circuit_discovery.py's run."""
     discovery = runs.get("circuit_discovery")
     effects = link_effects_of(discovery) if discovery else {}
     if discovery is None or not effects:
@@ -208,7 +208,7 @@ def _lens(node: str, discovery: Artifacts) -> Lens | None:
 
 
 def _lost(validation: Artifacts | None, kind: str, **of: str) -> Iterator[tuple[str, str]]:
-    """What F loses without a node or a link, in each part of the circuit; and given that its class is gone as well."""
+    """What F loses without a node or a link, in each part of the circuit; also when its class is gone too."""
     for name in validation.find(kind=kind) if validation else ():
         table: pd.DataFrame = validation.load(name)  # type: ignore[union-attr]
         for column, value in of.items():

@@ -1,13 +1,13 @@
 """The table of experiments: each script, what it asks, what it makes, and which script draws it.
 
-A new experiment is an entry here and a script of that name. All else comes from the table: the steps of `reproduce.py`
+A new experiment is an entry here and a script of that name. The rest comes from the table: the steps of `reproduce.py`
 and their order, `--only` and `--skip`, which scripts take `--circuit`, the sections of the report, and the tables of
 README.md, docs/artifacts.md and docs/figures.md, which this prints:
 
     python -m reproduction.experiments
 
-What a script makes is listed by name, or by pattern as `ipp_*.pt`, each with a condition: the settings with which every
-whole run has it. `lacking` and `unknown` compare a run with this list.
+Artifacts and figures are listed by name, or by pattern as `ipp_*.pt`, each with a condition on the settings: if it
+holds, every whole run has the artifact. `lacking` and `unknown` compare a run with this list.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 
 from reproduction.settings import PAPER_LAYER, NeuronSettings, Settings, ValidationSettings
 
-WORDS = ("results", "report")  # of reproduce.py; they come last, and are made of what all scripts made
+WORDS = ("results", "report")  # of reproduce.py; they come last, since they read what all scripts made
 
 When = Callable[[Settings], bool]  # whether every whole run with these settings has it
 Made = Mapping[str, When]  # by name or pattern
@@ -30,17 +30,17 @@ def always(settings: Settings) -> bool:
 
 
 def may_lack(settings: Settings) -> bool:
-    """With none for sure: it depends on the circuit or the model."""
+    """With no settings for sure: it depends on the circuit or the model."""
     return False
 
 
 def every_yy(settings: Settings) -> bool:
-    """With a sentence for each YY, as balanced sentences have from 97 on."""
+    """With a sentence for each YY: balanced sentences, at least 97."""
     return settings.n >= 97
 
 
 def many(settings: Settings) -> bool:
-    """With so many sentences that each YY is among them, even if years are drawn at random."""
+    """With so many sentences that each YY has one, even if years are drawn at random."""
     return settings.n >= 10_000
 
 
@@ -74,7 +74,7 @@ class Experiment:
     script: str
     asks: str
     makes: Made
-    """Its artifacts; the table of its sentences, which every experiment makes, goes without saying."""
+    """Its artifacts, without the table of its sentences, which every experiment makes."""
     evaluates_circuit: bool = False
     """Whether it takes `--circuit`."""
     drawn_by: Plots | None = None
@@ -83,7 +83,7 @@ class Experiment:
 
     @property
     def artifacts(self) -> Made:
-        """All of its artifacts, the table of its sentences among them."""
+        """All of its artifacts, with the table of its sentences."""
         return {**self.makes, f"{self.script}_sentences.csv": always}
 
     @property
@@ -93,13 +93,13 @@ class Experiment:
 
 
 def lacking(made: Made, settings: Settings, names: Collection[str]) -> tuple[str, ...]:
-    """What a whole run with these settings has and `names` lack: the names, and the patterns that none of them fits."""
+    """What a whole run with these settings has and `names` lack: names, and patterns that no name fits."""
     needed = (pattern for pattern, when in made.items() if when(settings))
     return tuple(pattern for pattern in needed if not any(fnmatchcase(name, pattern) for name in names))
 
 
 def unknown(made: Made, names: Collection[str]) -> tuple[str, ...]:
-    """Those of `names` that are not in the list."""
+    """The `names` that are not in the list."""
     return tuple(name for name in names if not any(fnmatchcase(name, pattern) for pattern in made))
 
 

@@ -1,9 +1,9 @@
-"""Every kind of plot in one look, and how a figure becomes files.
+"""Every kind of plot, all in one style, and how a figure becomes files.
 
-`facets` draws heatmaps side by side and `heatmap` one of them; `probability_heatmap`, `sweeps` and `head_tiles` are
-heatmaps that recur in the paper; `lines` draws curves. Values are tensors or arrays; what is not a finite number is
-left grey. `figure_files` gives interactive HTML that needs no network (plotly.js lies once beside the figures), and PDF
-and PNG where kaleido 0.2.1 is installed.
+`facets` draws heatmaps side by side, `heatmap` a single one. `probability_heatmap`, `sweeps` and `head_tiles` are the
+paper's kinds of heatmap; `lines` draws curves. Values are tensors or arrays; what is not a finite number stays grey.
+`figure_files` makes interactive HTML that needs no network (plotly.js is there once, beside the figures), and PDF and
+PNG where kaleido 0.2.1 is installed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Colours = Callable[[np.ndarray], ColourScale]  # chooses the range from the valu
 
 CURVES = (BLUES[7], "rgb(178,24,43)", "rgb(77,77,77)", "rgb(230,145,56)", "rgb(106,81,163)", "rgb(35,139,69)")
 INK = "rgb(30,30,30)"
-SHADES = tuple(colors.sequential.Viridis[:-1])  # of dots, which the last yellow would hide on white
+SHADES = tuple(colors.sequential.Viridis[:-1])  # of dots, without the last yellow, which is hard to see on white
 # Lengths in pixels.
 MARGIN = {"l": 75, "r": 115, "t": 72, "b": 65}  # above the title there is room for the page's buttons
 PANEL_TITLE = 28  # above each panel
@@ -72,7 +72,7 @@ def named(title: str, names: Sequence[object]) -> Axis:
 PREDICTED_YEAR = years("predicted year", 0, 99)
 YY = years("YY", 2, 98)
 
-# One cell in 500 may lie beyond the bar: after 98 all probability is on 99, which would leave the other rows pale.
+# One cell in 500 may lie beyond the bar: for YY = 98 all probability is on 99, and the other rows would look pale.
 probability: Colours = partial(sequential, title="probability", share=0.998)
 attention: Colours = partial(sequential, title="attention")
 logit: Colours = partial(diverging, title="logit")
@@ -81,12 +81,12 @@ change: Colours = partial(diverging, title="change in probability difference (pe
 
 
 def escaped(text: str) -> str:
-    """What is not ours in a figure, as names are: plotly reads tags, entities and, between two $, TeX in any text."""
+    """A foreign text, such as a name, as plotly shows it: plotly reads tags, entities and TeX between $ in any text."""
     return html.escape(text, quote=False).replace("$", "&#36;")
 
 
 def titled(what: str, record: Mapping[str, Any]) -> str:
-    """A figure's title: what it shows and, from the artifacts' record, the model that was run and how."""
+    """A figure's title: what it shows and, from the artifacts' record, of which model, run how."""
     name = escaped(record["model"]["name"])
     model = name if record["model"]["is_gpt2_small"] else f"{name} (not GPT-2 small)"
     return f"{what}, {model}, as published" if record["settings"]["as_published"] else f"{what}, {model}"
@@ -95,16 +95,16 @@ def titled(what: str, record: Mapping[str, Any]) -> str:
 def probability_heatmap(probs: Values, title: str, subtitle: str = "", like: Values | None = None) -> go.Figure:
     """Collated year probabilities (97, 100): YY 02 … 98 downwards, predicted year 00 … 99 to the right.
 
-    `like` gives the probabilities of another heatmap, whose colours this one takes over so that they compare.
+    `like` has the probabilities of another heatmap; both then have the same colours and can be compared.
     """
     colours = probability if like is None else lambda _: probability(_finite(like))
     return heatmap(probs, title, PREDICTED_YEAR, YY, colours, subtitle)
 
 
 def sweeps(panels: Mapping[str, Values], title: str, subtitle: str = "", one_range: bool = True) -> go.Figure:
-    """Sweeps of path patching: a panel each, (layers, heads + 1) with the MLP last, in probability; drawn in points.
+    """Sweeps, a panel each: (layers, heads + 1) with the MLP last, in probability, drawn in points.
 
-    Panels stand two in a row, or three if that leaves no hole or there are many.
+    There are two panels in a row; three if that leaves no hole or there are many.
     """
     n_layers, n_columns = next(iter(panels.values())).shape
     x, y = named("head", [*range(n_columns - 1), "MLP"]), named("layer", range(n_layers))
@@ -140,7 +140,7 @@ def facets(
 ) -> go.Figure:
     """Heatmaps in rows of `columns`, each titled by its key in `panels` and (len(y), len(x)), first row at the top.
 
-    They share one colour range and bar, or with `one_range=False` have one each; what several bars show is said once,
+    They share one colour range and bar; with `one_range=False` each has its own, and what the bars show is said once,
     below the title. `size` is a panel's, in pixels.
     Raises `ValueError` for values that do not fit the axes.
     """
@@ -191,7 +191,7 @@ def lines(
     subtitle: str = "",
     mark: tuple[int, str] | None = None,
 ) -> go.Figure:
-    """Curves of (len(x),) each over one axis that starts at zero, named by their keys; `mark` is an x and its label."""
+    """Curves (len(x),) over one axis, with y from zero, named by their keys; `mark` is an x and its label."""
     figure = _panels([""], 1, size=(560, 320), gap=0).update_layout(margin_r=30)
     for (name, values), colour in zip(curves.items(), cycle(CURVES)):
         figure.add_scatter(x=list(x.values), y=_finite(values), name=name, mode="lines", line_color=colour)
@@ -214,10 +214,10 @@ def scatter(
     of: Axis | None = None,
     size: tuple[int, int] = (500, 450),
 ) -> go.Figure:
-    """Dots (n, 2), x and y, in panels of one or more groups, all named by their keys; none where one is not finite.
+    """Dots (n, 2), x and y, in panels of one or more groups, named by their keys; those not finite are left out.
 
-    With `of`, the dots of a group are the values of an axis: coloured by them, and labelled where there is room.
-    `y` is a title, for panels with ranges of their own, or an axis of rows that all panels share, as they then do x.
+    With `of`, each dot of a group stands for a value of this axis: coloured by it, and labelled where there is room.
+    `y` is a title, and panels have their own ranges; or it is an axis of rows, and panels share both axes.
     """
     columns, rows = min(2, len(panels)), y if isinstance(y, Axis) else None
     figure = _panels(list(panels), columns, size, gap=30 if rows else 60, labelled=True)
@@ -285,7 +285,7 @@ def with_numbers(figure: go.Figure, texts: Sequence[Sequence[str]]) -> go.Figure
 
 
 def dressed(figure: go.Figure, title: str, subtitle: str) -> go.Figure:
-    """The figure with its title, room for a subtitle, and the look that all have in common."""
+    """The figure with its title, room for a subtitle, and the style that all figures share."""
     room = SUBTITLE if subtitle else 0
     figure.update_layout(height=figure.layout.height + room, margin_t=figure.layout.margin.t + room)
     # A letter is about half as wide as it is high: a long title is set smaller rather than cut.
@@ -299,7 +299,7 @@ def dressed(figure: go.Figure, title: str, subtitle: str) -> go.Figure:
 def figure_files(figure: go.Figure, name: str) -> dict[str, bytes]:
     """A figure's files by name: interactive HTML, its data for plotly and, if they can be rendered, PDF and PNG.
 
-    `name` may begin with subfolders ("appendix/m11-ipp"); plotly's JavaScript lies in the folder above them.
+    `name` may begin with subfolders ("appendix/m11-ipp"); plotly's JavaScript is in the folder above them.
     """
     script = "../" * (len(Path(name).parts) - 1) + PLOTLY_JS
     page = figure.to_html(include_plotlyjs=script, div_id=Path(name).name)
@@ -322,16 +322,16 @@ def _fitting(values: Values, x: Axis, y: Axis) -> np.ndarray:
 
 
 def _panels(titles: Sequence[str], columns: int, size: tuple[int, int], gap: int, labelled: bool = False) -> go.Figure:
-    """An empty figure of panels of `size` pixels, `gap` pixels apart, as large as they and the margins need.
+    """An empty figure with panels of `size` pixels, `gap` pixels apart, large enough for them and the margins.
 
-    Panels that are `labelled` have room below for the labels of their own ticks.
+    Below `labelled` panels there is room for tick labels.
     """
     rows, between = math.ceil(len(titles) / columns), PANEL_TITLE + (37 if labelled else 17)
     width, height = columns * size[0] + (columns - 1) * gap, rows * size[1] + (rows - 1) * between
     figure = make_subplots(
         rows, columns, subplot_titles=titles, horizontal_spacing=gap / width, vertical_spacing=between / height
     )
-    # Set now: what make_subplots has written are the panels' titles, the only annotations so far.
+    # Now the panels' titles, which make_subplots has written, are the only annotations.
     figure.update_annotations(font_size=14)
     margin = MARGIN | {"t": MARGIN["t"] + (PANEL_TITLE if any(titles) else 0)}
     return figure.update_layout(
@@ -345,13 +345,13 @@ def _cells(array: np.ndarray, x: Axis, y: Axis, meaning: str, coloraxis: str) ->
 
 
 def _plain_dots(group: int) -> dict[str, object]:
-    """How the dots of a group look: those of the first are discs, those of others rings that show around them."""
+    """The look of a group's dots: the first group has discs, the others rings around them."""
     shape = {"symbol": "circle", "size": 7} if group == 0 else {"symbol": "circle-open", "size": 11}
     return {"mode": "markers", "marker": shape | {"color": CURVES[group]}}
 
 
 def _labelled_dots(of: Axis, places: Sequence[str | None]) -> dict[str, object]:
-    """How dots look that stand for the values of an axis; a place says on which side of its dot a label is."""
+    """The look of dots that stand for the values of an axis; a place is the side of its dot on which a label is."""
     values = list(of.values)
     text = [f"{value:02d}" if place else "" for value, place in zip(values, places, strict=True)]
     hover = f"{of.title} %{{marker.color:02d}}<br>%{{x:.4g}}, %{{y:.4g}}<extra></extra>"
@@ -361,7 +361,7 @@ def _labelled_dots(of: Axis, places: Sequence[str | None]) -> dict[str, object]:
 
 
 def _label_places(dots: np.ndarray, size: tuple[int, int]) -> list[str | None]:
-    """On which side of each of the dots (n, 2) in a panel of `size` pixels a label covers no other dot or label."""
+    """For each dot (n, 2) in a panel of `size` pixels, a side on which its label covers no other dot or label."""
     low, high = dots.min(0), dots.max(0)
     pixels = 0.9 * (dots - low) / np.where(high > low, high - low, 1) * size  # the rest of the panel is its margin
     centres, places = np.empty((0, 2)), []
@@ -378,7 +378,7 @@ def _label_places(dots: np.ndarray, size: tuple[int, int]) -> list[str | None]:
 
 
 def _apart(taken: np.ndarray, centre: np.ndarray, size: tuple[int, int]) -> bool:
-    """Whether every one of the `taken` (n, 2) is at least as far from `centre` as `size` in one direction."""
+    """Whether all `taken` (n, 2) are at least `size` away from `centre`, across or down."""
     return bool((np.abs(taken - centre) >= size).any(1).all())
 
 
@@ -388,7 +388,7 @@ def _numbered(name: str, index: int) -> str:
 
 
 def _outer(axis: Axis, outer: bool) -> dict[str, object]:
-    """Title and tick labels, for a panel at the outer side of the figure."""
+    """Title and tick labels for a panel at the outer side of the figure."""
     return {"showticklabels": outer, "title_text": axis.title if outer else ""}
 
 
@@ -399,7 +399,7 @@ def _tile_axis(title: str, n_tiles: int, n_cells: int) -> Axis:
 
 
 def _tile_cell(positions: Sequence[str], row: int, column: int) -> str:
-    """What a cell of `head_tiles` stands for. The gaps have no value, so that their names are never shown."""
+    """What a cell of `head_tiles` stands for. Gaps have no value, so their names are never shown."""
     names = [*map(escaped, positions), ""]
     (layer, query), (head, key) = divmod(row, len(names)), divmod(column, len(names))
     return f"a{layer}.h{head}<br>{names[query]} → {names[key]}"
@@ -414,7 +414,7 @@ def _area(figure: go.Figure, panel: int | None) -> tuple[float, float, float]:
 
 
 def _bar_labels(scale: ColourScale, exceeded: bool) -> dict[float, str]:
-    """Labels of a colour bar by their value; the last says if the data goes beyond it."""
+    """Labels of a colour bar by value; the last says if the data goes beyond it."""
     ticks = np.linspace(scale.low, scale.high, 5).tolist()
     labels = {tick: f"{tick:.4g}".replace("-", "−") for tick in ticks}
     return labels | {ticks[-1]: f"≥ {labels[ticks[-1]]}"} if exceeded else labels
@@ -437,11 +437,11 @@ def _add_colour_bar(
 
 
 def _title_colour_bar(figure: go.Figure, title: str, area: tuple[float, float, float]) -> None:
-    """Say what the only bar shows, beyond its labels, in as many lines as its height asks for."""
+    """The title of a single bar, beyond its labels, in as many lines as its height needs."""
     right, bottom, top = area
     margin, bar = figure.layout.margin, figure.layout.coloraxis.colorbar
     pixels = (top - bottom) * (figure.layout.height - margin.t - margin.b)
-    # Not the bar's own title, which plotly sets at a fixed distance, over the labels where they are long.
+    # Not the bar's own title: plotly sets that at a fixed distance, over long labels.
     beyond_labels = BAR_GAP + BAR_WIDTH + 12 + 6 * max(map(len, bar.ticktext))
     wrapped = textwrap.wrap(title, max(1, int(pixels / LETTER)))
     figure.add_annotation(
@@ -460,7 +460,7 @@ RECOVERED = "recovered share of the clean probability difference"
 def share_histogram(
     shares: torch.Tensor, marks: Mapping[str, float], title: str, subtitle: str, of: str = RECOVERED
 ) -> go.Figure:
-    """Counts of random circuits by the share (K,) of something that each has, and a line at each of `marks`."""
+    """How many random circuits have which share (K,) of something, with a line at each of `marks`."""
     axis, counts = _bars(100 * shares, [100 * mark for mark in marks.values()], of)
     figure = lines({"random circuits": counts}, title, axis, "circuits", subtitle)
     figure.update_traces(line_shape="hv", line_width=1, fill="tozeroy")
@@ -468,14 +468,14 @@ def share_histogram(
         line = {"color": colour, "dash": dash}
         x, y, name = [100 * mark] * 2, [0, counts.max().item()], f"{name}, {_in_percent(100 * mark)}"
         figure.add_scatter(x=x, y=y, mode="lines", line=line, name=name)
-    above = LEGEND * len(figure.data)  # a row each, since side by side they are as wide as their names are long
+    above = LEGEND * len(figure.data)  # a row each: side by side, long names would not fit
     room = {"height": figure.layout.height + above, "margin_t": figure.layout.margin.t + above}
     legend = {"orientation": "v", "y": 1, "yanchor": "bottom", "x": 0.5, "xanchor": "center"}
     return figure.update_layout(showlegend=True, legend=legend, **room)
 
 
 def _bars(percent: torch.Tensor, also: list[float], of: str) -> tuple[Axis, torch.Tensor]:
-    """Lower edges of bars over values in percent, as an axis that reaches to `also`, and counts; its ends are empty."""
+    """The lower edges of bars over values in percent, as an axis that includes `also`, and their counts."""
     low, high = min(percent.min().item(), *also), max(percent.max().item(), *also)
     width = _round_step(high - low, BARS)
     edges = torch.arange(math.floor(low / width) - 1, math.ceil(high / width) + 2) * width
@@ -486,7 +486,7 @@ def _bars(percent: torch.Tensor, also: list[float], of: str) -> tuple[Axis, torc
 
 
 def _round_step(span: float, most: int) -> int:
-    """The least of 1, 2, 5, 10, 20, … that goes into `span` at most `most` times."""
+    """The smallest of 1, 2, 5, 10, 20, … that goes into `span` at most `most` times."""
     powers: Iterator[int] = (10**power for power in count())
     return next(step for power in powers for step in (power, 2 * power, 5 * power) if step * most >= span)
 

@@ -20,7 +20,7 @@ SENTENCES_AT_ONCE = 64
 
 @dataclass(frozen=True, eq=False)
 class NextToken:
-    """The next token after N sentences; probabilities are float64, of the softmax over all V tokens."""
+    """The next token after N sentences; probabilities are float64, from the softmax over all V tokens."""
 
     answers: torch.Tensor
     """Probabilities of the tokens asked for, (N, A)."""
@@ -38,7 +38,7 @@ def predict_next(
     """The next token after tokens (N, T), at `answers` (A,) and at the `k` likeliest of each sentence, on the CPU.
 
     Only a few sentences' softmaxes are in memory at a time. Raises `UserError` if the sentences are too long for the
-    model, or it has not all of GPT-2's tokens that occur.
+    model, or have tokens that the model does not have.
     """
     _check_fits(hf_model, torch.cat([tokens.flatten(), answers]), tokens.shape[1])
     with placing("the model's weights", device):
@@ -62,7 +62,9 @@ def predict_next(
 
 def _check_fits(hf_model: GPT2LMHeadModel, used: torch.Tensor, length: int) -> None:
     if length > hf_model.config.n_positions:
-        raise UserError(f"sentences of {length} tokens; the model takes at most {hf_model.config.n_positions}")
+        raise UserError(
+            f"sentences of {length} tokens; the model takes at most {hf_model.config.n_positions}: choose another"
+        )
     n_tokens = hf_model.config.vocab_size
     if used.max() >= n_tokens:
         raise UserError(

@@ -1,4 +1,4 @@
-"""One style of numbers, wherever they are shown: `81.7 %`, `−1.9 points [−2.5, −1.4]`, `2.35`.
+"""The one style of numbers with units: `81.7 %`, `−1.9 points [−2.5, −1.4]`, `2.35`.
 
 A unit is `%` (a share of one), `points` (a change of one, in hundredths) or empty (a plain number).
 """

@@ -1,4 +1,4 @@
-"""The circuit that the paper describes for GPT-2 small (section 3), which is known by its paths and not by its name."""
+"""The paper's circuit of GPT-2 small (section 3), which is recognized by its paths, not by its name."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ GIVEN = "a given circuit"
 
 @cache
 def is_the_papers(circuit: Circuit) -> bool:
-    """Whether a circuit has the paths of the paper's, whatever it is called."""
+    """Whether a circuit has the paths of the paper's, whatever its name is."""
     return is_same(circuit, PAPER)
 
 
 def truly_named(circuit: Circuit) -> Circuit:
-    """A circuit with the paper's name if it is the paper's, and without that if it is not, as one that was edited."""
+    """A circuit with the paper's name if it is the paper's; without it if it is not, for example if it was edited."""
     if is_the_papers(circuit):
         return replace(circuit, name=PAPER.name)
     return replace(circuit, name=GIVEN) if _reads_like(circuit.name, PAPER.name) else circuit
 
 
 def named_as_read(circuit: Circuit) -> Circuit:
-    """A circuit of a file, which anyone may have edited: it is not known to be the one found automatically either."""
+    """A circuit read from a file. Anyone may have edited it, so it does not count as found automatically either."""
     named = truly_named(circuit)
     return replace(named, name=GIVEN) if _reads_like(named.name, NAME) else named
 
 
 def _reads_like(name: str, other: str) -> bool:
-    """Whether two names are one to a reader: capitals, spaces, apostrophes and other signs tell nothing apart."""
+    """Whether a reader takes two names for the same: capitals, spaces, apostrophes and other signs do not count."""
     letters = ["".join(filter(str.isalnum, normalize("NFKC", each).casefold())) for each in (name, other)]
     return letters[0] == letters[1]

@@ -1,4 +1,4 @@
-"""What a script makes that reads artifacts alone: figures and tables of one model, published with a record of them."""
+"""What a plotting script makes from artifacts: figures and tables of one model, published with a record."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from reproduction.terminal import in_interactive_window
 
 @dataclass(frozen=True)
 class Plots:
-    """The figures and other files of one script, added by its cells one after the other."""
+    """The figures and other files of one script, added by its cells one after another."""
 
     publication: Publication
     sources: tuple[Artifacts, ...]
@@ -44,7 +44,7 @@ class Plots:
         return titled(what, self.sources[0].record)
 
     def plainly_titled(self, what: str) -> str:
-        """The same for a page or a table, whose text is no figure's."""
+        """The same for a page or a table."""
         return html.unescape(self.titled(what))
 
     def write(self, figure: go.Figure, name: str, shows: Mapping[str, str] | None = None) -> None:
@@ -60,7 +60,7 @@ class Plots:
             figure.show()
 
     def publish(self, **more: object) -> None:
-        """Move all files into their folder, and those of an earlier run that are not made any more away.
+        """Move all files into their folder, and delete files of an earlier run that are not made any more.
 
         `more` is kept in the record. Raises `UserError` if the folder cannot be written to.
         """
@@ -87,11 +87,11 @@ class Plots:
 
 
 def start_plots(name: str, settings: PlotSettings, *sources: Artifacts, might_read: Sequence[str] = ()) -> Plots:
-    """Open what a script draws of the artifacts of one or more others; for `name` see `publication.Publication`.
+    """Open what a script draws from the artifacts of one or more others; for `name` see `publication.Publication`.
 
-    `might_read` are scripts whose artifacts it would have taken as well, had they been there.
-    Raises `UserError` if they are of different models or circuits, or of another model than was asked for, naming both;
-    and if the folder for the figures is busy or cannot be written to.
+    `might_read` are scripts whose artifacts it would also have read if they had been there. Raises `UserError` if the
+    sources are of different models or circuits, or of another model than was asked for (it names both), and if the
+    folder for the figures is busy or cannot be written to.
     """
     first = sources[0]
     check_alike(sources)
@@ -105,7 +105,7 @@ def start_plots(name: str, settings: PlotSettings, *sources: Artifacts, might_re
 
 
 def check_up_to_date(made: Artifacts, folder: Path) -> None:
-    """Raise `UserError` if what a script made was made from other artifacts than lie in `folder` now."""
+    """Raise `UserError` if a script's results were made from other artifacts than those in `folder` now."""
     for name, hash_ in made.record["read"].items():
         path = folder / name
         if (sha256(path) if path.is_file() else None) != hash_:

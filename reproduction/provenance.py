@@ -20,20 +20,20 @@ from reproduction.terminal import arguments_of
 
 LIBRARIES = ("rust_circuit", "transformers", "numpy", "pandas", "concept-erasure", "plotly", "kaleido", "jinja2")
 DATA = ("cache", "path_patching/gpt2/data")
-NO_INPUT = ("README.md",)  # beside the data, which it is about
+NO_INPUT = ("README.md",)  # beside the data, which it describes
 
 
 def library_versions() -> dict[str, str | None]:
     """Versions of Python and of the libraries that results depend on; None for one that is not installed.
 
-    PyTorch's own word, because the package's does not say for which device it was built.
+    PyTorch's version is its own: the package's does not say for which device it was built.
     """
     versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
     return versions | {name: _version(name) for name in LIBRARIES}
 
 
 def code_version() -> str | None:
-    """The repository's commit, with `+changes` where files differ from it or are new; None outside a git checkout."""
+    """The repository's commit, with `+changes` if files differ from it or are new; None outside a git checkout."""
     try:
         commit = _git("rev-parse", "--verify", "HEAD")
         return f"{commit}+changes" if _git("status", "--porcelain", "--untracked-files=normal") else commit
@@ -42,14 +42,14 @@ def code_version() -> str | None:
 
 
 def _git(*words: str) -> str:
-    """What git says of this repository, never of one that it lies in or that the environment names."""
+    """git's answer about this repository, never about one around it or one that the environment names."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "--no-optional-locks", f"--git-dir={ROOT / '.git'}", f"--work-tree={ROOT}", *words]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def made_by(script: str) -> dict[str, object]:
-    """What a record says of how this run of a script came about: its command, its code and the libraries."""
+    """What a record says about how a script was run: its command, its code and the libraries."""
     return {
         "command": command(script),
         "code": code_version(),
@@ -59,7 +59,7 @@ def made_by(script: str) -> dict[str, object]:
 
 
 def command(script: str) -> str:
-    """How this run of a script was called; in an interactive window, where there is no call, by its name alone."""
+    """The command of this run of a script; in an interactive window, only the script's name."""
     given = arguments_of("reproduce.py" if script in WORDS else f"{script}.py") or []
     return invocation(script, given[1:] if script in WORDS else given)
 
@@ -74,7 +74,7 @@ def code_sha256(script: str) -> str:
     lying = (path for folder in DATA for path in (ROOT / folder).glob("*"))
     data = {path for path in lying if path.is_file() and path.name not in NO_INPUT}
     code = _with_imports(ROOT / "reproduction" / f"{script}.py" if script in WORDS else ROOT / f"{script}.py")
-    if script not in WORDS:  # what the table says of a script shows in its command: a new entry leaves the others done
+    if script not in WORDS:  # without the table: a new entry must leave the other steps done
         code.discard(ROOT / "reproduction" / "experiments.py")
     named = {file for path in code for file in _named_beside(path)}
     digest = hashlib.sha256()
@@ -84,7 +84,7 @@ def code_sha256(script: str) -> str:
 
 
 def _with_imports(path: Path) -> set[Path]:
-    """A source file and all of the repository's that it imports, directly or not."""
+    """A source file and all files of the repository that it imports, directly or not."""
     found: set[Path] = set()
     waiting = [path]
     while waiting:
@@ -96,10 +96,10 @@ def _with_imports(path: Path) -> set[Path]:
 
 
 def _imported(path: Path) -> set[Path]:
-    """The repository's source files that one imports, the `__init__.py` of each package on the way among them.
+    """The repository's source files that a file imports, with the `__init__.py` of each package on the way.
 
-    A package may hand on names of its modules, so a name of a package is looked for among its modules and in its own
-    file, which is followed in its turn.
+    A package may export names of its modules. So a name of a package is looked for among its modules and in its
+    `__init__.py`, whose imports are followed too.
     """
     names = _imported_names(path.read_bytes(), path.relative_to(ROOT).parts)
     parts = {tuple(name.split(".")) for name in names}
@@ -111,7 +111,7 @@ def _imported(path: Path) -> set[Path]:
 
 @cache
 def _imported_names(source: bytes, parts: tuple[str, ...]) -> frozenset[str]:
-    """The modules, and names that may be modules, that a source file imports; `parts` is its path in the repository."""
+    """The modules, and names that may be modules, that a source file imports; `parts` is the file's path."""
     names: set[str] = set()
     for statement in ast.walk(ast.parse(source)):
         if isinstance(statement, ast.Import):

@@ -1,10 +1,10 @@
-"""Files that are published together, once all of them are made, with a JSON record that names each with its SHA-256.
+"""Publishing files together once all of them are made, with a JSON record that has the SHA-256 of each.
 
-They are staged in a hidden folder beside their destination, so that a run which fails half way leaves the earlier files
-as they were. Publishing moves the earlier files aside and the staged ones in, the record last: all of it or, if a move
-fails, nothing. What a killed process had moved aside comes back when the script is run there again; until then readers
-see by the hashes that files and record do not belong together. While a script stages files in a folder, another run of
-it there is refused.
+Files are staged in a hidden folder beside their destination: a run that fails half way leaves the earlier files as they
+were. Publishing moves the earlier files aside and the staged ones in, the record last. If a move fails, everything is
+moved back. If the process is killed, the earlier files come back when the script is run there again; until then the
+hashes show readers that files and record do not belong together. While a script stages files in a folder, another run
+of it there is refused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from reproduction.experiments import WORDS
 
 RECORD_VERSION = 5
 PLAIN = re.compile(r"(?=.{1,200}\Z)\w[\w .-]*(/\w[\w .-]*)*", re.ASCII)
-NEW_RECORD, EARLIER = "record", "earlier"  # in the folder of what is moved aside: the one to come, and the files
+NEW_RECORD, EARLIER = "record", "earlier"  # in the folder of what is moved aside: the new record, and the earlier files
 
 
 def sha256(path: Path) -> str:
@@ -41,7 +41,7 @@ def sha256(path: Path) -> str:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The file of a name in a folder. Raises `UserError` if the name leads elsewhere, by itself or through a link."""
+    """The file of a name in a folder. Raises `UserError` if the name leads out of it, by itself or through a link."""
     path = folder / name
     if not PLAIN.fullmatch(name) or not Path(os.path.realpath(path.parent)).is_relative_to(os.path.realpath(folder)):
         raise UserError(
@@ -53,9 +53,10 @@ def inside(folder: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class Publication:
-    """What one run of a script is about to publish in a folder, which it has locked against other runs of it.
+    """What one run of a script will publish in a folder, which it has locked against other runs of the script.
 
-    `name` is the script's or, where its runs leave different files ("neuron_plots-m8"), begins with it and a dash.
+    `name` is the script's. If its runs make different files, it begins with the script's and a dash:
+    "neuron_plots-m8".
     """
 
     name: str
@@ -66,10 +67,10 @@ class Publication:
     """What it has published so far, by SHA-256."""
 
     def stage(self, name: str, content: bytes | Iterable[bytes]) -> None:
-        """Put a file aside, its content whole or in pieces; `name` may begin with subfolders.
+        """Stage a file, given whole or in pieces; `name` may begin with subfolders.
 
-        Raises `UserError` if it cannot be written, if its name leads out of the folder or is the record's, or if all
-        was given up for a later run.
+        Raises `UserError` if it cannot be written, if its name leads out of the folder or is the record's, or if a
+        later run has taken the folder.
         """
         self._open_again()
         path = inside(self.staging, name)
@@ -80,16 +81,15 @@ class Publication:
             try:
                 with path.open("wb") as file:
                     file.writelines([content] if isinstance(content, bytes) else content)
-            except BaseException:  # of which no part is to be published
+            except BaseException:  # no part of the file may be published
                 path.unlink(missing_ok=True)
                 raise
 
     def publish(self, record: Mapping[str, object]) -> Path:
-        """Put everything into the folder in the place of what an earlier run left, all of it or nothing.
+        """Replace an earlier run's files in the folder by the staged ones, all or nothing.
 
-        What this run has published before, and has not staged again, stays. Ctrl-C is held off meanwhile. Returns the
-        record's path. Raises `UserError` if the folder cannot be written to, or like `stage`; what is staged can be
-        published again then.
+        Files that this run has published before and not staged again stay. Ctrl-C waits meanwhile. Returns the path of
+        the record. Raises `UserError` if the folder cannot be written to, or like `stage`; then publish again.
         """
         self._open_again()
         head = {"record_version": RECORD_VERSION, "script": script_of(self.name)}
@@ -106,7 +106,7 @@ class Publication:
         return record_path(self.folder, self.name)
 
     def _exchange(self, files: Mapping[str, Path], record: str) -> None:
-        """Move the earlier run's files aside, and the staged ones and their record in."""
+        """Move the earlier run's files aside, then the staged files and their record in."""
         path = record_path(self.folder, self.name)
         names = sorted({*files, *_files_by_hash(path)})
         places = {name: inside(self.folder, name) for name in names} | {path.name: path}
@@ -122,7 +122,7 @@ class Publication:
             _put_back(aside, self.folder)
 
     def _open_again(self) -> None:
-        """See that there is a place for what is staged, also after publishing, as when a cell is run again to look."""
+        """Make sure that there is a folder for staged files, also after publishing: a cell may be run again."""
         if self.staging.is_dir():
             return
         again = f"run {script_of(self.name)}.py again, from its first cell"
@@ -138,7 +138,7 @@ class Publication:
             self.staging.mkdir()
 
     def _keep_published(self) -> None:
-        """Stage what this run has published and not staged again. Raises `UserError` if it has changed since."""
+        """Stage the files that this run has published and not staged again. Raises `UserError` if one has changed."""
         for name, expected in self.published.items():
             source, staged = inside(self.folder, name), inside(self.staging, name)
             if staged.exists():
@@ -150,7 +150,7 @@ class Publication:
 
 
 def _move_all(moves: Sequence[tuple[Path, Path]]) -> None:
-    """Move files one after the other, each to a place that is free by then; all of them or, if one fails, none."""
+    """Move files one after another, each to a place that is free by then; if one fails, move all back."""
     begun: list[tuple[Path, Path]] = []
     try:
         for source, destination in moves:
@@ -165,7 +165,7 @@ def _move_all(moves: Sequence[tuple[Path, Path]]) -> None:
 
 
 def _put_back(aside: Path, folder: Path) -> None:
-    """Bring back what is still aside, as of a killed process, unless all was moved; the new record is moved last."""
+    """Bring back files that a killed process had moved aside, unless it had moved all: the new record comes last."""
     earlier = aside / EARLIER
     if (aside / NEW_RECORD).exists():
         for file in [path for path in earlier.rglob("*") if not path.is_dir()]:
@@ -181,9 +181,9 @@ def _check_no_folder(place: Path, name: str) -> None:
 def open_publication(name: str, folder: Path) -> Publication:
     """Lock a folder for a script's run and make room there for what it will publish.
 
-    In an interactive window, where a first cell is run again, what the same process had staged there is given up.
-    Raises `UserError` if another run of the script is busy there, or if the folder cannot be written to: now, before
-    hours of work, not at the end.
+    If the first cell is run again in an interactive window, what the same process had staged is dropped. Raises
+    `UserError` if another run of the script is busy there, or if the folder cannot be written to: now, not after hours
+    of work.
     """
     _check_no_folder(record_path(folder, name), name)
     with writing_to(folder):
@@ -193,7 +193,7 @@ def open_publication(name: str, folder: Path) -> Publication:
         for left in folder.glob(f".{name}.*.aside"):
             _put_back(left, folder)
         staging = Path(tempfile.mkdtemp(dir=folder, prefix=f".{name}.", suffix=".staged"))
-    atexit.register(shutil.rmtree, staging, ignore_errors=True)  # of a run that fails; a published one has no more
+    atexit.register(shutil.rmtree, staging, ignore_errors=True)  # for a run that fails; a published one has none left
     return Publication(name, folder, staging, lock)
 
 
@@ -224,7 +224,7 @@ def lock_folder(name: str, folder: Path) -> FileLock:
 
 
 def wait_for(name: str, folder: Path) -> None:
-    """Wait until no run of a script is busy in a folder, as one may be whose own starter was killed."""
+    """Wait until no run of a script is busy in a folder: a run may outlive the process that started it."""
     lock = FileLock(folder / f".{name}.lock")
     if not folder.is_dir():
         return
@@ -237,7 +237,7 @@ def wait_for(name: str, folder: Path) -> None:
 
 
 def record_path(folder: Path, name: str) -> Path:
-    """Where the record of what was published under a name lies."""
+    """The path of the record of what was published under a name."""
     return folder / f"{name}.json"
 
 
@@ -247,13 +247,13 @@ def script_of(name: str) -> str:
 
 
 def invocation(script: str, arguments: Sequence[str] = ()) -> str:
-    """How a run is called: a script by its file, one of reproduce.py's words through that."""
+    """The command of a run: a script's file, or reproduce.py with one of its words."""
     words = ["reproduce.py", script] if script in WORDS else [f"{script}.py"]
     return shlex.join(["python", *words, *arguments])
 
 
 def signed(record: Mapping[str, object]) -> dict[str, object]:
-    """A record with the SHA-256 of all the rest of it, by which one that was edited is known."""
+    """A record with the SHA-256 of the rest of it, which shows if it was edited."""
     rest = {name: value for name, value in record.items() if name != "sha256"}
     return {**rest, "sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
@@ -280,7 +280,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def intact(path: Path) -> bool:
-    """Whether a record can be read and all of its files are there and its own."""
+    """Whether a record can be read, and all of its files are there with their hashes."""
     try:
         record = read_record(path)
         return all(sha256(path.parent / name) == expected for name, expected in record["artifacts"].items())
@@ -290,7 +290,7 @@ def intact(path: Path) -> bool:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """What cannot be written there is one line that says so."""
+    """Within it, an error of writing to `folder` becomes one line that says so."""
     try:
         yield
     except OSError as error:
@@ -299,7 +299,7 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 
 def _files_by_hash(path: Path) -> dict[str, str]:
-    """The files that a record names, by SHA-256; none if there is no record, or one that cannot be trusted."""
+    """The SHA-256 of the files that a record names; none without a record that can be trusted."""
     try:
         return dict(read_record(path)["artifacts"]) if path.is_file() else {}
     except UserError as error:

@@ -1,4 +1,4 @@
-"""PDF and PNG of a figure, by kaleido 0.2.1, which brings its own renderer: a process that is asked for each."""
+"""PDF and PNG of a figure by kaleido 0.2.1, which has its own renderer: a process that makes each picture."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from path_patching.errors import UserError
 
 PNG_SCALE = 2
 SECONDS_TO_ANSWER = 60.0  # a figure takes a few
-TIMES_ASKED = 2  # now and then a renderer stops answering, and a new one does not
+TIMES_ASKED = 2  # sometimes a renderer stops answering; a new one then works
 
 
 @cache
 def renderer_starts() -> bool:
-    """Whether PDF and PNG can be rendered here; says why not, once, in one line."""
-    # The default is a script on a CDN, which a machine without a network would wait for, and no figure needs.
+    """Whether PDF and PNG can be rendered here; if not, one line says why, once."""
+    # The default is a script on a CDN: no figure needs it, and a machine without a network would wait for it.
     plotly.io.defaults.mathjax = None
     is_kaleido_0 = hasattr(plotly.io.kaleido.scope, "executable_path")
     if is_kaleido_0 and os.name == "posix":
@@ -48,11 +48,11 @@ def renderer_starts() -> bool:
 def render(figure: go.Figure, kind: str) -> bytes:
     """The figure as "pdf" or "png" bytes. Raises `UserError` if the renderer fails or does not answer."""
     with warnings.catch_warnings():
-        # plotly 6 says of every figure that kaleido 0 is deprecated; 1 would need a browser on the machine.
+        # For every figure, plotly 6 says that kaleido 0 is deprecated; kaleido 1 would need a browser on the machine.
         warnings.simplefilter("ignore", DeprecationWarning)
         if kind != "pdf":
             return _image(figure, format=kind, scale=PNG_SCALE)
-        # At many sizes kaleido rounds the page too small and an empty one follows; at multiples of 4 pixels, at few.
+        # At many sizes kaleido rounds the page too small, and an empty page follows; rarely at multiples of 4 pixels.
         width, height = (math.ceil(side / 4) * 4 for side in (figure.layout.width, figure.layout.height))
         for more in range(0, 40, 4):
             pdf = _image(figure, format=kind, width=width, height=height + more)
@@ -67,7 +67,7 @@ def n_pages(pdf: bytes) -> int:
 
 
 def _avoid_spaces() -> None:
-    """Give kaleido links without a space to where it lies: it is started by a shell script that splits paths there."""
+    """Start kaleido through links without spaces: its shell script splits paths at spaces."""
     scope = plotly.io.kaleido.scope
     program, script = Path(scope.executable_path()), Path(scope.plotlyjs)
     if " " not in f"{program}{script}":
@@ -81,7 +81,7 @@ def _avoid_spaces() -> None:
 
 
 def _image(figure: go.Figure, **options: Any) -> bytes:
-    """What kaleido makes of a figure; a renderer that does not answer is ended, and a new one asked."""
+    """kaleido's picture of a figure; a renderer that does not answer is ended, and a new one is asked."""
     for _ in range(TIMES_ASKED):
         with suppress(concurrent.futures.TimeoutError):
             return _asked(figure, **options)
@@ -90,13 +90,13 @@ def _image(figure: go.Figure, **options: Any) -> bytes:
 
 
 def _asked(figure: go.Figure, **options: Any) -> bytes:
-    """What kaleido makes of a figure, asked for in a thread, which is left behind if there is no answer."""
+    """kaleido's picture of a figure, asked for in a thread, which is abandoned if there is no answer."""
     answer: concurrent.futures.Future[bytes] = concurrent.futures.Future()
 
     def ask() -> None:
         try:
             answer.set_result(figure.to_image(**options))
-        except Exception as error:  # which, depends on what is missing: its program, a shared library, a browser
+        except Exception as error:  # the class depends on what is missing: its program, a shared library, a browser
             answer.set_exception(error)
 
     threading.Thread(target=ask, daemon=True).start()
@@ -106,14 +106,14 @@ def _asked(figure: go.Figure, **options: Any) -> bytes:
         if not answer.done():  # it timed out
             raise
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        # The renderer's own words stand last, below a heading.
+        # The renderer's own words are last, below a heading.
         raise _no_image(lines[-1] if lines[0].endswith(":") else lines[0]) from None
 
 
 def _end_renderer() -> None:
-    """End the process that does not answer, so that kaleido starts another when it is asked again.
+    """End the process that does not answer, so that kaleido starts another one next time.
 
-    The thread that waits for it keeps the lock under which kaleido asks; so the next one gets a lock of its own.
+    The thread that waits for it still holds kaleido's lock, so a new lock replaces it.
     """
     scope = plotly.io.kaleido.scope
     process = getattr(scope, "_proc", None)

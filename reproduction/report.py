@@ -1,7 +1,7 @@
-"""The report: the paper as one page that answers, made from the records of runs and figures.
+"""The report: one page that answers the paper's questions from the records of runs and figures.
 
-What it says is looked up: sentences by `story`, what is known of a node or a link by `evidence`, the drawing by
-`circuit_svg`. The page's layout, style and behaviour are files of their own in `page/`.
+Its content is looked up: sentences by `story`, the evidence of nodes and links by `evidence`, the drawing by
+`circuit_svg`. The page's layout, style and behaviour are files in `page/`.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from reproduction.verdicts import KIND, as_key, read_left_out, read_verdicts
 DESCRIPTION = """Everything on one page.
 
 Run the experiments, the plotting scripts and `reproduce.py results` first (`make figures` runs them and this). The
-page, report.html in paper-plots, answers the paper's questions in its order, with every figure, the results table and
-what made each of them. It needs no network and no other file.
+page, report.html in paper-plots, answers the paper's questions in its order. It has every figure, the results table,
+and the commands that made them. It needs no network and no other file.
 """
 PAGE = Path(__file__).parent / "page"
-DOUBTFUL_FIRST = ("failed", "not judged", "passed")  # verdicts, in the order in which a reader wants them
+DOUBTFUL_FIRST = ("failed", "not judged", "passed")  # the order of verdicts on the page
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure as the page shows it: a picture and plotly's data, fit to stand in a script element."""
+    """A figure on the page: a picture, and plotly's data as text for a script element."""
 
     id: str
     title: str
@@ -73,7 +73,7 @@ class Section:
 
 
 def figures_of(drawn: Artifacts, runs: Mapping[str, Artifacts]) -> dict[str, Figure]:
-    """The figures of a plotting script by name; `runs` are those that it may be drawn from, by their records' names.
+    """The figures of a plotting script by name; `runs`, by their records' names, are what it may be drawn from.
 
     Raises `UserError` if a figure's data is missing or damaged.
     """
@@ -98,7 +98,7 @@ def figures_of(drawn: Artifacts, runs: Mapping[str, Artifacts]) -> dict[str, Fig
 
 
 def sections_of(figures: Mapping[str, Figure], answers: story.Answers) -> list[Section]:
-    """The sections in the paper's order; figures that none of them names come last, by plotting script."""
+    """The sections in the paper's order; figures that no section names come last, by plotting script."""
     left, sections = dict(figures), []
     for question in story.questions():
         shown = [name for name in left if question.shows(name)]
@@ -153,7 +153,7 @@ def _results_table(results: Artifacts) -> list[tuple[str, list[dict[str, object]
 
 
 def _validation(validation: Artifacts | None) -> dict[str, object]:
-    """The verdicts by outcome, those first that a reader should look at, and what was not asked."""
+    """The verdicts by outcome, the doubtful ones first, and the questions that were not asked."""
     outcomes: list[tuple[str, str, list[dict[str, object]]]] = []
     if validation is not None and validation.find(kind=KIND):
         table = read_verdicts(validation)
@@ -177,7 +177,7 @@ def _picture(drawn: Artifacts, file: str) -> str:
 
 
 def _in_script(data: object) -> str:
-    """JSON that cannot end, or open, a script element."""
+    """JSON that can neither open nor end a script element."""
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
 
 

@@ -1,8 +1,8 @@
-"""The table of the paper's numbers and the measured ones, from claims and the artifacts of experiments.
+"""The table of the paper's numbers beside the measured ones, from claims and the artifacts of experiments.
 
-One table is made, a line for each claim, and everything else from it: Markdown, CSV, the record, the report's page.
-Intervals draw the nouns and YYs again of which the N sentences were made; a plain one, of single sentences, stands
-beside where it is clearly narrower or wider.
+One table is made, with a line for each claim; Markdown, CSV, the record and the report's page come from it. Intervals
+draw the nouns and YYs of the N sentences again. A plain interval, which draws single sentences, is given beside where
+it is clearly narrower or wider.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DESCRIPTION = """Every number of the paper beside the measured one.
 
 Run the experiments first (`make figures` runs them and this). The table is printed, and published in paper-plots as
 results.md, results.csv and results.json. The paper's numbers and the verdicts are for GPT-2 small alone. With --check,
-the exit status is 1 where a verdict is “differs”, or nothing was measured of what the paper states.
+the exit status is 1 if a verdict is “differs”, or if something that the paper states was not measured.
 """
 MARKDOWN_COLUMNS = {
     "words": "what",
@@ -42,7 +42,7 @@ NOT_MEASURED = "not measured"
 
 
 def results_table(claims: Iterable[Claim], made: Mapping[str, Artifacts]) -> pd.DataFrame:
-    """A line for each claim, from what the experiments made (by script).
+    """A line for each claim, from the experiments' artifacts (by script).
 
     `measured` and `paper` are in words, with units; the fields of an `Estimate` are numbers in ones, or None.
     """
@@ -50,7 +50,7 @@ def results_table(claims: Iterable[Claim], made: Mapping[str, Artifacts]) -> pd.
 
 
 def _line(claim: Claim, made: Mapping[str, Artifacts]) -> dict[str, object]:
-    """The line of one claim. What the paper does not say is empty; what has no interval has neither ends nor N."""
+    """The line of one claim. Fields that the paper does not state are empty; without an interval, so are ends and N."""
     artifacts = made.get(claim.script)
     measured = claim.measure(artifacts) if artifacts else None
     of_paper = any(is_of_paper(claim, each) for each in ([artifacts] if artifacts else made.values()))
@@ -84,7 +84,7 @@ def sections(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def markdown(table: pd.DataFrame, title: str) -> str:
-    """A table for each section as Markdown, under its heading the commands that measured it."""
+    """A Markdown table for each section; the commands that measured it are below its heading."""
     parts = [f"# {title}\n"]
     for section, lines in sections(table):
         commands = ", ".join(f"`{one_line(command)}`" for command in dict.fromkeys(lines["command"]))
@@ -102,13 +102,13 @@ def _markdown_rows(lines: pd.DataFrame) -> str:
 
 @dataclass(frozen=True)
 class ResultsSettings(PlotSettings):
-    """With what to do where a verdict fails."""
+    """The settings of `reproduce.py results`."""
 
-    check: bool = flag(False, "exit with status 1 where a verdict fails")
+    check: bool = flag(False, "exit with status 1 if a verdict fails")
 
 
 def main(arguments: list[str]) -> None:
-    """Publish and print the table; with --check, exit with status 1 where a verdict fails."""
+    """Publish and print the table; with --check, exit with status 1 if a verdict fails."""
     settings = read_settings(DESCRIPTION, ResultsSettings(), arguments, program="reproduce.py results")
     claims, made = read_claims(), read_experiments(settings.artifact_folder())
     summary = start_plots("results", settings, *made.values(), might_read=tuple(EXPERIMENTS))
@@ -117,13 +117,13 @@ def main(arguments: list[str]) -> None:
     summary.publication.stage("results.md", text.encode())
     summary.publication.stage("results.csv", table.to_csv(index=False, lineterminator="\n").encode())
     summary.publish(table=table.to_dict("records"))
-    print(text)  # published before, since who reads this may have enough of it
+    print(text)  # printed last: its reader, such as `head`, may close the pipe
     if settings.check and not _everything_agrees(table):
         sys.exit(1)
 
 
 def _everything_agrees(table: pd.DataFrame) -> bool:
-    """Whether no verdict fails and nothing that the paper states is unmeasured; says what fails, a line each."""
+    """Whether no verdict fails and everything that the paper states was measured; prints a line for each failure."""
     if not (table["paper"] != "").any():
         print("nothing to check: these are not GPT-2 small's results, and the paper has no others")
     failed = table[table["verdict"] == "differs"]

@@ -1,10 +1,9 @@
-"""Artifacts of a run: plain tensors, tables or JSON, and one JSON record that says what made them.
+"""Writing and reading the artifacts of a run: plain tensors, tables or JSON, and one JSON record of what made them.
 
-The record's numbers have keys, paths such as `late_half/probability_difference/share_of_clean`, and beside them the
-words that they are shown in. Its index says what each artifact is, so that whoever looks for one asks for what it is
-and not for its file's name. The circuit that a run evaluates stands there whole, so that runs of two circuits are told
-apart. Reading checks every artifact's SHA-256 against the record, so that a folder in which two runs were mixed is
-refused.
+The record's numbers have keys, paths such as `late_half/probability_difference/share_of_clean`, and the words that they
+are shown in. Its index says what each artifact is, so that readers can ask for that instead of for a file's name. The
+record has the whole circuit that a run evaluates, so that runs with different circuits can be told apart. Reading
+checks every artifact's SHA-256 against the record, so that a folder with two mixed runs is refused.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ from reproduction.settings import Settings, model_folder
 
 Number = float | str | list[Any] | dict[str, Any] | Estimate
 
-ROWS_AT_ONCE = 100_000  # of a table, as text
+ROWS_AT_ONCE = 100_000  # of a table are written as text
 
 MODEL = {"model/name": str, "model/fingerprint": str, "model/is_gpt2_small": bool}
 PARTS = {"script": str, "command": str, **MODEL, "read": dict}  # of every record, by type
@@ -60,9 +59,9 @@ KEY = re.compile(f"{PART}(?:/{PART})*")
 
 
 def check_finite(name: str, value: object, nan: str | None = None) -> None:
-    """Raise `UserError` if a result (tensors, tables, numbers, dicts and lists of them) holds what is not finite.
+    """Raise `UserError` if a result (tensors, tables, numbers, dicts and lists of them) has a value that is not finite.
 
-    `nan` says what a NaN means in it; without that, there may be none either.
+    `nan` says what a NaN means in it; without it, NaNs are errors too.
     """
     if not _is_finite(value, nan is not None):
         raise UserError(
@@ -86,9 +85,9 @@ def _is_finite(value: object, or_nan: bool) -> bool:
 
 @dataclass(frozen=True)
 class Run:
-    """One script's run: its cells add artifacts and numbers one after the other, which it publishes together.
+    """One script's run: its cells add artifacts and numbers one after another, and it publishes them together.
 
-    After that cells can be run again, to look; what is published then replaces what was.
+    Cells can be run again afterwards; publishing again replaces what was published.
     """
 
     publication: Publication
@@ -99,9 +98,9 @@ class Run:
     read: dict[str, str | None] = field(default_factory=dict)
     circuit: dict[str, object] = field(default_factory=dict)
     cells: Mapping[str, str] = field(default_factory=dict)
-    """What each cell leaves, by its question (`reproduction.cells`)."""
+    """What each cell makes, by its question (`reproduction.cells`)."""
     asked: set[str] = field(default_factory=set)
-    """What was asked for beside numbers and artifacts, by key or name: what cannot be had."""
+    """Numbers and artifacts that were asked for but cannot be computed, by key or name."""
 
     @property
     def folder(self) -> Path:
@@ -116,11 +115,11 @@ class Run:
     def save(self, name: str, value: torch.Tensor | Mapping[str, object], *, kind: str, **about: Any) -> None:
         """Stage an artifact: a tensor, or a dict of tensors and lists. Tensors are stored on the CPU.
 
-        `kind` and `about` say what it is, in plain values: `kind="sweep", receiver="m10", position="END"`, and where
-        it may hold NaNs `nan`, what they mean. Raises `UserError` if it holds others, or what is infinite.
+        `kind` and `about` say what it is, in plain values: `kind="sweep", receiver="m10", position="END"`. If it may
+        have NaNs, `nan` says what they mean. Raises `UserError` for other values that are not finite.
         """
         stored = value.detach().cpu().clone() if isinstance(value, torch.Tensor) else dict(value)
-        content = io.BytesIO()  # torch.save reports a full disk as something else when it writes by itself
+        content = io.BytesIO()  # writing to a file, torch.save reports a full disk as another error
         torch.save(stored, content)
         check_finite(name, stored, about.get("nan"))
         self._stage(name, content.getvalue(), kind, about)
@@ -133,7 +132,7 @@ class Run:
     def save_table(self, name: str, parts: Iterable[pd.DataFrame], *, kind: str, **about: Any) -> None:
         """Stage a table as CSV, floats in full, without its index; its name ends in `.csv`.
 
-        It is given in parts of the same columns, of which one at a time is in memory.
+        It is given in parts with the same columns; only one part at a time is in memory.
         """
         self._stage(name, _csv(name, parts, about.get("nan")), kind, about)
 
@@ -147,8 +146,8 @@ class Run:
     ) -> None:
         """Print a number with its words, and keep it in full for the record: an estimate with its interval and its N.
 
-        `line` is printed in their place. In a `ranking`, a dict from the strongest to the weakest, nearly equal values
-        may have swapped their places in another run. Raises ValueError for a key that is no path of lower-case parts,
+        `line` is printed instead if given. In a `ranking`, a dict from the strongest to the weakest, nearly equal
+        values may be in another order in another run. Raises ValueError for a key that is no path of lower-case parts,
         `UserError` for a number that is not finite.
         """
         if not KEY.fullmatch(key):
@@ -159,26 +158,26 @@ class Run:
         self.numbers[key] = {"words": words, **number} | ({"kind": kind} if kind else {})
 
     def leave_out(self, name: str, why: str | None = None) -> None:
-        """Keep that an artifact or a number was asked for and cannot be had; a line says `why`, if nothing else did."""
+        """Record that an artifact or a number was asked for and cannot be computed; a line says `why`, if given."""
         self.asked.add(name)
         if why:
             print(f"left out: {why}")
 
     def note_circuit(self, circuit: Circuit) -> None:
-        """Keep the circuit that the run evaluates, whole, and print its name: the paper's for the paper's alone."""
+        """Record the whole circuit that the run evaluates, and print its name: the paper's only for the paper's."""
         named = truly_named(circuit)
         self.note("circuit/name", named.name, "circuit")
         self.circuit.update(as_json(named))
 
     def note_read(self, name: str, hash_: str | None) -> None:
-        """Keep that an artifact of another script, or its absence (`None`), went into this run."""
+        """Record that this run depends on an artifact of another script, or on its absence (`None`)."""
         self.read[name] = hash_
 
     def publish(self, partial: bool = False) -> Path:
-        """Publish everything together, in the place of what was published before. Returns the record's path.
+        """Publish everything together, replacing what was published before. Returns the record's path.
 
-        Raises `UserError` if it cannot be written, and if some cells were not run: with `partial` the record, and who
-        reads it, says which.
+        Raises `UserError` if it cannot be written, and if some cells were not run; with `partial` it is published, and
+        the record says which cells are missing.
         """
         made = (*self.numbers, *self.index, *self.asked)
         not_run = cells_not_run(self.cells, made, self.provenance["settings"])
@@ -234,9 +233,9 @@ def start_run(
     warnings: Sequence[str] = (),
     cells: Mapping[str, str] | None = None,
 ) -> Run:
-    """Open a run of `script`, whose record will hold the `warnings`, as that of all figures drawn of it.
+    """Open a run of `script`. Its record will have the `warnings`, and so will records of figures drawn from it.
 
-    `cells` say what each of its cells leaves (`reproduction.cells`), without which it is not published as the whole.
+    `cells` say what each of its cells makes (`reproduction.cells`): without all of it, the run is published as a part.
     Raises `UserError` if its folder is busy or cannot be written to.
     """
     provenance = {
@@ -251,7 +250,7 @@ def start_run(
 
 
 class Experiment(Protocol):
-    """What a run's record says of the experiment that it is a run of."""
+    """What a run's record says about its experiment."""
 
     @property
     def settings(self) -> Settings:
@@ -259,19 +258,19 @@ class Experiment(Protocol):
 
     @property
     def model(self) -> Model:
-        """The model that was asked."""
+        """The model evaluated."""
 
     @property
     def engine_name(self) -> str:
-        """What evaluates the model."""
+        """The engine's name."""
 
     @property
     def device(self) -> str:
-        """Where it is evaluated."""
+        """The engine's device."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What has to be said beside every result, in a line each."""
+        """Lines that belong beside every result."""
 
 
 def open_run(script: str, experiment: Experiment) -> Run:
@@ -300,7 +299,7 @@ class Artifacts:
 
     @property
     def model_folder(self) -> str | None:
-        """The name that folders of the model have that made them; None for GPT-2 small, which needs none."""
+        """The name of the folders for the model that made them; None for GPT-2 small, which needs none."""
         return model_folder(self.record["settings"]["model"])
 
     @property
@@ -309,7 +308,7 @@ class Artifacts:
         return "partial" in self.record
 
     def number(self, key: str) -> Any:
-        """A `Number` by its key, of the type that it was noted with; None if the run did not measure it."""
+        """A `Number` by its key, with the type that it was recorded with; None if the run did not measure it."""
         found = self.record["numbers"].get(key)
         if found is None:
             return None
@@ -322,11 +321,11 @@ class Artifacts:
         return [*self.record["numbers"]]
 
     def is_ranking(self, key: str) -> bool:
-        """Whether a number is a ranking, in which nearly equal values may have swapped their places."""
+        """Whether a number is a ranking, in which nearly equal values may be in another order in another run."""
         return bool(self.record["numbers"][key].get("kind") == "ranking")
 
     def find(self, **about: object) -> dict[str, Mapping[str, object]]:
-        """What the index says of those artifacts of which all of this is said, by file name, in the order made."""
+        """The index entries that match all of `about`, by file name, in the order made."""
         index, wanted = self.record["index"], about.items()
         return {name: entry for name, entry in index.items() if all(entry.get(key) == value for key, value in wanted)}
 
@@ -338,7 +337,7 @@ class Artifacts:
         path = self.check(name)
         try:
             return _read(path)
-        except Exception as error:  # what a pickle that holds more than tensors makes the reader raise depends on it
+        except Exception as error:  # a pickle of more than tensors can raise anything
             raise UserError(
                 f"{path} cannot be read ({first_line(error)}); run {invocation(self.script)} again"
             ) from error
@@ -362,12 +361,12 @@ class Artifacts:
             self.check(name)
 
     def load_all(self) -> dict[str, Any]:
-        """All artifacts by file name. Raises `UserError` like `load`, and later for one that the run did not make."""
+        """All artifacts by file name. Raises `UserError` like `load`, also later for one that was not made."""
         return _Made(self, {name: self.load(name) for name in self.record["artifacts"]})
 
 
 class _Made(dict[str, Any]):
-    """Artifacts by file name; one that is asked for and was not made ends in the line that `check` says."""
+    """Artifacts by file name; asking for one that was not made raises the `UserError` of `check`."""
 
     def __init__(self, source: Artifacts, made: Mapping[str, Any]) -> None:
         super().__init__(made)
@@ -379,7 +378,7 @@ class _Made(dict[str, Any]):
 
 
 def _read(path: Path) -> Any:
-    """An artifact, by what its file is."""
+    """An artifact, read according to its file's ending."""
     if path.suffix == ".json":
         return parse_json(path.read_bytes())
     if path.suffix == ".csv":
@@ -403,7 +402,7 @@ def read_artifacts(folder: Path, script: str) -> Artifacts:
 
 
 def _lacking(record: Mapping[str, Any]) -> str | None:
-    """A part that a record of its kind has, and this one has not, or not as it should be; None if it has all."""
+    """The first part that is missing or wrong in a record; None if it has all."""
     parts = PARTS if "figures" in record else PARTS_OF_EXPERIMENT
     lacking = [part for part, kind in parts.items() if not isinstance(_part(record, part), kind)]
     numbers, index = _part(record, "numbers") or {}, _part(record, "index") or {}
@@ -414,12 +413,12 @@ def _lacking(record: Mapping[str, Any]) -> str | None:
 
 
 def _part(record: object, path: str) -> Any:
-    """A part of a record, or a part of that: `model/name`; None if it is not there."""
+    """A part of a record by its path, such as `model/name`; None if it is not there."""
     return reduce(lambda whole, key: whole.get(key) if isinstance(whole, dict) else None, path.split("/"), record)
 
 
 def read_if_run(folder: Path, script: str) -> Artifacts | None:
-    """Like `read_artifacts`; None, and a line that says so, if the script was not run."""
+    """`read_artifacts`; if the script was not run, None, and a line says so."""
     if record_path(folder, script).is_file():
         return read_artifacts(folder, script)
     print(f"left out: the figures of {script}.py, which was not run")
@@ -427,7 +426,7 @@ def read_if_run(folder: Path, script: str) -> Artifacts | None:
 
 
 def check_alike(sources: Sequence[Artifacts]) -> None:
-    """Raise `UserError`, naming both, if two scripts' artifacts are of two models, or were made with two circuits."""
+    """Raise `UserError`, naming both, if two scripts' artifacts are of different models or circuits."""
     for other in sources[1:]:
         _check_same_model(sources[0], other)
     with_circuit = [(made, made.circuit) for made in sources if made.circuit is not None]

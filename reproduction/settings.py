@@ -15,7 +15,7 @@ from path_patching.gpt2.names import A_MODEL, named
 if TYPE_CHECKING:
     from path_patching.gpt2.model import Model
 
-KINDS: Mapping[object, tuple[str, tuple[type, ...]]] = {  # of settings, by what reads them from a command line
+KINDS: Mapping[object, tuple[str, tuple[type, ...]]] = {  # of settings, by the function that reads their text
     bool: ("True or False", (bool,)),
     int: ("a whole number", (int,)),
     float: ("a number", (int, float)),
@@ -26,7 +26,7 @@ KINDS: Mapping[object, tuple[str, tuple[type, ...]]] = {  # of settings, by what
 MOST_SENTENCES, MOST_CIRCUITS = 10_000_000, 100_000
 FLOAT64 = 8  # bytes
 ANSWERS_BYTES = 100 * FLOAT64  # the year tokens' probabilities
-SENTENCE_BYTES = 1000  # a sentence and its twin, as text and tokens, and what is measured of it
+SENTENCE_BYTES = 1000  # a sentence and its twin, as text and tokens, and its measurements
 LENS = 200  # neurons whose logit lens is kept
 EDITS = 50  # of an activation, with their controls
 
@@ -38,12 +38,12 @@ def flag(
     choices: tuple[str, ...] | None = None,
     several: bool = False,
 ) -> Any:
-    """A settings field that is a command-line flag as well; a boolean default makes it a switch, `several` a tuple."""
+    """A settings field that is also a command-line flag: a switch if the default is a boolean, a tuple if `several`."""
     return field(default=default, metadata={"help": help_text, "parse": parse, "choices": choices, "several": several})
 
 
 def _check_types(settings: Settings | PlotSettings) -> None:
-    """Raise `UserError` for a field of another type, as `n="97"` in a notebook; None is for defaults alone."""
+    """Raise `UserError` for a field of another type, as `n="97"` in a notebook; None is for its own default."""
     for each in fields(settings):
         value, is_switch = getattr(settings, each.name), isinstance(each.default, bool)
         words, kinds = KINDS[bool if is_switch else each.metadata["parse"]]
@@ -58,7 +58,7 @@ def _check_types(settings: Settings | PlotSettings) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """What an experiment depends on. A script with settings of its own adds fields in a subclass.
+    """What an experiment depends on. A script with more settings has a subclass with more fields.
 
     In an interactive window, change a field with `dataclasses.replace`.
     """
@@ -74,7 +74,9 @@ class Settings:
     out: Path | None = flag(
         None, "folder for the artifacts; paper-cache, or paper-cache/<model>, by default", named_path
     )
-    memory_gb: float = flag(4.0, "for batches of sentences, beside the model; and as much for results", float)
+    memory_gb: float = flag(
+        4.0, "gigabytes for batches of sentences, and as much for results; the model comes on top", float
+    )
     circuit: str | None = flag(None, "paper, auto or a circuit's file; paper for gpt2, auto for others, by default")
 
     def __post_init__(self) -> None:
@@ -89,9 +91,9 @@ class Settings:
             raise UserError(f"--memory-gb {self.memory_gb}: give a number of gigabytes, as 4.0")
 
     def check_fits(self, model: Model) -> None:
-        """Raise `UserError` if a setting does not go with the model, before anything is computed.
+        """Raise `UserError` if a setting does not fit the model, before anything is computed.
 
-        Or if what the script keeps of so many sentences does not fit in the memory that it may use.
+        Also if what the script keeps of so many sentences does not fit in the memory that it may use.
         """
         each = self.bytes_a_sentence(model)
         if self.n * each > self.memory_gb * 1e9:
@@ -102,22 +104,22 @@ class Settings:
             )
 
     def bytes_a_sentence(self, model: Model) -> int:
-        """How much memory the script takes for each sentence, beside that for batches."""
+        """Bytes that the script keeps for each sentence, not counting batches."""
         return SENTENCE_BYTES
 
     def artifact_folder(self) -> Path:
-        """Where this run's artifacts go: `paper-cache` itself is for GPT-2 small alone."""
+        """The folder for this run's artifacts; `paper-cache` itself is for GPT-2 small alone."""
         return _for_model(ROOT / "paper-cache", self.model) if self.out is None else named_path(self.out)
 
     def as_json(self) -> dict[str, object]:
-        """The settings as plain values, for the run's record; the model by the name that it has from everywhere."""
+        """The settings as plain values, for the run's record; the model has the same name from every folder."""
         values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
         return values | {"model": named(self.model).name}
 
 
 @dataclass(frozen=True)
 class DiscoverySettings(Settings):
-    """Of circuit_discovery.py: with how strict the search for a circuit is."""
+    """The settings of circuit_discovery.py, with the threshold of its search for a circuit."""
 
     threshold: float | None = flag(
         None,
@@ -132,13 +134,13 @@ class DiscoverySettings(Settings):
             raise UserError(f"--threshold {self.threshold}: give a share between 0 and 1")
 
     def bytes_a_sentence(self, model: Model) -> int:
-        """With the answers of a sweep of all heads and MLPs, and while they are joined."""
+        """Also for the answers of a sweep of all heads and MLPs, and for joining them."""
         return SENTENCE_BYTES + 3 * ANSWERS_BYTES * model.architecture.n_nodes
 
 
 @dataclass(frozen=True)
 class NeuronSettings(Settings):
-    """Of neuron_investigations.py: with the MLP whose neurons are looked at."""
+    """The settings of neuron_investigations.py, with the layer of its MLP."""
 
     layer: int | None = flag(None, "layer of the MLP; 10, or the last but one of fewer layers, by default", int)
 
@@ -152,25 +154,25 @@ class NeuronSettings(Settings):
         chosen_layer(model, self.layer)
 
     def bytes_a_sentence(self, model: Model) -> int:
-        """With every neuron's effect, and the logit lens of the strongest in two precisions."""
+        """Also for every neuron's effect, and for the logit lens of the strongest in two precisions."""
         d_mlp = model.architecture.d_mlp
         return SENTENCE_BYTES + FLOAT64 * d_mlp + 3 * ANSWERS_BYTES * min(LENS, d_mlp)
 
 
 @dataclass(frozen=True)
 class PcaSettings(Settings):
-    """Of pca_experiments.py: with whose activations to look at."""
+    """The settings of pca_experiments.py, with the nodes whose activations it looks at."""
 
     nodes: str | None = flag(None, "MLPs (their input) and heads (their output) at END, as m8,a7.h10; by circuit")
 
     def bytes_a_sentence(self, model: Model) -> int:
-        """With what each edit changes, and the answers after it."""
+        """Also for each edit's change, and for the answers after it."""
         return SENTENCE_BYTES + EDITS * (FLOAT64 * model.architecture.d_model + ANSWERS_BYTES)
 
 
 @dataclass(frozen=True)
 class RandomCircuitSettings(Settings):
-    """Of random_circuit_ablation.py: with how many random circuits to draw."""
+    """The settings of random_circuit_ablation.py, with the number of random circuits."""
 
     circuits: int = flag(200, "number of random circuits", int)
 
@@ -182,7 +184,7 @@ class RandomCircuitSettings(Settings):
             raise UserError(f"--circuits: at most {MOST_CIRCUITS:,} random circuits can be drawn; give fewer")
 
     def bytes_a_sentence(self, model: Model) -> int:
-        """With both metrics of every circuit, and while they are joined."""
+        """Also for both metrics of every circuit, and for joining them."""
         return SENTENCE_BYTES + 4 * FLOAT64 * self.circuits
 
 
@@ -194,7 +196,7 @@ VALIDATION = (  # the tests, in the order in which they are made
 
 @dataclass(frozen=True)
 class ValidationSettings(Settings):
-    """Of circuit_validation.py: with which tests to make, and how many draws each takes."""
+    """The settings of circuit_validation.py, with the tests to make and the number of draws in each."""
 
     only: tuple[str, ...] = flag(VALIDATION, "the tests to make", choices=VALIDATION, several=True)
     circuits: int = flag(200, "number of random circuits of each kind", int)
@@ -221,34 +223,34 @@ class ValidationSettings(Settings):
             raise UserError(f"--only {shortened(unknown[0])}: the tests are {', '.join(VALIDATION)}")
 
     def chosen(self) -> ValidationSettings:
-        """These, with the torch engine for `auto`: rust_circuit builds a circuit for each of thousands of path sets."""
+        """These settings, with torch for `auto`: rust_circuit would build circuits for thousands of path sets."""
         return replace(self.thinned(), engine="torch" if self.engine == "auto" else self.engine)
 
     def thinned(self) -> ValidationSettings:
-        """With `quick`, a tenth of everything drawn, but one sentence of each YY; without it, these."""
+        """With `quick`, a tenth of everything drawn, but at least a sentence of each YY; without it, these settings."""
         if not self.quick:
             return self
         fewer = {name: max(2, getattr(self, name) // 10) for name in ("circuits", "bootstraps", "seeds")}
         return replace(self, n=max(97, self.n // 10) if self.n > 97 else self.n, quick=False, **fewer)
 
     def bytes_a_sentence(self, model: Model) -> int:
-        """With a metric of each node of the model in each of some sweeps, and of each random circuit."""
+        """Also for a metric of each node of the model in several sweeps, and of each random circuit."""
         swept = model.architecture.n_nodes
         return SENTENCE_BYTES + FLOAT64 * (40 * swept + 4 * self.circuits) + 3 * ANSWERS_BYTES * swept
 
 
 @dataclass(frozen=True)
 class NextTokenSettings(Settings):
-    """Of random_years.py and topk_years.py, which keep what is predicted after each sentence."""
+    """The settings of random_years.py and topk_years.py, which keep the predictions for each sentence."""
 
     def bytes_a_sentence(self, model: Model) -> int:
-        """With the probabilities of the answers and of the likeliest tokens, and what is made of them."""
+        """Also for the probabilities of the answers and of the likeliest tokens, and what is computed from them."""
         return SENTENCE_BYTES + 8 * ANSWERS_BYTES
 
 
 @dataclass(frozen=True)
 class PlotSettings:
-    """What a plotting script depends on: artifacts alone, never a model."""
+    """What a plotting script depends on: only artifacts, never a model."""
 
     model: str | None = flag(
         None, "whose artifacts: the name that the run was given; gpt2, or what lies in --artifacts, by default"
@@ -266,13 +268,13 @@ class PlotSettings:
         return _for_model(ROOT / "paper-cache", "gpt2" if self.model is None else self.model)
 
     def plot_folder(self, model: str) -> Path:
-        """The folder that figures of a model go to, as its name was given to the run that made the artifacts."""
+        """The folder for figures of a model, whose name is the one given to the run that made the artifacts."""
         return _for_model(ROOT / "paper-plots", model) if self.out is None else named_path(self.out)
 
 
 @dataclass(frozen=True)
 class NeuronPlotSettings(PlotSettings):
-    """Of neuron_plots.py: with the MLP whose neurons are drawn."""
+    """The settings of neuron_plots.py, with the layer of the MLP."""
 
     layer: int | None = flag(None, "the --layer that neuron_investigations.py was given", int)
 
@@ -282,7 +284,7 @@ class NeuronPlotSettings(PlotSettings):
 
 
 def model_folder(model: str) -> str | None:
-    """The name that a model's folders have: none for gpt2, its own for others, a checkpoint folder's with a mark."""
+    """The name of a model's folders: None for gpt2, its own for others, a checkpoint folder's with a mark."""
     asked = named(model)
     return None if asked.name == "gpt2" else asked.file_name(6)
 
@@ -296,7 +298,7 @@ PAPER_LAYER = 10  # the neurons that the paper looks at are those of m10
 
 
 def chosen_layer(model: Model, layer: int | None = None) -> int:
-    """`layer`, or without one the paper's, or in a model of fewer layers the last but one (the only one, if single).
+    """`layer`; without one the paper's, or in a model with fewer layers the last but one (or the only one).
 
     Raises `UserError` if the model does not have the layer.
     """
@@ -309,5 +311,5 @@ def chosen_layer(model: Model, layer: int | None = None) -> int:
 
 
 def layer_folder(folder: Path, layer: int | None) -> Path:
-    """Where the neurons of a layer are kept: `folder` without a layer or for the paper's, else its subfolder `m8`."""
+    """The folder for the neurons of a layer: `folder` without one or for the paper's, else a subfolder, as `m8`."""
     return folder if layer in (None, PAPER_LAYER) else folder / f"m{layer}"

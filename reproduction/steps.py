@@ -1,7 +1,7 @@
-"""The steps of a whole reproduction: which scripts, called how, and which of them are done already.
+"""The steps of a whole reproduction: the scripts with their arguments, and which of them are done already.
 
-A step is done if its record says that it was called like this, by the same code and libraries, with the same model and
-the same artifacts of other scripts, and all that it published is as it left it.
+A step is done if its record has the same command, code, libraries and model, and the same artifacts of other scripts,
+and if all files that it published are unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from reproduction.run import Artifacts, read_artifacts
 
 @dataclass(frozen=True)
 class Step:
-    """A script with its arguments, the folder that its record will lie in, and the one that it reads from."""
+    """A script with its arguments, the folder of its record, and the folder that it reads from."""
 
     script: str
     arguments: tuple[str, ...]
@@ -31,27 +31,27 @@ class Step:
 
     @property
     def command(self) -> str:
-        """How the step is called."""
+        """The step's command."""
         return invocation(self.script, self.arguments)
 
     @property
     def circuit_file(self) -> Path | None:
-        """The file of the circuit that it evaluates, if it is given one."""
+        """The circuit's file, if the step is given one."""
         given = dict(zip(self.arguments, self.arguments[1:], strict=False)).get("--circuit")
         return None if given in (None, "paper", "auto") else Path(given)
 
     @property
     def program(self) -> tuple[str, ...]:
-        """What Python is given to run it, from whatever folder, before its arguments."""
+        """What Python is given before the script's arguments; it works from any folder."""
         return (str(ROOT / "reproduce.py"), self.script) if self.script in WORDS else (str(ROOT / f"{self.script}.py"),)
 
 
 def steps_of(
     model: str, options: Sequence[str], artifacts: Path, plots: Path, out: Path | None, circuit: str | None = None
 ) -> tuple[Step, ...]:
-    """Every step for a model, in order. `options` are those of all experiments, `circuit` goes to some.
+    """Every step for a model, in order. All experiments get `options`, some get `circuit`.
 
-    Folders are where scripts put artifacts and figures by themselves, or, with `out`, its subfolders.
+    The folders are the scripts' defaults, or subfolders of `out`.
     """
     named = ("--model", model)
     to_artifacts = ("--out", str(artifacts)) if out else ()
@@ -66,7 +66,7 @@ def steps_of(
 
 
 def is_done(step: Step, fingerprint: str) -> bool:
-    """Whether the step was done with the same inputs, for the model of this fingerprint, and its results are there."""
+    """Whether the step was done with the same inputs and the model of this fingerprint, and its results are there."""
     if not intact(record_path(step.published, step.script)):
         return False
     try:
@@ -90,7 +90,7 @@ def is_done(step: Step, fingerprint: str) -> bool:
 
 
 def read_experiments(folder: Path) -> dict[str, Artifacts]:
-    """What the experiments made that were run into a folder, by script, all of it as they left it.
+    """The artifacts of the experiments that were run into a folder, by script, checked to be unchanged.
 
     Raises `UserError` if there is none, or an artifact is missing, damaged or of another run.
     """

@@ -1,9 +1,9 @@
 """The report's text: questions in the paper's order, and sentences whose numbers are looked up in the records.
 
-`page/story.toml` holds the text. A slot in it, `{script:key|unit}`, becomes the number of that key in this run, with
-its unit and interval; of several scripts, that of the first that measured it. Beside it stands the paper's number where
-that is known and the run is of GPT-2 small. So no number of a sentence is typed by hand, and a sentence that this run
-cannot say is left out.
+`page/story.toml` has the text. A slot in it, `{script:key|unit}`, becomes the number of that key in this run, with its
+unit and interval; if several scripts are named, from the first that measured it. The paper's number is added if it is
+known and the run is of GPT-2 small. So no number in a sentence is typed by hand, and a sentence with a number that this
+run did not measure is left out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 
 @dataclass(frozen=True)
 class Question:
-    """A section of the report: what it asks, the sentences that answer it, and which figures it shows."""
+    """A section of the report: its question, the sentences that answer it, and the figures that it shows."""
 
     id: str
     question: str
@@ -52,7 +52,7 @@ def questions() -> tuple[Question, ...]:
 
 
 def summary() -> Question:
-    """The answer that the page opens with."""
+    """The answer at the top of the page."""
     return Question("answer", "How does it compute greater-than?", tuple(_story()["summary"]), ())
 
 
@@ -67,14 +67,14 @@ def _story() -> Mapping[str, Any]:
 
 
 class Answers:
-    """What runs, by script, answer to the questions; `claims` are the paper's numbers, for GPT-2 small."""
+    """The answers of runs (by script) to the questions; `claims` are the paper's numbers, for GPT-2 small."""
 
     def __init__(self, runs: Mapping[str, Artifacts], claims: Sequence[Claim]) -> None:
         self.runs = runs
         self.claims = {(claim.script, claim.key): claim for claim in claims}
 
     def of(self, question: Question) -> list[str]:
-        """The sentences of a section, those left out of which something was not measured."""
+        """The sentences of a section, without those that need something that was not measured."""
         filled = (self.filled(sentence) for sentence in question.sentences)
         return [sentence for sentence in filled if sentence is not None]
 
@@ -124,7 +124,7 @@ class Answers:
         return f"{shown(_without_plain(number), unit)}{self._beside(run, key)}"
 
     def _beside(self, run: Artifacts, key: str) -> str:
-        """What the paper says, where it says something of this run."""
+        """What the paper says about this number, if anything."""
         claim = self.claims.get((run.script, key))
         return f" (the paper: {claim.expected})" if claim and claim.stated and is_of_paper(claim, run) else ""
 

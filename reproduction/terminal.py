@@ -1,4 +1,4 @@
-"""How a script behaves in a terminal: what goes wrong is one line, and no character of what it prints stops it.
+"""How a script behaves in a terminal: errors are one line, and a character that cannot be printed does not stop it.
 
 This module imports nothing that takes long or may be missing.
 """
@@ -27,9 +27,9 @@ INTERRUPTED = "interrupted: what was published before is as it was"
 
 
 def begin() -> None:
-    """`prepare` a script of ours whose imports begin; until it does so itself, Ctrl-C ends it at once.
+    """`prepare` one of our scripts before its imports; until it calls `prepare` itself, Ctrl-C ends it at once.
 
-    Libraries that are interrupted while they are imported may swallow that, or make another error of it.
+    A library that is interrupted while it is imported may ignore that, or raise another error.
     """
     program = getattr(sys.modules["__main__"], "__file__", None)
     if program is None or Path(program).resolve().parent not in SCRIPTS or in_interactive_window():
@@ -40,7 +40,7 @@ def begin() -> None:
 
 
 def prepare() -> None:
-    """From here on an error that the user can mend ends the script with one line. Its imports are over."""
+    """From here on, after the imports, an error that the user can mend ends the script with one line."""
     if in_interactive_window():
         return
     if signal.getsignal(signal.SIGINT) is _end_at_once:
@@ -55,14 +55,14 @@ def prepare() -> None:
 
 def in_interactive_window() -> bool:
     """True in a notebook or an editor's interactive window."""
-    kernel = sys.modules.get("ipykernel.kernelapp")  # which something else may have imported
+    kernel = sys.modules.get("ipykernel.kernelapp")  # something else may have imported it
     return hasattr(sys, "ps1") or (kernel is not None and kernel.IPKernelApp.initialized())
 
 
 def arguments_of(script: str) -> list[str] | None:
-    """The arguments that the script of this file was given; None where `sys.argv` belongs to a kernel.
+    """The arguments given to the script of this file; None if `sys.argv` belongs to a kernel.
 
-    In an interactive window they are the script's after `%run`, or if the editor runs a whole file.
+    In an interactive window they are the script's only after `%run`, or if the editor runs a whole file.
     """
     return None if in_interactive_window() and Path(sys.argv[0]).name != Path(script).name else sys.argv[1:]
 
@@ -82,12 +82,12 @@ def exit_on_user_error(kind: type[BaseException], error: BaseException, tracebac
 
 
 def _in_one_line(error: BaseException) -> str | None:
-    """What the user is told of an error, if anything; None for what may be a fault of ours."""
+    """What the user is told about an error, perhaps nothing; None for what may be our own fault."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):
-        return ""  # who reads what is printed, such as `head`, has had enough
-    if hasattr(error, "_render_traceback_"):  # a `UserError`, whose module may not have been imported
+        return ""  # the reader of the output, such as `head`, has closed it
+    if hasattr(error, "_render_traceback_"):  # a `UserError`; its module may not have been imported
         return "".join(error._render_traceback_())
     if isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in OURS:
         return f"error: {''.join(str(error).splitlines()[:1])}; {INSTALL}"
@@ -98,8 +98,8 @@ def _in_one_line(error: BaseException) -> str | None:
 
 
 def _other_versions() -> str:
-    """What is said if packages are installed that are not those of requirements.txt; else nothing."""
-    from importlib import metadata  # here, since it takes long
+    """A note if installed packages differ from requirements.txt; else empty."""
+    from importlib import metadata  # imported here, since it takes long
 
     required = re.findall(r"^([\w-]+)==([\w.]+)", REQUIREMENTS.read_text(encoding="utf-8"), re.MULTILINE)
     others = []
@@ -123,7 +123,7 @@ def _end_at_once(signal_number: int, frame: FrameType | None) -> None:
 
 
 def _flush() -> None:
-    """Print what is left at the end, before Python does, which has words and a status of its own for what fails."""
+    """Print what is left before Python does at its end: Python would fail with other words and another status."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -132,6 +132,6 @@ def _flush() -> None:
 
 
 def _print_no_more() -> None:
-    """Send what is still to be printed nowhere, or Python would try again at its end, and say so in its own words."""
+    """Drop what is still to be printed; otherwise Python would try again at its end, and fail in its own words."""
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -147,7 +147,7 @@ def test_a_model_that_does_not_answer_with_years_gets_a_warning(tmp_path: Path, 
     edit_tensors(folder, without_years)
     experiment = start(settings_for(folder))
     [warning] = experiment.warnings
-    assert re.fullmatch(r"model puts 0\.\d\d% of its probability on the 100 years: it does not continue .*", warning)
+    assert re.fullmatch(r"model puts 0\.\d\d % of its probability on the 100 years: it does not continue .*", warning)
     assert f"warning: {warning}\n" in capsys.readouterr().out
     run = open_run("circuit_discovery" if isinstance(experiment, YearExperiment) else "topk_years", experiment)
     run.publish()

@@ -38,7 +38,7 @@ def test_a_model_that_learned_the_task_has_a_circuit_for_it(tmp_path):
     printed = output(run_python(SCRIPT, *flags, settings={"TENSORS_CACHE_DIR": str(tmp_path / "tensors")}))
     clean = float(re.search(r"^colour-model: clean ([\d.]+)", printed, re.MULTILINE)[1])
     assert clean > 4, "the model has learned to repeat the colour"
-    late = float(re.search(r"^late half alone: .*, ([-\d.]+)% of clean", printed, re.MULTILINE)[1])
+    late = float(re.search(r"^late half alone: .*, ([-−\d.]+) % of clean", printed, re.MULTILINE)[1])
     assert late > 80
     bars = dict(re.findall(r"(\S.*\?).*; bar: .*; (passed|failed|not judged)", printed))
     assert bars["full circuit: does it do alone what the model does?"] == "passed"

@@ -130,7 +130,7 @@ def test_lines_are_as_wide_as_effects_are_large():
                 width[abs(effect)] = trace.line.width
                 assert trace.line.color == COLOURS[link.via]
                 assert (trace.line.dash is not None) == (effect > 0)
-                assert f"{100 * effect:+.2g} percentage points" in trace.hovertemplate
+                assert f"{100 * effect:.2f} percentage points" in trace.hovertemplate.replace("−", "-")
     assert len(width) == len(drawn_links(figure)) > 50
     in_order = [width[size] for size in sorted(width)]
     assert in_order == sorted(in_order)

@@ -240,7 +240,7 @@ def test_figures_show_each_activation_in_a_panel_of_its_own(tmp_path, count):
     })  # fmt: skip
 
     figure, of_pca = figures["pca"], panels(figures["pca"])
-    shares = [f"({first:.1%} + {second:.1%} of variance)" for first, second in pca["shares"].tolist()]
+    shares = [f"({100 * first:.1f} + {100 * second:.1f} % of variance)" for first, second in pca["shares"].tolist()]
     assert [title for title, _ in of_pca] == [" ".join(each) for each in zip(pca["activations"], shares, strict=True)]
     for (title, trace), points in zip(of_pca, pca["points"].tolist(), strict=True):
         assert [*zip(trace.x, trace.y, strict=True)] == [tuple(point) for point in points], title

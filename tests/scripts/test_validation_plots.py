@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from path_patching.gpt2.model import GPT2_SMALL
+from reproduction.numbers import in_unit
 from tests.helpers.drawn import (
     Drawing,
     check_curves,
@@ -206,7 +207,7 @@ def test_the_drawing_has_what_f_loses_with_each_link_of_the_full_circuit_and_how
         "a7.h10@END → residual stream of m9@END", "m0@YY → values of a7.h10@END",
         "embeds@YY → residual stream of m0@YY",
     )  # fmt: skip
-    assert lines == {f"{link}<br>{-each:+.2g} % of F" for link, each in zip(between, lost, strict=True)}
+    assert lines == {f"{link}<br>{in_unit(-each, '')} % of F" for link, each in zip(between, lost, strict=True)}
     assert {trace.legendgroup for trace in figure.data if trace.legendgroup} == {"read through", "effect (% of F)"}
     at_judged = rows("membership", threshold=0.02).set_index("node")["share"]
     boxes = {f"{at_judged[node]:.0%}" for node in ("a7.h10@END", "m9@END", "m0@YY")}
