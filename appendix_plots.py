@@ -39,7 +39,7 @@ def write(figure: go.Figure, name: str, shows: dict[str, str] | None = None) -> 
 
 
 def by_task(what: str, **about: object) -> dict[int, str]:
-    """The names of the artifacts whose index entries match all of `about`, by task; if there are none, a line says so."""
+    """The names of the artifacts that match all of `about`, by task; if there are none, a line says so."""
     found = tasks_run.find(**about) if tasks_run else {}
     if tasks_run and not found:
         print(f"left out: the figures of {what}, which this run of sequence_generalization.py did not make")

@@ -261,7 +261,7 @@ def _said_of_followed(full: Found | None) -> str:
         return ""
     if not any(link.reader.endswith(f"@{YY}") or link.sender.endswith(f"@{YY}") for link in full.circuit.links):
         return f"; none of their inputs reads YY, so all are taken whole: {full.recovered:.3f}"
-        return f"; with their inputs followed to YY, {full.recovered:.3f}"
+    return f"; with their inputs followed to YY, {full.recovered:.3f}"
 
 
 def _at_end(found: Found) -> tuple[str, ...]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -217,9 +218,10 @@ def test_a_threshold_that_is_no_share_is_one_line(threshold):
             ask()
 
 
-def test_every_decision_is_recorded_with_the_effect_behind_it():
+def test_every_decision_is_recorded_with_the_effect_behind_it(capsys):
     engine = engine_of("torch", a_chain_with_decoys)
     described = json.loads(json.dumps(find_circuit(engine, greater_than(YEARS), YY, END).as_json()))
+    assert re.search(r" recover [\d.]+ of clean; with their inputs followed to YY, [\d.]+$", capsys.readouterr().out)
     threshold = described["threshold"]
     for step in described["steps"]:
         assert all(abs(effect) >= threshold for effect in step["kept"].values())
@@ -245,12 +247,13 @@ def test_every_decision_is_recorded_with_the_effect_behind_it():
     assert described["clean"] == pytest.approx(clean)
 
 
-def test_inputs_that_come_from_no_node_at_yy_are_taken_whole():
+def test_inputs_that_come_from_no_node_at_yy_are_taken_whole(capsys):
     """The head reads the year where another head has moved it to: the position before END."""
     engine = engine_of("torch", by_way_of_another_position)
     circuit = find_circuit(engine, greater_than(YEARS), YY, END).circuit
     assert (circuit.heads, circuit.mlps) == (("a1.h1",), ())
     assert [str(link) for link in circuit.links] == ["everything →v a1.h1@END", "a1.h1@END → logits@END"]
+    assert "; none of their inputs reads YY, so all are taken whole: " in capsys.readouterr().out
     alone = difference(engine, YEARS, Request.isolate(full_circuit(circuit, YY, END)))
     assert alone == pytest.approx(difference(engine, YEARS), abs=1e-3)
 
