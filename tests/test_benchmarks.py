@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import floor as floor_module
-from benchmarks import growth, many_requests, path_patching, peers, reproduction
+from benchmarks import growth, many_requests, path_patching, peers, reproduction, start
 from benchmarks.floor import Floor, measure_floor
 from benchmarks.growth import exponent, parameters
 from benchmarks.hook_loop import HookedModel, TransformerLensHooks, TransformersHooks, differences
@@ -390,3 +390,17 @@ def test_bad_flags_are_refused(flags: tuple[str, ...], said: str, monkeypatch: p
 
 def test_a_bad_flag_gets_one_line() -> None:
     assert "device tpu" in error_line(run_script(COMMAND, "--device", "tpu"))
+
+
+def test_the_start_is_the_least_of_the_runs_that_count_beside_importing_pytorch(monkeypatch, capsys) -> None:
+    costs = iter([Cost(0.1, 0.1), Cost(2, 1), Cost(1, 2), Cost(0.1, 0.1), Cost(4, 6), Cost(3, 5)])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(start, "run", lambda arguments: next(costs))
+    start.main(["--runs", "2", "--only", "reproduce.py --help"])
+    found = rows_of(capsys.readouterr().out, "what")
+    assert found == {"import torch": ["1 s", "1 s", "1.00"], "reproduce.py --help": ["5 s", "3 s", "5.00"]}
+
+
+def test_a_start_that_fails_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"^-c failed: ZeroDivisionError: division by zero$"):
+        start.run(("-c", "1 / 0"))
