@@ -23,8 +23,10 @@ from reproduction.circuit_drawing import INPUTS
 from reproduction.circuit_layout import sender_of
 from reproduction.numbers import shown, with_unit
 from reproduction.run import Artifacts
+from reproduction.shown import Panel
 
 PAPER_SAYS = Path(__file__).parent / "page" / "paper.toml"
+NO_PANELS: Mapping[str, Panel] = {}
 LENS_WIDTH, LENS_HEIGHT = 240, 90  # pixels of the curve of a logit lens
 
 
@@ -39,6 +41,8 @@ class Effect:
     artifact: str
     cell: str
     """The line of the script that made the sweep, as `circuit_discovery.py:104`; empty where the record has none."""
+    command: str = ""
+    """The command that explains it; empty where no figure shows it."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +89,17 @@ def link_id(link: Link) -> str:
     return f"{sender_of(link)}→{via}:{link.reader}"
 
 
-def evidence(runs: Mapping[str, Artifacts]) -> dict[str, Evidence]:
-    """The evidence of each node and link of the circuit, by identity; none without circuit_discovery.py's run."""
+def evidence(runs: Mapping[str, Artifacts], panels: Mapping[str, Panel] = NO_PANELS) -> dict[str, Evidence]:
+    """The evidence of each node and link of the circuit, by identity; none without circuit_discovery.py's run.
+
+    `panels` of figures show some of the artifacts, by whose names they are found.
+    """
     discovery = runs.get("circuit_discovery")
     effects = link_effects_of(discovery) if discovery else {}
     if discovery is None or not effects:
         return {}
     names = dict.fromkeys(name for link in effects for name in (link.reader, sender_of(link)))
-    found = {name: _of_node(name, effects, discovery, runs.get("circuit_validation")) for name in names}
+    found = {name: _of_node(name, effects, discovery, runs.get("circuit_validation"), panels) for name in names}
     return found | {link_id(link): _of_link(link, effect, runs) for link, effect in effects.items()}
 
 
@@ -104,7 +111,13 @@ def link_effects_of(discovery: Artifacts) -> dict[Link, float]:
     return {}
 
 
-def _of_node(name: str, effects: Mapping[Link, float], discovery: Artifacts, validation: Artifacts | None) -> Evidence:
+def _of_node(
+    name: str,
+    effects: Mapping[Link, float],
+    discovery: Artifacts,
+    validation: Artifacts | None,
+    panels: Mapping[str, Panel],
+) -> Evidence:
     links = [(link_id(link), str(link), with_unit(effect, "points")) for link, effect in effects.items()
              if name in (link.reader, sender_of(link))]  # fmt: skip
     node, place = bare(name), place_of(name)
@@ -114,7 +127,7 @@ def _of_node(name: str, effects: Mapping[Link, float], discovery: Artifacts, val
         name,
         name,
         tuple(_paper_says(name)),
-        tuple(sorted(_effects(node, place, discovery), key=lambda effect: effect.rank)),
+        tuple(sorted(_effects(node, place, discovery, panels), key=lambda effect: effect.rank)),
         _attention(node, discovery) if place != YY else None,
         _lens(node, discovery) if place != YY else None,
         tuple(_lost(validation, "validation_nodes", node=name)),
@@ -130,7 +143,7 @@ def _of_link(link: Link, effect: float, runs: Mapping[str, Artifacts]) -> Eviden
     return Evidence(link_id(link), str(link), lost=tuple(lost), links=ends, shown=with_unit(effect, "points"))
 
 
-def _effects(node: str, place: str, discovery: Artifacts) -> Iterator[Effect]:
+def _effects(node: str, place: str, discovery: Artifacts, panels: Mapping[str, Panel]) -> Iterator[Effect]:
     """The node's effect in each sweep of its place."""
     place_at = Node.named(node, 0)
     if place_at.kind not in ("head", "mlp"):
@@ -143,7 +156,8 @@ def _effects(node: str, place: str, discovery: Artifacts) -> Iterator[Effect]:
         effect = effect_of(place_at, table, intervals.get(artifact))
         rank = 1 + int((table.abs() > table[in_sweep(place_at)].abs()).sum())
         cell = str(about.get("cell", ""))
-        yield Effect(receivers(about), shown(effect, "points"), rank, table.numel(), artifact, cell)
+        command = panels[artifact].command(node) if artifact in panels else ""
+        yield Effect(receivers(about), shown(effect, "points"), rank, table.numel(), artifact, cell, command)
 
 
 def intervals_of(made: Artifacts) -> dict[str, torch.Tensor]:

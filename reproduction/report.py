@@ -31,6 +31,7 @@ from reproduction.publication import record_path
 from reproduction.results import sections as table_sections
 from reproduction.run import Artifacts, read_artifacts
 from reproduction.settings import PlotSettings
+from reproduction.shown import Panel, first_showing, panels_of
 from reproduction.steps import read_experiments
 from reproduction.verdicts import KIND, as_key, read_left_out, read_verdicts
 
@@ -111,16 +112,21 @@ def sections_of(figures: Mapping[str, Figure], answers: story.Answers) -> list[S
 
 
 def page(
-    title: str, command: str, runs: Mapping[str, Artifacts], results: Artifacts, figures: Mapping[str, Figure]
+    title: str,
+    command: str,
+    runs: Mapping[str, Artifacts],
+    results: Artifacts,
+    figures: Mapping[str, Figure],
+    panels: Mapping[str, Panel],
 ) -> str:
-    """The whole page; it loads nothing from elsewhere."""
+    """The whole page; it loads nothing from elsewhere. `panels` are those that show artifacts, by artifact."""
     environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.globals["style"] = (PAGE / "page.css").read_text(encoding="utf-8")
     environment.globals["behaviour"] = (PAGE / "panel.js").read_text(encoding="utf-8")
     first = next(iter(runs.values())).record
     effects = link_effects_of(runs["circuit_discovery"]) if "circuit_discovery" in runs else {}
-    known = evidence(runs)
+    known = evidence(runs, panels)
     nodes, links = _nodes_and_links(known)
     answers = story.Answers(runs, read_claims())
     return environment.get_template("page.html").render(
@@ -196,7 +202,8 @@ def main(arguments: list[str]) -> None:
     by_record = {record_path(folder, run.script).name: run for run in runs.values()}
     figures = {name: each for script in drawn for name, each in figures_of(script, by_record).items()}
     title = report.plainly_titled("How does GPT-2 compute greater-than?")
-    text = page(title, command("report"), runs, results, figures)
+    panels = first_showing(panels_of(drawn, folder))
+    text = page(title, command("report"), runs, results, figures, panels)
     report.publication.stage("report.html", text.encode())
     report.publish()
     print(f"{len(figures)} figures are in {plot_folder / 'report.html'}")

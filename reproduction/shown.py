@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,12 @@ class Panel:
         """How `reproduce.py explain` is told the panel: its figure, by the last part of the name, and its title."""
         return [Path(self.figure).name, *([self.title] if self.title else [])]
 
+    def command(self, cell: str) -> str:
+        """The command that explains a cell."""
+        model = self.made.record["settings"]["model"]
+        flags = [] if model == "gpt2" else ["--model", model]
+        return shlex.join(["python", "reproduce.py", "explain", *self.words, cell, *flags])
+
 
 def read_panels(folder: Path, plots: Path) -> dict[str, dict[str, Panel]]:
     """The panels of all figures in `plots` that show artifacts in `folder`: by figure, and there by title.
@@ -43,12 +50,26 @@ def read_panels(folder: Path, plots: Path) -> dict[str, dict[str, Panel]]:
     drawn = [read_artifacts(plots, name) for name in PLOTS if record_path(plots, name).is_file()]
     for each in drawn:
         check_up_to_date(each, folder)
-    found = {name: panels for each in drawn for name, panels in _panels_of(each, folder)}
+    found = panels_of(drawn, folder)
     if not found:
         raise UserError(
             f"no figure in {plots} says which artifact it shows; draw them with python circuit_discovery_plotting.py, "
             "or name their folder with --figures"
         )
+    return found
+
+
+def panels_of(drawn: Sequence[Artifacts], folder: Path) -> dict[str, dict[str, Panel]]:
+    """The same of the figures of some plotting scripts; nothing if none of them shows artifacts cell by cell."""
+    return {name: panels for each in drawn for name, panels in _panels_of(each, folder)}
+
+
+def first_showing(panels: Mapping[str, Mapping[str, Panel]]) -> dict[str, Panel]:
+    """The first panel that shows each artifact, by the artifact."""
+    found: dict[str, Panel] = {}
+    for of_figure in panels.values():
+        for panel in of_figure.values():
+            found.setdefault(panel.artifact, panel)
     return found
 
 

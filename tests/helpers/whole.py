@@ -81,7 +81,7 @@ def make_whole(folder: Path) -> Path:
     """The same with figures, results and the report, whose path is returned."""
     artifacts, plots = folder / "artifacts", folder / "plots"
     publish_whole(artifacts)
-    draw_figures(artifacts, plots, *FIGURES)
+    draw_figures(artifacts, plots, *FIGURES, shows="ipp_logits.pt")
     for word in ("results", "report"):
         output(run_script(ROOT / "reproduce.py", word, "--artifacts", str(artifacts), "--out", str(plots)))
     return plots / "report.html"

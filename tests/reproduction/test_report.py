@@ -51,6 +51,12 @@ def test_one_file_holds_everything(report):
     assert MODEL.fingerprint.partition("(")[0] in text
 
 
+def test_an_effect_names_the_command_that_explains_it(report):
+    commands = re.findall(r"python reproduce.py explain ([^<]+) --model [^<]+<", report.read_text())
+    assert {"logits-ipp a9.h1", "logits-ipp m10"} < {*commands}
+    assert len(commands) == len(re.findall(r'<code class="faint">ipp_logits.pt', report.read_text()))
+
+
 def test_a_figure_stands_under_the_question_that_it_answers(report):
     text = report.read_text()
     places = {name: text.index(f'<figure id="{name.replace("/", "-")}"') for name in FIGURES}
