@@ -61,8 +61,9 @@ class Named:
         return told_apart(self.folder, digits)
 
 
-def named(name: str) -> Named:
+def named(model: str | Path) -> Named:
     """What the name of a model means. Raises `UserError` for a name that no model can have."""
+    name = str(model)
     if name == "standin":
         return Named(name, STANDIN_NAME, folder=STANDIN_FOLDER)
     on_the_hub = _on_the_hub(name)

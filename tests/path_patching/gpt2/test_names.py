@@ -37,6 +37,13 @@ def test_other_names_are_folders(name, tmp_path, monkeypatch):
     assert found.title == found.folder.name
 
 
+@pytest.mark.parametrize("name", ["gpt2", "standin", "gpt2-medium", "nowhere", "a/b/c"])
+def test_a_path_means_what_its_text_does(name):
+    """In a notebook: every name but the stand-in's is looked up on the hub first, which took no path."""
+    assert named(Path(name)) == named(name)
+    assert Settings(model=Path(name)).artifact_folder() == Settings(model=name).artifact_folder()
+
+
 def test_an_existing_folder_wins_but_over_gpt2_and_the_stand_in(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("gpt2-medium", "owner/name", "gpt2", "standin"):
