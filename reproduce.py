@@ -59,6 +59,7 @@ def _read_options(arguments: list[str]) -> argparse.Namespace:
 if __name__ == "__main__" and sys.argv[1:2] in (["-h"], ["--help"]):  # which waits for nothing that takes long
     _read_options(sys.argv[1:])
 
+from dataset import YearDataset
 from path_patching.circuits import across_models, rivals
 from path_patching.circuits.circuit import EVERYTHING, Circuit, bare, in_order, on_paths
 from path_patching.circuits.circuit_file import as_json, read_circuit, table
@@ -83,7 +84,7 @@ from reproduction.run import model_of
 from reproduction.settings import PlotSettings, RandomCircuitSettings, Settings
 from reproduction.shown import Panel, choose_panel, read_panels
 from reproduction.steps import Step, is_done, steps_of
-from tasks.prompts import TASKS, build
+from tasks.prompts import TASKS, TaskDataset, build
 from utils import cutoff_sharpness, greater_than, start_experiment
 
 SECONDS_TO_TIDY_UP = 10.0
@@ -320,11 +321,11 @@ def _asked_again(panel: Panel) -> explain.Asked:
     experiment = start_experiment(settings, balanced=panel.made.script != "big_ds_experiments")
     if experiment.model.fingerprint != record["model"]["fingerprint"]:
         raise UserError(f"{panel.artifact} is of {model_of(panel.made)}, which {settings.model} is not any more")
-    if task is None:
-        dataset, engine, metric_of = experiment.dataset, experiment.engine, greater_than
-    else:
+    dataset: YearDataset | TaskDataset = experiment.dataset
+    engine, metric_of = experiment.engine, greater_than
+    if task is not None:
         dataset = build(TASKS[task], load_tokenizer(), settings.seed)
-        engine, metric_of = experiment.engine_for(dataset), partial(greater_than, valid=dataset.task.valid)
+        engine, metric_of = experiment.engine_for(dataset), partial(greater_than, valid=TASKS[task].valid)
     clusters, sentence = clusters_of(dataset.as_table()), dataset.good_sentences[0]
     return explain.Asked(engine, dataset.years_YY, metric_of, dataset.yy_position, clusters, settings.seed, sentence)
 

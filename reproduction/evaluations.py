@@ -36,7 +36,7 @@ def save_sweep(run: Run, artifact: str, key: str, effects: torch.Tensor, **about
 def sweep_intervals(changes: torch.Tensor, seed: int, clusters: Clusters) -> torch.Tensor:
     """The ends of the 95 % intervals of a sweep, given what it changes of each sentence: (L, H + 1, N) to (…, 2)."""
     ends = [[each.low, each.high] for each in means(changes.flatten(0, 1), seed, clusters)]
-    return torch.tensor(ends, dtype=torch.float64).unflatten(0, changes.shape[:2])
+    return torch.tensor(ends, dtype=torch.float64).reshape(*changes.shape[:2], 2)
 
 
 @dataclass(frozen=True, eq=False)

@@ -168,7 +168,10 @@ def intervals_of(made: Artifacts) -> dict[str, torch.Tensor]:
 def effect_of(node: Node, table: torch.Tensor, intervals: torch.Tensor | None) -> float | Estimate:
     """A node's effect in a sweep (L, H + 1), with its interval where there are some (L, H + 1, 2)."""
     value = table[in_sweep(node)].item()
-    return value if intervals is None else Estimate(value, *intervals[in_sweep(node)].tolist(), 0)
+    if intervals is None:
+        return value
+    low, high = intervals[in_sweep(node)].tolist()
+    return Estimate(value, low, high, 0)
 
 
 def in_sweep(node: Node) -> tuple[int, int]:
