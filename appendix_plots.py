@@ -15,8 +15,7 @@ settings = read_settings(__doc__, PlotSettings())
 import plotly.graph_objects as go
 
 from path_patching.errors import UserError
-from reproduction import figures
-from reproduction.figures import PREDICTED_YEAR, YY, escaped, facets, probability_heatmap, share_histogram, sweeps
+from reproduction.figures import escaped, probability_heatmap, probability_heatmaps, share_histogram, sweeps
 from reproduction.plots import start_plots
 from reproduction.run import read_if_run
 
@@ -72,8 +71,7 @@ for name, tasks in {"success": (0, 8, 2), "failure": (3, 4, 5), "bc": (6, 7)}.it
     title, shows = titled(f"Probability heatmaps of tasks {listed}"), {prompt(task): probs[task] for task in tasks}
     subtitle = f"a sentence for each YY{note(*tasks)}{grey(*tasks)}"
     panels = {words: made[file] for words, file in shows.items()}
-    figure = facets(panels, title, PREDICTED_YEAR, YY, figures.probability, subtitle, columns=3, size=(440, 360))
-    write(figure, f"{name}-probs", shows)
+    write(probability_heatmaps(panels, title, subtitle), f"{name}-probs", shows)
     title, shows = (
         titled(f"Path patching: node → logits, tasks {listed}"),
         {prompt(task): ipps[task] for task in tasks},

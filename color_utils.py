@@ -29,18 +29,22 @@ class ColourScale:
     high: float
 
 
-def sequential(values: np.ndarray, title: str, share: float = 1.0) -> ColourScale:
+def sequential(values: np.ndarray, title: str, share: float = 1.0, least: float = 0.0) -> ColourScale:
     """White to blue from zero to a round number that no value exceeds: for probabilities and attention.
 
-    With a `share` below one, only this share of the values has to lie below it.
+    With a `share` below one, only this share of the values has to lie below it. It never ends below `least`.
     """
     finite = values[np.isfinite(values)]
-    return ColourScale(title, BLUES, 0.0, round_up(float(np.quantile(finite, share)) if finite.size else 0.0))
+    bound = round_up(float(np.quantile(finite, share)) if finite.size else 0.0)
+    return ColourScale(title, BLUES, 0.0, max(least, bound))
 
 
-def diverging(values: np.ndarray, title: str) -> ColourScale:
-    """Red below zero, white at zero, blue above, equally far to both sides: for changes and logits."""
-    bound = round_up(float(np.max(np.abs(values), where=np.isfinite(values), initial=0.0)))
+def diverging(values: np.ndarray, title: str, least: float = 0.0) -> ColourScale:
+    """Red below zero, white at zero, blue above, equally far to both sides: for changes and logits.
+
+    It never ends below `least`.
+    """
+    bound = max(least, round_up(float(np.max(np.abs(values), where=np.isfinite(values), initial=0.0))))
     return ColourScale(title, RED_WHITE_BLUE, -bound, bound)
 
 

@@ -75,7 +75,7 @@ step = int(round_up(max(1, len(order) / 7)))
 rank = Axis("rank", range(1, len(order) + 1), {at: str(at) for at in (1, *range(step, len(order) + 1, step))})
 title = titled(f"Direct effects of the {len(order)} neurons of {mlp}")
 figure = figures.lines(shown, title, rank, "|change in probability difference| (percentage points)")
-figure.update_traces(mode="markers", marker_size=3).update_yaxes(type="log", dtick=1)
+figure.update_traces(mode="markers", marker_size=3).update_yaxes(figures.powers_of_ten(points.abs()))
 write(figure, "appendix/neuron-ranking")
 
 # %% What do the strongest write to the year tokens? In the paper, each raises some of the years above YY.

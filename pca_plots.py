@@ -12,6 +12,7 @@ settings = read_settings(__doc__, PlotSettings())
 
 import torch
 
+from path_patching.circuits.validation.verdicts import joined
 from reproduction.figures import YY, named, scatter
 from reproduction.numbers import in_unit, with_unit
 from reproduction.plots import start_plots
@@ -48,10 +49,29 @@ panels = {
     name: {"edited": dots(by_edit, slice(1)), "control": dots(by_edit, slice(1, None))}
     for name, by_edit in ablation["differences"].items()
 }
+# A control that does as much says that any edit of that size does it: not the trace of YY is what the model needs.
+ENOUGH, AS_MUCH = 0.01, 0.9  # of a probability difference, below which nothing is changed; and of the edit's own change
+
+
+def does_as_much(own: float, *controls: float) -> bool:
+    """Whether the controls of an edit change the probability difference nearly as much as the edit itself, or more."""
+    changed, by_controls = (abs(each - ablation["clean"]) for each in (own, torch.tensor(controls).mean().item()))
+    return changed >= ENOUGH and by_controls >= AS_MUCH * changed
+
+
+alike: dict[str, list[str]] = {}
+for name, by_edit in ablation["differences"].items():
+    for edit, differences in by_edit.items():
+        if does_as_much(*differences):
+            alike.setdefault(edit, []).append(name)
+remarks = [
+    f"the control of “{edit}” does as much ({', '.join(names)}): the change is no sign of YY"
+    for edit, names in alike.items()
+]
 title = titled("Probability difference after an edit")
 subtitle = "control: as many random dimensions, or YY shuffled before it is erased; dashed: nothing edited"
 x_title, edits = "probability difference (percentage points)", named("", list(rows))
-figure = scatter(panels, title, x_title, edits, subtitle, size=(420, 260))
+figure = scatter(panels, title, x_title, edits, joined(subtitle, *remarks), size=(360, 260))
 figure.add_vline(100 * ablation["clean"], line_dash="dash", line_width=1)
 write(figure, name="appendix/pca-ablation")
 

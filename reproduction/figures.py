@@ -25,6 +25,7 @@ from plotly import colors
 from plotly.subplots import make_subplots
 
 from color_utils import BLUES, MISSING, ColourScale, diverging, sequential
+from path_patching.circuits.validation.verdicts import joined
 from reproduction.rendering import render, renderer_starts
 
 Values = torch.Tensor | np.ndarray
@@ -36,9 +37,11 @@ SHADES = tuple(colors.sequential.Viridis[:-1])  # of dots, without the last yell
 # Lengths in pixels.
 MARGIN = {"l": 75, "r": 115, "t": 72, "b": 65}  # above the title there is room for the page's buttons
 PANEL_TITLE = 28  # above each panel
-SUBTITLE = 28
+SUBTITLE, SUBTITLE_LINE = 28, 17
+SUBTITLE_SIZE, SUBTITLE_SHARE = 13, 0.85  # of the figure's width, beyond which a subtitle goes on in a further line
 BAR_GAP, BAR_WIDTH, BAR_ROOM = 10, 15, 95
 LETTER, LINE = 7.5, 18  # of a bar's title
+SLANTED, AXIS_TITLE = 5.5, 30  # height of a letter in a slanted label, and of an axis's title
 LABEL_PLACES = {"top center": (0, 10), "middle right": (12, 0), "bottom center": (0, -10), "middle left": (-12, 0)}
 PLOTLY_JS = "plotly.min.js"
 PLOTLY_DATA = "plotly"  # folder of what `plotly.io.read_json` reads
@@ -72,12 +75,17 @@ def named(title: str, names: Sequence[object]) -> Axis:
 PREDICTED_YEAR = years("predicted year", 0, 99)
 YY = years("YY", 2, 98)
 
+# Ranges do not end below these, so that next to nothing looks like it. A model that knows nothing but that a year comes
+# gives each of the 100 years 0.01; effects are said to a tenth of a point.
+LEAST_PROBABILITY, LEAST_CHANGE = 0.01, 0.1
+LEAST_ON_YEARS = 0.01  # of the probability, on all years together
+
 # One cell in 500 may lie beyond the bar: for YY = 98 all probability is on 99, and the other rows would look pale.
-probability: Colours = partial(sequential, title="probability", share=0.998)
+probability: Colours = partial(sequential, title="probability", share=0.998, least=LEAST_PROBABILITY)
 attention: Colours = partial(sequential, title="attention")
 logit: Colours = partial(diverging, title="logit")
 relative_logit: Colours = partial(diverging, title="logit minus year 00's logit")
-change: Colours = partial(diverging, title="change in probability difference (percentage points)")
+change: Colours = partial(diverging, title="change in probability difference (percentage points)", least=LEAST_CHANGE)
 
 
 def escaped(text: str) -> str:
@@ -92,26 +100,46 @@ def titled(what: str, record: Mapping[str, Any]) -> str:
     return f"{what}, {model}, as published" if record["settings"]["as_published"] else f"{what}, {model}"
 
 
+def hardly_on_years(panels: Mapping[str, Values]) -> str:
+    """Of which of some year probabilities (rows, 100) next to nothing is on the years; empty if of none."""
+    on_years = {name: float(np.nanmean(np.nansum(_finite(probs), -1))) for name, probs in panels.items()}
+    faint = [f"{name}: {share:.1g}".removeprefix(": ") for name, share in on_years.items() if share < LEAST_ON_YEARS]
+    return f"next to nothing of the probability is on the years ({', '.join(faint)})" if faint else ""
+
+
+def hardly_any_effect(panels: Mapping[str, Values]) -> str:
+    """In which of some panels of effects, in points, none reaches `LEAST_CHANGE`; empty if in none."""
+    faint = [name for name, effects in panels.items() if not (np.abs(_finite(effects)) >= LEAST_CHANGE).any()]
+    where = f" ({', '.join(faint)})" if len(faint) < len(panels) else ""
+    return f"no effect reaches {LEAST_CHANGE:g} points{where}" if faint else ""
+
+
 def probability_heatmap(probs: Values, title: str, subtitle: str = "", like: Values | None = None) -> go.Figure:
     """Collated year probabilities (97, 100): YY 02 … 98 downwards, predicted year 00 … 99 to the right.
 
     `like` has the probabilities of another heatmap; both then have the same colours and can be compared.
     """
     colours = probability if like is None else lambda _: probability(_finite(like))
-    return heatmap(probs, title, PREDICTED_YEAR, YY, colours, subtitle)
+    return heatmap(probs, title, PREDICTED_YEAR, YY, colours, joined(subtitle, hardly_on_years({"": probs})))
+
+
+def probability_heatmaps(panels: Mapping[str, Values], title: str, subtitle: str = "") -> go.Figure:
+    """Several of them (97, 100) each, in one range of colours."""
+    said = joined(subtitle, hardly_on_years(panels))
+    return facets(panels, title, PREDICTED_YEAR, YY, probability, said, columns=3, size=(440, 360))
 
 
 def sweeps(panels: Mapping[str, Values], title: str, subtitle: str = "", one_range: bool = True) -> go.Figure:
     """Sweeps, a panel each: (layers, heads + 1) with the MLP last, in probability, drawn in points.
 
-    There are two panels in a row; three if that leaves no hole or there are many.
+    There are two panels in a row; three if there are many, or one would be alone in its row.
     """
     n_layers, n_columns = next(iter(panels.values())).shape
     x, y = named("head", [*range(n_columns - 1), "MLP"]), named("layer", range(n_layers))
     size = (max(360, 24 * n_columns), max(320, 18 * n_layers))
-    columns = 3 if len(panels) % 3 == 0 or len(panels) > 4 else 2
     in_points = {name: 100 * values for name, values in panels.items()}
-    return facets(in_points, title, x, y, change, subtitle, columns, one_range, size)
+    said = joined(subtitle, hardly_any_effect(in_points))
+    return facets(in_points, title, x, y, change, said, 3 if len(panels) > 4 else 2, one_range, size)
 
 
 def heatmap(
@@ -138,18 +166,20 @@ def facets(
     one_range: bool = True,
     size: tuple[int, int] = (360, 300),
 ) -> go.Figure:
-    """Heatmaps in rows of `columns`, each titled by its key in `panels` and (len(y), len(x)), first row at the top.
+    """Heatmaps in rows of about `columns`, each titled by its key in `panels` and (len(y), len(x)), first row on top.
 
     They share one colour range and bar; with `one_range=False` each has its own, and what the bars show is said once,
-    below the title. `size` is a panel's, in pixels.
+    below the title. `size` is a panel's, in pixels. There are other columns where a panel would be alone in its row.
     Raises `ValueError` for values that do not fit the axes.
     """
     arrays = [_fitting(values, x, y) for values in panels.values()]
-    columns = min(columns, len(arrays))
+    columns = _columns(len(arrays), columns)
     ranges = [np.stack(arrays)] if one_range else arrays
     scales = [colours(values) for values in ranges]
-    slant = {"tickangle": -45 if max(map(len, x.ticks.values())) > 3 else 0}
-    figure = _panels(list(panels), columns, size, gap=30 if one_range else BAR_ROOM)
+    longest = max(map(len, x.ticks.values()))
+    slant = {"tickangle": -45 if longest > 3 else 0}
+    below = AXIS_TITLE + int(max(LINE, SLANTED * longest)) if len(arrays) % columns else 0
+    figure = _panels(list(panels), columns, size, gap=30 if one_range else BAR_ROOM, below=17 + below)
     for index, array in enumerate(arrays):
         bar = 0 if one_range else index
         at = {"row": index // columns + 1, "col": index % columns + 1}
@@ -162,7 +192,7 @@ def facets(
     if len(ranges) == 1:
         _title_colour_bar(figure, scales[0].title, _area(figure, None))
     else:
-        subtitle = f"{subtitle}; colours: {scales[0].title}" if subtitle else f"colours: {scales[0].title}"
+        subtitle = joined(subtitle, f"colours: {scales[0].title}")
     figure.update_xaxes(matches="x").update_yaxes(matches="y").update_layout(plot_bgcolor=MISSING)
     return dressed(figure, title, subtitle)
 
@@ -219,8 +249,9 @@ def scatter(
     With `of`, each dot of a group stands for a value of this axis: coloured by it, and labelled where there is room.
     `y` is a title, and panels have their own ranges; or it is an axis of rows, and panels share both axes.
     """
-    columns, rows = min(2, len(panels)), y if isinstance(y, Axis) else None
-    figure = _panels(list(panels), columns, size, gap=30 if rows else 60, labelled=True)
+    columns, rows = _columns(len(panels), 2), y if isinstance(y, Axis) else None
+    below = AXIS_TITLE if len(panels) % columns else 0
+    figure = _panels(list(panels), columns, size, gap=30 if rows else 60, below=37 + below)
     for index, groups in enumerate(panels.values()):
         at = {"row": index // columns + 1, "col": index % columns + 1}
         for group, (name, values) in enumerate(groups.items()):
@@ -285,13 +316,20 @@ def with_numbers(figure: go.Figure, texts: Sequence[Sequence[str]]) -> go.Figure
 
 
 def dressed(figure: go.Figure, title: str, subtitle: str) -> go.Figure:
-    """The figure with its title, room for a subtitle, and the style that all figures share."""
-    room = SUBTITLE if subtitle else 0
+    """The figure with its title, room for a subtitle, and the look that all have in common."""
+    said = textwrap.wrap(
+        subtitle,
+        max(1, int(SUBTITLE_SHARE * figure.layout.width / (SUBTITLE_SIZE / 2))),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    room = SUBTITLE + SUBTITLE_LINE * (len(said) - 1) if said else 0
     figure.update_layout(height=figure.layout.height + room, margin_t=figure.layout.margin.t + room)
-    # A letter is about half as wide as it is high: a long title is set smaller rather than cut.
+    # A letter is about half as wide as it is high: a long title, or word, is set smaller rather than cut.
     fitting = 1.9 * figure.layout.width
     text = {"text": title, "font": {"size": min(17, fitting / len(title))}}
-    below = {"text": subtitle, "font": {"size": min(13, fitting / max(1, len(subtitle)))}}
+    longest = max(map(len, said), default=1)
+    below = {"text": "<br>".join(said), "font": {"size": min(SUBTITLE_SIZE, fitting / longest)}}
     place = {"x": 0.5, "xanchor": "center", "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 32}}
     return figure.update_layout(title=text | place | {"subtitle": below}, template="simple_white")
 
@@ -321,12 +359,22 @@ def _fitting(values: Values, x: Axis, y: Axis) -> np.ndarray:
     return array
 
 
-def _panels(titles: Sequence[str], columns: int, size: tuple[int, int], gap: int, labelled: bool = False) -> go.Figure:
-    """An empty figure with panels of `size` pixels, `gap` pixels apart, large enough for them and the margins.
+def _columns(n_panels: int, about: int) -> int:
+    """In how many columns panels stand: so that none is alone in the last row, with few holes, and `about` so many."""
 
-    Below `labelled` panels there is room for tick labels.
+    def faults(columns: int) -> tuple[bool, int, int]:
+        last = n_panels % columns
+        return last == 1, columns - last if last else 0, abs(columns - about)
+
+    return min(range(min(2, n_panels), min(about + 1, n_panels) + 1), key=faults) if n_panels > about else n_panels
+
+
+def _panels(titles: Sequence[str], columns: int, size: tuple[int, int], gap: int, below: int = 17) -> go.Figure:
+    """An empty figure of panels of `size` pixels, `gap` pixels apart, as large as they and the margins need.
+
+    `below` each panel are so many pixels for its own labels.
     """
-    rows, between = math.ceil(len(titles) / columns), PANEL_TITLE + (37 if labelled else 17)
+    rows, between = math.ceil(len(titles) / columns), PANEL_TITLE + below
     width, height = columns * size[0] + (columns - 1) * gap, rows * size[1] + (rows - 1) * between
     figure = make_subplots(
         rows, columns, subplot_titles=titles, horizontal_spacing=gap / width, vertical_spacing=between / height
@@ -414,10 +462,29 @@ def _area(figure: go.Figure, panel: int | None) -> tuple[float, float, float]:
 
 
 def _bar_labels(scale: ColourScale, exceeded: bool) -> dict[float, str]:
-    """Labels of a colour bar by value; the last says if the data goes beyond it."""
-    ticks = np.linspace(scale.low, scale.high, 5).tolist()
+    """Labels of a colour bar by their value; the last says if the data goes beyond it."""
+    ticks = _short_ticks(scale.low, scale.high)
     labels = {tick: f"{tick:.4g}".replace("-", "−") for tick in ticks}
     return labels | {ticks[-1]: f"≥ {labels[ticks[-1]]}"} if exceeded else labels
+
+
+def _short_ticks(low: float, high: float) -> list[float]:
+    """Ticks from `low` to `high`, zero among them if it is between, about five, of at most two digits each."""
+
+    def short(ticks: np.ndarray) -> bool:
+        has_zero = low > 0 or high < 0 or bool(np.isclose(ticks, 0, atol=1e-9 * high).any())
+        return has_zero and all(math.isclose(tick, float(f"{tick:.2g}"), abs_tol=1e-9 * high) for tick in ticks)
+
+    several = (np.linspace(low, high, intervals + 1) for intervals in (4, 5, 3, 6, 2))
+    return [float(f"{tick:.2g}") for tick in next(filter(short, several), np.array([low, high]))]
+
+
+def powers_of_ten(values: Values) -> dict[str, object]:
+    """A logarithmic axis for plotly, labelled alike at every power of ten among the `values`: 10⁰ beside 10⁻¹."""
+    sizes = np.log10(_finite(values)[_finite(values) > 0])
+    powers = range(math.floor(sizes.min(initial=0)), math.ceil(sizes.max(initial=0)) + 1)
+    labels = [f"10<sup>{power}</sup>".replace("-", "−") for power in powers]
+    return {"type": "log", "tickvals": [10.0**power for power in powers], "ticktext": labels}
 
 
 def _add_colour_bar(

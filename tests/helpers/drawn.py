@@ -30,6 +30,8 @@ from tests.helpers.scripts import output, run_script
 ROUND = ("1", "1.2", "1.5", "2", "2.5", "3", "4", "5", "6", "8")  # at which colour bars end
 BELOW = 1 - 1e-9  # an entry lies this far below the end of its bar, since 100 times it is rounded
 FROM_ZERO = {"probability", "attention", "share of the searches"}  # what is never negative
+POINTS = "change in probability difference (percentage points)"
+LEAST = {"probability": 0.01, POINTS: 0.1}  # at which bars end of what is next to nothing
 OF_MODEL = f", {MODEL.name} (not GPT-2 small)"  # at the end of every title
 
 Artifacts = Mapping[str, tuple[Any, Mapping[str, object]]]  # by file: what it holds, and what is said of it
@@ -151,7 +153,8 @@ class Heatmap(NamedTuple):
 def heatmap(values: Any, x: Axis, y: Axis, bar: str, of: Any = None, texts: Any = None) -> Heatmap:
     """A panel whose bar ends where its own values do, or those `of` something else: from zero, or on both sides."""
     array = np.asarray(values, float)
-    end = round_up(float(np.nanmax(np.abs(array if of is None else np.asarray(of, float)))))
+    largest = float(np.nanmax(np.abs(array if of is None else np.asarray(of, float))))
+    end = max(round_up(largest), LEAST.get(bar, 0.0))
     return Heatmap(array, x, y, bar, (0.0 if bar in FROM_ZERO else -end, end), texts)
 
 
@@ -232,7 +235,7 @@ def bar_title(figure: go.Figure) -> str:
 
 def subtitle(figure: go.Figure) -> str:
     """What stands below a figure's title."""
-    return figure.layout.title.subtitle.text or ""
+    return (figure.layout.title.subtitle.text or "").replace("<br>", " ")
 
 
 def check_titles(figures: Mapping[str, go.Figure], expected: Mapping[str, tuple[str, str]]) -> None:

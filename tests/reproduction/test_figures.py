@@ -146,10 +146,98 @@ def test_the_title_of_a_bar_is_no_longer_than_the_bar_and_lies_within_the_figure
 
 
 def test_only_outer_panels_carry_axis_titles_and_labels():
-    panels = {name: torch.zeros(2, 3) for name in ("m3", "m2", "m1")}
+    panels = {name: torch.zeros(2, 3) for name in ("m5", "m4", "m3", "m2", "m1")}
     layout = facets(panels, "title", *TWO_BY_THREE, figures.change).layout
-    assert [layout[axis].showticklabels for axis in ("xaxis", "xaxis2", "xaxis3")] == [False, True, True]
-    assert [layout[axis].showticklabels for axis in ("yaxis", "yaxis2", "yaxis3")] == [True, False, True]
+    x, y = ([layout[figures._numbered(axis, index)] for index in range(5)] for axis in ("xaxis", "yaxis"))
+    assert [axis.showticklabels for axis in x] == [False, False, True, True, True]
+    assert [axis.showticklabels for axis in y] == [True, False, False, True, False]
+    assert [axis.title.text for axis in x] == ["", "", "column", "column", "column"]
+
+
+@pytest.mark.parametrize(
+    ("n_panels", "about", "columns"),
+    [(1, 2, 1), (2, 2, 2), (3, 2, 3), (4, 2, 2), (5, 2, 3), (4, 3, 2), (5, 3, 3), (6, 3, 3), (7, 3, 4), (8, 4, 4)],
+)
+def test_no_panel_is_alone_in_the_last_row(n_panels, about, columns):
+    assert figures._columns(n_panels, about) == columns
+
+
+def test_labels_above_a_hole_have_room_before_the_next_row():
+    def gap(n_panels: int) -> float:
+        panels = {str(index): torch.zeros(2, 3) for index in range(n_panels)}
+        x = named("key", ["<|endoftext|>", "the", "year"])
+        layout = facets(panels, "title", x, TWO_BY_THREE[1], figures.change).layout
+        between = layout.yaxis.domain[0] - layout[figures._numbered("yaxis", n_panels - 1)].domain[1]
+        return between * (layout.height - layout.margin.t - layout.margin.b)
+
+    letters = len("<|endoftext|>") * 12 / 2 / 2**0.5  # pixels of a slanted label of size 12
+    assert gap(4) < letters
+    assert gap(5) > figures.PANEL_TITLE + letters + 20
+
+
+@pytest.mark.parametrize(
+    ("high", "ticks"),
+    [(1, "0 0.25 0.5 0.75 1"), (1.5, "0 0.5 1 1.5"), (0.15, "0 0.05 0.1 0.15"), (2.5, "0 0.5 1 1.5 2 2.5"),
+     (3, "0 1 2 3"), (6, "0 1.5 3 4.5 6"), (80, "0 20 40 60 80"), (2.5e-5, "0 5e−06 1e−05 1.5e−05 2e−05 2.5e−05")],
+)  # fmt: skip
+def test_ticks_of_a_bar_are_short(high, ticks):
+    figure = two_by_three(torch.tensor([[0.0, 0.0, high], [0.0, 0.0, 0.0]]), figures.attention)
+    assert " ".join(bar_labels(figure)) == ticks
+
+
+@pytest.mark.parametrize("step", ["1", "1.2", "1.5", "2", "2.5", "3", "4", "5", "6", "8"])
+@pytest.mark.parametrize("colours", [figures.attention, figures.logit])
+def test_ticks_of_every_bar_reach_its_ends_and_zero(step, colours):
+    figure = two_by_three(torch.full((2, 3), float(step)), colours)
+    bar = figure.layout.coloraxis
+    assert (bar.colorbar.tickvals[0], bar.colorbar.tickvals[-1]) == pytest.approx((bar.cmin, bar.cmax))
+    assert "0" in bar.colorbar.ticktext
+    assert all(len(label.strip("−").replace(".", "").lstrip("0")) <= 2 for label in bar.colorbar.ticktext)
+
+
+def test_powers_of_ten_are_all_written_alike():
+    axis = figures.powers_of_ten(torch.tensor([0.0, 0.004, 0.7, torch.nan]))
+    assert axis["ticktext"] == ["10<sup>−3</sup>", "10<sup>−2</sup>", "10<sup>−1</sup>", "10<sup>0</sup>"]
+    assert axis["tickvals"] == [0.001, 0.01, 0.1, 1]
+
+
+def test_a_long_subtitle_goes_on_in_a_further_line_within_the_figure():
+    axes = [named("x", "ab"), named("y", "ab")]
+    short, long = (heatmap(torch.eye(2), "a", *axes, figures.change, "word " * words) for words in (2, 60))
+    lines_of = long.layout.title.subtitle.text.split("<br>")
+    assert " ".join(lines_of).split() == ["word"] * 60
+    size = long.layout.title.subtitle.font.size
+    assert size == short.layout.title.subtitle.font.size
+    assert max(map(len, lines_of)) * size / 2 <= 0.86 * long.layout.width
+    more = figures.SUBTITLE_LINE * (len(lines_of) - 1)
+    assert long.layout.margin.t - short.layout.margin.t == long.layout.height - short.layout.height == more > 0
+
+
+# What is no signal
+
+
+def test_next_to_nothing_on_the_years_is_said_and_pale():
+    figure = figures.probability_heatmap(torch.full((97, 100), 1e-6), "title", "a task")
+    assert figure.layout.title.subtitle.text == "a task; next to nothing of the probability is on the years (0.0001)"
+    assert figure.layout.coloraxis.cmax == 0.01
+    rare = torch.full((97, 100), 1e-6)
+    rare[3] = torch.nan  # a YY without a sentence
+    panels = {"one": torch.full((97, 100), 0.009), "other": rare}
+    figure = figures.probability_heatmaps(panels, "title")
+    assert figure.layout.title.subtitle.text == "next to nothing of the probability is on the years (other: 0.0001)"
+    assert not figures.probability_heatmap(torch.full((97, 100), 2e-4), "title").layout.title.subtitle.text
+
+
+@pytest.mark.parametrize("one_range", [True, False])
+def test_a_sweep_without_an_effect_says_so_and_is_pale(one_range):
+    weak, strong = torch.full((2, 3), 0.0009), torch.full((2, 3), 0.0011)
+    weak[0, 0] = torch.nan
+    figure = sweeps({"m1": -weak, "m2": weak}, "title", "at END", one_range)
+    assert figure.layout.title.subtitle.text.startswith("at END; no effect reaches 0.1 points")
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-0.1, 0.1)
+    of_one = sweeps({"m1": weak, "m2": -strong}, "title", "", one_range)
+    assert of_one.layout.title.subtitle.text.startswith("no effect reaches 0.1 points (m1)")
+    assert "no effect" not in (sweeps({"": -strong}, "title").layout.title.subtitle.text or "")
 
 
 def test_values_that_do_not_fit_the_axes_are_refused():

@@ -219,7 +219,11 @@ def publish_pca(folder: Path, count: int) -> tuple[dict, dict]:
     """A run that looked at so many activations, the last of them of too few dimensions for one edit."""
     names, number = ACTIVATIONS[:count], count_from(1)
     pca = {"activations": names, "points": told(7, count, 97, 2), "shares": told(30, count, 2, least=0.1)}
-    differences = {name: {edit: [next(number) / 1000 for _ in range(6)] for edit in EDITS} for name in names}
+    differences = {
+        name: {edit: [next(number) / 1000, *(0.8125 - next(number) / 1e5 for _ in range(5))] for edit in EDITS}
+        for name in names
+    }
+    differences[names[0]]["LEACE, YY as classes"][1:] = [next(number) / 1000 for _ in range(5)]  # a control that acts
     differences = {name: edits | {edit: [next(number) / 1000] for edit in WHOLE} for name, edits in differences.items()}
     del differences[names[-1]]["PCA, top 10"]
     ablation = {"differences": differences, "clean": 0.8125}
@@ -234,6 +238,7 @@ def test_figures_show_each_activation_in_a_panel_of_its_own(tmp_path, count):
     figures, _ = draw("pca_plots", tmp_path)
     dots = "each dot is the mean of one start year, 1702 … 1798, and labelled with YY where there is room"
     control = "control: as many random dimensions, or YY shuffled before it is erased; dashed: nothing edited"
+    control += f"; the control of “LEACE, YY as classes” does as much ({ACTIVATIONS[0]}): the change is no sign of YY"
     check_titles(figures, {
         "pca": ("First two principal components", dots),
         "appendix/pca-ablation": ("Probability difference after an edit", control),
