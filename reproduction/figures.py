@@ -475,7 +475,7 @@ def _short_ticks(low: float, high: float) -> list[float]:
         has_zero = low > 0 or high < 0 or bool(np.isclose(ticks, 0, atol=1e-9 * high).any())
         return has_zero and all(math.isclose(tick, float(f"{tick:.2g}"), abs_tol=1e-9 * high) for tick in ticks)
 
-    several = (np.linspace(low, high, intervals + 1) for intervals in (4, 5, 3, 6, 2))
+    several = (np.linspace(low, high, intervals + 1) for intervals in (4, 3, 5, 6, 2))
     return [float(f"{tick:.2g}") for tick in next(filter(short, several), np.array([low, high]))]
 
 

@@ -181,14 +181,14 @@ def test_labels_above_a_hole_have_room_before_the_next_row():
      (3, "0 1 2 3"), (6, "0 1.5 3 4.5 6"), (80, "0 20 40 60 80"), (2.5e-5, "0 5e−06 1e−05 1.5e−05 2e−05 2.5e−05")],
 )  # fmt: skip
 def test_ticks_of_a_bar_are_short(high, ticks):
-    figure = two_by_three(torch.tensor([[0.0, 0.0, high], [0.0, 0.0, 0.0]]), figures.attention)
+    figure = two_by_three(torch.tensor([[0.0, 0.0, high], [0.0, 0.0, 0.0]], dtype=torch.float64), figures.attention)
     assert " ".join(bar_labels(figure)) == ticks
 
 
 @pytest.mark.parametrize("step", ["1", "1.2", "1.5", "2", "2.5", "3", "4", "5", "6", "8"])
 @pytest.mark.parametrize("colours", [figures.attention, figures.logit])
 def test_ticks_of_every_bar_reach_its_ends_and_zero(step, colours):
-    figure = two_by_three(torch.full((2, 3), float(step)), colours)
+    figure = two_by_three(torch.full((2, 3), float(step), dtype=torch.float64), colours)
     bar = figure.layout.coloraxis
     assert (bar.colorbar.tickvals[0], bar.colorbar.tickvals[-1]) == pytest.approx((bar.cmin, bar.cmax))
     assert "0" in bar.colorbar.ticktext

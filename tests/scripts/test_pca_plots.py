@@ -235,7 +235,7 @@ def publish_pca(folder: Path, count: int) -> tuple[dict, dict]:
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_figures_show_each_activation_in_a_panel_of_its_own(tmp_path, count):
     pca, ablation = publish_pca(tmp_path, count)
-    figures, _ = draw("pca_plots", tmp_path)
+    figures = draw("pca_plots", tmp_path).figures
     dots = "each dot is the mean of one start year, 1702 … 1798, and labelled with YY where there is room"
     control = "control: as many random dimensions, or YY shuffled before it is erased; dashed: nothing edited"
     control += f"; the control of “LEACE, YY as classes” does as much ({ACTIVATIONS[0]}): the change is no sign of YY"
