@@ -223,7 +223,8 @@ def publish_pca(folder: Path, count: int) -> tuple[dict, dict]:
         name: {edit: [next(number) / 1000, *(0.8125 - next(number) / 1e5 for _ in range(5))] for edit in EDITS}
         for name in names
     }
-    differences[names[0]]["LEACE, YY as classes"][1:] = [next(number) / 1000 for _ in range(5)]  # a control that acts
+    acting = differences[names[0]]["LEACE, YY as classes"]  # whose control acts as the edit itself does
+    acting[1:] = [acting[0] - next(number) / 1e5 for _ in range(5)]
     differences = {name: edits | {edit: [next(number) / 1000] for edit in WHOLE} for name, edits in differences.items()}
     del differences[names[-1]]["PCA, top 10"]
     ablation = {"differences": differences, "clean": 0.8125}
