@@ -49,6 +49,7 @@ from path_patching.unembedding import logit_lens as logit_lens  # where the publ
 from reproduction.evaluations import YearMetric, clusters_of
 from reproduction.next_token import predict_next
 from reproduction.settings import Settings
+from reproduction.terminal import imports_are_done
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -271,6 +272,7 @@ def start_experiment(settings: Settings | None = None, balanced: bool = True, **
     `changed` are fields of `Settings`. Raises `UserError` if a setting is wrong, or the model, engine or device is not
     available.
     """
+    imports_are_done()
     settings = Settings() if settings is None else settings
     if not isinstance(settings, Settings):
         raise UserError(f'{settings!r} are no Settings; name what you give, as start_experiment(model="standin")')
@@ -289,6 +291,7 @@ def start_experiment(settings: Settings | None = None, balanced: bool = True, **
 
 def start_transformers_experiment(settings: Settings) -> TransformersExperiment:
     """Load the model and choose the device. Raises `UserError` like `start_experiment`."""
+    imports_are_done()
     model = load_model(settings.model, settings.as_published)
     settings.check_fits(model)
     hf_model, device = to_transformers(model), resolve_device(settings.device)

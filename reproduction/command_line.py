@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from reproduction.terminal import arguments_of, begin
+from reproduction.terminal import arguments_of, begin, explain_errors
 from reproduction.terminal import prepare as prepare  # for scripts with flags of their own
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def read_settings(
     given = arguments_of(script) if arguments is None else arguments
     if given is None:
         return defaults
-    prepare()
+    explain_errors()
     parser = argparse.ArgumentParser(
         prog=program,
         description=description,

@@ -44,6 +44,7 @@ from reproduction.publication import (
     sha256,
 )
 from reproduction.settings import Settings, model_folder
+from reproduction.terminal import imports_are_done
 
 Number = float | str | list[Any] | dict[str, Any] | Estimate
 
@@ -388,6 +389,7 @@ def _read(path: Path) -> Any:
 
 def read_artifacts(folder: Path, script: str) -> Artifacts:
     """The artifacts that `script` published in `folder`. Raises `UserError` if there are none that can be read."""
+    imports_are_done()
     path = record_path(folder, script)
     if not path.is_file():
         raise UserError(f"no {path}; run {invocation(script)} first, or name its folder with --artifacts")

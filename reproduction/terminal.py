@@ -27,7 +27,7 @@ INTERRUPTED = "interrupted: what was published before is as it was"
 
 
 def begin() -> None:
-    """`prepare` one of our scripts before its imports; until it calls `prepare` itself, Ctrl-C ends it at once.
+    """`prepare` one of our scripts before its imports; until `imports_are_done`, Ctrl-C ends it at once.
 
     A library that is interrupted while it is imported may ignore that, or raise another error.
     """
@@ -41,11 +41,19 @@ def begin() -> None:
 
 def prepare() -> None:
     """From here on, after the imports, an error that the user can mend ends the script with one line."""
-    if in_interactive_window():
-        return
+    imports_are_done()
+    explain_errors()
+
+
+def imports_are_done() -> None:
+    """From here on, Ctrl-C lets the script tidy up; what a script calls first after its imports says so."""
     if signal.getsignal(signal.SIGINT) is _end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if sys.excepthook is exit_on_user_error:
+
+
+def explain_errors() -> None:
+    """From here on, an error that the user can mend ends the script with one line."""
+    if in_interactive_window() or sys.excepthook is exit_on_user_error:
         return
     sys.excepthook = exit_on_user_error
     if isinstance(sys.stdout, io.TextIOWrapper):

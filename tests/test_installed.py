@@ -20,7 +20,7 @@ from path_patching.files import ROOT
 from tests.helpers.scripts import output, run_python
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-NOT_IMPORTED = {"numpy", "einops"}  # PyTorch and rust_circuit import them, and do not ask for them
+NOT_IMPORTED = {"einops"}  # rust_circuit imports it, and does not ask for it
 WITH_ITS_USAGE_BLOCK = """
 import doctest, torch, path_patching
 names = {name: getattr(path_patching, name) for name in path_patching.__all__}

@@ -63,6 +63,7 @@ def random_circuit(circuit: Circuit, architecture: Architecture, rng: random.Ran
             f"{architecture.n_layers} layers of {architecture.n_heads} heads have no circuit of the shape of "
             f"{circuit.name}: {len(circuit.heads)} heads and {len(circuit.mlps)} MLPs"
             + (f" at END, {len(circuit.lower)} nodes at YY below them" if circuit.placed else "")
+            + "; draw from a larger model"
         )
     return drawn
 

@@ -109,7 +109,7 @@ def test_an_edited_circuit_loses_the_paper_s_name_and_stands_whole_in_the_record
     of_file = asking(experiment, tmp_path / "run", circuit=str(path))
     run = open_run("big_ds_experiments", of_file)
     assert choose_circuit(of_file, run) == replace(edited, name=GIVEN)
-    run.publish()
+    run.publish(partial=True)
     made = read_artifacts(tmp_path / "run", run.script)
     assert made.number("circuit/name") == GIVEN
     assert made.record["circuit"] == as_json(replace(edited, name=GIVEN))

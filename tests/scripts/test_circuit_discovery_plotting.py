@@ -270,11 +270,11 @@ def test_each_tile_of_all_attention_patterns_is_the_mean_of_its_head(drawing):
 def test_every_link_of_the_circuit_is_drawn_with_its_effect_in_points(drawing):
     lines = [line for line in drawing.figures["circuit"].data if line.hovertemplate]
     assert {line.hovertemplate.removesuffix("<extra></extra>"): line.line.dash is not None for line in lines} == {
-        "a7.h10@END → residual stream of m9@END<br>-1.2 percentage points": False,
-        "m9@END → residual stream of logits@END<br>-30 percentage points": False,
-        "a7.h10@END → residual stream of logits@END<br>+5 percentage points": True,
-        "m0@YY → values of a7.h10@END<br>-20 percentage points": False,
-        "embeds@YY → residual stream of m0@YY<br>-25 percentage points": False,
+        "a7.h10@END → residual stream of m9@END<br>−1.20 percentage points": False,
+        "m9@END → residual stream of logits@END<br>−30.00 percentage points": False,
+        "a7.h10@END → residual stream of logits@END<br>5.00 percentage points": True,
+        "m0@YY → values of a7.h10@END<br>−20.00 percentage points": False,
+        "embeds@YY → residual stream of m0@YY<br>−25.00 percentage points": False,
     }
 
 

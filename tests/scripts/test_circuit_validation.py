@@ -105,7 +105,8 @@ def test_a_verdict_has_a_line_a_key_an_interval_and_n(made):
     assert len(set(keys)) == len(keys), "no verdict takes the key of another"
     for key, line in zip(keys, table.itertuples(), strict=True):
         number = made.number(key)
-        assert line.value == pytest.approx(number.value if isinstance(number, Estimate) else number)
+        value = number.value if isinstance(number, Estimate) else number
+        assert line.value == pytest.approx(math.nan if value is None else value, nan_ok=True)  # none without a span
         if isinstance(number, Estimate):
             assert (line.low, line.high, line.n) == (pytest.approx(number.low), pytest.approx(number.high), number.n)
             assert number.low <= number.high
@@ -343,6 +344,9 @@ def values_of(line: dict[str, object], **estimates: Estimate) -> None:
 
 def test_faithfulness_is_that_of_both_metrics_and_both_parts(recorded):
     asked = [call.asked for call in recorded.calls["faithfulness"]]
+    log_odds = "{}, log odds of valid years"
+    assert [each.subject for each in asked if "log odds" in each.subject] == [*map(log_odds.format, recorded.parts)]
+    asked = [each for each in asked if "log odds" not in each.subject]
     assert [each.subject for each in asked] == ["late half", "late half", "full circuit", "full circuit"]
     for each, metric in zip(asked, [prob_diff, cutoff_sharpness] * 2, strict=True):
         assert recorded.rows(each.engine) == [*range(97)]
@@ -391,7 +395,7 @@ def test_nodes_and_links_are_taken_from_both_parts(recorded, test):
     assert [call.asked.subject for call in calls] == [*recorded.parts]
     for asked, _ in calls:
         assert asked.paths == recorded.parts[asked.subject]
-        assert (asked.yy_position, asked.end) == (recorded.experiment.YY, recorded.experiment.END)
+        assert (asked.yy, asked.end) == (recorded.experiment.YY, recorded.experiment.END)
         assert recorded.rows(asked.engine) == [*range(97)]
         recorded.check_scale(asked.engine, asked.scale)
 

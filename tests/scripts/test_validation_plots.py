@@ -87,7 +87,7 @@ def test_every_figure_has_its_title_and_nothing_is_left_out(drawing):
     }
     for part in PARTS:
         name = part.replace(" ", "-")
-        needed = f"{CIRCUIT}; a node whose interval includes 0 is not needed"
+        needed = f"{CIRCUIT}; needed: 0.01 or more with the whole interval, alone or without its class"
         said[f"minimality-{name}"] = (f"What the {part} loses with each node", needed)
         equal = f"{CIRCUIT}; 0: what is removed costs the model what it costs the circuit"
         said[f"completeness-{name}"] = (f"Completeness of the {part}", equal)
