@@ -18,18 +18,23 @@ import torch
 
 from color_utils import diverging, sequential
 from path_patching.circuits.circuit import Link
+from path_patching.circuits.validation.measuring import CHANGE
+from path_patching.circuits.validation.verdicts import BARS
 from reproduction.circuit_drawing import Measure, circuit_figure
 from reproduction.figures import (
     change,
     curves,
     escaped,
     facets,
+    hardly_any_effect,
     heatmap,
     intervals,
+    joined,
     named,
     share_histogram,
-    with_numbers,
+    small_curves,
 )
+from reproduction.numbers import in_unit
 from reproduction.plots import start_plots
 from reproduction.run import read_artifacts
 from reproduction.verdicts import interval_columns
@@ -95,8 +100,11 @@ if made("nodes"):
     for part, lost in tables["nodes"].groupby("part", sort=False):
         groups = {"alone": interval_columns(lost, "alone"), "without its class": interval_columns(lost, "given_class")}
         title, rows = plots.titled(f"What the {part} loses with each node"), named("", list(lost["node"]))
-        subtitle = f"{circuit}; needed: 0.01 or more with the whole interval, alone or without its class"
-        write(intervals(groups, title, "loss of F", rows, subtitle), f"minimality-{part}".replace(" ", "-"))
+        counts = (
+            f"needed: one of the two, whichever, is {CHANGE:g} (dashed) or more with its whole interval, either way"
+        )
+        figure = intervals(groups, title, "loss of F", rows, f"{circuit}; {counts}", (-CHANGE, CHANGE))
+        write(figure, f"minimality-{part}".replace(" ", "-"))
 
 
 # %% How far do the model and the circuit part as nodes are removed from both?
@@ -109,9 +117,10 @@ if made("completeness"):
     for part, gaps in tables["completeness"].groupby("part", sort=False):
         removed = [shown_set(line.removed, line.nodes) for line in gaps.itertuples()]
         title, rows = plots.titled(f"Completeness of the {part}"), named("", removed)
-        subtitle = f"{circuit}; 0: what is removed costs the model what it costs the circuit"
+        bar = BARS["completeness"].most
+        subtitle = f"{circuit}; 0: what is removed costs the model what it costs the circuit; dashed: the bar, ±{bar:g}"
         x_title = "F of the model − F of the circuit, both without these"
-        figure = intervals({"": interval_columns(gaps, "gap")}, title, x_title, rows, subtitle)
+        figure = intervals({"": interval_columns(gaps, "gap")}, title, x_title, rows, subtitle, (-bar, bar))
         write(figure, f"completeness-{part}".replace(" ", "-"))
 
 # %% Does it hold for other counterfactuals?
@@ -127,13 +136,18 @@ if made("counterfactuals"):
     weak = found["too_weak"] | found["control"]
     values.loc[weak, ["late_half", "full_circuit"]] = float("nan")  # of next to nothing
     schemes = found["scheme"] + found["control"].map({True: " (control)", False: ""})
-    x, y = named("", list(columns)), named("", list(schemes))
+    y = named("", list(schemes))
     title = plots.titled("Other counterfactuals")
-    subtitle = f"{circuit}; grey: the span is too small to judge F by"
+    judged = f"bars: F from {BARS['counterfactual'].words}, a control's span {BARS['control'].words}"
+    subtitle = f"{circuit}; {judged}; grey: the span is too small to judge F by; each column has its own colours"
+    by_column = {name: values[[column]].to_numpy() for name, column in columns.items()}
     colours = partial(diverging, title="1: as the whole model, or as 01")
-    figure = heatmap(values.to_numpy(), title, x, y, colours, subtitle)
-    texts = [["" if pd.isna(each) else f"{each:.2f}" for each in row] for row in values.to_numpy()]
-    write(with_numbers(figure, texts), "counterfactuals")
+    figure = facets(by_column, title, named("", [""]), y, colours, subtitle, 4, one_range=False, size=(110, 260))
+    for trace, numbers in zip(figure.data, by_column.values(), strict=True):
+        trace.update(
+            text=[["" if pd.isna(each) else in_unit(each, "")] for each in numbers.flat], texttemplate="%{text}"
+        )
+    write(figure, "counterfactuals")
 
 # %% Does a stronger patch do more?
 if made("strength"):
@@ -143,9 +157,28 @@ if made("strength"):
     }
     title = plots.titled("Patches of graded strength")
     subtitle = f"{circuit}; all paths of the late half, and those through each node"
-    write(curves(graded, title, "strength α of the patch (1: 01 data)", "probability difference", subtitle), "strength")
+    figure = small_curves(graded, title, "strength α (1: 01 data)", "probability difference", subtitle)
+    write(figure, "strength")
 
 # %% Is it the circuit of greater-than alone?
+AS_WELL = 0.9  # of what is lost with an ability's own circuit, from which on random ones count as doing as much
+
+
+def lost_as_well() -> str:
+    """Which abilities random circuits of the shape of their own take nearly as much of; empty if of none."""
+    table = tables["specificity"]
+    if "lost_by_chance" not in table:
+        return ""
+    own = table[(table["ability"] == table["circuit"]) & (table["lost"] >= BARS["own_loss"].least)]
+    alike = own[own["lost_by_chance"] >= AS_WELL * own["lost"]]
+    shares = [f"{line.ability}: {in_unit(line.lost_by_chance, '%')} %" for line in alike.itertuples()]
+    return (
+        f"random circuits take as much, so that the loss says nothing of the circuit ({', '.join(shares)})"
+        if shares
+        else ""
+    )
+
+
 if made("specificity"):
     panels, texts = {}, []
     panel_of = {"its own or another's circuit": "lost", "random circuits of its shape": "lost_by_chance"}
@@ -158,7 +191,9 @@ if made("specificity"):
         texts.append(["" if pd.isna(each[0]) else shown.format(*(100 * end for end in each)) for each in cells])
     x, y = named("circuit impeded", list(table.columns)), named("ability measured", list(table.index))
     title = plots.titled("What abilities lose without circuits")
-    figure = facets(panels, title, x, y, partial(diverging, title="share of the span lost (%)"), size=(360, 300))
+    figure = facets(
+        panels, title, x, y, partial(diverging, title="share of the span lost (%)"), lost_as_well(), size=(360, 300)
+    )
     for trace, of_panel in zip(figure.data, texts, strict=True):
         rows = [of_panel[first : first + len(x.values)] for first in range(0, len(of_panel), len(x.values))]
         trace.update(text=rows, texttemplate="%{text}")
@@ -175,7 +210,8 @@ if made("interactions"):
     labels = named("", [name.removesuffix("@END") for name in names])
     title = plots.titled("Interactions of nodes at END")
     subtitle = f"{circuit}; effect of two nodes patched together, minus those of each"
-    write(heatmap(effects, title, labels, labels, change, subtitle), "interactions")
+    said = joined(subtitle, hardly_any_effect({"": effects}))
+    write(heatmap(effects, title, labels, labels, change, said), "interactions")
 
 # %% Is it found again, node by node?
 if made("membership"):

@@ -293,8 +293,33 @@ def curves(
     return dressed(figure, title, subtitle)
 
 
-def intervals(groups: Mapping[str, Values], title: str, x_title: str, rows: Axis, subtitle: str = "") -> go.Figure:
-    """Estimates with their intervals, a row each, of one or more groups: (len(rows), 3) value, low and high."""
+def small_curves(panels: Mapping[str, Values], title: str, x_title: str, y_title: str, subtitle: str = "") -> go.Figure:
+    """A curve (n, 2), x and y, in a small panel each, titled by its key; all panels have the same axes."""
+    columns = _columns(len(panels), 4)
+    below = 37 + (AXIS_TITLE if len(panels) % columns else 0)
+    figure = _panels(list(panels), columns, size=(210, 130), gap=30, below=below).update_layout(margin_r=30)
+    for index, values in enumerate(panels.values()):
+        at, dots = {"row": index // columns + 1, "col": index % columns + 1}, _finite(values)
+        figure.add_scatter(x=dots[:, 0], y=dots[:, 1], mode="lines", line_color=CURVES[0], showlegend=False, **at)
+        figure.update_xaxes(title_text=x_title if index + columns >= len(panels) else "", **at)
+        outer = index % columns == 0
+        figure.update_yaxes(title_text=y_title if outer else "", showticklabels=outer, **at)
+    figure.update_yaxes(zeroline=True, zerolinewidth=1, zerolinecolor=MISSING, matches="y").update_xaxes(matches="x")
+    return dressed(figure, title, subtitle)
+
+
+def intervals(
+    groups: Mapping[str, Values],
+    title: str,
+    x_title: str,
+    rows: Axis,
+    subtitle: str = "",
+    bars: Sequence[float] = (),
+) -> go.Figure:
+    """Estimates with their intervals, a row each, of one or more groups: (len(rows), 3) value, low and high.
+
+    `bars` are the numbers that a verdict compares them with, as dashed lines.
+    """
     figure = _panels([""], 1, size=(520, 30 + 18 * len(rows.values)), gap=0)
     for group, (name, values) in enumerate(groups.items()):
         value, low, high = _finite(values).T
@@ -302,17 +327,14 @@ def intervals(groups: Mapping[str, Values], title: str, x_title: str, rows: Axis
         look = _plain_dots(group) | {"name": name, "showlegend": len(groups) > 1}
         figure.add_scatter(x=value, y=list(rows.values), error_x=ends, **look)
     figure.update_xaxes(title_text=x_title, zeroline=True, zerolinewidth=1, zerolinecolor=MISSING)
+    for bar in bars:
+        figure.add_vline(bar, line_dash="dash", line_width=1)
     figure.update_yaxes(rows.layout() | {"title_text": rows.title, "range": [len(rows.values) - 0.5, -0.5]})
     longest = max(map(len, rows.ticks.values()))
     wider = max(0, int(LETTER * longest) - MARGIN["l"] + 20)
     figure.update_layout(margin_l=MARGIN["l"] + wider, margin_r=190 if len(groups) > 1 else 30)
     figure.update_layout(width=figure.layout.width + wider + (75 if len(groups) > 1 else 0))
     return dressed(figure, title, subtitle)
-
-
-def with_numbers(figure: go.Figure, texts: Sequence[Sequence[str]]) -> go.Figure:
-    """A heatmap with a text in each of its cells."""
-    return figure.update_traces(text=texts, texttemplate="%{text}", textfont_size=11)
 
 
 def dressed(figure: go.Figure, title: str, subtitle: str) -> go.Figure:

@@ -345,12 +345,21 @@ def test_intervals_reach_from_low_to_high_in_their_row():
     assert figure.layout.margin.l > figures.intervals({"all": estimates}, "t", "x", named("", "ab")).layout.margin.l
 
 
-def test_cells_of_a_heatmap_may_have_texts():
-    figure = figures.with_numbers(
-        heatmap(torch.eye(2), "t", named("x", "ab"), named("y", "cd"), figures.change), ["ab", "cd"]
-    )
-    assert figure.data[0].texttemplate == "%{text}"
-    assert [list(row) for row in figure.data[0].text] == [["a", "b"], ["c", "d"]]
+def test_small_curves_have_a_panel_each_and_the_same_axes():
+    panels = {str(number): torch.tensor([[0.0, 1.0], [1.0, number]]) for number in range(5)}
+    figure = figures.small_curves(panels, "t", "x", "y")
+    assert [note.text for note in figure.layout.annotations] == [*panels]
+    assert [list(trace.y) for trace in figure.data] == [[1, number] for number in range(5)]
+    assert len({trace.xaxis + trace.yaxis for trace in figure.data}) == 5
+    assert {figure.layout[figures._numbered("yaxis", index)].matches for index in range(5)} == {"y"}
+
+
+def test_bars_of_intervals_are_dashed_lines():
+    figure = figures.intervals({"": torch.zeros(1, 3)}, "t", "x", named("", "a"), bars=(-0.5, 0.5))
+    assert [(line.x0, line.x1, line.line.dash) for line in figure.layout.shapes] == [
+        (-0.5, -0.5, "dash"),
+        (0.5, 0.5, "dash"),
+    ]
 
 
 @pytest.mark.parametrize("name", ["R&D", "a<b>", 'the "best"', "it's", "$x$ and $y$", "R&amp;D", "&quot;"])

@@ -8,10 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from path_patching.circuits.validation.measuring import CHANGE
+from path_patching.circuits.validation.verdicts import BARS
 from path_patching.gpt2.model import GPT2_SMALL
 from reproduction.numbers import in_unit
 from tests.helpers.drawn import (
     Drawing,
+    axes_read,
     check_curves,
     check_heatmaps,
     check_histogram,
@@ -20,7 +23,9 @@ from tests.helpers.drawn import (
     draw,
     heatmap,
     named,
+    panels,
     publish,
+    subtitle,
 )
 from tests.helpers.edge_patching import all_edges
 from tests.helpers.experiments import made_by, random_gpt2
@@ -65,7 +70,12 @@ def test_every_figure_has_its_title_and_nothing_is_left_out(drawing):
             "Faithfulness of circuits of each size",
             f"nodes at END, ranked on one half of the sentences, evaluated on the other; {areas}",
         ),
-        "counterfactuals": ("Other counterfactuals", f"{CIRCUIT}; grey: the span is too small to judge F by"),
+        "counterfactuals": (
+            "Other counterfactuals",
+            f"{CIRCUIT}; bars: F from {BARS['counterfactual'].words}, a control's span {BARS['control'].words}; grey: "
+            "the span is too small to judge F by; each column has its own colours; "
+            "colours: 1: as the whole model, or as 01",
+        ),
         "strength": (
             "Patches of graded strength",
             f"{CIRCUIT}; all paths of the late half, and those through each node",
@@ -87,9 +97,10 @@ def test_every_figure_has_its_title_and_nothing_is_left_out(drawing):
     }
     for part in PARTS:
         name = part.replace(" ", "-")
-        needed = f"{CIRCUIT}; needed: 0.01 or more with the whole interval, alone or without its class"
+        counts = "needed: one of the two, whichever, is 0.01 (dashed) or more with its whole interval, either way"
+        needed = f"{CIRCUIT}; {counts}"
         said[f"minimality-{name}"] = (f"What the {part} loses with each node", needed)
-        equal = f"{CIRCUIT}; 0: what is removed costs the model what it costs the circuit"
+        equal = f"{CIRCUIT}; 0: what is removed costs the model what it costs the circuit; dashed: the bar, ±0.3"
         said[f"completeness-{name}"] = (f"Completeness of the {part}", equal)
         for kind in KINDS:
             below = f"11 circuits of the same shape, {kind}"
@@ -124,7 +135,9 @@ def test_random_circuits_are_counted_beside_the_circuit_alone_and_the_model_with
 def test_what_each_part_loses_with_its_nodes(figures, part):
     lost = rows("nodes", part=part)
     groups = {"alone": lost[[*ends("alone")]], "without its class": lost[[*ends("given_class")]]}
-    check_intervals(figures[f"minimality-{part}".replace(" ", "-")], groups, "loss of F", [*lost["node"]])
+    figure = figures[f"minimality-{part}".replace(" ", "-")]
+    check_intervals(figure, groups, "loss of F", [*lost["node"]])
+    assert [line.x0 for line in figure.layout.shapes] == [-CHANGE, CHANGE]
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -132,7 +145,9 @@ def test_completeness_is_the_gap_of_each_removal_with_the_nodes_of_few_random_on
     removed = ["nothing", "MLPs", "nodes at random: a7.h10@END m8@END", "nodes at random: a7.h10@END m8@END m9@END"]
     x_title = "F of the model − F of the circuit, both without these"
     gaps = rows("completeness", part=part)[[*ends("gap")]]
-    check_intervals(figures[f"completeness-{part}".replace(" ", "-")], {"": gaps}, x_title, removed)
+    figure = figures[f"completeness-{part}".replace(" ", "-")]
+    check_intervals(figure, {"": gaps}, x_title, removed)
+    assert [line.x0 for line in figure.layout.shapes] == [-BARS["completeness"].most, BARS["completeness"].most]
 
 
 def test_counterfactuals_have_no_f_where_their_span_is_too_weak_or_a_control_s(figures):
@@ -145,10 +160,13 @@ def test_counterfactuals_have_no_f_where_their_span_is_too_weak_or_a_control_s(f
     values = rows("counterfactuals")[[*columns.values()]].to_numpy(float).copy()
     values[2:, 1:3] = np.nan
     schemes = ["01", "another YY", "another noun (control)", "another century (control)", "mean ablation"]
-    texts = [["" if np.isnan(each) else f"{each:.2f}" for each in row] for row in values]
-    x, y = named("", [*columns]), named("", schemes)
-    expected = heatmap(values, x, y, "1: as the whole model, or as 01", texts=texts)
-    check_heatmaps(figures["counterfactuals"], {"": expected})
+    one, y = named("", [""]), named("", schemes)
+    expected = {
+        name: heatmap(of_column[:, None], one, y, "1: as the whole model, or as 01",
+                      texts=[["" if np.isnan(each) else f"{each:.2f}"] for each in of_column])
+        for name, of_column in zip(columns, values.T, strict=True)
+    }  # fmt: skip
+    check_heatmaps(figures["counterfactuals"], expected)
 
 
 def test_a_curve_over_the_strength_of_the_patch_is_that_of_its_subject(figures):
@@ -156,7 +174,30 @@ def test_a_curve_over_the_strength_of_the_patch_is_that_of_its_subject(figures):
         subject: rows("strength", subject=subject)[["alpha", "probability_difference"]]
         for subject in ("late half", *NODES)
     }
-    check_curves(figures["strength"], expected, "strength α of the patch (1: 01 data)", "probability difference")
+    figure = figures["strength"]
+    shown = panels(figure)
+    assert [title for title, _ in shown] == [*expected]
+    for title, trace in shown:
+        np.testing.assert_allclose(np.column_stack([trace.x, trace.y]), expected[title], err_msg=title)
+        x, y = axes_read(figure, trace)
+        assert (x.title, y.title) == ("strength α (1: 01 data)", "probability difference")
+
+
+def test_what_random_circuits_take_as_well_and_where_nodes_hardly_interact_is_said(tmp_path):
+    specificity, interactions = (TABLES[kind].copy() for kind in ("specificity", "interactions"))
+    own = specificity["ability"] == specificity["circuit"]
+    specificity.loc[own, "lost"] = [0.9, 1.0, 0.3]
+    specificity.loc[own, "lost_by_chance"] = [0.2, 0.97, 0.3]
+    interactions["effect"] /= 1e4
+    artifacts = {
+        f"{kind}.csv": (table, {"kind": f"validation_{kind}"})
+        for kind, table in (("specificity", specificity), ("interactions", interactions))
+    }
+    publish("circuit_validation", tmp_path, artifacts, NUMBERS)
+    drawn = draw(SCRIPT, tmp_path).figures
+    alike = "random circuits take as much, so that the loss says nothing of the circuit"
+    assert subtitle(drawn["validation/specificity"]) == f"{alike} (copying centuries: 97.0 %)"
+    assert subtitle(drawn["validation/interactions"]).endswith("; no effect reaches 0.1 points")
 
 
 def test_what_abilities_lose_is_in_percent_with_its_interval_and_beside_it_what_random_circuits_take(figures):
