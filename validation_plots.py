@@ -19,7 +19,7 @@ import torch
 from color_utils import diverging, sequential
 from path_patching.circuits.circuit import Link
 from path_patching.circuits.validation.measuring import CHANGE
-from path_patching.circuits.validation.verdicts import BARS
+from path_patching.circuits.validation.verdicts import BARS, joined
 from reproduction.circuit_drawing import Measure, circuit_figure
 from reproduction.figures import (
     change,
@@ -29,7 +29,6 @@ from reproduction.figures import (
     hardly_any_effect,
     heatmap,
     intervals,
-    joined,
     named,
     share_histogram,
     small_curves,
