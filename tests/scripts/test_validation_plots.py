@@ -163,7 +163,7 @@ def test_counterfactuals_have_no_f_where_their_span_is_too_weak_or_a_control_s(f
     one, y = named("", [""]), named("", schemes)
     expected = {
         name: heatmap(of_column[:, None], one, y, "1: as the whole model, or as 01",
-                      texts=[["" if np.isnan(each) else f"{each:.2f}"] for each in of_column])
+                      texts=[["" if np.isnan(each) else in_unit(each, "")] for each in of_column])
         for name, of_column in zip(columns, values.T, strict=True)
     }  # fmt: skip
     check_heatmaps(figures["counterfactuals"], expected)
