@@ -21,6 +21,8 @@ from path_patching.circuits.circuit_file import links_from_json
 from path_patching.paths import Node
 from reproduction.circuit_drawing import INPUTS
 from reproduction.circuit_layout import sender_of
+from reproduction.figures import PREDICTED_YEAR
+from reproduction.figures import YY as START_YEAR
 from reproduction.numbers import shown, with_unit
 from reproduction.run import Artifacts
 from reproduction.shown import Panel
@@ -209,7 +211,7 @@ def _attention(node: str, discovery: Artifacts) -> Attention | None:
 def _lens(node: str, discovery: Artifacts) -> Lens | None:
     for name in discovery.find(kind="logit_lens", node=node):
         logits = discovery.load(name)  # (97, 100), of YY 02 … 98
-        offsets = torch.arange(100)[None] - torch.arange(2, 99)[:, None]
+        offsets = torch.tensor(PREDICTED_YEAR.values)[None] - torch.tensor(START_YEAR.values)[:, None]
         relative = logits - logits.mean(1, keepdim=True)
         first, last = -49, 50  # every offset between them has many YYs
         curve = [relative[offsets == offset].mean().item() for offset in range(first, last + 1)]

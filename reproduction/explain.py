@@ -24,11 +24,12 @@ from path_patching.paths import AnyVia, Node, PathSet
 from path_patching.sweeps import changes
 from path_patching.unembedding import logit_lens
 from reproduction.evidence import effect_of, intervals_of, receivers
+from reproduction.figures import YY as START_YEAR
 from reproduction.numbers import shown
 from reproduction.publication import sha256
 from reproduction.shown import Panel
 
-FIRST_YY, LAST_YY = 2, 98  # of the rows of what is kept by YY
+FIRST_YY, LAST_YY = START_YEAR.values[0], START_YEAR.values[-1]  # of the rows of what is kept by YY
 PATHS_SHOWN = 4
 PATCHED, ALONE = "those paths on 01 data, all else on clean data", "those paths on clean data, all else on 01 data"
 
