@@ -147,7 +147,7 @@ def test_links_that_hardly_matter_are_left_out_and_counted_but_no_node_is():
     drawn = [ends(trace) for trace in drawn_links(figure)]
     assert 0 < len(drawn) < len(effects) / 2
     said = f"links of less than 0.5 percentage points that are not drawn: {len(effects) - len(drawn)}"
-    assert said in figure.layout.title.subtitle.text
+    assert said in figure.layout.title.subtitle.text.replace("<br>", " ")
     linked = {name for link in drawn for name in link}
     assert linked == {name for link in effects for name in (sender(link), link.reader)}
 
