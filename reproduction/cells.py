@@ -1,13 +1,14 @@
 """What each cell of an experiment makes, so that half a run is not published as the whole.
 
-In an editor's interactive window cells are run one by one, and one may be forgotten. A cell is known by its question.
-It was run if the run has a number or an artifact of its pattern, or says that it was left out. Cells that make nothing
-of their own are not listed: later cells need them.
+In an editor's interactive window cells are run one by one; one may be forgotten, or ended half-way. A cell is known by
+its question. It was run if the run has a number or an artifact of its pattern, or says that it was left out, and the
+cell that made it came to its end. Cells that make nothing of their own are not listed: later cells need them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 CELLS: Mapping[str, Mapping[str, str]] = {
@@ -81,6 +82,24 @@ CELLS: Mapping[str, Mapping[str, str]] = {
         "Do its nodes add up?": "interactions/*",
     },
 }
+
+
+@dataclass(frozen=True)
+class Halves:
+    """What cells made that did not come to their end, by key or name."""
+
+    of_this_cell: set[str] = field(default_factory=set)
+    """What the cell that is running has made so far, broken or not."""
+    broken: set[str] = field(default_factory=set)
+
+    def cell_ended(self, whole: bool) -> None:
+        """What the cell made is broken if it did not come to its end; if it was before, it is mended otherwise."""
+        (self.broken.difference_update if whole else self.broken.update)(self.of_this_cell)
+        self.of_this_cell.clear()
+
+    def without(self, made: Iterable[str]) -> list[str]:
+        """What of `made` is not broken."""
+        return [name for name in made if name in self.of_this_cell or name not in self.broken]
 
 
 def cells_not_run(cells: Mapping[str, str], made: Iterable[str], settings: Mapping[str, object]) -> list[str]:

@@ -30,7 +30,7 @@ from path_patching.errors import UserError, first_line
 from path_patching.files import parse_json
 from path_patching.gpt2.model import Model
 from path_patching.gpt2.tensor_cache import is_gpt2_small
-from reproduction.cells import CELLS, cells_not_run
+from reproduction.cells import CELLS, Halves, cells_not_run
 from reproduction.paper import truly_named
 from reproduction.provenance import made_by
 from reproduction.publication import (
@@ -44,7 +44,7 @@ from reproduction.publication import (
     sha256,
 )
 from reproduction.settings import Settings, model_folder
-from reproduction.terminal import imports_are_done
+from reproduction.terminal import after_each_cell, imports_are_done
 
 Number = float | str | list[Any] | dict[str, Any] | Estimate
 
@@ -102,6 +102,8 @@ class Run:
     """What each cell makes, by its question (`reproduction.cells`)."""
     asked: set[str] = field(default_factory=set)
     """Numbers and artifacts that were asked for but cannot be computed, by key or name."""
+    halves: Halves = field(default_factory=Halves)
+    """What was made by cells that ended half-way."""
 
     @property
     def folder(self) -> Path:
@@ -140,6 +142,7 @@ class Run:
     def _stage(self, name: str, content: bytes | Iterable[bytes], kind: str, about: Mapping[str, Any]) -> None:
         said = {key: each for key, each in about.items() if each is not None}
         self.publication.stage(name, content)
+        self.halves.of_this_cell.add(name)
         self.index[name] = {"kind": kind, **said, **_cell_of(f"{self.script}.py")}
 
     def note(
@@ -156,10 +159,12 @@ class Run:
         print(f"{words}: {_shortened(value)}" if line is None else line)
         number: dict[str, Any] = dict(value.as_json()) if isinstance(value, Estimate) else {"value": value}
         check_finite(key, number)
+        self.halves.of_this_cell.add(key)
         self.numbers[key] = {"words": words, **number} | ({"kind": kind} if kind else {})
 
     def leave_out(self, name: str, why: str | None = None) -> None:
         """Record that an artifact or a number was asked for and cannot be computed; a line says `why`, if given."""
+        self.halves.of_this_cell.add(name)
         self.asked.add(name)
         if why:
             print(f"left out: {why}")
@@ -177,15 +182,15 @@ class Run:
     def publish(self, partial: bool = False) -> Path:
         """Publish everything together, replacing what was published before. Returns the record's path.
 
-        Raises `UserError` if it cannot be written, and if some cells were not run; with `partial` it is published, and
-        the record says which cells are missing.
+        Raises `UserError` if it cannot be written, and if some cells did not run to their end; with `partial` it is
+        published, and the record says which cells are missing.
         """
-        made = (*self.numbers, *self.index, *self.asked)
+        made = self.halves.without((*self.numbers, *self.index, *self.asked))
         not_run = cells_not_run(self.cells, made, self.provenance["settings"])
         if not_run and not partial:
             raise UserError(
-                f"nothing is published, since these cells were not run: {' '.join(not_run)} Run them, or give "
-                "run.publish(partial=True)"
+                f"nothing is published, since these cells were not run to their end: {' '.join(not_run)} Run them, or "
+                "give run.publish(partial=True)"
             )
         spent = {"seconds": round(time.monotonic() - self.started, 1)}
         found = {"numbers": self.numbers, "index": self.index} | ({"circuit": self.circuit} if self.circuit else {})
@@ -247,7 +252,9 @@ def start_run(
         "device": device,
         "warnings": list(warnings),
     }
-    return Run(open_publication(script, settings.artifact_folder()), provenance, cells=cells or {})
+    run = Run(open_publication(script, settings.artifact_folder()), provenance, cells=cells or {})
+    after_each_cell(run.halves.cell_ended)
+    return run
 
 
 class Experiment(Protocol):

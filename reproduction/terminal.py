@@ -6,12 +6,14 @@ This module imports nothing that takes long or may be missing.
 from __future__ import annotations
 
 import atexit
+import builtins
 import errno
 import io
 import os
 import re
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -65,6 +67,12 @@ def in_interactive_window() -> bool:
     """True in a notebook or an editor's interactive window."""
     kernel = sys.modules.get("ipykernel.kernelapp")  # something else may have imported it
     return hasattr(sys, "ps1") or (kernel is not None and kernel.IPKernelApp.initialized())
+
+
+def after_each_cell(tell: Callable[[bool], None]) -> None:
+    """In an interactive window, `tell` after each cell, from the present one on, whether it ran to its end."""
+    if in_interactive_window() and (shell := getattr(builtins, "get_ipython", lambda: None)()):
+        shell.events.register("post_run_cell", lambda result: tell(result.success))
 
 
 def arguments_of(script: str) -> list[str] | None:

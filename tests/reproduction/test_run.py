@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as tried
 from hypothesis import strategies as st
+from IPython.core.interactiveshell import InteractiveShell
 
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.circuit import Circuit
@@ -72,7 +74,9 @@ def test_half_a_run_does_not_replace_a_whole_one(tmp_path, capsys):
     published(tmp_path)
     before = visible(tmp_path)
     run = half_a_run(tmp_path)
-    with pytest.raises(UserError, match=r"^nothing is published, since these cells were not run: And what else\? And "):
+    with pytest.raises(
+        UserError, match=r"^nothing is published, since these cells were not run to their end: And what else\? And "
+    ):
         run.publish()
     assert visible(tmp_path) == before
     run.save("else.pt", torch.ones(1), kind="else")
@@ -80,6 +84,22 @@ def test_half_a_run_does_not_replace_a_whole_one(tmp_path, capsys):
     assert "left out: the reason; there is none" in capsys.readouterr().out
     run.publish()
     assert "partial" not in read_artifacts(tmp_path, "circuit_discovery").record
+
+
+def test_a_cell_that_ended_half_way_was_not_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "ps1", "In: ", raising=False)
+    shell = InteractiveShell(user_ns={"half_a_run": half_a_run, "folder": tmp_path})
+
+    def run_cell(*lines: str) -> BaseException | None:
+        return shell.run_cell("\n".join(lines)).error_in_exec
+
+    assert run_cell("run = half_a_run(folder)", "run.leave_out('else.pt')") is None
+    half, whole, last = "run.note('why', 1.0, 'why')", "run.note('why', 2.0, 'why')", "path = run.publish()"
+    assert isinstance(run_cell(half, "raise KeyboardInterrupt"), KeyboardInterrupt)
+    assert str(run_cell(last)).startswith("nothing is published, since these cells were not run to their end: And why?")
+    assert run_cell(whole) is None
+    assert run_cell(last) is None
+    assert read_artifacts(tmp_path, "circuit_discovery").number("why") == 2.0
 
 
 def test_a_part_that_is_published_as_one_says_so_to_every_reader(tmp_path, capsys):
