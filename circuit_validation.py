@@ -95,8 +95,8 @@ if "faithfulness" in settings.only:
         key = f"faithfulness/{as_key(part)}"
         verdicts.measure(f"{key}/cutoff_sharpness", of_sharpness.normalized, f"{part}: F of cutoff sharpness")
         verdicts.measure(f"{key}/log_odds/complement", of_odds.complement, f"{part}: F of log odds of the complement")
-        if of_difference.largest is not None:
-            run.note(f"{key}/largest", of_difference.largest, f"{part}: the largest that F can be")
+        if scale.largest is not None:
+            run.note(f"{key}/largest", scale.largest, f"{part}: the largest that F can be")
         run.note(f"{key}/kl_divergence", of_divergence.alone, f"{part}: KL divergence from the model, in nats")
         run.note(
             f"{key}/kl_divergence/nothing", of_divergence.nothing, f"{part}: KL divergence of ∅ from the model, in nats"

@@ -54,6 +54,7 @@ NOUN_POSITION = 2
 DRAWS, THRESHOLDS = 5, (0.02,)  # of the sentences, and of the search
 METRIC = greater_than(YEARS)
 LOG_ODDS = "log odds"
+MANY = torch.arange(25, 61)  # YYs, for what four sentences cannot tell
 FEW = {"chain, one sentence": 1, "chain, four YYs": 4}
 
 
@@ -85,7 +86,8 @@ def verdicts(shape: str, variant: str) -> tuple[Verdict, ...]:
     """What all tests but those by random circuits say of a circuit of a shape."""
     engine, circuit = engine_of(shape), planted(shape).variants[variant]
     of_searches = searches_of(shape).verdicts(circuit)
-    return (*asked(engine, scale_of(shape), circuit, YEARS, variant), *beside_the_curve(engine, circuit), *of_searches)
+    here = asked(engine, scale_of(shape), circuit, YEARS, variant)
+    return (*here, *of_many(engine, circuit, variant), *beside_the_curve(engine, circuit), *of_searches)
 
 
 def asked(engine: Engine, scale: Scale, circuit: Circuit, years: torch.Tensor, variant: str) -> tuple[Verdict, ...]:
@@ -105,6 +107,13 @@ def asked(engine: Engine, scale: Scale, circuit: Circuit, years: torch.Tensor, v
         *(verdict for each in graded for verdict in each.verdicts()),
         own,
     )
+
+
+def of_many(engine: Engine, circuit: Circuit, variant: str) -> tuple[Verdict, ...]:
+    """What is asked sentence by sentence, on a sentence of each of many YYs."""
+    engine = engine.like(planted_sentences(MANY))
+    every = faithfulness(engine, Scale.of(engine, greater_than(MANY)), full(circuit), variant).verdicts()
+    return tuple(verdict for verdict in every if verdict.bar in ("equivalence", "independence"))
 
 
 @cache

@@ -221,9 +221,9 @@ SHAPES = {
 }
 
 
-def planted_sentences() -> Sentences:
-    """Four pairs: YY is 25, 40, 50 and 60, and 01 in their corrupted twins."""
-    clean = torch.tensor([[EOS, THE, NOUN, year, TO, THE, XX] for year in YEARS.tolist()])
+def planted_sentences(years: torch.Tensor = YEARS) -> Sentences:
+    """Pairs, four unless other years are given: YY is 25, 40, 50 and 60, and 01 in their corrupted twins."""
+    clean = torch.tensor([[EOS, THE, NOUN, year, TO, THE, XX] for year in years.tolist()])
     corrupted = clean.clone()
     corrupted[:, YY] = 1
     return Sentences(clean, corrupted, torch.arange(100))

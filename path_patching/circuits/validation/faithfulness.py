@@ -24,6 +24,8 @@ which is said: where it lies under 1.2, no circuit can fail by doing too much. L
     late half: does it do so on each sentence? ...
     late half: does it say what the model says? ...
     late half: is the ability gone without it? ...
+    late half: does it score higher than the model as often as lower? ...
+    late half: does what is left without it tell nothing of what the model does? ...
     late half: is its distribution the model's? ...
 """
 
@@ -35,6 +37,7 @@ import torch
 
 from path_patching.bootstrap import Clusters, Estimate
 from path_patching.circuits.twins import check_ends
+from path_patching.circuits.validation.hypotheses import hypotheses
 from path_patching.circuits.validation.measuring import Scale, measured
 from path_patching.circuits.validation.verdicts import BARS, Verdict, joined, judge
 from path_patching.engine import Engine, Request
@@ -70,8 +73,9 @@ class Faithfulness:
     """The share of the sentences with a span whose F(C) is within the bar of the mean."""
     likeliest: Estimate
     """The share of the sentences whose likeliest answer is the model's."""
-    largest: float | None = None
-    """The largest that F can be, if the metric has a largest value."""
+    scale: Scale
+    scores: torch.Tensor
+    """The metric of the circuit alone and of its complement, (2, N)."""
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """On the circuit alone, in the mean and by sentence, and on its complement."""
@@ -82,11 +86,12 @@ class Faithfulness:
             judge("by_sentence", self.in_bar, self.subject, outside),
             judge("likeliest", self.likeliest, self.subject),
             judge("complement", self.complement, self.subject, _left(self.complement)),
+            *hypotheses(self.scale, self.scores[0], self.scores[1], self.subject),
         )
 
     def verdict(self) -> Verdict:
         """On the circuit alone, in the mean."""
-        ceiling = "" if self.largest is None else f"F can be {self.largest:.2f} at most"
+        ceiling = "" if self.scale.largest is None else f"F can be {self.scale.largest:.2f} at most"
         return judge("faithfulness", self.normalized, self.subject, joined(_lacking(self.normalized), ceiling))
 
 
@@ -115,7 +120,8 @@ def faithfulness(engine: Engine, scale: Scale, paths: PathSet, subject: str) -> 
         each=each,
         in_bar=replace(scale.share(in_bar.double(), has_span.double()), doubt=scale.doubt),
         likeliest=replace(scale.mean(agrees[0]), doubt=scale.doubt),
-        largest=scale.largest,
+        scale=scale,
+        scores=scores,
     )
 
 

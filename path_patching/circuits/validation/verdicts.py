@@ -75,6 +75,10 @@ BARS: dict[str, Bar] = {
         0.2,
         "the mirror of what faithfulness asks, at both ends: with less than nothing left, the rest does the opposite",
     ),
+    "equivalence": Bar("does it score higher than the model as often as lower? p", 0.05, reason="the usual level"),
+    "independence": Bar(
+        "does what is left without it tell nothing of what the model does? p", 0.05, reason="as for equivalence"
+    ),
     "divergence": Bar(
         "is its distribution the model's? Share of the KL divergence of ∅ that is left",
         most=0.2,

@@ -35,7 +35,10 @@ from tests.helpers.planted import END, SHAPES, YY
 
 each_shape = pytest.mark.parametrize("shape", SHAPES)
 
-ASK_FOR_A_NODE = {"faithfulness", "by_sentence", "likeliest", "complement", "completeness", "counterfactual"}
+BY_CHANCE = {"equivalence", "independence"}
+ASK_FOR_A_NODE = {
+    "faithfulness", "by_sentence", "likeliest", "complement", "completeness", "counterfactual", *BY_CHANCE
+}  # fmt: skip
 ASK_WHETHER_ALL_ARE_NEEDED = {"minimality", "minimality_links"}
 CAUGHT = {  # the bars that have to see what is wrong, in every shape; others may
     "planted": set(),
@@ -45,15 +48,17 @@ CAUGHT = {  # the bars that have to see what is wrong, in every shape; others ma
 }
 CAUGHT_OF = {  # of shapes in which a node that is missing is hard to see
     # One of two heads does all that both do, so that F is 1. Only what is left without it, all, tells the two apart.
-    ("backup", "too few"): {"complement", "completeness"},
-    ("backup", "swapped"): {"complement", "completeness", *ASK_WHETHER_ALL_ARE_NEEDED},
+    ("backup", "too few"): {"complement", "completeness", "independence"},
+    ("backup", "swapped"): {"complement", "completeness", "independence", *ASK_WHETHER_ALL_ARE_NEEDED},
     # Without u/2 and −u/2 the rest is u, as the model's: whatever is asked of effects is the same. A search finds both.
     ("cancelling", "too few"): {"consensus"},
     # u + u/2 − u01/2 and 4/3 u − u01/3 are later than u. The probability difference can hardly be more than it is.
-    ("cancelling", "swapped"): {"likeliest", "faithfulness", "completeness", *ASK_WHETHER_ALL_ARE_NEEDED, "consensus"},
-    ("against", "too few"): {"likeliest", "faithfulness", "completeness"},
-    ("against", "swapped"): {"likeliest", "faithfulness", *ASK_WHETHER_ALL_ARE_NEEDED, "consensus"},
-}
+    ("cancelling", "swapped"): {
+        "likeliest", "faithfulness", "completeness", *BY_CHANCE, *ASK_WHETHER_ALL_ARE_NEEDED, "consensus"
+    },
+    ("against", "too few"): {"likeliest", "faithfulness", "completeness", *BY_CHANCE},
+    ("against", "swapped"): {"likeliest", "faithfulness", *BY_CHANCE, *ASK_WHETHER_ALL_ARE_NEEDED, "consensus"},
+}  # fmt: skip
 MAY_SEE = {"planted": set(), "too many": {"consensus"}}  # if the circuit is small; a useless node takes nothing away
 ELSEWHERE = {"seeds", "random", "other_loss", "interactions"}  # test 10's own tests plant two abilities in a model
 UNJUDGED = {  # of the planted circuit: most random ones have an MLP that matters; a search finds no head of two alike

@@ -61,8 +61,9 @@ def test_a_circuit_of_two_of_three_heads(engine_name):
         {name: value.item() for name, value in expected.items()}, abs=CLOSE
     )
     assert torch.allclose(found.each, (alone - nothing) / (whole - nothing), atol=CLOSE)
-    assert [verdict.bar for verdict in found.verdicts()] == ["faithfulness", "by_sentence", "likeliest", "complement"]
-    assert [verdict.passed for verdict in found.verdicts()] == [False] * 4
+    bars = ["faithfulness", "by_sentence", "likeliest", "complement", "equivalence", "independence"]
+    assert [verdict.bar for verdict in found.verdicts()] == bars
+    assert [verdict.passed for verdict in found.verdicts()] == [*[False] * 4, None, None]
     within = [(0.8 <= each <= 1.2) for each in found.each.tolist()]
     assert found.in_bar.value == pytest.approx(sum(within) / 4)
     years = (50 + 50 * (u * 2 / 3 + u01 / 3 + SMALL_SHIFT)).round(), (50 + 50 * (u + SMALL_SHIFT)).round()
@@ -156,7 +157,7 @@ def test_a_mean_of_sentences_that_do_too_much_and_of_others_that_do_nothing_is_s
     assert found.normalized.value == pytest.approx(0.8)
     assert found.each.tolist() == pytest.approx([1.6, 1.6, 0, 0])
     assert (found.in_bar.value, found.likeliest.value) == (0, 0.5)
-    mean_of, by_sentence, likeliest, complement = found.verdicts()
+    mean_of, by_sentence, likeliest, complement, *_ = found.verdicts()
     assert (by_sentence.passed, likeliest.passed, complement.passed) == (False, False, True)
     assert by_sentence.remark == "F is below the bar on 2, above it on 2 of 4 sentences"
     assert "F can be 2.00 at most" in mean_of.remark  # (1 − 0) / (0.5 − 0)
@@ -184,7 +185,7 @@ def test_a_head_that_works_against_the_metric_is_missed_by_probabilities_and_see
     engine, paths = engine_of("against"), full_circuit(planted("against").too_few, YY, END)
     by_probability = faithfulness(engine, Scale.of(engine, METRIC, most=1), paths, "without it")
     by_odds = faithfulness(engine, Scale.of(engine, lambda probs: log_odds(probs, YEARS)), paths, "without it")
-    assert 1 < by_probability.normalized.value < by_probability.largest < 1.2
+    assert 1 < by_probability.normalized.value < by_probability.scale.largest < 1.2
     assert by_odds.normalized.value > 1.2
     assert (by_probability.verdict().passed, by_odds.verdict().passed) == (True, False)
     assert by_odds.verdict().remark == "it lacks something that works against it"

@@ -1,0 +1,72 @@
+"""Test 1, sentence by sentence: two hypotheses of Shi et al. (2024), which hold of a circuit that is all there is.
+
+    equivalence    |P(Δ > 0) − ½| < ε,  Δ = s(C) − s(M),  ε = 0.1
+                   p = Σ_j Binomial(j; N, ½ + ε)  over all j with |j/N − ½| ≥ |k/N − ½|,  k = #{Δ > 0} + ½ #{Δ = 0}
+    independence   s(M∖C) − s(∅) does not depend on s(M) − s(∅)
+                   p = (1 + #{HSIC(permuted) ≥ HSIC}) / (1 + R),  HSIC = tr(K H L H) / (N − 1)²
+
+s is the metric of a sentence. K and L are Gaussian kernels of the two, as wide as the median distance, H subtracts the
+mean. s(∅) is subtracted, since the metric itself depends on the sentence. What is less than a hundredth of the span is
+nothing: such a Δ is a tie, and what varies by no more depends on nothing. A small p rejects a hypothesis; a large one
+does not prove it.
+
+    >>> equivalence_p(higher=50, n=100) > 0.99, equivalence_p(higher=80, n=100) < 0.001
+    (True, True)
+    >>> one = torch.linspace(-1, 1, 50).double()
+    >>> independence_p(one, one.square()) < 0.01  # no correlation, and yet dependent
+    True
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from path_patching.circuits.validation.measuring import CHANGE, FEWEST_CLUSTERS, Scale
+from path_patching.circuits.validation.verdicts import Verdict, judge
+
+EPSILON = 0.1
+PERMUTATIONS = 999
+MOST = 500  # sentences of which kernels are made: time and memory grow with their square
+
+
+def hypotheses(scale: Scale, alone: torch.Tensor, without: torch.Tensor, subject: str) -> tuple[Verdict, Verdict]:
+    """On equivalence and on independence, of the metric of a circuit alone and of its complement, (N,) each."""
+    n, nothing = len(alone), CHANGE * abs(scale.span.mean().item())
+    few = f"{n} sentences; give {FEWEST_CLUSTERS} or more" if n < FEWEST_CLUSTERS else ""
+    higher, lower = (int((sign * (alone - scale.whole) > nothing).sum()) for sign in (1, -1))
+    says = f"higher than the model on {higher}, lower on {lower} of {n} sentences, the rest alike"
+    left = without - scale.nothing
+    kept = int((left.abs() > nothing).sum())
+    p = independence_p(left, scale.span) if left.max() - left.min() > nothing else 1.0
+    return (
+        judge("equivalence", equivalence_p((n + higher - lower) / 2, n), subject, says, scale.doubt or few),
+        judge("independence", p, subject, f"something is left on {kept} of {n} sentences", scale.doubt or few),
+    )
+
+
+def equivalence_p(higher: float, n: int) -> float:
+    """p of equivalence, of `higher` sentences of N with Δ > 0; ties count half."""
+    j = torch.arange(n + 1, dtype=torch.float64)
+    logs = torch.lgamma(torch.tensor(n + 1.0).double()) - torch.lgamma(j + 1) - torch.lgamma(n - j + 1)
+    chances = (logs + j * math.log(0.5 + EPSILON) + (n - j) * math.log(0.5 - EPSILON)).exp()
+    return min(1.0, chances[(2 * j - n).abs() >= abs(2 * higher - n)].sum().item())
+
+
+def independence_p(one: torch.Tensor, other: torch.Tensor, seed: int = 0, permutations: int = PERMUTATIONS) -> float:
+    """p of independence of two numbers of each sentence, (N,) each; of more than `MOST`, some at random are taken."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(one), generator=generator)[:MOST]
+    centred, kernel = _kernel(one[rows]), _kernel(other[rows])
+    centred = centred - centred.mean(0) - centred.mean(1, keepdim=True) + centred.mean()
+    observed = (centred * kernel).sum() * (1 - 1e-9)  # rounding alone never decides for the circuit's fault
+    orders = (torch.randperm(len(rows), generator=generator) for _ in range(permutations))
+    as_much = sum(((centred * kernel[order][:, order]).sum() >= observed).item() for order in orders)
+    return (1 + as_much) / (1 + permutations)
+
+
+def _kernel(values: torch.Tensor) -> torch.Tensor:
+    """The Gaussian kernel of numbers (N,), as wide as the median distance between two that differ: (N, N)."""
+    distances = (values[:, None] - values).abs().double()
+    return (-(distances / distances[distances > 0].median()).square() / 2).exp()
