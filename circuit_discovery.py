@@ -16,6 +16,7 @@ from path_patching.circuits.circuit import full_circuit, in_model, in_order, int
 from path_patching.circuits.circuit_file import as_json, links_as_json, table
 from path_patching.circuits.links import link_effects
 from path_patching.circuits.search import Found, find_circuit
+from path_patching.circuits.size import size_of
 from path_patching.errors import UserError
 from path_patching.paths import AnyVia, Node, PathSet
 from path_patching.sweeps import remembered_effects
@@ -74,10 +75,7 @@ if circuit is None:
     found = find_circuit(engine, metric, YY, END, settings.threshold, effects)
     circuit = found.circuit
     run.note_circuit(circuit)
-by_place = {"END": len(circuit.heads + circuit.mlps), "YY": len(circuit.lower)}
-size_at = by_place if circuit.placed else {"every position": len(circuit.members)}
-size = ", ".join(f"{count} of {model.architecture.n_nodes} at {place}" for place, count in size_at.items())
-run.note("circuit/size", size, "circuit's heads and MLPs")
+run.note("circuit/size", str(size_of(circuit, model.architecture)), "circuit's heads, MLPs and links")
 print(table(circuit))
 
 # %% What else is looked at? The paper's nodes beside the circuit's own, where the model has them: so models compare.

@@ -24,6 +24,7 @@ from dataset import get_valid_years
 from path_patching.bootstrap import sentence_weights
 from path_patching.circuits.circuit import full_circuit, late_half
 from path_patching.circuits.search import find_circuit
+from path_patching.circuits.size import size_of
 from path_patching.circuits.validation.completeness import completeness
 from path_patching.circuits.validation.counterfactuals import Scheme, compare
 from path_patching.circuits.validation.dissociation import Ability, dissociation, disturbance
@@ -57,6 +58,7 @@ FEW = 194  # sentences, of the year spans two of each YY, for what takes thousan
 experiment = start_experiment(settings)
 run = open_run("circuit_validation", experiment)
 circuit = choose_circuit(experiment, run)
+print(f"circuit's heads, MLPs and links: {size_of(circuit, experiment.model.architecture)}")
 engine, dataset, YY, END = experiment.engine, experiment.dataset, experiment.YY, experiment.END
 parts = {"late half": late_half(circuit, END), "full circuit": full_circuit(circuit, YY, END)}
 drawn_of_each = experiment.clusters, ("nouns", "YYs")
