@@ -49,8 +49,9 @@ print(f"{dataset.good_sentences[0]!r}, corrupted: {dataset.bad_sentences[0]!r}")
 # %% Does the model compute greater-than?
 clean, corrupted = engine.clean(), engine.corrupted()
 evaluations = Evaluations(run, dataset.as_table(), year_metrics())
-clean_differences = evaluations.note("clean", clean, "clean")["probability_difference"]
-evaluations.note("corrupted", corrupted, "corrupted")
+for data, probs in {"clean": clean, "corrupted": corrupted}.items():
+    evaluations.note(data, probs, data)
+clean_differences = evaluations.column("clean", "probability_difference")
 
 # %% And what does it predict for each YY? With few sentences some YY has none, and this is left out here and below.
 every_yy = has_every_yy(start_yy)

@@ -16,7 +16,7 @@ Give float64: a float32 softmax over 50,257 entries is not accurate enough for p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -276,9 +276,6 @@ def start_experiment(settings: Settings | None = None, balanced: bool = True, **
     settings = Settings() if settings is None else settings
     if not isinstance(settings, Settings):
         raise UserError(f'{settings!r} are no Settings; name what you give, as start_experiment(model="standin")')
-    names = [each.name for each in fields(settings)]
-    if unknown := [name for name in changed if name not in names]:
-        raise UserError(f"there is no setting {unknown[0]!r}; settings are {', '.join(names)}")
     settings = replace(settings, **changed)
     model = load_model(settings.model, settings.as_published)
     settings.check_fits(model)

@@ -179,8 +179,8 @@ class Run:
         """Record that this run depends on an artifact of another script, or on its absence (`None`)."""
         self.read[name] = hash_
 
-    def publish(self, partial: bool = False) -> Path:
-        """Publish everything together, replacing what was published before. Returns the record's path.
+    def publish(self, partial: bool = False) -> None:
+        """Publish everything together, replacing what was published before.
 
         Raises `UserError` if it cannot be written, and if some cells did not run to their end; with `partial` it is
         published, and the record says which cells are missing.
@@ -200,7 +200,6 @@ class Run:
             said["warnings"] = [*said["warnings"], f"a part of {self.script}.py, without: {' '.join(not_run)}"]
         path = self.publication.publish(said)
         print(f"the artifacts and {path.name} are in {self.folder}")
-        return path
 
 
 def _cell_of(file: str) -> dict[str, str]:

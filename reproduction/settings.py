@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from path_patching.defaults import ENGINES, FOLLOWED_FROM, LEAST_GB, MOST_GB, STABILITY_THRESHOLDS, THRESHOLDS
 from path_patching.errors import UserError, shortened
@@ -56,8 +56,19 @@ def _check_types(settings: Settings | PlotSettings) -> None:
             raise UserError(f"{each.name} is {shortened(repr(value))}; give {words}")
 
 
+class _Named:
+    """Settings that are told apart by their names."""
+
+    def __new__(cls, *_: object, **given: object) -> Self:
+        """Raise `UserError` for a setting that there is not, as `modle="standin"` in a notebook."""
+        names = [each.name for each in fields(cls)]  # type: ignore[arg-type]  # subclasses are dataclasses
+        if unknown := [name for name in given if name not in names]:
+            raise UserError(f"there is no setting {unknown[0]!r}; settings are {', '.join(names)}")
+        return super().__new__(cls)
+
+
 @dataclass(frozen=True)
-class Settings:
+class Settings(_Named):
     """What an experiment depends on. A script with more settings has a subclass with more fields.
 
     In an interactive window, change a field with `dataclasses.replace`.
@@ -249,7 +260,7 @@ class NextTokenSettings(Settings):
 
 
 @dataclass(frozen=True)
-class PlotSettings:
+class PlotSettings(_Named):
     """What a plotting script depends on: only artifacts, never a model."""
 
     model: str | None = flag(

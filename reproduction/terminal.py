@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = (ROOT, ROOT / "examples", ROOT / "benchmarks")  # the folders of ours
@@ -31,10 +32,14 @@ INTERRUPTED = "interrupted: what was published before is as it was"
 def begin() -> None:
     """`prepare` one of our scripts before its imports; until `imports_are_done`, Ctrl-C ends it at once.
 
-    A library that is interrupted while it is imported may ignore that, or raise another error.
+    A library that is interrupted while it is imported may ignore that, or raise another error. In a window, a cell that
+    is interrupted is one line from here on.
     """
     program = getattr(sys.modules["__main__"], "__file__", None)
-    if program is None or Path(program).resolve().parent not in SCRIPTS or in_interactive_window():
+    if in_interactive_window():
+        _shorten_interrupts()
+        return
+    if program is None or Path(program).resolve().parent not in SCRIPTS:
         return
     prepare()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -130,6 +135,19 @@ def _way_out(error: OSError) -> str:
     if error.errno in FULL:
         return "; free space or choose another folder"
     return "; mend its permissions or choose another" if error.errno in NOT_ALLOWED else ""
+
+
+def _shorten_interrupts() -> None:
+    """From here on, a cell of IPython that is interrupted says so in one line instead of a traceback."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if shell is None:
+        return
+
+    def show(shell: Any, kind: type[BaseException], error: BaseException, trace: TracebackType, tb_offset: Any) -> None:
+        shell._showtraceback(kind, error, [INTERRUPTED])
+
+    shell.set_custom_exc((KeyboardInterrupt,), show)
 
 
 def _end_at_once(signal_number: int, frame: FrameType | None) -> None:

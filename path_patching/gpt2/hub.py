@@ -8,6 +8,7 @@ HF_HUB_DOWNLOAD_TIMEOUT), the library continues where it stopped, and gives up a
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from path_patching.errors import UserError, first_line
 from path_patching.gpt2.checkpoint import CONFIG, INDEX, PART, WEIGHTS, read_architecture, source_files
 from path_patching.gpt2.names import OWNERS
 from path_patching.gpt2.tokenizer import VOCABULARIES
+from path_patching.progress import bars_of_downloads
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -95,11 +97,13 @@ def _downloaded(repository: str, revision: str | None, downloads: Path) -> Path:
 def _download(repository: str, revision: str | None, folder: Path) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # else it passes on the hub's advice, as to log in
     info = HfApi().model_info(repository, revision=revision, timeout=ANSWER_SECONDS, files_metadata=True)
     files = {file.rfilename: file for file in info.siblings or ()}
 
     def bring(name: str) -> None:
-        path = hf_hub_download(repository, name, revision=info.sha, local_dir=folder, etag_timeout=ANSWER_SECONDS)
+        how = {"revision": info.sha, "local_dir": folder, "etag_timeout": ANSWER_SECONDS, **bars_of_downloads()}
+        path = str(hf_hub_download(repository, name, **how))
         _check_content(Path(path), files[name])
 
     weights = _weights_among(files, repository)

@@ -21,16 +21,29 @@ class Window:
     client: BlockingKernelClient
 
     def run(self, cell: str) -> list[str]:
+        said, error = self._executed(cell)
+        if error:
+            pytest.fail(f"{cell.splitlines()[0]}: {error['ename']}: {error['evalue']}")
+        return said
+
+    def lines_of_error(self, cell: str) -> list[str]:
+        """What is shown of the error that a cell raises."""
+        _, error = self._executed(cell)
+        return error["traceback"]
+
+    def _executed(self, cell: str) -> tuple[list[str], dict]:
         said: list[str] = []
+        error: dict = {}
 
         def hear(message: dict) -> None:
             content = message["content"]
             if message["msg_type"] == "error":
-                pytest.fail(f"{cell.splitlines()[0]}: {content['ename']}: {content['evalue']}")
-            said.extend([content["text"]] if "text" in content else content.get("data", {}))
+                error.update(content)
+            else:
+                said.extend([content["text"]] if "text" in content else content.get("data", {}))
 
         self.client.execute_interactive(cell, output_hook=hear, timeout=TIME_LIMIT)
-        return said
+        return said, error
 
 
 @contextmanager

@@ -97,6 +97,15 @@ def test_an_error_of_ours_is_one_line_whatever_is_quoted_in_it():
     assert shortened(["a"]) == "['a']"
 
 
+def test_a_batch_of_one_has_no_bar(monkeypatch, capsys):
+    monkeypatch.setattr("path_patching.progress._in_notebook", lambda: True)
+    monkeypatch.setattr("path_patching.progress.SECONDS_BEFORE_A_BAR", 0)
+    assert [*progress([7], "a list"), *progress(iter([7]), "batches", 1)] == [7, 7]
+    assert capsys.readouterr().err == ""
+    assert [*progress(iter([7, 8]), "batches", 2)] == [7, 8]
+    assert "batches:   0%" in capsys.readouterr().err
+
+
 def test_progress_gives_every_item_and_first_line_the_first():
     assert list(progress(range(3), "counting")) == [0, 1, 2]
     assert first_line(ValueError("one\ntwo")) == "one"

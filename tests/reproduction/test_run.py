@@ -24,7 +24,7 @@ from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, random_model
 from reproduction.figures import titled
 from reproduction.paper import GIVEN, PAPER
-from reproduction.publication import RECORD_VERSION, intact, read_record, signed
+from reproduction.publication import RECORD_VERSION, intact, read_record, record_path, signed
 from reproduction.run import Artifacts, Run, check_alike, model_of, read_artifacts, start_run
 from reproduction.settings import Settings
 from tests.helpers.refusals import unless_refused
@@ -375,7 +375,8 @@ def a_record(tmp_path_factory) -> Path:
     run.note("late_half/share", Estimate(0.5, 0.4, 0.6, 97), "share")
     run.save_json("found.json", {"a": 1}, kind="test")
     run.note_read("circuit.json", None)
-    return run.publish()
+    run.publish()
+    return record_path(run.folder, run.script)
 
 
 WORDS = st.sampled_from(["", "probs.pt", "../x", "/etc/passwd", "a/b", "\n", "\ud800", "m8", "a" * 300])

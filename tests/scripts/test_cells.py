@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 from collections.abc import Iterator
 
 import pytest
 
 from path_patching.files import ROOT
+from reproduction.evaluations import Evaluations
+from reproduction.plots import Plots
 from reproduction.publication import record_path
-from reproduction.run import read_artifacts
+from reproduction.run import Run, read_artifacts
+from reproduction.verdicts import Verdicts
 from tests.helpers.experiments import random_gpt2
 from tests.helpers.windows import Window, open_window
 
@@ -59,7 +64,40 @@ def test_the_cells_of_an_experiment_and_of_its_figures_run_in_a_window(tmp_path,
     assert (plots / "probability-heatmap.html").is_file()
 
 
-@pytest.mark.parametrize("script", [path.stem for path in sorted(ROOT.glob("*.py")) if "\n# %%" in path.read_text()])
+def test_in_a_window_an_error_is_one_line_and_progress_needs_no_widgets(window):
+    window.run(cells_of("circuit_discovery", "DiscoverySettings(n=490)", "DiscoverySettings()")[0])
+    assert window.run("import tqdm.auto") == [], "which the libraries import, and which asks for ipywidgets"
+    bar = "from path_patching import progress; progress.SECONDS_BEFORE_A_BAR = 0; list(progress.progress('ab', 'here'))"
+    assert any("here:   0%" in said for said in window.run(f"{bar};"))
+
+    interrupted = "interrupted: what was published before is as it was"
+    assert window.lines_of_error("import signal; signal.raise_signal(signal.SIGINT)") == [interrupted]
+    [line] = window.lines_of_error("DiscoverySettings(modle='standin')")
+    assert line.startswith("error: there is no setting 'modle'; settings are model, engine,")
+
+
+SCRIPTS = [path.stem for path in sorted(ROOT.glob("*.py")) if "\n# %%" in path.read_text()]
+OF_RUN = {"run": Run, "evaluations": Evaluations, "verdicts": Verdicts, "plots": Plots}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_cell_ends_in_a_value_that_a_window_would_print(script):
+    text = (ROOT / f"{script}.py").read_text()
+    names: dict[str, object] = {"print": "None", "write": "None", "note_mean": "None"}  # bound methods of those above
+    for called, kind in OF_RUN.items():
+        methods = {name: each for name, each in vars(kind).items() if inspect.isfunction(each)}
+        names |= {f"{called}.{name}": each.__annotations__.get("return") for name, each in methods.items()}
+    for each in ast.parse(text).body:
+        if isinstance(each, ast.FunctionDef):
+            names[each.name] = ast.unparse(each.returns)
+    for cell in re.split(r"(?m)^(?=# %%)", text)[1:]:
+        *_, last = ast.parse(cell).body
+        if isinstance(last, ast.Expr):
+            assert isinstance(last.value, ast.Call)
+            assert names[ast.unparse(last.value.func)] == "None", ast.unparse(last)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_begins_with_a_cell_so_that_its_imports_are_in_one(script):
     before, *_ = re.split(r"(?m)^(?=# %%)", (ROOT / f"{script}.py").read_text())
     assert re.fullmatch(r'""".*"""\s*', before, re.DOTALL)

@@ -20,6 +20,7 @@ import pytest
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
+from path_patching import progress
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from path_patching.gpt2 import hub, tensor_cache
@@ -39,6 +40,7 @@ class PretendedHub:
     """Repositories as folders, by name and revision; `send` may spoil how weights are sent."""
 
     address: str = ""
+    warns: str = "you should log in"
     folders: dict[tuple[str, str], Path] = field(default_factory=dict)
     hidden: tuple[str, ...] = ()
     send: Send | None = None
@@ -87,7 +89,8 @@ class PretendedHub:
         if known and folder:
             said = {"id": repository, "sha": self.revision_of(folder), "siblings": self.files(folder)}
             content = json.dumps(said).encode()
-            begin(request, 200, Content_Type="application/json", Content_Length=len(content))
+            warning = {"X_HF_Warning": f"unauthenticated; {self.warns}"}
+            begin(request, 200, Content_Type="application/json", Content_Length=len(content), **warning)
             request.wfile.write(content)
         elif known:
             begin(request, 404, X_Error_Code="RevisionNotFound", Content_Length=0)
@@ -171,6 +174,17 @@ def test_a_model_is_downloaded_by_name_and_then_needs_no_hub(pretended: Pretende
     shutil.rmtree(cache_folder() / "circuits")
     assert load_model(NAME).fingerprint == model.fingerprint
     assert pretended.asked == []
+
+
+def test_a_download_is_silent_but_for_its_bar_which_needs_no_widgets_in_a_notebook(
+    pretended: PretendedHub, monkeypatch, capsys, caplog
+):
+    load_model(NAME)
+    assert "log in" in pretended.warns
+    assert (capsys.readouterr().err, caplog.text) == ("", "")
+    monkeypatch.setattr(progress, "_in_notebook", lambda: True)
+    load_model(f"{NAME}@v2")
+    assert "model.safetensors: 100%" in capsys.readouterr().err
 
 
 def test_a_revision_is_another_model(pretended: PretendedHub):
