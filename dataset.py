@@ -23,15 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 
 from path_patching.errors import UserError, first_line, is_whole, shortened
 from path_patching.files import lines_of, reading
-from path_patching.gpt2.tokenizer import EOS, load_vocabulary, token_texts
+from path_patching.gpt2.tokenizer import EOS, Tokenizer, load_tokenizer, token_texts
 
 if TYPE_CHECKING:
-    from transformers import GPT2Tokenizer
+    import pandas as pd
 
 ValidYears = Literal["greater", "less"]  # which end years a prompt makes valid: those above YY, or those below
 
@@ -77,7 +76,7 @@ class YearDataset:
         years: Sequence[int] | torch.Tensor,
         n: int,
         nouns: str | Sequence[str] | Path,
-        tokenizer: GPT2Tokenizer,
+        tokenizer: Tokenizer,
         balanced: bool = True,
         eos: bool = True,
         seed: int = 0,
@@ -143,10 +142,17 @@ class YearDataset:
         """What `dataset.pt` holds: `good_toks` and `bad_toks` (N, T), `years` (N,), `nouns`."""
         return {"good_toks": self.good_toks, "bad_toks": self.bad_toks, "years": self.years, "nouns": list(self.nouns)}
 
-    def as_table(self) -> pd.DataFrame:
-        """What was drawn for each sentence, a row each: `noun`, `year`, `century`, `YY`."""
+    @property
+    def drawn(self) -> dict[str, Sequence[Any]]:
+        """What was drawn for each sentence, N of each: `noun`, `year`, `century`, `YY`."""
         numbers = {"year": self.years, "century": self.years_XX, "YY": self.years_YY}
-        return pd.DataFrame({"noun": self.nouns, **{name: values.numpy() for name, values in numbers.items()}})
+        return {"noun": self.nouns, **{name: values.tolist() for name, values in numbers.items()}}
+
+    def as_table(self) -> pd.DataFrame:
+        """What was drawn for each sentence, a row each."""
+        import pandas as pd  # imported here, since it is slow and not always needed
+
+        return pd.DataFrame(self.drawn)
 
     @property
     def xx1(self) -> int:
@@ -165,7 +171,7 @@ class YearDataset:
 
 
 def get_valid_years(
-    tokenizer: GPT2Tokenizer, start: int = 1000, stop: int = 1900, as_published: bool = False
+    tokenizer: Tokenizer, start: int = 1000, stop: int = 1900, as_published: bool = False
 ) -> torch.Tensor:
     """Years of [start, stop) that a sentence can have, ascending, int64 (number of years,).
 
@@ -214,8 +220,7 @@ def year_indices(path: Path = YEAR_TOKEN_IDS_FILE) -> torch.Tensor:
 
 @cache
 def _year_ids() -> tuple[int, ...]:
-    vocabulary = load_vocabulary()
-    return tuple(vocabulary[year] for year in YEARS)
+    return tuple(id_ for (id_,) in load_tokenizer()(YEARS).input_ids)
 
 
 def check_count(n: int) -> None:
@@ -234,12 +239,12 @@ def as_years(years: Any) -> list[int]:
     return [int(year) for year in listed]
 
 
-def _splits_into_xx_and_yy(year: int, tokenizer: GPT2Tokenizer) -> bool:
+def _splits_into_xx_and_yy(year: int, tokenizer: Tokenizer) -> bool:
     tokens = tokenizer.tokenize(f" {year}")
     return len(tokens) == 2 and tokens[1] == f"{year % 100:02d}"
 
 
-def _one_token_nouns(nouns: str | Sequence[str] | Path, tokenizer: GPT2Tokenizer) -> tuple[str, ...]:
+def _one_token_nouns(nouns: str | Sequence[str] | Path, tokenizer: Tokenizer) -> tuple[str, ...]:
     choices = _as_nouns(nouns)
     for noun in choices:
         pieces = tokenizer.tokenize(f" {noun}") if noun else []
@@ -279,7 +284,7 @@ def sentence_of(noun: str, year: int, eos: bool) -> str:
     return f"{EOS if eos else ''} The {noun} lasted from the year {year} to the year {year // 100}"
 
 
-def tokens_of(sentences: Sequence[str], prompt: Sequence[str], tokenizer: GPT2Tokenizer) -> torch.Tensor:
+def tokens_of(sentences: Sequence[str], prompt: Sequence[str], tokenizer: Tokenizer) -> torch.Tensor:
     """Token ids (N, T). UserError names the first sentence that has not one token for each position of the prompt."""
     found = []
     for first in range(0, len(sentences), TOKENIZED_AT_ONCE):
@@ -299,7 +304,7 @@ def _check_twins(
     bad_toks: torch.Tensor,
     years: torch.Tensor,
     prompt: Sequence[str],
-    tokenizer: GPT2Tokenizer,
+    tokenizer: Tokenizer,
     as_published: bool,
 ) -> None:
     """UserError unless each clean sentence has its YY at YY, and its twin differs from it by "01" there alone."""

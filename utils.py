@@ -232,7 +232,7 @@ class YearExperiment:
     @property
     def clusters(self) -> Clusters:
         """The noun's number and the YY of each sentence, (N,) each; intervals draw nouns and YYs again."""
-        return clusters_of(self.dataset.as_table())
+        return clusters_of(self.dataset.drawn)
 
     def effect(self, paths: PathSet) -> Estimate:
         """What patching a path set adds to the mean probability difference, with its interval."""

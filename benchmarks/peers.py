@@ -46,7 +46,7 @@ from path_patching.engine import Engine, Request
 from path_patching.engine_choice import make_engine
 from path_patching.errors import UserError, in_one_line
 from path_patching.gpt2.model import Architecture, to_transformers
-from path_patching.gpt2.tokenizer import load_tokenizer
+from path_patching.gpt2.tokenizer import transformers_tokenizer
 from path_patching.paths import INPUTS, Node, PathSet, Via
 from path_patching.unembedding import answer_probabilities
 from utils import prob_diff
@@ -293,7 +293,7 @@ def by_auto_circuit(asked: Asked) -> Found:
 
 def tokenizer_with_bos() -> PreTrainedTokenizerBase:
     """GPT-2's, putting `<|endoftext|>` first: TransformerLens takes such a one as it is and fetches no other."""
-    tokenizer = load_tokenizer()
+    tokenizer = transformers_tokenizer()
     tokenizer.add_bos_token = True
     return tokenizer
 

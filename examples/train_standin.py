@@ -37,7 +37,7 @@ import safetensors.torch
 import torch
 import transformers
 from torch.nn import functional
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from dataset import get_valid_years, load_nouns, year_indices
 from interchange import (
@@ -56,7 +56,7 @@ from path_patching.files import write_text, written_whole
 from path_patching.gpt2.checkpoint import named_tensors
 from path_patching.gpt2.model import Architecture, Model
 from path_patching.gpt2.names import STANDIN_FOLDER
-from path_patching.gpt2.tokenizer import EOS, load_tokenizer
+from path_patching.gpt2.tokenizer import EOS, Tokenizer, load_tokenizer
 from path_patching.progress import progress
 from standin_numbers import RECORD, judge
 from tasks.prompts import ITEMS
@@ -121,7 +121,7 @@ def split_nouns(nouns: Sequence[str], settings: Settings) -> tuple[tuple[str, ..
 class Text:
     """What sentences are made of, and their tokens as rows 0 ... K - 1 of the tokens that training shows."""
 
-    tokenizer: GPT2TokenizerFast
+    tokenizer: Tokenizer
     nouns: tuple[str, ...]
     years: Mapping[int, Sequence[int]]
     """For each century, the start years YY that have a twin, ascending."""
@@ -146,7 +146,7 @@ class Text:
         return rows
 
 
-def valid_yys(tokenizer: GPT2TokenizerFast) -> dict[int, list[int]]:
+def valid_yys(tokenizer: Tokenizer) -> dict[int, list[int]]:
     """For each century, the start years YY of the data set, ascending."""
     years = defaultdict(list)
     for year in get_valid_years(tokenizer).tolist():
@@ -154,7 +154,7 @@ def valid_yys(tokenizer: GPT2TokenizerFast) -> dict[int, list[int]]:
     return years
 
 
-def text_of(tokenizer: GPT2TokenizerFast, nouns: Sequence[str]) -> Text:
+def text_of(tokenizer: Tokenizer, nouns: Sequence[str]) -> Text:
     """The text that `draw_batch` can draw."""
     years = valid_yys(tokenizer)
     filled = {"noun": nouns[0], "item": ITEMS[0], "year": 1732, "earlier": "1732, 1732"}

@@ -8,21 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
 from path_patching.bootstrap import Clusters, mean, means, share
 from path_patching.sweeps import strongest
 from reproduction.run import Run, check_finite
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 YearMetric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # probabilities (n, A) and YYs (n,) to (n,)
 DRAWN = ("noun", "YY")  # the columns of what was drawn to make a year span
 
 
-def clusters_of(sentences: pd.DataFrame, drawn: Iterable[str] = DRAWN) -> Clusters:
+def clusters_of(sentences: pd.DataFrame | Mapping[str, Iterable[Any]], drawn: Iterable[str] = DRAWN) -> Clusters:
     """The groups that intervals draw again: for each of these columns that the sentences have, int64 (N,)."""
-    return [torch.tensor(pd.factorize(sentences[name])[0]) for name in drawn if name in sentences]
+    return [_numbered(sentences[name]) for name in drawn if name in sentences]
+
+
+def _numbered(values: Iterable[Any]) -> torch.Tensor:
+    """The number of each value, (N,) int64: equal values have the same."""
+    number: dict[Any, int] = {}
+    return torch.tensor([number.setdefault(value, len(number)) for value in values])
 
 
 def save_sweep(run: Run, artifact: str, key: str, effects: torch.Tensor, **about: object) -> None:

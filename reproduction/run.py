@@ -18,9 +18,8 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property, reduce
 from pathlib import Path
 from traceback import walk_stack
-from typing import Any, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
-import pandas as pd
 import torch
 
 from path_patching.bootstrap import Estimate
@@ -45,6 +44,9 @@ from reproduction.publication import (
 )
 from reproduction.settings import Settings, model_folder
 from reproduction.terminal import after_each_cell, imports_are_done
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Number = float | str | list[Any] | dict[str, Any] | Estimate
 
@@ -73,7 +75,7 @@ def check_finite(name: str, value: object, nan: str | None = None) -> None:
 def _is_finite(value: object, or_nan: bool) -> bool:
     if isinstance(value, torch.Tensor):
         return not value.is_floating_point() or bool((value.isfinite() | (value.isnan() & or_nan)).all())
-    if isinstance(value, pd.DataFrame):
+    if hasattr(value, "select_dtypes"):  # a table of pandas, which takes long to import
         return _is_finite(torch.tensor(value.select_dtypes("float").to_numpy()), or_nan)
     if isinstance(value, Mapping):
         return all(_is_finite(each, or_nan) for each in value.values())
@@ -389,6 +391,8 @@ def _read(path: Path) -> Any:
     if path.suffix == ".json":
         return parse_json(path.read_bytes())
     if path.suffix == ".csv":
+        import pandas as pd  # imported here, since it is slow and not always needed
+
         return pd.read_csv(path)
     return torch.load(path, weights_only=True)
 

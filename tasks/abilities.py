@@ -16,7 +16,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -25,13 +24,10 @@ from dataset import CACHE, YearDataset, check_count
 from path_patching.bootstrap import Clusters
 from path_patching.errors import UserError
 from path_patching.files import lines_of
-from path_patching.gpt2.tokenizer import EOS, load_vocabulary
+from path_patching.gpt2.tokenizer import EOS, Tokenizer
 from path_patching.sweeps import Metric
 from reproduction.evaluations import DRAWN, clusters_of
 from tasks.other_twins import check_differing, with_twins
-
-if TYPE_CHECKING:
-    from transformers import GPT2Tokenizer
 
 # fmt: off
 PLACES = (
@@ -129,7 +125,7 @@ def _log_odds(probabilities: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
 
 
 def century_copying(
-    dataset: YearDataset, years: Sequence[int] | torch.Tensor, tokenizer: GPT2Tokenizer, seed: int = 0
+    dataset: YearDataset, years: Sequence[int] | torch.Tensor, tokenizer: Tokenizer, seed: int = 0
 ) -> AbilityDataset:
     """Is XX1 said again? These are the year spans up to before XX2; twins have another century.
 
@@ -137,7 +133,7 @@ def century_copying(
     """
     twins = with_twins(dataset, "another century", years, tokenizer, seed)
     centuries = sorted({int(year) // 100 for year in [*years, *dataset.years]})
-    answers = torch.tensor([_one_token(str(century)) for century in centuries])
+    answers = torch.tensor([_one_token(str(century), tokenizer) for century in centuries])
     return AbilityDataset(
         "century copying",
         twins.good_toks[:, : dataset.end],
@@ -151,7 +147,7 @@ def century_copying(
     )
 
 
-def indirect_object(tokenizer: GPT2Tokenizer, n: int, seed: int = 0) -> AbilityDataset:
+def indirect_object(tokenizer: Tokenizer, n: int, seed: int = 0) -> AbilityDataset:
     """To whom was it given? `When Mary and John went to the park, John gave a book to`: Mary, not John.
 
     A twin has the other name as the giver. Names (`cache/names.txt`) and words are drawn from `seed`. Raises
@@ -174,7 +170,7 @@ def indirect_object(tokenizer: GPT2Tokenizer, n: int, seed: int = 0) -> AbilityD
     return _ability("indirect object", sentences, names, signs, table, tokenizer)
 
 
-def subject_verb_number(tokenizer: GPT2Tokenizer, n: int, seed: int = 0) -> AbilityDataset:
+def subject_verb_number(tokenizer: Tokenizer, n: int, seed: int = 0) -> AbilityDataset:
     """One or several? `The dogs mentioned above`: are, were or have, not is, was or has; no other noun stands between.
 
     A twin has the subject in the other number. Subjects (`cache/subjects.txt`) and words are drawn from `seed`, half of
@@ -201,19 +197,19 @@ def _ability(
     answers: Sequence[str],
     signs: torch.Tensor,
     drawn: pd.DataFrame,
-    tokenizer: GPT2Tokenizer,
+    tokenizer: Tokenizer,
 ) -> AbilityDataset:
     """The data set of pairs of a clean and a corrupted sentence; the first pair says where they differ."""
     good_sentences, bad_sentences = zip(*sentences, strict=True)
     good_toks, bad_toks = (_of_one_length(texts, tokenizer) for texts in (good_sentences, bad_sentences))
     if good_toks.shape != bad_toks.shape:
         raise UserError(f"{name}: sentences and twins differ in length; choose words that are one token each")
-    ids = torch.tensor([_one_token(answer) for answer in answers])
+    ids = torch.tensor([_one_token(answer, tokenizer) for answer in answers])
     yy_position = int((good_toks[0] != bad_toks[0]).int().argmax())
     return AbilityDataset(name, good_toks, bad_toks, good_sentences, bad_sentences, yy_position, ids, signs, drawn)
 
 
-def _of_one_length(sentences: Sequence[str], tokenizer: GPT2Tokenizer) -> torch.Tensor:
+def _of_one_length(sentences: Sequence[str], tokenizer: Tokenizer) -> torch.Tensor:
     """Token ids (N, T). `UserError` names the first sentence that is not as long as the first one."""
     rows = tokenizer(list(sentences))["input_ids"]
     for sentence, row in zip(sentences, rows, strict=True):
@@ -222,12 +218,12 @@ def _of_one_length(sentences: Sequence[str], tokenizer: GPT2Tokenizer) -> torch.
     return torch.tensor(rows)
 
 
-def _one_token(word: str) -> int:
+def _one_token(word: str, tokenizer: Tokenizer) -> int:
     """The token of a word with its leading space. Raises `UserError` if it is not one."""
-    token = load_vocabulary().get(f"Ġ{word}")
-    if token is None:
+    tokens: list[int] = tokenizer(f" {word}").input_ids
+    if len(tokens) != 1:
         raise UserError(f"{word!r} is not one token to GPT-2; choose another")
-    return token
+    return tokens[0]
 
 
 def _without_last_word(sentence: str) -> str:

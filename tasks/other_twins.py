@@ -21,17 +21,14 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
 from dataset import YearDataset, as_years, sentence_of, tokens_of
 from path_patching.errors import UserError, shortened
-from path_patching.gpt2.tokenizer import EOS
+from path_patching.gpt2.tokenizer import EOS, Tokenizer
 from utils import PairedSentences
-
-if TYPE_CHECKING:
-    from transformers import GPT2Tokenizer
 
 Counterfactual = Literal["another YY", "another century", "another noun"]
 CHANGED: dict[Counterfactual, tuple[str, ...]] = {  # which positions of the prompt differ in each kind of twin
@@ -46,7 +43,7 @@ def with_twins(
     dataset: YearDataset,
     counterfactual: Counterfactual,
     years: Sequence[int] | torch.Tensor,
-    tokenizer: GPT2Tokenizer,
+    tokenizer: Tokenizer,
     seed: int = 0,
 ) -> YearDataset:
     """The same clean sentences with twins of another kind.

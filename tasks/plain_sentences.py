@@ -8,17 +8,13 @@ torch.Size([50, 13])
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from dataset import CACHE
 from path_patching.errors import UserError
 from path_patching.files import lines_of
-from path_patching.gpt2.tokenizer import EOS, load_vocabulary
-
-if TYPE_CHECKING:
-    from transformers import GPT2Tokenizer
+from path_patching.gpt2.tokenizer import EOS, Tokenizer
 
 PLAIN_FILE = CACHE / "plain_sentences.txt"
 PLAIN_TOKENS = 13  # of a plain sentence, with `<|endoftext|>`: as many as a year span has
@@ -54,7 +50,7 @@ class PlainDataset:
         return self.good_toks.shape[1] - 1
 
 
-def plain_sentences(tokenizer: GPT2Tokenizer) -> PlainDataset:
+def plain_sentences(tokenizer: Tokenizer) -> PlainDataset:
     """The sentences of `cache/plain_sentences.txt`, cut after 12 tokens. Raises `UserError` for a shorter one."""
     texts = [f"{EOS} {line}" for line in lines_of(PLAIN_FILE, "sentence")]
     rows = tokenizer(texts)["input_ids"]
@@ -62,4 +58,4 @@ def plain_sentences(tokenizer: GPT2Tokenizer) -> PlainDataset:
         if len(row) < PLAIN_TOKENS:
             raise UserError(f"{text!r} is {len(row)} tokens; a plain sentence needs at least {PLAIN_TOKENS}")
     tokens = torch.tensor([row[:PLAIN_TOKENS] for row in rows])
-    return PlainDataset(tokens, tuple(tokenizer.batch_decode(tokens)), torch.arange(len(load_vocabulary())))
+    return PlainDataset(tokens, tuple(map(tokenizer.decode, tokens)), torch.arange(len(tokenizer)))

@@ -15,17 +15,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 
 from dataset import COLLATED_YY, FIRST_YY, ValidYears, get_valid_years, load_nouns, year_indices
 from path_patching.errors import UserError
-from path_patching.gpt2.tokenizer import EOS
-
-if TYPE_CHECKING:
-    from transformers import GPT2Tokenizer
+from path_patching.gpt2.tokenizer import EOS, Tokenizer
 
 # fmt: off
 ITEMS = (
@@ -121,7 +117,7 @@ class TaskDataset:
         return rows
 
 
-def build(task: Task, tokenizer: GPT2Tokenizer, seed: int = 0) -> TaskDataset:
+def build(task: Task, tokenizer: Tokenizer, seed: int = 0) -> TaskDataset:
     """The sentences of a task, with nouns and years drawn from `seed`; the same seed gives the same sentences.
 
     Raises `UserError` if a sentence differs from its twin elsewhere than at YY, if one that is left out does not, or if
@@ -154,7 +150,7 @@ def progression(yy: int) -> tuple[int, ...]:
     return tuple(1700 + yy - step * back for back in (4, 3, 2, 1))
 
 
-def _words(tokenizer: GPT2Tokenizer, seed: int) -> dict[int, dict[str, str]]:
+def _words(tokenizer: Tokenizer, seed: int) -> dict[int, dict[str, str]]:
     """For each YY, what fills the templates' placeholders except `{yy}`; tasks with the same placeholder share it.
 
     Years are drawn from the 694 that have a twin, also with the published choices.

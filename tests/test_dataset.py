@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dataset import NOUNS_FILE, YearDataset, get_valid_years, load_nouns, year_indices
 from path_patching.errors import UserError
-from path_patching.gpt2.tokenizer import load_tokenizer
+from path_patching.gpt2.tokenizer import load_tokenizer, token_texts
 from tests.helpers.refusals import put_there, unless_refused
 
 TOKENIZER = load_tokenizer()
@@ -89,8 +89,8 @@ def test_century_10_is_refused_unless_as_published():
     assert trapped.any()
     differing = data.good_toks != data.bad_toks
     assert torch.equal(differing[:, data.xx1], trapped)
-    of_first = TOKENIZER.convert_ids_to_tokens(data.bad_toks[trapped][0].tolist())
-    assert of_first[data.xx1 : data.yy_position + 1] == ["Ġ100", "1"]
+    of_first = token_texts(TOKENIZER, data.bad_toks[trapped][0])
+    assert of_first[data.xx1 : data.yy_position + 1] == [" 100", "1"]
     differing[:, [data.xx1, data.yy_position]] = False
     assert not differing.any()
 
@@ -203,7 +203,7 @@ def test_balanced_needs_a_year_for_every_yy():
 
 
 def test_year_token_ids_and_what_can_be_wrong_with_their_file(tmp_path):
-    assert TOKENIZER.convert_ids_to_tokens(year_indices().tolist()) == [f"{yy:02d}" for yy in range(100)]
+    assert token_texts(TOKENIZER, year_indices()) == [f"{yy:02d}" for yy in range(100)]
     with pytest.raises(UserError, match="missing; restore it"):
         year_indices(tmp_path / "none.pt")
     (tmp_path / "damaged.pt").write_bytes(b"not a tensor")

@@ -14,7 +14,7 @@ from dataset import get_valid_years, year_indices
 from path_patching.bootstrap import mean, share
 from path_patching.circuits.validation.faithfulness import divergence_from
 from path_patching.errors import UserError
-from path_patching.gpt2.tokenizer import load_tokenizer
+from path_patching.gpt2.tokenizer import load_tokenizer, transformers_tokenizer
 from path_patching.paths import PathSet
 from path_patching.sweeps import changes
 from reproduction.evaluations import Evaluations
@@ -51,7 +51,7 @@ def settings_for(folder: Path, n: int = 4) -> Settings:
 
 def bring_tokenizer(folder: Path, *swapped: str) -> None:
     """Put GPT-2's tokenizer beside a checkpoint, two of its tokens swapped."""
-    TOKENIZER.save_pretrained(folder)
+    transformers_tokenizer().save_pretrained(folder)
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text())
     vocabulary = content["model"]["vocab"]

@@ -16,10 +16,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import tokenizers
 import torch
 
 from path_patching.errors import UserError, in_one_line
@@ -39,24 +41,68 @@ SHA256 = {
 }
 
 
-def load_tokenizer(folder: Path = TOKENIZER_FOLDER) -> GPT2Tokenizer:
-    """GPT-2's byte-level BPE (50,257 tokens) from the package's own files; no network, any working directory.
+class Encoded(dict[str, Any]):
+    """Tokens of a text, or of several, as `transformers` gives them: under the name `input_ids`."""
+
+    @property
+    def input_ids(self) -> Any:
+        """Token ids, a list for each text."""
+        return self["input_ids"]
+
+
+class Tokenizer:
+    """GPT-2's byte-level BPE (50,257 tokens) by the library below `transformers`, which is imported at once.
+
+    It has what is needed here, named as in `transformers`, whose own does as well wherever a tokenizer is asked for.
+    """
+
+    __slots__ = ("_bpe",)
+
+    def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> None:
+        self._bpe = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges))
+        self._bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        self._bpe.decoder = tokenizers.decoders.ByteLevel()
+        self._bpe.add_special_tokens([EOS])
+
+    def __len__(self) -> int:
+        return int(self._bpe.get_vocab_size())
+
+    def __call__(self, text: str | Sequence[str]) -> Encoded:
+        """The token ids of a text, or a list of those of several."""
+        if isinstance(text, str):
+            return Encoded(input_ids=self._bpe.encode(text).ids)
+        return Encoded(input_ids=[each.ids for each in self._bpe.encode_batch([*text])])
+
+    def tokenize(self, text: str) -> list[str]:
+        """The tokens of a text, as the vocabulary writes them: “Ġ17”."""
+        return list(self._bpe.encode(text).tokens)
+
+    def convert_tokens_to_ids(self, token: str) -> int | None:
+        """The id of a token, as the vocabulary writes it; None if there is no such token."""
+        id_: int | None = self._bpe.token_to_id(token)
+        return id_
+
+    def decode(self, tokens: Sequence[int] | torch.Tensor) -> str:
+        """The text of token ids (n,)."""
+        return str(self._bpe.decode(torch.as_tensor(tokens).tolist(), skip_special_tokens=False))
+
+
+def load_tokenizer(folder: Path = TOKENIZER_FOLDER) -> Tokenizer:
+    """GPT-2's tokenizer from the package's own files; no network, any working directory.
 
     Raises UserError if a file is missing or is not OpenAI's.
     """
-    from transformers import GPT2Tokenizer  # imported here, since it is slow and not always needed
+    return _made_of(*_read(folder))
 
-    lines = _verified(folder / "merges.txt").decode("utf-8").splitlines()
-    merges = [tuple(line.split()) for line in lines[1:] if line]  # the first line is a version comment
+
+def transformers_tokenizer(folder: Path = TOKENIZER_FOLDER) -> GPT2Tokenizer:
+    """The same tokenizer as `transformers` has it, for other tools. Raises like `load_tokenizer`."""
+    from transformers import GPT2Tokenizer  # imported here: it takes longer than a question
+
+    vocabulary, merges = _parsed(*_read(folder))
     # transformers 5 silently ignores `vocab_file=` and `merges_file=` and makes an empty tokenizer. Other libraries,
     # such as TransformerLens, ask a tokenizer for its name.
-    return GPT2Tokenizer(vocab=load_vocabulary(folder), merges=merges, name_or_path=NAME)  # type: ignore[arg-type]
-
-
-def load_vocabulary(folder: Path = TOKENIZER_FOLDER) -> dict[str, int]:
-    """GPT-2's tokens with their ids, without waiting for a tokenizer. Raises `UserError` like `load_tokenizer`."""
-    vocabulary: dict[str, int] = json.loads(_verified(folder / "vocab.json"))
-    return vocabulary
+    return GPT2Tokenizer(vocab=vocabulary, merges=merges, name_or_path=NAME)  # type: ignore[arg-type]
 
 
 def check_reads_alike(
@@ -94,9 +140,24 @@ def _read_by_own(folder: Path, texts: Sequence[str], answers: Iterable[str]) -> 
     return {**dict(zip(texts, read, strict=True)), **single}
 
 
-def token_texts(tokenizer: GPT2Tokenizer, tokens: Sequence[int] | torch.Tensor) -> list[str]:
+def token_texts(tokenizer: Tokenizer, tokens: Sequence[int] | torch.Tensor) -> list[str]:
     """Tokens (n,) as the text that each stands for: “ 17”, not the vocabulary's own “Ġ17”."""
-    return [str(tokenizer.decode([token])) for token in torch.as_tensor(tokens).tolist()]
+    return [tokenizer.decode([token]) for token in torch.as_tensor(tokens).tolist()]
+
+
+def _read(folder: Path) -> tuple[bytes, bytes]:
+    """The vocabulary and the merges, as bytes that are OpenAI's."""
+    return _verified(folder / "vocab.json"), _verified(folder / "merges.txt")
+
+
+@cache  # by content: the files are read and checked each time
+def _made_of(vocabulary: bytes, merges: bytes) -> Tokenizer:
+    return Tokenizer(*_parsed(vocabulary, merges))
+
+
+def _parsed(vocabulary: bytes, merges: bytes) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    lines = merges.decode("utf-8").splitlines()[1:]  # the first line is a version comment
+    return json.loads(vocabulary), [(one, other) for one, other in map(str.split, filter(None, lines))]
 
 
 def _verified(path: Path) -> bytes:

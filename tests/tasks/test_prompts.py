@@ -64,7 +64,7 @@ def test_a_sentence_for_each_yy_and_a_twin_that_differs_there_alone(number, data
     assert (data.good_toks != data.bad_toks).nonzero().tolist() == [[row, data.yy_position] for row in range(len(kept))]
     assert torch.equal(data.good_toks[:, data.yy_position], year_ids[kept])
     assert (data.bad_toks[:, data.yy_position] == year_ids[data.task.corrupted_yy]).all()
-    assert (data.good_toks[:, 0] == tokenizer.eos_token_id).all()
+    assert (data.good_toks[:, 0] == 50256).all()
     for row, (good, bad) in enumerate(zip(data.good_sentences, data.bad_sentences, strict=True)):
         assert tokenizer(good)["input_ids"] == data.good_toks[row].tolist()
         assert tokenizer(bad)["input_ids"] == data.bad_toks[row].tolist()

@@ -12,7 +12,13 @@ import torch
 
 from dataset import year_indices
 from path_patching.errors import UserError
-from path_patching.gpt2.tokenizer import TOKENIZER_FOLDER, check_reads_alike, load_tokenizer, token_texts
+from path_patching.gpt2.tokenizer import (
+    TOKENIZER_FOLDER,
+    check_reads_alike,
+    load_tokenizer,
+    token_texts,
+    transformers_tokenizer,
+)
 from tests.helpers.refusals import put_there
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -25,7 +31,7 @@ def tokenizer():
 
 def test_known_ids(tokenizer):
     assert len(tokenizer) == 50257
-    assert tokenizer.eos_token_id == 50256
+    assert tokenizer.convert_tokens_to_ids("<|endoftext|>") == 50256
     sentence = "<|endoftext|> The war lasted from the year 1732 to the year 17"
     assert tokenizer(sentence)["input_ids"] == [
         50256, 383, 1175, 15436, 422, 262, 614, 1596, 2624, 284, 262, 614, 1596,
@@ -36,7 +42,7 @@ def test_known_ids(tokenizer):
 
 @pytest.mark.parametrize("text", ["Hello, world!", " naïve café — 東京 🎉", "a\n\n  b\tc", " 1732 to 1745"])
 def test_round_trip(tokenizer, text):
-    assert tokenizer.decode(tokenizer(text)["input_ids"], clean_up_tokenization_spaces=False) == text
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
 def test_every_year_token_decodes_to_its_two_digits(tokenizer):
@@ -82,8 +88,14 @@ def test_what_is_no_file_is_not_waited_for(tmp_path, name, monkeypatch):
         load_tokenizer(folder)
 
 
-def test_it_has_the_name_that_other_libraries_ask_for(tokenizer):
-    assert tokenizer.name_or_path == "gpt2"
+def test_it_reads_like_that_of_transformers(tokenizer):
+    """Which other libraries ask for its name."""
+    theirs = transformers_tokenizer()
+    assert theirs.name_or_path == "gpt2"
+    texts = ["", "<|endoftext|>The war<|endoftext|>", "  two  spaces\n\tIt's 1732–1745, naïve 東京 🎉", "x" * 1000]
+    assert tokenizer(texts).input_ids == theirs(texts).input_ids
+    assert [*map(tokenizer.tokenize, texts)] == [*map(theirs.tokenize, texts)]
+    assert [*map(tokenizer.decode, theirs(texts).input_ids)] == texts
 
 
 # A checkpoint's own
@@ -95,7 +107,7 @@ ANSWERS = {"32": 2624, "00": 405}
 
 def own_tokenizer(folder: Path, edit=lambda vocabulary: vocabulary) -> Path:
     """A folder with GPT-2's tokenizer as `transformers` saves it, and its vocabulary edited."""
-    load_tokenizer().save_pretrained(folder)
+    transformers_tokenizer().save_pretrained(folder)
     (folder / "config.json").write_text('{"model_type": "gpt2"}')
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text())
