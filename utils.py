@@ -38,7 +38,7 @@ from path_patching.circuits.circuit import Circuit
 from path_patching.circuits.search import find_circuit
 from path_patching.devices import resolve_device
 from path_patching.engine import Engine, Sentences
-from path_patching.engine_choice import make_engine
+from path_patching.engine_choice import SENTENCES_CHECKED, check_engine, make_engine
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Model, to_transformers
 from path_patching.gpt2.tensor_cache import load_model, source_folder
@@ -281,8 +281,9 @@ def start_experiment(settings: Settings | None = None, balanced: bool = True, **
     settings.check_fits(model)
     dataset = draw_sentences(settings, balanced)
     sentences = _sentences(settings, dataset)
-    engine = make_engine(settings.engine, settings.device, model, sentences, settings.memory_gb)
-    some = engine.like(sentences.rows(slice(SENTENCES_LOOKED_AT)))
+    engine = make_engine(settings.engine, settings.device, model, sentences, settings.memory_gb, check=False)
+    some = engine.like(sentences.rows(slice(SENTENCES_CHECKED)))
+    check_engine(some)  # and keep its forward pass
     return YearExperiment(settings, model, dataset, engine, warnings_of(model, some.clean()))
 
 
@@ -292,7 +293,7 @@ def start_transformers_experiment(settings: Settings) -> TransformersExperiment:
     model = load_model(settings.model, settings.as_published)
     settings.check_fits(model)
     hf_model, device = to_transformers(model), resolve_device(settings.device)
-    some = _sentences(settings, draw_sentences(replace(settings, n=SENTENCES_LOOKED_AT), balanced=True))
+    some = _sentences(settings, draw_sentences(replace(settings, n=SENTENCES_CHECKED), balanced=True))
     said = predict_next(hf_model, some.clean, some.answers, 1, device)
     return TransformersExperiment(settings, model, hf_model, device, warnings_of(model, said.answers))
 
@@ -314,7 +315,6 @@ def _sentences(settings: Settings, dataset: PairedSentences) -> Sentences:
     return Sentences(dataset.good_toks, dataset.bad_toks, dataset.answers)
 
 
-SENTENCES_LOOKED_AT = 20
 LEAST_ON_YEARS = 0.05  # probability; a metric of the years cannot be larger than what is on them
 
 

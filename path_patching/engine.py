@@ -152,8 +152,6 @@ class Engine(ABC, Generic[Batch]):
     """
 
     name: str
-    heads_checked: int | None = None
-    """At most about so many heads are recomputed when the engine is checked; None for all."""
     remark: str | None = None
     """A line that is printed when the engine is made."""
     unembedding: Unembedding | None = None

@@ -303,7 +303,6 @@ class ReferenceEngine(Engine[Reference]):
     """The definition as an engine: any script's `--engine reference`."""
 
     name = "reference"
-    heads_checked = 2
     remark = "the reference is the definition in float64, some 100 times as slow as torch: give it few sentences"
 
     def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:

@@ -118,8 +118,9 @@ class PathCircuitBuilder:
             return self._leaf("change", node, stream)
         if not paths.ends_here:
             return self._rewritten(paths)
-        for mlp in beside:
-            if mlp.node == _mlp_of(node):  # exchange the neuron within its recomputed MLP's write
+        own = _mlp_of(node)
+        for mlp in beside if own else ():
+            if mlp.node == own:  # exchange the neuron within its recomputed MLP's write
                 read = self._read(stream_name(node), node.position, _by_input(mlp)["in", node.position])
                 return rc.Add.minus(self._leaf("inside", node), self._circuit.reading(node, read))
         return self._leaf("change", node)
@@ -141,7 +142,6 @@ class RustCircuitEngine(Engine[Activations]):
 
     name = "rust_circuit"
     unembedding: Unembedding
-    heads_checked = 6  # building one takes about half a second
 
     def __init__(self, model: Model, sentences: Sentences, device: str = "cpu", memory_gb: float = 4.0) -> None:
         super().__init__(model, sentences, device, memory_gb)

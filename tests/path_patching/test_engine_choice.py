@@ -12,7 +12,8 @@ from path_patching import engine_choice
 from path_patching.engine import Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, end_logits, random_model, to_transformers
-from path_patching.paths import PathSet
+from path_patching.paths import INPUTS, PathSet
+from path_patching.torch_engine.forward import Transformer
 from path_patching.torch_engine.patching import Patching
 from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.plain_gpt2 import logits
@@ -58,53 +59,75 @@ def test_an_engine_with_another_activation_is_refused(engine_name, monkeypatch):
 
 
 @each_engine
-@pytest.mark.parametrize(("heads_checked", "recomputed"), [(1, 1), (2, 2), (None, 6)])
-def test_all_paths_recompute_nodes_at_end_and_give_the_corrupted_run(engine_name, heads_checked, recomputed):
+@pytest.mark.parametrize(("heads", "recomputed"), [(1, [0]), (2, [0, 4]), (6, [0, 2, 4]), (7, [*range(6)])])
+def test_all_paths_recompute_nodes_at_end_and_give_the_corrupted_run(engine_name, heads, recomputed, monkeypatch):
     engine = make_engine(engine_name, MODEL, sentences())
-    engine.heads_checked = heads_checked
+    monkeypatch.setattr(engine_choice, "HEADS_CHECKED", heads)
     paths = engine_choice.all_paths(engine)
-    inner = [node.kind for node in paths.nodes() - paths.ends()]
-    assert (inner.count("head"), inner.count("mlp")) == (recomputed, 2)
+    inner = sorted(paths.nodes() - paths.ends())
+    assert [3 * node.layer + node.index for node in inner if node.kind == "head"] == recomputed
+    assert [node.layer for node in inner if node.kind == "mlp"] == [0, 1]
     assert (engine.patch(paths) - engine.corrupted()).abs().max() < 2e-6
     assert (engine.isolate(paths) - engine.clean()).abs().max() < 2e-6
     assert (engine.clean() - engine.corrupted()).abs().max() > 1e-3
 
 
-def halve_in_torch(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    name = {"scores": "_scores", "an MLP's write": "_written_by_mlp", "a head's write": "_written_by_head"}[what]
-    right = getattr(Patching, name)
-    monkeypatch.setattr(Patching, name, lambda self, *of: right(self, *of) / 2)
+def test_the_heads_recomputed_are_of_many_layers_and_numbers():
+    """A fault of some layers, or of some heads of each, is then seen too."""
+    sizes = replace(ARCHITECTURE, n_layers=12, n_heads=12, d_model=48)
+    paths = engine_choice.all_paths(make_engine("torch", random_model(sizes), sentences()))
+    heads = [node for node in paths.nodes() - paths.ends() if node.kind == "head"]
+    assert len({node.layer for node in heads}) == len({node.index for node in heads}) == len(heads) == 6
 
 
-def halve_in_rust_circuit(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+def wrong_in_torch(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    if what == "another head":
+        input_of = Transformer.head_input
+        monkeypatch.setattr(Transformer, "head_input", lambda self, layer, head, *of: input_of(self, layer, 0, *of))
+    elif what in INPUTS["head"]:
+        patched = Patching._patched_input
+        left = lambda self, paths, via: {} if via == what else patched(self, paths, via)  # noqa: E731
+        monkeypatch.setattr(Patching, "_patched_input", left)
+    else:
+        name = {"scores": "_scores", "an MLP's write": "_written_by_mlp", "a head's write": "_written_by_head"}[what]
+        right = getattr(Patching, name)
+        monkeypatch.setattr(Patching, name, lambda self, *of: right(self, *of) / 2)
+
+
+def wrong_in_rust_circuit(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     import rust_circuit as rc
 
     from path_patching.rust_engine.engine import PathCircuitBuilder
+    from path_patching.rust_engine.gpt2_circuits import Gpt2Circuit
 
-    right = PathCircuitBuilder._recompute
+    right, head, projection = PathCircuitBuilder._recompute, Gpt2Circuit.head, Gpt2Circuit.projection
 
     def halved(self: PathCircuitBuilder, paths: PathSet) -> rc.Circuit:
         node, circuit = paths.node, right(self, paths)
         if what == "scores":
             return circuit.update(f"{node.name}.scores@{node.position}", lambda scores: scores.mul_scalar(0.5))
-        return (
-            circuit.mul_scalar(0.5)
-            if node.kind == {"an MLP's write": "mlp", "a head's write": "head"}[what]
-            else circuit
-        )
+        halved = node.kind == {"an MLP's write": "mlp", "a head's write": "head"}[what]
+        return circuit.mul_scalar(0.5) if halved else circuit
 
-    monkeypatch.setattr(PathCircuitBuilder, "_recompute", halved)
+    if what == "another head":
+        of_first = lambda self, node, *of: projection(self, replace(node, index=0), *of)  # noqa: E731
+        monkeypatch.setattr(Gpt2Circuit, "projection", of_first)
+    elif what in INPUTS["head"]:
+        left = lambda self, node, patched: head(self, node, {at: patched[at] for at in patched if at[0] != what})  # noqa: E731
+        monkeypatch.setattr(Gpt2Circuit, "head", left)
+    else:
+        monkeypatch.setattr(PathCircuitBuilder, "_recompute", halved)
 
 
 @each_engine
-@pytest.mark.parametrize("what", ["scores", "an MLP's write", "a head's write"])
+@pytest.mark.parametrize("what", ["scores", "an MLP's write", "a head's write", "another head", *INPUTS["head"]])
 def test_an_engine_that_recomputes_wrongly_what_it_patches_is_refused(engine_name, what, monkeypatch):
     """While its forward pass, from which all that is not recomputed comes, is right."""
-    engine = make_engine(engine_name, MODEL, sentences())
-    engine_choice.check_engine(engine)
-    {"torch": halve_in_torch, "rust_circuit": halve_in_rust_circuit}[engine_name](monkeypatch, what)
+    attentive = random_model(ARCHITECTURE, std=0.3)
+    engine_choice.check_engine(make_engine(engine_name, attentive, sentences()))
+    {"torch": wrong_in_torch, "rust_circuit": wrong_in_rust_circuit}[engine_name](monkeypatch, what)
     with pytest.raises(UserError, match="everything recomputed is not the corrupted run") as raised:
-        engine_choice.check_engine(engine)
+        engine_choice.check_engine(make_engine(engine_name, attentive, sentences()))
     difference = float(re.search(r"probability (\S+)\)", str(raised.value))[1])
     assert difference > 10 * engine_choice.TOLERANCE
 

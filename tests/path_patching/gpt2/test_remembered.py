@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from path_patching import Sentences, engine_choice
+from path_patching import Request, Sentences, engine_choice
 from path_patching.engine_choice import check_engine
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, random_model
@@ -88,7 +88,9 @@ def test_a_damaged_answer_is_asked_for_again(asked, tmp_path, damage):
 
 def test_an_engine_that_is_wrong_is_refused_by_kept_answers_too_which_stay(asked, tmp_path, monkeypatch):
     right, wrong = (make_engine("torch", MODEL, sentences()) for _ in range(2))
-    monkeypatch.setattr(wrong, "corrupted", wrong.clean)
+    evaluate, corrupted, clean = wrong.evaluate, Request.corrupted(), Request.clean()
+    swapped = lambda requests: evaluate([clean if each == corrupted else each for each in requests])  # noqa: E731
+    monkeypatch.setattr(wrong, "evaluate", swapped)
     for known in (False, True):
         if known:
             check_engine(right)
