@@ -114,9 +114,10 @@ for mlp in reversed(mlps):
     patch_every_node(artifact, mlp, into_mlp(circuit, mlp, END), "END", of="mlp", receiver=mlp)
 
 # %% What do the circuit's most telling heads look at? A pattern is (query, key); those of all heads on 20 sentences.
+prompt = list(dataset.good_prompt)
 for head in nodes(watched, END):
     pattern = engine.attention([(head.layer, head.index)])[0]
-    run.save(f"attn_patterns_{head.name}.pt", pattern.mean(0), kind="attention", node=head.name)
+    run.save(f"attn_patterns_{head.name}.pt", pattern.mean(0), kind="attention", node=head.name, prompt=prompt)
     words = f"attention of {head.name} from END to YY"
     evaluations.note_mean(f"attention/{head.name}", "end_to_yy", pattern[:, END, YY], words)
     if head.name == studied[0]:
@@ -126,8 +127,7 @@ for head in nodes(watched, END):
 every_head = [(layer, index) for layer in range(sizes.n_layers) for index in range(sizes.n_heads)]
 few = engine.like(engine.sentences.rows(slice(20)))
 patterns = few.attention(every_head).unflatten(0, (sizes.n_layers, sizes.n_heads))
-all_patterns = {"patterns": patterns, "prompt": list(dataset.good_prompt)}
-run.save("attn_patterns_all.pt", all_patterns, kind="attention_of_all_heads")
+run.save("attn_patterns_all.pt", {"patterns": patterns, "prompt": prompt}, kind="attention_of_all_heads")
 
 # %% What do heads and MLPs say of the end year by themselves?
 lens_names = (*heads, *mlps)

@@ -18,7 +18,7 @@ from path_patching.circuits.circuit import in_order
 from path_patching.circuits.circuit_file import links_from_json
 from reproduction import figures
 from reproduction.circuit_drawing import circuit_figure
-from reproduction.figures import PREDICTED_YEAR, YY, facets, named, probability_heatmap, sweeps
+from reproduction.figures import PREDICTED_YEAR, YY, probability_heatmap, sweeps
 from reproduction.plots import start_plots
 from reproduction.run import Artifacts, read_artifacts, read_if_run
 
@@ -80,11 +80,9 @@ for mlp, sweep in loaded(ipp).items():
 
 # %% Where do the heads look? Those of the circuit look from END to YY.
 attention = made["attn_patterns_all.pt"]
-query, key = named("query", attention["prompt"]), named("key", attention["prompt"])
 if patterns := by_node("mean attention patterns", kind="attention"):
     title = titled("Mean attention patterns")
-    figure = facets(loaded(patterns), title, key, query, figures.attention, size=(360, 340))
-    write(figure, "attn-patterns", patterns)
+    write(figures.attention_patterns(loaded(patterns), attention["prompt"], title), "attn-patterns", patterns)
 
 # %% Does the first of them look at YY whatever YY is? In the paper it is a7.h10.
 for head, name in by_node("attention to YY, by YY", kind="attention_by_yy").items():
@@ -101,16 +99,12 @@ write(figure, "all-attention-patterns", {"": "attn_patterns_all.pt"})
 # %% What do those heads write to the year tokens? In the paper, they raise YY itself.
 if lenses := by_node("logit lens of heads", kind="logit_lens", of="head"):
     title = titled("Logit lens of heads at END")
-    figure = facets(loaded(lenses), title, PREDICTED_YEAR, YY, figures.logit, columns=3, one_range=False)
-    write(figure, "attn-logitlens", lenses)
+    write(figures.logit_lenses(loaded(lenses), title), "attn-logitlens", lenses)
 
 # %% And the late MLPs? In the paper, they raise the years above YY.
 if lenses := by_node("logit lens of MLPs", later_first=True, kind="logit_lens", of="mlp"):
-    relative = {mlp: logits - logits[:, :1] for mlp, logits in loaded(lenses).items()}
     title = titled("Logit lens of MLPs at END")
-    columns = 2 if len(relative) <= 4 else 3
-    figure = facets(relative, title, PREDICTED_YEAR, YY, figures.relative_logit, columns=columns, one_range=False)
-    write(figure, "mlps-logitlens", lenses)
+    write(figures.relative_logit_lenses(loaded(lenses), title), "mlps-logitlens", lenses)
 
 # %% What do the heads of the circuit read through their queries, keys and values?
 for via, inputs in {"q": "queries", "k": "keys", "v": "values"}.items():

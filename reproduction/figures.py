@@ -142,6 +142,23 @@ def sweeps(panels: Mapping[str, Values], title: str, subtitle: str = "", one_ran
     return facets(in_points, title, x, y, change, said, 3 if len(panels) > 4 else 2, one_range, size)
 
 
+def attention_patterns(panels: Mapping[str, Values], positions: Sequence[str], title: str) -> go.Figure:
+    """Attention patterns (T, T) of heads, query before key, at these positions."""
+    return facets(panels, title, named("key", positions), named("query", positions), attention, size=(360, 340))
+
+
+def logit_lenses(panels: Mapping[str, Values], title: str) -> go.Figure:
+    """Collated year logits (97, 100) of nodes, each in colours of its own."""
+    return facets(panels, title, PREDICTED_YEAR, YY, logit, columns=3, one_range=False)
+
+
+def relative_logit_lenses(panels: Mapping[str, torch.Tensor], title: str) -> go.Figure:
+    """The same, relative to year 00: of MLPs, which move all year logits together."""
+    relative = {name: logits - logits[:, :1] for name, logits in panels.items()}
+    columns = 2 if len(relative) <= 4 else 3
+    return facets(relative, title, PREDICTED_YEAR, YY, relative_logit, columns=columns, one_range=False)
+
+
 def heatmap(
     values: Values,
     title: str,

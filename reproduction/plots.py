@@ -25,7 +25,8 @@ from reproduction.publication import (
 )
 from reproduction.run import Artifacts, check_alike, model_of
 from reproduction.settings import PlotSettings, model_folder
-from reproduction.terminal import in_interactive_window
+from reproduction.terminal import in_notebook
+from reproduction.window import show
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,13 @@ class Plots:
 
         `shows` says which artifact each panel shows, by the panel's title: `reproduce.py explain` asks for its cells.
         """
-        for file, content in figure_files(figure, name).items():
+        files = figure_files(figure, name)
+        for file, content in files.items():
             self.publication.stage(file, content)
         self.titles[name] = html.unescape(figure.layout.title.text)
         self.shows[name] = {html.unescape(panel): artifact for panel, artifact in (shows or {}).items()}
-        if in_interactive_window():
-            figure.show()
+        if in_notebook():
+            show(figure, files.get(f"{name}.png"))
 
     def publish(self, **more: object) -> None:
         """Move all files into their folder, and delete files of an earlier run that are not made any more.

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, reduce
+from importlib import import_module
 from pathlib import Path
 from traceback import walk_stack
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
@@ -43,7 +44,7 @@ from reproduction.publication import (
     sha256,
 )
 from reproduction.settings import Settings, model_folder
-from reproduction.terminal import after_each_cell, imports_are_done
+from reproduction.terminal import after_each_cell, imports_are_done, in_notebook
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,6 +147,11 @@ class Run:
         self.publication.stage(name, content)
         self.halves.of_this_cell.add(name)
         self.index[name] = {"kind": kind, **said, **_cell_of(f"{self.script}.py")}
+
+    def staged(self, name: str) -> Any:
+        """An artifact that was saved, before or after it was published."""
+        staged = self.publication.staging / name
+        return _read(staged if staged.is_file() else self.folder / name)
 
     def note(
         self, key: str, value: Number, words: str, kind: Literal["ranking"] | None = None, line: str | None = None
@@ -283,9 +289,16 @@ class Experiment(Protocol):
 
 
 def open_run(script: str, experiment: Experiment) -> Run:
-    """A run of `script` that records and publishes. Raises `UserError` if its folder is busy or cannot be written."""
+    """A run of `script` that records and publishes; a notebook shows the figures of what its cells make.
+
+    Raises `UserError` if its folder is busy or cannot be written to.
+    """
     engine, device, cells = experiment.engine_name, experiment.device, CELLS.get(script)
-    return start_run(script, experiment.settings, experiment.model, engine, device, experiment.warnings, cells)
+    run = start_run(script, experiment.settings, experiment.model, engine, device, experiment.warnings, cells)
+    if in_notebook():
+        # Not an import that `provenance` follows: how a window draws changes no result.
+        import_module("reproduction.window").show_what_cells_make(run)
+    return run
 
 
 @dataclass(frozen=True)

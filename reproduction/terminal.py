@@ -69,14 +69,19 @@ def explain_errors() -> None:
 
 
 def in_interactive_window() -> bool:
-    """True in a notebook or an editor's interactive window."""
+    """True in a notebook, an editor's interactive window, or at Python's prompt."""
+    return hasattr(sys, "ps1") or in_notebook()
+
+
+def in_notebook() -> bool:
+    """True in a notebook or an editor's interactive window, which show figures."""
     kernel = sys.modules.get("ipykernel.kernelapp")  # something else may have imported it
-    return hasattr(sys, "ps1") or (kernel is not None and kernel.IPKernelApp.initialized())
+    return kernel is not None and kernel.IPKernelApp.initialized()
 
 
 def after_each_cell(tell: Callable[[bool], None]) -> None:
     """In an interactive window, `tell` after each cell, from the present one on, whether it ran to its end."""
-    if in_interactive_window() and (shell := getattr(builtins, "get_ipython", lambda: None)()):
+    if in_interactive_window() and (shell := _ipython()):
         shell.events.register("post_run_cell", lambda result: tell(result.success))
 
 
@@ -139,15 +144,17 @@ def _way_out(error: OSError) -> str:
 
 def _shorten_interrupts() -> None:
     """From here on, a cell of IPython that is interrupted says so in one line instead of a traceback."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if shell is None:
-        return
 
     def show(shell: Any, kind: type[BaseException], error: BaseException, trace: TracebackType, tb_offset: Any) -> None:
         shell._showtraceback(kind, error, [INTERRUPTED])
 
-    shell.set_custom_exc((KeyboardInterrupt,), show)
+    if shell := _ipython():
+        shell.set_custom_exc((KeyboardInterrupt,), show)
+
+
+def _ipython() -> Any:
+    """IPython, if this runs in it."""
+    return getattr(builtins, "get_ipython", lambda: None)()
 
 
 def _end_at_once(signal_number: int, frame: FrameType | None) -> None:

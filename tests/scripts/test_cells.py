@@ -18,6 +18,8 @@ from reproduction.verdicts import Verdicts
 from tests.helpers.experiments import random_gpt2
 from tests.helpers.windows import Window, open_window
 
+FIGURE = ["application/vnd.plotly.v1+json", "image/png"]
+
 
 @pytest.fixture
 def window(tmp_path, monkeypatch) -> Iterator[Window]:
@@ -38,8 +40,13 @@ def test_the_cells_of_an_experiment_and_of_its_figures_run_in_a_window(tmp_path,
     window.run("from pathlib import Path")
     settings = f"DiscoverySettings(model={str(model)!r}, n=97, out=Path({str(out)!r}))"
     cells = cells_of("circuit_discovery", "DiscoverySettings(n=490)", settings)
+    shown = {}
     for cell in [*cells[:2], *cells]:  # the first ones once more, as after a change of the settings
-        window.run(cell)
+        question = cell.partition("?")[0].removeprefix("# %% ")
+        shown[question] = [said for said in window.run(cell) if "/" in said and " " not in said]
+    assert shown["And what does it predict for each YY"] == FIGURE
+    assert shown["Which nodes act on the logits directly"] == FIGURE
+    assert shown["Does the model compute greater-than"] == []
     made = read_artifacts(out, "circuit_discovery")
     assert made.record["settings"]["n"] == 97
     assert "ipp_logits.pt" in made.record["artifacts"]
@@ -59,7 +66,7 @@ def test_the_cells_of_an_experiment_and_of_its_figures_run_in_a_window(tmp_path,
     window.run(first)
     shown = [said for cell in others[:3] for said in window.run(cell)]
     assert shown.pop(0) == "left out: the figures of big_ds_experiments.py, which was not run\n"
-    assert shown == 2 * ["application/vnd.plotly.v1+json"]
+    assert shown == 2 * FIGURE
     window.run(others[-1])
     assert (plots / "probability-heatmap.html").is_file()
 
