@@ -74,6 +74,11 @@ class Estimate:
             return self.low, self.high
         return self.plain_low, self.plain_high
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether it and the ends of its intervals are numbers; a share of zero has none."""
+        return all(map(math.isfinite, (self.value, self.low, self.high, *self.ends)))
+
     def as_json(self) -> dict[str, float]:
         """The numbers by name, for a run's record, with the plain interval's ends where there is one."""
         return {name: number for name, number in asdict(self).items() if number is not None and name != "doubt"}

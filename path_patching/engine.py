@@ -35,7 +35,7 @@ from typing_extensions import TypeVar
 
 from path_patching.batches import PROBABILITY_BYTES, Batches, Memory, Part, activation_bytes
 from path_patching.devices import resolve_device
-from path_patching.errors import UserError, shortened
+from path_patching.errors import UserError, first_line, shortened
 from path_patching.gpt2.model import Model
 from path_patching.paths import AnyVia, Node, PathSet, PathSetError, check_nodes, check_path_set
 from path_patching.unembedding import Unembedding
@@ -138,8 +138,12 @@ class Sentences:
         return self.clean if data == "clean" else self.corrupted
 
     def rows(self, rows: slice | torch.Tensor) -> Sentences:
-        """Some of the sentences with their twins; `rows` is a slice or int64 (n,)."""
-        return Sentences(self.clean[rows], self.corrupted[rows], self.answers)
+        """Some of the sentences with their twins; `rows` is a slice or int64 (n,), or bool (N,). Else `UserError`."""
+        try:
+            return Sentences(self.clean[rows], self.corrupted[rows], self.answers)
+        except (IndexError, TypeError) as wrong:
+            of_these = f"rows of {len(self)} sentences are a slice, or a tensor of rows or of booleans"
+            raise UserError(f"{of_these}, not {shortened(repr(rows))}: {first_line(wrong)}") from None
 
 
 class Engine(ABC, Generic[Batch]):

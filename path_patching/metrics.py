@@ -30,7 +30,7 @@ def measured_by(metric: Metric, probabilities: torch.Tensor) -> torch.Tensor:
     n, found = len(probabilities), metric(probabilities)
     if isinstance(found, np.ndarray) and not isinstance(found, np.ma.MaskedArray) and found.dtype.kind in "biuf":
         found = torch.from_numpy(found.astype(np.float64))
-    if not isinstance(found, torch.Tensor) or found.layout != torch.strided or found.is_meta:
+    if not isinstance(found, torch.Tensor) or found.layout != torch.strided or found.is_meta or found.is_quantized:
         raise UserError(
             f"the metric gives {_described(found)}; it has to give a tensor, a number for each sentence, ({n},)"
         )
@@ -53,5 +53,6 @@ def measured_by(metric: Metric, probabilities: torch.Tensor) -> torch.Tensor:
 def _described(found: object) -> str:
     """What a metric gave instead of a plain tensor, as a message names it."""
     if isinstance(found, torch.Tensor):
-        return "a tensor without numbers" if found.is_meta else f"a tensor of layout {found.layout}"
+        layout = found.dtype if found.is_quantized else f"layout {found.layout}"
+        return "a tensor without numbers" if found.is_meta else f"a tensor of {layout}"
     return f"{shortened(repr(found))}, of type {type(found).__name__}"

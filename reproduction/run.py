@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 Number = float | str | list[Any] | dict[str, Any] | Estimate
 
+NOT_MEASURED = "not measured, what it is a share of is zero or may be"
 ROWS_AT_ONCE = 100_000  # of a table are written as text
 
 MODEL = {"model/name": str, "model/fingerprint": str, "model/is_gpt2_small": bool}
@@ -159,11 +160,17 @@ class Run:
         """Print a number with its words, and keep it in full for the record: an estimate with its interval and its N.
 
         `line` is printed instead if given. In a `ranking`, a dict from the strongest to the weakest, nearly equal
-        values may be in another order in another run. Raises ValueError for a key that is no path of lower-case parts,
-        `UserError` for a number that is not finite.
+        values may be in another order in another run. An estimate is left out if it, or an end of its interval, is a
+        share of zero. Raises ValueError for a key that is no path of lower-case parts, `UserError` for another number
+        that is not finite.
         """
         if not KEY.fullmatch(key):
             raise ValueError(f"{key!r} is no key; write a path of lower-case parts, as late_half/cutoff_sharpness")
+        if isinstance(value, Estimate) and not value.is_finite:
+            self.numbers.pop(key, None)  # of an earlier time
+            self.leave_out(key)
+            print(line or f"{words}: {NOT_MEASURED}")
+            return
         print(f"{words}: {_shortened(value)}" if line is None else line)
         number: dict[str, Any] = dict(value.as_json()) if isinstance(value, Estimate) else {"value": value}
         check_finite(key, number)

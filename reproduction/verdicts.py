@@ -22,7 +22,7 @@ import pandas as pd
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.validation.members import listed
 from path_patching.circuits.validation.verdicts import BARS, Verdict
-from reproduction.run import Artifacts, Run
+from reproduction.run import NOT_MEASURED, Artifacts, Run
 
 TABLE = "validation_verdicts.csv"
 KIND = "verdicts"
@@ -56,11 +56,10 @@ class Verdicts:
 
     def measure(self, key: str, value: Estimate | float, words: str, line: str | None = None) -> None:
         """Record and print a number, or say that it could not be measured; see `Run.note`."""
-        ends = [value.value, value.low, value.high] if isinstance(value, Estimate) else [value]
-        if all(map(math.isfinite, ends)):
+        if isinstance(value, Estimate) or math.isfinite(value):
             self.run.note(key, value, words, line=line)
         else:
-            print(line or f"{words}: not measured, what it is a share of is zero")
+            print(line or f"{words}: {NOT_MEASURED}")
 
     def save(self) -> None:
         """Stage the table, record how many verdicts there are of each kind, and print what failed or was not judged."""

@@ -42,6 +42,12 @@ def test_sentences_come_in_pairs(clean, corrupted):
         Sentences(clean, corrupted, ANSWERS)
 
 
+@pytest.mark.parametrize("rows", [torch.tensor([len(TOKENS)]), torch.ones(len(TOKENS) + 1, dtype=torch.bool), 1.5])
+def test_rows_that_there_are_not_are_one_line(rows):
+    with pytest.raises(UserError, match=rf"^rows of {len(TOKENS)} sentences are a slice, or a tensor of rows"):
+        Sentences(TOKENS, TOKENS, TOKENS[0]).rows(rows)
+
+
 @pytest.mark.parametrize("wrong", [TOKENS.tolist(), TOKENS.numpy(), None, TOKENS.to("meta"), TOKENS.to_sparse()])
 def test_sentences_are_tensors(wrong):
     for name in ("clean", "corrupted", "answers"):

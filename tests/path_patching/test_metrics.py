@@ -57,6 +57,10 @@ WRONG = {
     "nothing": (lambda probs: None, "gives None, of type NoneType"),
     "texts": (lambda probs: np.array(["a"] * len(probs)), "of type ndarray"),
     "sparse": (lambda probs: probs[:, 0].to_sparse(), "a tensor of layout"),
+    "quantized": (
+        lambda probs: torch.quantize_per_tensor(probs[:, 0].float(), 0.1, 0, torch.qint8),
+        "a tensor of torch",
+    ),
     "meta": (lambda probs: torch.empty(len(probs), device="meta"), "a tensor without numbers"),
     "masked": (lambda probs: np.ma.masked_less(probs[:, 0].numpy(), 0.5), "of type MaskedArray"),
     "complex": (lambda probs: probs[:, 0] + 0j, "complex numbers"),

@@ -196,12 +196,23 @@ def test_what_is_not_finite_is_refused_by_name_before_anything_is_published(tmp_
     read_artifacts(tmp_path, run.script).check_all()
 
 
-@pytest.mark.parametrize("value", [NAN, -INF, [0.5, NAN], {"m8": INF}, Estimate(0.5, NAN, 0.6, 97)])
+@pytest.mark.parametrize("value", [NAN, -INF, [0.5, NAN], {"m8": INF}])
 def test_a_number_that_is_not_finite_is_no_number(tmp_path, value):
     run = new_run(tmp_path)
     with pytest.raises(UserError, match="late_half/share is not finite, so nothing is published"):
         run.note("late_half/share", value, "share")
     assert run.numbers == {}
+
+
+@pytest.mark.parametrize("value", [Estimate(NAN, NAN, NAN, 9), Estimate(1.0, NAN, NAN, 9), Estimate(1.0, 0.9, INF, 9)])
+def test_a_share_of_zero_is_left_out_and_ends_no_run(tmp_path, capsys, value):
+    run = half_a_run(tmp_path)
+    run.note("why", 1.0, "share")
+    run.note("why", value, "share")
+    assert capsys.readouterr().out.splitlines()[-1] == "share: not measured, what it is a share of is zero or may be"
+    run.leave_out("else.pt")
+    run.publish()
+    assert "why" not in read_artifacts(tmp_path, run.script).keys
 
 
 def test_a_nan_whose_meaning_is_said_is_kept_and_infinity_has_none(tmp_path):

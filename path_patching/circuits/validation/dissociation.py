@@ -75,17 +75,13 @@ class Dissociation:
         """On each loss: with the ability's own circuit, with another's, and, not judged, with random ones."""
         return tuple(self._verdicts())
 
-    def dissociated(self, one: str, other: str) -> bool:
-        """Whether each of two abilities needs its own circuit and not the other's, by the bars."""
-        pairs = [(one, one), (other, other), (one, other), (other, one)]
-        return all(self._judged(*pair).passed for pair in pairs)
-
     def _verdicts(self) -> Iterator[Verdict]:
         for task, circuit in self.losses:
             yield self._judged(task, circuit)
             if (chance := self.by_chance.get((task, circuit))) is not None:
                 subject = f"{task} without a random circuit like that of {circuit}"
-                yield judge("other_loss", magnitude(chance), subject, unjudged="to compare: what chance takes")
+                unjudged = chance.doubt or "to compare: what chance takes"
+                yield judge("other_loss", magnitude(chance), subject, unjudged=unjudged)
 
     def _judged(self, task: str, circuit: str) -> Verdict:
         lost, subject = self.losses[task, circuit], f"{task} without the circuit of {circuit}"
@@ -93,10 +89,11 @@ class Dissociation:
             shared = BARS["other_loss"].side(abs(lost.value)) == 1
             return judge("other_loss", magnitude(lost), subject, "the two share nodes" if shared else "")
         if task not in self.beyond_chance:
-            return judge("own_loss", lost, subject, unjudged="there is no random circuit of its shape to compare with")
+            unjudged = lost.doubt or "there is no random circuit of its shape to compare with"
+            return judge("own_loss", lost, subject, unjudged=unjudged)
         beyond, chance = self.beyond_chance[task], self.by_chance[task, task]
         remark = f"its circuit takes {lost.value:.3f}, random ones {chance.value:.3f}"
-        return judge("own_loss", beyond, subject, remark, _too_large(lost, chance))
+        return judge("own_loss", beyond, subject, remark, beyond.doubt or _too_large(lost, chance))
 
 
 def dissociation(abilities: Sequence[Ability], rng: random.Random, draws: int = DRAWS) -> Dissociation:

@@ -87,7 +87,6 @@ def test_each_ability_is_lost_with_its_own_circuit_alone(engine_name):
     losses = {pair: estimate.value for pair, estimate in table.losses.items()}
     expected = {("long", "long"): 1, ("long", "short"): 0, ("short", "long"): 0, ("short", "short"): 1}
     assert losses == pytest.approx(expected, abs=1e-3)
-    assert table.dissociated("long", "short")
     verdicts = table.verdicts()
     assert [verdict.passed for verdict in verdicts] == [True, None] * 4
     assert [verdict.bar for verdict in verdicts[::2]] == ["own_loss", "other_loss", "other_loss", "own_loss"]
@@ -96,7 +95,6 @@ def test_each_ability_is_lost_with_its_own_circuit_alone(engine_name):
 @pytest.mark.parametrize("circuits", [(BEFORE, AT_LAST), (BOTH, BEFORE), (AT_LAST, AT_LAST)])
 def test_circuits_that_are_swapped_or_shared_do_not_dissociate(circuits):
     table = dissociation(abilities("torch", circuits), random.Random(0), draws=1)
-    assert not table.dissociated("long", "short")
     assert [verdict.passed for verdict in table.verdicts()].count(False) > 0
 
 
@@ -143,6 +141,14 @@ def test_what_random_circuits_take_is_taken_off(lost, chance, passed):
     own, by_chance, beyond = (Estimate(each, each, each, 97) for each in (lost, chance, lost - chance))
     table = Dissociation({("a", "a"): own}, {("a", "a"): by_chance}, {"a": beyond})
     assert table.verdicts()[0].passed is passed
+
+
+def test_a_share_of_a_span_of_zero_says_so_and_nothing_of_chance():
+    ability = abilities("torch")[0]
+    flat = replace(ability.scale, nothing=ability.scale.whole)
+    verdicts = dissociation([replace(ability, scale=flat)], random.Random(0)).verdicts()
+    assert [each.passed for each in verdicts] == [None, None]
+    assert all(each.remark.startswith("nothing to judge: the span is zero") for each in verdicts)
 
 
 @pytest.mark.parametrize(("lost", "passed"), [(0.05, True), (-0.05, True), (0.3, False), (-0.3, False)])
