@@ -62,10 +62,13 @@ def prob_diff(year_probs: torch.Tensor, start_yy: torch.Tensor, valid: ValidYear
     valid years are y < YY. Raises ValueError if the shapes do not fit.
     """
     _check_shapes(year_probs, start_yy)
-    years = torch.arange(100, device=year_probs.device)
-    start = start_yy.to(year_probs.device)[:, None]  # (N, 1)
-    is_valid = years > start if valid == "greater" else years < start  # (N, 100)
-    return torch.where(is_valid, year_probs, -year_probs).sum(-1)
+    return torch.where(_is_valid(year_probs, start_yy, valid), year_probs, -year_probs).sum(-1)
+
+
+def _is_valid(values: torch.Tensor, start_yy: torch.Tensor, valid: ValidYears = "greater") -> torch.Tensor:
+    """Which of the years of values (N, 100) are valid end years, bool (N, 100)."""
+    years, start = torch.arange(100, device=values.device), start_yy.to(values.device)[:, None]
+    return years > start if valid == "greater" else years < start
 
 
 def greater_than(start_yy: torch.Tensor, valid: ValidYears = "greater") -> Metric:
@@ -80,8 +83,7 @@ def log_odds(year_probs: torch.Tensor, start_yy: torch.Tensor) -> torch.Tensor:
     if the shapes do not fit.
     """
     _check_shapes(year_probs, start_yy)
-    years = torch.arange(100, device=year_probs.device)
-    valid = (year_probs * (years > start_yy.to(year_probs.device)[:, None])).sum(-1)
+    valid = (year_probs * _is_valid(year_probs, start_yy)).sum(-1)
     return valid.logit(eps=torch.finfo(valid.dtype).eps)
 
 
@@ -162,7 +164,7 @@ def _check_shapes(year_probs: torch.Tensor, start_yy: torch.Tensor) -> None:
 
 def later_above_others(year_logits: torch.Tensor, start_yy: torch.Tensor) -> torch.Tensor:
     """Mean logit of the years above YY minus that of the others, (N, 100) and (N,) with YY < 99 to (N,), in nats."""
-    later = torch.arange(100) > start_yy[:, None]  # (N, 100)
+    later = _is_valid(year_logits, start_yy)
     return (year_logits * later).sum(1) / later.sum(1) - (year_logits * ~later).sum(1) / (~later).sum(1)
 
 

@@ -62,11 +62,11 @@ class Svg:
     links: tuple[SvgLink, ...]
     boxes: tuple[SvgBox, ...]
     grounds: tuple[SvgGround, ...]
+    inputs: Mapping[str, str]
+    """The inputs through which its links are read, in words."""
     box_width: int = BOX_WIDTH
     box_height: int = BOX_HEIGHT
     seen: float = SEEN
-    inputs: Mapping[str, str] | None = None
-    """The inputs through which its links are read, in words."""
 
 
 def circuit_svg(effects: Mapping[Link, float]) -> Svg:

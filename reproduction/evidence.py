@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -91,24 +91,40 @@ def link_id(link: Link) -> str:
     return f"{sender_of(link)}→{via}:{link.reader}"
 
 
-def evidence(runs: Mapping[str, Artifacts], panels: Mapping[str, Panel] = NO_PANELS) -> dict[str, Evidence]:
-    """The evidence of each node and link of the circuit, by identity; none without circuit_discovery.py's run.
+class _ReadOnce(Artifacts):
+    """Artifacts that are asked for again and again."""
+
+    @cached_property
+    def _read(self) -> dict[str, Any]:
+        return {}
+
+    def load(self, name: str) -> Any:
+        """Read one, unless it was read before."""
+        if name not in self._read:
+            self._read[name] = super().load(name)
+        return self._read[name]
+
+
+def evidence(
+    effects: Mapping[Link, float], runs: Mapping[str, Artifacts], panels: Mapping[str, Panel] = NO_PANELS
+) -> dict[str, Evidence]:
+    """The evidence of each node and link of a circuit, by identity, given its links with their effects.
 
     `panels` of figures show some of the artifacts, by whose names they are found.
     """
-    discovery = runs.get("circuit_discovery")
-    effects = link_effects_of(discovery) if discovery else {}
-    if discovery is None or not effects:
+    if not effects:
         return {}
+    runs = {script: _ReadOnce(made.folder, made.record) for script, made in runs.items()}
+    discovery = runs["circuit_discovery"]
     names = dict.fromkeys(name for link in effects for name in (link.reader, sender_of(link)))
     found = {name: _of_node(name, effects, discovery, runs.get("circuit_validation"), panels) for name in names}
     return found | {link_id(link): _of_link(link, effect, runs) for link, effect in effects.items()}
 
 
-def link_effects_of(discovery: Artifacts) -> dict[Link, float]:
+def link_effects_of(discovery: Artifacts | None) -> dict[Link, float]:
     """The links of the circuit of a run with their effects, the strongest first; none if it measured none."""
-    for name in discovery.find(kind="circuit"):
-        effects = links_from_json(discovery.load(name)["links"])
+    for name in discovery.find(kind="circuit") if discovery else ():
+        effects = links_from_json(discovery.load(name)["links"])  # type: ignore[union-attr]
         return dict(sorted(effects.items(), key=lambda each: -abs(each[1])))
     return {}
 

@@ -199,7 +199,7 @@ def facets(
     figure = _panels(list(panels), columns, size, gap=30 if one_range else BAR_ROOM, below=17 + below)
     for index, array in enumerate(arrays):
         bar = 0 if one_range else index
-        at = {"row": index // columns + 1, "col": index % columns + 1}
+        at = _place(index, columns)
         figure.add_trace(_cells(array, x, y, scales[bar].title, _numbered("coloraxis", bar)), **at)
         figure.update_xaxes(x.layout() | slant | _outer(x, index + columns >= len(arrays)), **at)
         figure.update_yaxes(y.layout() | _outer(y, index % columns == 0) | {"autorange": "reversed"}, **at)
@@ -270,7 +270,7 @@ def scatter(
     below = AXIS_TITLE if len(panels) % columns else 0
     figure = _panels(list(panels), columns, size, gap=30 if rows else 60, below=37 + below)
     for index, groups in enumerate(panels.values()):
-        at = {"row": index // columns + 1, "col": index % columns + 1}
+        at = _place(index, columns)
         for group, (name, values) in enumerate(groups.items()):
             dots = _finite(values)
             look = _plain_dots(group) if of is None else _labelled_dots(of, _label_places(dots, size))
@@ -316,7 +316,7 @@ def small_curves(panels: Mapping[str, Values], title: str, x_title: str, y_title
     below = 37 + (AXIS_TITLE if len(panels) % columns else 0)
     figure = _panels(list(panels), columns, size=(210, 130), gap=30, below=below).update_layout(margin_r=30)
     for index, values in enumerate(panels.values()):
-        at, dots = {"row": index // columns + 1, "col": index % columns + 1}, _finite(values)
+        at, dots = _place(index, columns), _finite(values)
         figure.add_scatter(x=dots[:, 0], y=dots[:, 1], mode="lines", line_color=CURVES[0], showlegend=False, **at)
         figure.update_xaxes(title_text=x_title if index + columns >= len(panels) else "", **at)
         outer = index % columns == 0
@@ -396,6 +396,11 @@ def _fitting(values: Values, x: Axis, y: Axis) -> np.ndarray:
     if array.shape != (len(y.values), len(x.values)):
         raise ValueError(f"values {array.shape} do not fit axes {y.title} × {x.title}: {len(y.values), len(x.values)}")
     return array
+
+
+def _place(index: int, columns: int) -> dict[str, int]:
+    """Where a panel stands, as plotly counts."""
+    return {"row": index // columns + 1, "col": index % columns + 1}
 
 
 def _columns(n_panels: int, about: int) -> int:

@@ -54,7 +54,6 @@ class Figure:
     id: str
     title: str
     short: str
-    file: str
     width: int
     height: int
     data: str
@@ -89,7 +88,6 @@ def figures_of(drawn: Artifacts, runs: Mapping[str, Artifacts]) -> dict[str, Fig
             name.replace("/", "-"),
             title,
             title.removesuffix(of_model),
-            f"{name}.html",
             data["layout"]["width"],
             data["layout"]["height"],
             _in_script(data),
@@ -127,8 +125,8 @@ def page(
     environment.globals["style"] = (PAGE / "page.css").read_text(encoding="utf-8")
     environment.globals["behaviour"] = (PAGE / "panel.js").read_text(encoding="utf-8")
     first = next(iter(runs.values())).record
-    effects = link_effects_of(runs["circuit_discovery"]) if "circuit_discovery" in runs else {}
-    known = evidence(runs, panels)
+    effects = link_effects_of(runs.get("circuit_discovery"))
+    known = evidence(effects, runs, panels)
     nodes, links = _nodes_and_links(known)
     answers = story.Answers(runs, read_claims())
     return environment.get_template("page.html").render(
@@ -171,11 +169,7 @@ def _validation(validation: Artifacts | None) -> dict[str, object]:
                 (as_key(outcome), outcome, [{str(key): cell for key, cell in line.items()} for line in lines])
             )
     left_out = read_left_out(validation).to_dict("records") if validation else []
-    return {
-        "outcomes": outcomes,
-        "left_out": left_out,
-        "circuit": validation.number("circuit/name") if validation else "",
-    }
+    return {"outcomes": outcomes, "left_out": left_out}
 
 
 def _picture(drawn: Artifacts, file: str) -> str:

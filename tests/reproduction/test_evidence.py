@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from reproduction.circuit_svg import circuit_svg
-from reproduction.evidence import evidence, link_id
+from reproduction.evidence import evidence, link_effects_of, link_id
 from reproduction.paper import PAPER
 from reproduction.run import read_artifacts
 from tests.helpers.whole import EFFECTS, labels_of_circuit, publish_whole
@@ -14,7 +14,8 @@ def known(tmp_path_factory):
     folder = tmp_path_factory.mktemp("artifacts")
     publish_whole(folder)
     scripts = ("circuit_discovery", "circuit_validation")
-    return evidence({script: read_artifacts(folder, script) for script in scripts})
+    runs = {script: read_artifacts(folder, script) for script in scripts}
+    return evidence(link_effects_of(runs.get("circuit_discovery")), runs)
 
 
 def test_a_heads_effects_are_those_of_the_sweeps_at_its_place_with_their_rank(known):
@@ -78,4 +79,4 @@ def test_thin_links_are_hidden_at_first_but_the_strongest_of_each_node():
 
 
 def test_without_a_circuit_there_is_no_evidence():
-    assert evidence({}) == {}
+    assert evidence(link_effects_of(None), {}) == {}
