@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ import pytest
 from path_patching.files import ROOT
 from reproduction import story
 from reproduction.experiments import EXPERIMENTS
+from reproduction.report import page
+from reproduction.run import read_artifacts
+from reproduction.steps import read_experiments
 from tests.helpers.made import MODEL, draw_figures, publish_experiments
 from tests.helpers.scripts import error_line, output, run_script
 from tests.helpers.whole import EFFECTS, FIGURES, labels_of_circuit, make_whole
@@ -50,6 +54,31 @@ def test_one_file_holds_everything(report):
     assert "81.7 % [80.7, 82.7]" in text
     assert 'href="#run-big_ds_experiments"' in text
     assert MODEL.fingerprint.partition("(")[0] in text
+
+
+def test_a_name_is_shown_as_it_was_given_and_runs_nothing(report):
+    name = 'R&D <b>"x" | $y$ </script><script>alert(1)</script>'
+    plots, artifacts = report.parent, report.parent.parent / "artifacts"
+    runs = read_experiments(artifacts)
+    for script, made in runs.items():
+        runs[script] = replace(made, record=made.record | {"model": made.record["model"] | {"name": name}})
+    text = page(f"title {name}", "a command", runs, read_artifacts(plots, "results"), {}, {})
+    seen = Text()
+    seen.feed(text)
+    assert sum(name in each for each in seen.said) >= 2  # the title, and which model it is
+    assert "alert" not in "".join(seen.scripts)
+
+
+class Text(HTMLParser):
+    """What a page says, and its scripts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+        self.scripts: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        (self.scripts if self.lasttag == "script" and self.cdata_elem else self.said).append(data)
 
 
 def test_an_effect_names_the_command_that_explains_it(report):
