@@ -116,10 +116,9 @@ for task, alone in with_m7.items():
 # %% How much do random circuits of the circuit's shape recover?
 if random_run:
     recovered, share_of_clean = random_made["random_circuits.pt"], "probability_difference/share_of_clean"
-    marks = {
-        escaped(random_run.number("circuit/name")): random_run.number(f"late_half/{share_of_clean}").value,
-        "all on 01 data": random_run.number(f"corrupted/{share_of_clean}"),
-    }
+    own = random_run.number(f"late_half/{share_of_clean}")
+    marks = {escaped(random_run.number("circuit/name")): own.value} if own else {}
+    marks["all on 01 data"] = random_run.number(f"corrupted/{share_of_clean}")
     title = titled(f"{len(recovered)} random circuits of the same shape")
     write(share_histogram(recovered, marks, title, "late halves, all else on 01 data"), "random-circuits")
 

@@ -18,6 +18,7 @@ from path_patching.bootstrap import share
 from path_patching.circuits.circuit import in_order, late_half
 from path_patching.circuits.random_circuits import random_circuit
 from path_patching.engine import Request
+from path_patching.errors import UserError
 from reproduction.circuit_choice import choose_circuit
 from reproduction.evaluations import Evaluations
 from reproduction.run import open_run
@@ -45,6 +46,8 @@ for rows, probs in experiment.engine.evaluate_in_parts([Request.clean(), Request
         evaluations.measure(key, of_key, rows)
 differences = torch.stack([evaluations.column(key, "probability_difference") for key in keys])  # (3 + circuits, N)
 clean, means = differences[0], differences.mean(1)
+if not means[0]:
+    raise UserError("the clean probability difference is zero, and nothing is a share of it: leave this experiment out")
 shares = means / means[0]
 nothing, own, random_ones = shares[1], shares[2], shares[3:]  # (circuits,)
 run.save("random_circuits.pt", random_ones, kind="shares_of_clean")

@@ -44,15 +44,31 @@ kinds = {name: entry["kind"].removeprefix("validation_") for name, entry in arti
 tables = {kind: artifacts.load(name) for name, kind in kinds.items()}
 plots = start_plots("validation_plots", settings, artifacts)
 circuit = escaped(artifacts.number("circuit/name"))
+MEASURED = {  # the column of each table without which there is nothing to draw
+    "sizes": "by_effect",
+    "random": "alone",
+    "nodes": "alone",
+    "links": "alone",
+    "completeness": "gap",
+    "counterfactuals": "share_of_01",
+    "strength": "probability_difference",
+    "specificity": "lost",
+    "interactions": "effect",
+    "membership": "share",
+}
 F = "F: 0 for all on 01 data, 1 for the whole model"
 
 
 def made(*names: str) -> bool:
-    """Whether these tables were made; if not, a line says which figure is left out."""
-    absent = [name for name in names if name not in tables]
-    if absent:
-        print(f"left out: the figure of {absent[0]}, which circuit_validation.py did not test")
-    return not absent
+    """Whether these tables were made and hold numbers; if not, a line says which figure is left out."""
+    for name in names:
+        if name not in tables:
+            print(f"left out: the figure of {name}, which circuit_validation.py did not test")
+            return False
+        if tables[name][MEASURED[name]].isna().all():
+            print(f"left out: the figure of {name}, of which nothing could be measured: the span is zero")
+            return False
+    return True
 
 
 def write(figure: object, name: str) -> None:

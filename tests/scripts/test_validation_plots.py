@@ -37,16 +37,17 @@ CELL = "{:.1f}<br>[{:.1f}, {:.1f}]"
 F = "F: 0 for all on 01 data, 1 for the whole model"
 
 
-def publish_tables(folder, *kinds: str) -> None:
-    """A validation that left the tables of these kinds."""
-    artifacts = {f"{place}.csv": (TABLES[kind], {"kind": f"validation_{kind}"}) for place, kind in enumerate(kinds)}
-    publish("circuit_validation", folder, artifacts, NUMBERS)
+def publish_tables(folder, tables: dict[str, pd.DataFrame], numbers=NUMBERS) -> None:
+    """A validation that left these tables."""
+    named = enumerate(tables.items())
+    artifacts = {f"{place}.csv": (table, {"kind": f"validation_{kind}"}) for place, (kind, table) in named}
+    publish("circuit_validation", folder, artifacts, numbers)
 
 
 @pytest.fixture(scope="module")
 def drawing(tmp_path_factory) -> Drawing:
     folder = tmp_path_factory.mktemp("artifacts")
-    publish_tables(folder, *TABLES)
+    publish_tables(folder, TABLES)
     return draw(SCRIPT, folder)
 
 
@@ -256,7 +257,7 @@ def test_the_drawing_has_what_f_loses_with_each_link_of_the_full_circuit_and_how
 
 
 def test_tests_that_were_not_made_leave_their_figures_out(tmp_path):
-    publish_tables(tmp_path, "strength")
+    publish_tables(tmp_path, {"strength": TABLES["strength"]})
     drawn, lines, _ = draw(SCRIPT, tmp_path)
     assert list(drawn) == ["validation/strength"]
     assert sum(line.startswith("left out: the figure of") for line in lines) == 9
@@ -277,3 +278,16 @@ def test_a_circuit_without_places_is_held_against_searches_without_theirs(tmp_pa
     assert "at every position" in texts
     judged = found[found["threshold"] == made.number("stability/threshold")]
     assert sorted(text for text in texts if text.endswith("%")) == sorted(f"{share:.0%}" for share in judged["share"])
+
+
+def test_of_a_span_of_zero_no_figure_is_drawn(tmp_path):
+    given = ("alpha", "threshold")
+    flat = {
+        kind: table.assign(**{name: np.nan for name in table.select_dtypes("float") if name not in given})
+        for kind, table in TABLES.items()
+    }
+    publish_tables(tmp_path, flat, {"circuit/name": CIRCUIT})
+    drawing = draw(SCRIPT, tmp_path)
+    assert drawing.figures == {}
+    of_each = [line for line in drawing.lines if line.endswith("of which nothing could be measured: the span is zero")]
+    assert len(of_each) == len(TABLES)
