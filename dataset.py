@@ -240,14 +240,21 @@ def as_years(years: Any) -> list[int]:
 
 
 def _splits_into_xx_and_yy(year: int, tokenizer: Tokenizer) -> bool:
-    tokens = tokenizer.tokenize(f" {year}")
+    tokens = _pieces(f" {year}", tokenizer)
     return len(tokens) == 2 and tokens[1] == f"{year % 100:02d}"
+
+
+def _pieces(text: str, tokenizer: Tokenizer) -> list[str]:
+    """A text's tokens. Raises `UserError` for what is no tokenizer."""
+    if not hasattr(tokenizer, "tokenize"):
+        raise UserError(f"the tokenizer has to be GPT-2's, of load_tokenizer(), not {shortened(repr(tokenizer))}")
+    return tokenizer.tokenize(text)
 
 
 def _one_token_nouns(nouns: str | Sequence[str] | Path, tokenizer: Tokenizer) -> tuple[str, ...]:
     choices = _as_nouns(nouns)
     for noun in choices:
-        pieces = tokenizer.tokenize(f" {noun}") if noun else []
+        pieces = _pieces(f" {noun}", tokenizer) if noun else []
         if len(pieces) != 1:
             raise UserError(f"the noun {noun!r} is {len(pieces)} tokens to GPT-2; choose nouns that are a single token")
     return choices

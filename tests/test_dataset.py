@@ -142,6 +142,13 @@ def test_unknown_noun_type(nouns):
         dataset(nouns=nouns)
 
 
+@pytest.mark.parametrize("tokenizer", [None, "gpt2"])
+def test_what_is_no_tokenizer_is_one_line(tokenizer):
+    for ask in (lambda: get_valid_years(tokenizer), lambda: YearDataset([1742], 3, "war", tokenizer)):
+        with pytest.raises(UserError, match=r"^the tokenizer has to be GPT-2's, of load_tokenizer\(\), not "):
+            ask()
+
+
 @pytest.mark.parametrize("nouns", ["brouhaha", ["war", "brouhaha"], ("brouhaha",)])
 def test_multi_token_noun_is_named(nouns):
     with pytest.raises(UserError, match="'brouhaha' is 4 tokens"):
