@@ -34,6 +34,7 @@ from path_patching.circuits.validation.matched import DRAWS, matched
 from path_patching.circuits.validation.measuring import Scale, measured, too_few
 from path_patching.circuits.validation.members import members
 from path_patching.circuits.validation.minimality import minimality
+from path_patching.circuits.validation.random_links import beside_random_links
 from path_patching.circuits.validation.size_curve import halves, on_curve, random_curve, ranked_nodes, size_curve
 from path_patching.circuits.validation.stability import stability
 from path_patching.circuits.validation.strength import strengths
@@ -60,7 +61,11 @@ run = open_run("circuit_validation", experiment)
 circuit = choose_circuit(experiment, run)
 print(f"circuit's heads, MLPs and links: {size_of(circuit, experiment.model.architecture)}")
 engine, dataset, YY, END = experiment.engine, experiment.dataset, experiment.YY, experiment.END
-parts = {"late half": late_half(circuit, END), "full circuit": full_circuit(circuit, YY, END)}
+paths_of = {
+    "late half": lambda circuit: late_half(circuit, END),
+    "full circuit": lambda circuit: full_circuit(circuit, YY, END),
+}
+parts = {part: of(circuit) for part, of in paths_of.items()}
 drawn_of_each = experiment.clusters, ("nouns", "YYs")
 scale = Scale.of(engine, experiment.metric, *drawn_of_each, most=1)
 verdicts, evaluations = Verdicts(run), Evaluations(run, dataset.as_table(), year_metrics())
@@ -131,17 +136,11 @@ if "seeds" in settings.only:
 # %% Do random circuits of its shape do less? From any layers, and with as many heads in each layer.
 if "random" in settings.only:
     rows, found, none_drawn = [], [], {}
-    choose = {
-        "late half": lambda drawn: late_half(drawn, END),
-        "full circuit": lambda drawn: full_circuit(drawn, YY, END),
-    }
     scale_of_few = Scale.of(engine_of_few, metric_of_few, clusters_of_few, drawn_of_each[1])
-    for part, paths_of in choose.items():
+    for part, of in paths_of.items():
         for kind in DRAWS:
             try:
-                beside = matched(
-                    engine_of_few, scale_of_few, circuit, paths_of, kind, part, settings.circuits, settings.seed
-                )
+                beside = matched(engine_of_few, scale_of_few, circuit, of, kind, part, settings.circuits, settings.seed)
             except UserError as none:
                 none_drawn[f"{part}, {kind}"] = str(none)
                 continue
@@ -157,7 +156,8 @@ if "minimality" in settings.only:
     of_nodes, of_links, found = [], [], []
     for part, paths in parts.items():
         lost = minimality(engine, scale, paths, YY, END, part, circuit.placed)
-        found += lost.verdicts()
+        beside = beside_random_links(engine, scale, circuit, paths_of[part], lost, YY, END, seed=settings.seed)
+        found += [*lost.verdicts(), beside.verdict()]
         for node in lost.nodes:
             ends = columns(alone=node.alone, given_class=node.given_class)
             told = {"part": part, "node": node.name, "class": node.node_class}
@@ -165,7 +165,8 @@ if "minimality" in settings.only:
         for link in lost.links:
             both = {"alone": link.alone} | ({} if link.given_class is None else {"given_class": link.given_class})
             told = {"part": part, **asdict(link.link), "needed": link.needed, "redundant": link.redundant}
-            of_links.append(told | columns(**both))
+            less = {"random_less": beside.less(link.link), "random_drawn": len(beside.others[link.link])}
+            of_links.append(told | less | columns(**both))
         if lost.idle_links is not None:
             words = f"{part}: what F loses with all links together that are not needed"
             verdicts.measure(f"minimality/{as_key(part)}/idle_links", lost.idle_links, words)

@@ -36,6 +36,7 @@ from path_patching.circuits.validation.matched import matched
 from path_patching.circuits.validation.measuring import Scale
 from path_patching.circuits.validation.members import members
 from path_patching.circuits.validation.minimality import minimality
+from path_patching.circuits.validation.random_links import beside_random_links
 from path_patching.circuits.validation.size_curve import halves, on_curve, ranked_nodes
 from path_patching.circuits.validation.stability import Stability, stability
 from path_patching.circuits.validation.strength import strengths
@@ -96,12 +97,14 @@ def asked(engine: Engine, scale: Scale, circuit: Circuit, years: torch.Tensor, v
     compared = compare(schemes(engine), scale, circuit, {variant: paths}, END)
     graded = strengths(engine, scale, late, members(late, YY, END), variant)
     own, *_ = dissociation([Ability("years", engine, scale, circuit, END)], random.Random(0)).verdicts()
+    needed = minimality(engine, scale, paths, YY, END, variant)
     odds = Scale.of(engine, partial(log_odds, start_yy=years), scale.clusters, scale.kinds)
     return (
         *faithfulness(engine, scale, paths, variant).verdicts(),
         faithfulness(engine, odds, paths, LOG_ODDS).verdict(),
         *divergence(engine, divergence_scale(engine, scale.clusters, scale.kinds), paths, variant).verdicts(),
-        *minimality(engine, scale, paths, YY, END, variant).verdicts(),
+        *needed.verdicts(),
+        beside_random_links(engine, scale, circuit, full, needed, YY, END).verdict(),
         *completeness(engine, scale, paths, YY, END, variant).verdicts(),
         *(verdict for each in compared for verdict in each.verdicts()),
         *(verdict for each in graded for verdict in each.verdicts()),

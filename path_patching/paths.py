@@ -386,15 +386,12 @@ class PathSet:
     def passing(self, nodes: Iterable[Node]) -> PathSet | None:
         """The paths that pass through one of `nodes` or end there; None if there is no such path."""
         wanted = set(check_nodes(nodes))
+        return self if self.node in wanted else self._taking(lambda reader, via, sender: sender in wanted)
 
-        @cache
-        def passing(paths: PathSet) -> PathSet | None:
-            if paths.node in wanted:
-                return paths
-            below = [(branch.via, passing(branch.paths)) for branch in paths.branches]
-            return _tree(paths.node, False, below)
-
-        return passing(self)
+    def passing_steps(self, steps: Iterable[tuple[Node, Via, Node]]) -> PathSet | None:
+        """The paths that take one of the steps (reader, via, sender); None if there is no such path."""
+        wanted = set(steps)
+        return self._taking(lambda *step: step in wanted)
 
     def avoiding(self, nodes: Iterable[Node]) -> PathSet | None:
         """The paths that neither pass through one of `nodes` nor end there; None if there is no such path."""
@@ -493,6 +490,18 @@ class PathSet:
             return PathSet(paths.node, ends_here, branches) if ends_here or branches else None
 
         return replaced(self)
+
+    def _taking(self, wanted: Callable[[Node, Via, Node], bool]) -> PathSet | None:
+        """The paths that take a wanted step (reader, via, sender); None if there is no such path."""
+
+        @cache
+        def taking(paths: PathSet) -> PathSet | None:
+            return _tree(paths.node, False, [(branch.via, below(paths.node, branch)) for branch in paths.branches])
+
+        def below(reader: Node, branch: Branch) -> PathSet | None:
+            return branch.paths if wanted(reader, branch.via, branch.paths.node) else taking(branch.paths)
+
+        return taking(self)
 
     def _keeping(self, keep: Callable[[Node, Via, Node], bool]) -> PathSet | None:
         """The paths all of whose steps (reader, via, sender) are kept; None if there is no such path."""

@@ -717,4 +717,6 @@ def test_paths_that_avoid_a_step_may_pass_its_ends():
     step = (Node.mlp(1, 2), "in", Node.head(1, 0, 2))
     assert paths.avoiding_steps([step]) == PathSet.parse("a1.h0 → logits", end=2)
     assert paths.avoiding_steps([step, (Node.logits(2), "in", Node.head(1, 0, 2))]) is None
+    assert paths.avoiding_steps([step]) | paths.passing_steps([step]) == paths
+    assert paths.passing_steps([step]).avoiding_steps([step]) is None
     assert paths.avoiding_steps([(Node.head(1, 0, 2), "v", Node.mlp(0, 1))]) == paths

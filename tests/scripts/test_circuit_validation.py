@@ -245,6 +245,7 @@ RECORDED = {
     "faithfulness": ("faithfulness", "divergence"),
     "matched": ("matched",),
     "minimality": ("minimality",),
+    "random_links": ("beside_random_links",),
     "completeness": ("completeness",),
     "counterfactuals": ("compare",),
     "size_curve": ("ranked_nodes", "size_curve", "random_curve", "on_curve"),
@@ -409,6 +410,11 @@ def test_what_is_lost_is_in_the_row_of_its_node_link_or_set(recorded):
         for link in lost.links:
             key = (asked.subject, link.link.reader, link.link.via, link.link.sender)
             values_of(links[key], alone=link.alone)
+    for asked, beside in recorded.calls["beside_random_links"]:
+        assert asked.part(recorded.circuit) == recorded.parts[beside.subject]
+        for link, others in beside.others.items():
+            line = links[beside.subject, link.reader, link.via, link.sender]
+            assert (line["random_less"], line["random_drawn"]) == (beside.less(link), len(others))
     gaps = by_row(recorded.made.load("validation_completeness.csv").fillna({"nodes": ""}), "part", "removed", "nodes")
     for asked, complete in recorded.calls["completeness"]:
         for gap in complete.gaps:

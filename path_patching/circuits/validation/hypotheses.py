@@ -36,13 +36,13 @@ def hypotheses(scale: Scale, alone: torch.Tensor, without: torch.Tensor, subject
     n, nothing = len(alone), CHANGE * abs(scale.span.mean().item())
     few = f"{n} sentences; give {FEWEST_CLUSTERS} or more" if n < FEWEST_CLUSTERS else ""
     higher, lower = (int((sign * (alone - scale.whole) > nothing).sum()) for sign in (1, -1))
-    says = f"higher than the model on {higher}, lower on {lower} of {n} sentences, the rest alike"
+    says = f"higher than the model on {higher}, lower on {lower} of {n} sentences; faithfulness says by how much"
     left = without - scale.nothing
-    kept = int((left.abs() > nothing).sum())
     p = independence_p(left, scale.span) if left.max() - left.min() > nothing else 1.0
+    tells = f"something is left on {int((left.abs() > nothing).sum())} of {n} sentences; complement says how much"
     return (
         judge("equivalence", equivalence_p((n + higher - lower) / 2, n), subject, says, scale.doubt or few),
-        judge("independence", p, subject, f"something is left on {kept} of {n} sentences", scale.doubt or few),
+        judge("independence", p, subject, tells, scale.doubt or few),
     )
 
 

@@ -36,6 +36,8 @@ from path_patching.circuits.validation.verdicts import Verdict, joined, judge
 from path_patching.engine import Engine, Request
 from path_patching.paths import PathSet
 
+Kind = tuple[str, str, str]  # of a link: the classes of its ends, and the input between
+
 
 class Loss:
     """What F loses with a part of a circuit, alone and given the removal of its class."""
@@ -154,10 +156,10 @@ def _given_class(
     asked = [each.link for each in links if not each.needed]
     if not asked:
         return tuple(links), None
-    groups: defaultdict[tuple[str, str, str], set[Step]] = defaultdict(set)
+    groups: defaultdict[Kind, set[Step]] = defaultdict(set)
     for link, taken in steps.items():
-        groups[_class_of_link(link)] |= taken
-    all_of = [groups[_class_of_link(link)] for link in asked]
+        groups[class_of_link(link)] |= taken
+    all_of = [groups[class_of_link(link)] for link in asked]
     requests = [
         isolated(paths.avoiding_steps(of_class - steps[link])) for link, of_class in zip(asked, all_of, strict=True)
     ]
@@ -172,7 +174,7 @@ def _given_class(
     return found, scale.of_span(whole - measured(engine, [rest], [scale.metric])[0, 0])
 
 
-def _class_of_link(link: Link) -> tuple[str, str, str]:
+def class_of_link(link: Link) -> Kind:
     """The classes of a link's two ends, logits, embeddings and everything being their own, and the input between."""
     return _class_of_end(link.reader), link.via, _class_of_end(link.sender)
 

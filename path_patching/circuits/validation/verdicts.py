@@ -17,6 +17,7 @@ nothing: it is *not judged*, and the remark says why.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from path_patching.bootstrap import Estimate
@@ -94,6 +95,9 @@ BARS: dict[str, Bar] = {
         reason="by name; 0.01, since effects of 0.00006 were called needed; given its class, since a backup is needed",
     ),
     "minimality_links": Bar("is every link needed? Share of links, likewise", 0.9, reason="links are many, some weak"),
+    "random_links": Bar(
+        "does each link matter more than random ones of its kind? Smallest p", 0.05, reason="the usual level"
+    ),
     "completeness": Bar(
         "is nothing left out that takes over? |F(M∖K) − F(C∖K)|, of the K whose interval reaches furthest",
         most=0.3,
@@ -168,6 +172,14 @@ def judge(bar: str, measured: Estimate | float, subject: str, remark: str = "", 
     wide = passed is False and isinstance(measured, Estimate) and BARS[bar].side(measured.value) == 0
     why = "the number is within the bar, its interval is not: more sentences would narrow it" if wide else doubt
     return Verdict(bar, subject, measured, passed, joined(why, remark))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Each p corrected for the number of them: the i-th smallest of m times m + 1 − i, or as the one before if more."""
+    corrected, last = [0.0] * len(ps), 0.0
+    for rank, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        last = corrected[place] = max(last, min(1.0, (len(ps) - rank) * ps[place]))
+    return corrected
 
 
 def joined(*remarks: str) -> str:

@@ -12,6 +12,7 @@ from benchmarks.calibration import (
     FEW,
     VARIANTS,
     engine_of,
+    full,
     of_few,
     planted,
     random_verdicts,
@@ -27,6 +28,7 @@ from path_patching.circuits.validation.completeness import completeness
 from path_patching.circuits.validation.faithfulness import faithfulness
 from path_patching.circuits.validation.matched import matched
 from path_patching.circuits.validation.minimality import minimality
+from path_patching.circuits.validation.random_links import beside_random_links
 from path_patching.circuits.validation.verdicts import BARS, Verdict
 from path_patching.files import ROOT
 from path_patching.paths import PathSet
@@ -39,7 +41,7 @@ BY_CHANCE = {"equivalence", "independence"}
 ASK_FOR_A_NODE = {
     "faithfulness", "by_sentence", "likeliest", "complement", "completeness", "counterfactual", *BY_CHANCE
 }  # fmt: skip
-ASK_WHETHER_ALL_ARE_NEEDED = {"minimality", "minimality_links"}
+ASK_WHETHER_ALL_ARE_NEEDED = {"minimality", "minimality_links", "random_links"}
 CAUGHT = {  # the bars that have to see what is wrong, in every shape; others may
     "planted": set(),
     "too few": ASK_FOR_A_NODE,
@@ -47,6 +49,7 @@ CAUGHT = {  # the bars that have to see what is wrong, in every shape; others ma
     "swapped": {*ASK_FOR_A_NODE, *ASK_WHETHER_ALL_ARE_NEEDED, "consensus"},
 }
 CAUGHT_OF = {  # of shapes in which a node that is missing is hard to see
+    ("chain", "swapped"): CAUGHT["swapped"] - {"random_links"},  # its model has too few other circuits
     # One of two heads does all that both do, so that F is 1. Only what is left without it, all, tells the two apart.
     ("backup", "too few"): {"complement", "completeness", "independence"},
     ("backup", "swapped"): {"complement", "completeness", "independence", *ASK_WHETHER_ALL_ARE_NEEDED},
@@ -61,7 +64,8 @@ CAUGHT_OF = {  # of shapes in which a node that is missing is hard to see
 }  # fmt: skip
 MAY_SEE = {"planted": set(), "too many": {"consensus"}}  # if the circuit is small; a useless node takes nothing away
 ELSEWHERE = {"seeds", "random", "other_loss", "interactions"}  # test 10's own tests plant two abilities in a model
-UNJUDGED = {  # of the planted circuit: most random ones have an MLP that matters; a search finds no head of two alike
+UNJUDGED = {  # of the planted circuit: few others; most have an MLP that matters; a search finds no head of two alike
+    "chain": {"random_links"},
     "MLP chains": {"own_loss"},
     "backup": {"own_loss", "stability", "consensus"},
 }
@@ -139,13 +143,14 @@ def test_without_places_the_planted_circuit_is_as_minimal_complete_and_stable(sh
     paths = full_circuit(circuit, YY, END)
     least = minimality(engine, scale, paths, YY, END, "all of it", placed=False)
     complete = completeness(engine, scale, paths, YY, END, "all of it", placed=False)
-    found = [*least.verdicts(), *complete.verdicts(), *searches_of(shape).verdicts(circuit)]
+    beside = beside_random_links(engine, scale, circuit, full, least, YY, END)
+    found = [*least.verdicts(), beside.verdict(), *complete.verdicts(), *searches_of(shape).verdicts(circuit)]
     assert {verdict.bar for verdict in found if verdict.passed is None} == UNJUDGED.get(shape, set()) - {"own_loss"}
     for verdict in (each for each in found if each.passed is not None):
         assert verdict.passed
         assert value_of(verdict) == pytest.approx(PERFECT.get(verdict.bar, 1), abs=1e-3), verdict
     assert {verdict.bar for verdict in found} == {
-        "minimality", "minimality_links", "completeness", "stability", "consensus"
+        "minimality", "minimality_links", "random_links", "completeness", "stability", "consensus"
     }  # fmt: skip
     assert tuple(node.name for node in least.nodes) == circuit.members
     assert tuple(each.link for each in least.links) == circuit.links

@@ -69,7 +69,8 @@ def test_a_circuit_is_equivalent_if_it_is_as_often_higher_as_lower(alone, equiva
 def test_what_is_left_is_held_against_what_the_model_does(left, independent):
     _, verdict = hypotheses(SCALE, SCALE.whole, NOTHING + left, "")
     assert verdict.passed == independent
-    assert verdict.remark == f"something is left on {int((left.abs() > TWO_HUNDREDTHS / 2).sum())} of {N} sentences"
+    some = int((left.abs() > TWO_HUNDREDTHS / 2).sum())
+    assert verdict.remark == f"something is left on {some} of {N} sentences; complement says how much"
 
 
 def test_few_sentences_judge_nothing():

@@ -1,0 +1,140 @@
+"""Test 4, beside chance: does each link of the circuit matter more than most random links of its kind?
+
+    δ(ℓ) = |F(C) − F(C∖{ℓ})| for a link ℓ of C,   δ(r) = |F(C ∪ P_r) − F(C)| for a random one
+    p(ℓ) = P(Binomial(R, 0.9) ≤ #{r: δ(r) < δ(ℓ)}),  over R random links of the kind of ℓ
+
+Shi et al. (2024) inflate a circuit by random paths, and ask whether a link of it matters more than 90 % of those that
+came with them. Here P_r has the paths through r in a random circuit of the shape of C; r is not in C, and of the kind
+of ℓ: through the same input, between the same classes of nodes (test 4). For a link that others stand in for, both δ
+are given the removal of its class K: F((C∖K) ∪ P_r) − F(C∖K). The smallest p, times the number of links, is judged.
+
+    >>> paths_of = lambda circuit: full_circuit(circuit, YY, END)
+    >>> scale = Scale.of(engine, metric)
+    >>> needed = minimality(engine, scale, paths_of(circuit), YY, END, "full circuit")
+    >>> found = beside_random_links(engine, scale, circuit, paths_of, needed, YY, END)
+    >>> link = next(iter(found.own))
+    >>> found.less(link) <= len(found.others[link]) < 20  # of the few circuits of this shape here
+    True
+    >>> print(found.verdict())
+    full circuit: does each link matter more than random ones of its kind? Smallest p: ...
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
+from dataclasses import dataclass
+
+from path_patching.circuits.circuit import Circuit, Link, Step
+from path_patching.circuits.validation.matched import random_parts
+from path_patching.circuits.validation.measuring import ROUNDING, Scale, isolated, measured
+from path_patching.circuits.validation.members import link_steps, listed
+from path_patching.circuits.validation.minimality import Kind, LinkLoss, Minimality, class_of_link
+from path_patching.circuits.validation.verdicts import BARS, Verdict, holm, joined, judge
+from path_patching.engine import Engine, Request
+from path_patching.errors import UserError
+from path_patching.paths import PathSet
+
+DRAWS = 20  # random links of each kind
+FEWEST = 10  # of a kind, by which a link is judged
+QUANTILE = 0.9
+
+
+@dataclass(frozen=True)
+class BesideRandom:
+    """How much each link of a circuit matters, and random links of its kind beside it."""
+
+    subject: str
+    own: Mapping[Link, float]
+    """δ(ℓ)."""
+    others: Mapping[Link, tuple[float, ...]]
+    """δ(r), of the same for all links of a kind."""
+    doubt: str = ""
+
+    def less(self, link: Link) -> int:
+        """How many random links matter less than one of the circuit; what is less by rounding only does not count."""
+        return sum(each < self.own[link] - ROUNDING for each in self.others[link])
+
+    def verdict(self) -> Verdict:
+        """On the link that is the least above chance, corrected for the number of links; those below are named."""
+        judged = [link for link, drawn in self.others.items() if len(drawn) >= FEWEST]
+        ps = holm([binomial_p(self.less(link), len(self.others[link])) for link in judged])
+        idle = [str(link) for link, p in zip(judged, ps, strict=True) if BARS["random_links"].side(p)]
+        rest = len(self.own) - len(judged)
+        remark = joined(
+            f"no more than random ones (cut one at a time): {listed(idle)}" if idle else "",
+            f"{rest} of {len(self.own)} links have too few random ones of their kind" if rest and judged else "",
+        )
+        few = "" if judged else "too few random links of these kinds in circuits of this shape; a larger model has more"
+        return judge("random_links", min(ps, default=math.nan), self.subject, remark, self.doubt or few)
+
+
+def binomial_p(less: int, drawn: int) -> float:
+    """P(Binomial(`drawn`, 0.9) ≤ `less`)."""
+    return sum(math.comb(drawn, k) * QUANTILE**k * (1 - QUANTILE) ** (drawn - k) for k in range(less + 1))
+
+
+def beside_random_links(
+    engine: Engine,
+    scale: Scale,
+    circuit: Circuit,
+    part: Callable[[Circuit], PathSet],
+    needed: Minimality,
+    yy: int,
+    end: int,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> BesideRandom:
+    """The links of a part of a circuit, of which `needed` has what F loses with each, beside `draws` of each kind.
+
+    Without another circuit of the shape there is none. Raises `PathSetError` like `minimality`.
+    """
+    paths = part(circuit)
+    steps = link_steps(paths, yy, end, circuit.placed)
+    of_kind: defaultdict[Kind, list[Link]] = defaultdict(list)
+    for link in steps:
+        of_kind[class_of_link(link)].append(link)
+    groups: defaultdict[tuple[Kind, bool], list[LinkLoss]] = defaultdict(list)  # by kind, and whether others stand in
+    for each in needed.links:
+        groups[class_of_link(each.link), each.redundant].append(each)
+    others: list[PathSet] = []
+    with suppress(UserError):  # there is no other circuit of the shape
+        others = random_parts(circuit, part, "any layers", engine.model.architecture, draws, seed)
+    steps_of_others = [link_steps(each, yy, end, circuit.placed) for each in others]
+    added = _drawn(others, steps_of_others, {*steps}, [*of_kind], seed)
+    asked: dict[tuple[Kind, bool], list[Request]] = {}
+    for kind, redundant in groups:
+        of_class = [step for link in of_kind[kind] for step in steps[link]]
+        base = paths.avoiding_steps(of_class) if redundant else paths
+        more = (each if base is None else base | each for each in added[kind])
+        asked[kind, redundant] = [isolated(base), *map(Request.isolate, more)]
+    scores = measured(engine, [each for requests in asked.values() for each in requests], [scale.metric])[0]
+    of_groups = zip(groups.values(), scale.of_means(scores).split([*map(len, asked.values())]), strict=True)
+    own, beside = {}, {}
+    for losses, found in of_groups:
+        drawn = tuple((found[1:] - found[0]).abs().tolist())
+        for each in losses:
+            lost = each.given_class if each.redundant and each.given_class else each.alone
+            own[each.link], beside[each.link] = abs(lost.value), drawn
+    return BesideRandom(needed.subject, own, beside, scale.doubt)
+
+
+def _drawn(
+    others: Sequence[PathSet],
+    steps_of_others: Sequence[Mapping[Link, frozenset[Step]]],
+    own: Set[Link],
+    kinds: Sequence[Kind],
+    seed: int,
+) -> dict[Kind, list[PathSet]]:
+    """For each kind the paths of each other circuit that has links of it outside the circuit through one of these."""
+    rng = random.Random(seed)
+    found: dict[Kind, list[PathSet]] = {kind: [] for kind in kinds}
+    for paths, steps in zip(others, steps_of_others, strict=True):
+        for kind in kinds:
+            outside = [link for link in steps if link not in own and class_of_link(link) == kind]
+            through = paths.passing_steps(steps[rng.choice(outside)]) if outside else None
+            found[kind] += [through] if through is not None else []
+    return found
