@@ -18,6 +18,7 @@ import torch
 
 from color_utils import diverging, sequential
 from path_patching.circuits.circuit import Link
+from path_patching.circuits.validation.matched import least_to_pass
 from path_patching.circuits.validation.measuring import CHANGE
 from path_patching.circuits.validation.verdicts import BARS, joined
 from reproduction.circuit_drawing import Measure, circuit_figure
@@ -84,11 +85,12 @@ def square(table: pd.DataFrame, rows: str, columns: str, values: str) -> pd.Data
 
 # %% How good is a circuit of each size, and where is the circuit among them?
 if made("sizes"):
-    sizes = tables["sizes"]
+    sizes, behind = tables["sizes"], BARS["on_curve"].most
     by_order = {
         "nodes by |effect|": sizes[["nodes", "by_effect"]].to_numpy(float),
         "nodes at random (mean)": sizes[["nodes", "at_random"]].to_numpy(float),
     }
+    by_order[f"the bar: {behind:g} below"] = by_order["nodes by |effect|"] - [0, behind]
     nodes, own = artifacts.number("sizes/circuit/nodes"), artifacts.number("sizes/circuit/faithfulness")
     areas = ", ".join(
         f"{measure.upper()} {artifacts.number(f'sizes/by_effect/{measure}'):.3f} "
@@ -107,6 +109,8 @@ if made("random"):
         subtitle = f"{len(drawn)} circuits of the same shape, {kind}"
         marks = {circuit: own["alone"], f"the model without {circuit}": own["without"]}
         alone = torch.tensor(drawn["alone"].to_numpy(float))
+        if (least := least_to_pass(alone)) is not None:
+            marks[f"the bar, p {BARS['random'].words}"] = least
         figure = share_histogram(alone, marks, title, subtitle, "F of the circuit alone")
         write(figure, f"random-{part}-{kind}".replace(" ", "-"))
 

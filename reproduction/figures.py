@@ -575,7 +575,7 @@ def share_histogram(
     axis, counts = _bars(100 * shares, [100 * mark for mark in marks.values()], of)
     figure = lines({"random circuits": counts}, title, axis, "circuits", subtitle)
     figure.update_traces(line_shape="hv", line_width=1, fill="tozeroy")
-    for (name, mark), colour, dash in zip(marks.items(), CURVES[1:], ("solid", "dot"), strict=False):
+    for (name, mark), colour, dash in zip(marks.items(), CURVES[1:], ("solid", "dot", "dash"), strict=False):
         line = {"color": colour, "dash": dash}
         x, y, name = [100 * mark] * 2, [0, counts.max().item()], f"{name}, {_in_percent(100 * mark)}"
         figure.add_scatter(x=x, y=y, mode="lines", line=line, name=name)

@@ -44,7 +44,7 @@ LINKS = (
 GIVEN = {  # the columns that tell rows apart; a row each
     "sizes": [{"nodes": nodes} for nodes in (0, 1, 2, 5, 40)],
     "random": [{"part": part, "kind": kind, "drawn": drawn > 0}
-               for part, kind, drawn in product(PARTS, KINDS, range(12))],
+               for part, kind, drawn in product(PARTS, KINDS, range(120))],
     "nodes": [{"part": part, "node": node, "class": "MLPs", "needed": True}
               for part in PARTS for node in (NODES[::-1] if part == PARTS[0] else (*LOWER, *NODES))],
     "links": [{"part": part, "reader": reader, "via": via, "sender": sender, "needed": True}

@@ -104,7 +104,7 @@ def test_every_figure_has_its_title_and_nothing_is_left_out(drawing):
         equal = f"{CIRCUIT}; 0: what is removed costs the model what it costs the circuit; dashed: the bar, ±0.3"
         said[f"completeness-{name}"] = (f"Completeness of the {part}", equal)
         for kind in KINDS:
-            below = f"11 circuits of the same shape, {kind}"
+            below = f"119 circuits of the same shape, {kind}"
             said[f"random-{name}-{kind.replace(' ', '-')}"] = (f"F of random circuits, {part}", below)
     check_titles(drawing.figures, {f"validation/{name}": each for name, each in said.items()})
     assert [line for line in drawing.lines if "left out" in line] == []
@@ -115,10 +115,11 @@ def test_curves_over_sizes_are_those_of_their_order_and_the_circuit_is_a_ring(fi
     expected = {
         "nodes by |effect|": sizes[["nodes", "by_effect"]],
         "nodes at random (mean)": sizes[["nodes", "at_random"]],
+        "the bar: 0.1 below": sizes[["nodes", "by_effect"]].to_numpy(float) - [0, 0.1],
         CIRCUIT: [(3, 0.875)],
     }
     check_curves(figures["sizes"], expected, "nodes at END", F)
-    assert [trace.mode for trace in figures["sizes"].data] == ["lines", "lines", "markers"]
+    assert [trace.mode for trace in figures["sizes"].data] == ["lines", "lines", "lines", "markers"]
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -126,8 +127,9 @@ def test_curves_over_sizes_are_those_of_their_order_and_the_circuit_is_a_ring(fi
 def test_random_circuits_are_counted_beside_the_circuit_alone_and_the_model_without_it(figures, part, kind):
     of_both = rows("random", part=part, kind=kind)
     drawn, own = of_both[of_both["drawn"]], of_both[~of_both["drawn"]].iloc[0]
-    own_marks = {CIRCUIT: 100 * own["alone"], f"the model without {CIRCUIT}": 100 * own["without"]}
-    marks = {f"{name}, {at:.0f} %": at for name, at in own_marks.items()}
+    own_marks = {CIRCUIT: own["alone"], f"the model without {CIRCUIT}": own["without"]}
+    bar = {"the bar, p at most 0.01": drawn["alone"].max()}  # of 119: only more than all would pass
+    marks = {f"{name}, {100 * at:.0f} %": 100 * at for name, at in (own_marks | bar).items()}
     figure = figures[f"random-{part}-{kind}".replace(" ", "-")]
     check_histogram(figure, drawn["alone"], marks, "F of the circuit alone")
 

@@ -93,6 +93,12 @@ def p_value(drawn: torch.Tensor, own: float) -> float:
     return (1 + as_much(drawn, own)) / (1 + len(drawn))
 
 
+def least_to_pass(drawn: torch.Tensor) -> float | None:
+    """What a circuit has to be above to pass the bar of `random` beside (R,) random values; None of too few."""
+    as_many = int((BARS["random"].most or 0) * (1 + len(drawn)))  # the circuit itself, and so many less one
+    return drawn.sort(descending=True).values[as_many - 1].item() if as_many else None
+
+
 def as_much(drawn: torch.Tensor, own: float) -> int:
     """#{drawn ≥ own} of (R,) random values; what is less by rounding only counts, and so does what is not a number."""
     return int((~(drawn < own - TIE)).sum())

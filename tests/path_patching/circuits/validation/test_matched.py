@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.calibration import engine_of, planted
 from path_patching.circuits.circuit import Circuit, Link, full_circuit, late_half
-from path_patching.circuits.validation.matched import TIE, Matched, matched, p_value, random_parts
+from path_patching.circuits.validation.matched import TIE, Matched, least_to_pass, matched, p_value, random_parts
 from path_patching.circuits.validation.measuring import Scale
 from path_patching.errors import UserError
 from tests.helpers.planted import END, SIZES, YEARS, YY
@@ -18,6 +18,14 @@ from utils import greater_than
 
 FULL, LATE = (lambda circuit: full_circuit(circuit, YY, END)), partial(late_half, end=END)
 CHAIN = planted("chain").circuit
+
+
+@pytest.mark.parametrize("count", [99, 198, 199, 200])
+def test_what_is_above_the_least_to_pass_passes_and_what_is_at_it_does_not(count):
+    drawn = torch.randperm(count, generator=torch.Generator().manual_seed(count)).double()
+    least = least_to_pass(drawn)
+    assert p_value(drawn, least) > 0.01 >= p_value(drawn, least + 0.5)
+    assert least_to_pass(drawn[:98]) is None
 
 
 def test_p_counts_the_circuit_among_those_that_do_as_much():
