@@ -5,9 +5,36 @@ A unit is `%` (a share of one), `points` (a change of one, in hundredths) or emp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from path_patching.bootstrap import Estimate
 
 HUNDREDTHS = ("%", "points")  # what is measured in ones, and shown in hundredths
+
+
+NAMED: Mapping[str, tuple[str, ...]] = {  # the numbers of a record that have a unit, by the last part of their keys
+    "%": ("share_of_clean", "share_lost", "share_of_sum", "recover_less", "probability", "end_to_yy", "yy_is_highest",
+          "share_of_variance", "direct", "indirect"),
+    "points": ("probability_difference", "cutoff_sharpness", "standard_deviation", "change", "direct_effect",
+               "direct_effects_summed", "strongest", "strongest_heads"),
+}  # fmt: skip
+
+
+def unit_of(key: str) -> str:
+    """The unit of a number of a record."""
+    name = key.rpartition("/")[2]
+    return next((unit for unit, names in NAMED.items() if name in names), "")
+
+
+def printed(value: object, unit: str) -> str:
+    """A number of a record, or several in a list or by name, as a run prints it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {printed(each, unit)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(printed(each, unit) for each in value)
+    if unit and isinstance(value, float | Estimate):
+        return shown(value, unit)
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def with_unit(value: float, unit: str) -> str:

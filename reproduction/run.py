@@ -31,6 +31,7 @@ from path_patching.files import parse_json
 from path_patching.gpt2.model import Model
 from path_patching.gpt2.tensor_cache import is_gpt2_small
 from reproduction.cells import CELLS, Halves, cells_not_run
+from reproduction.numbers import printed, unit_of
 from reproduction.paper import truly_named
 from reproduction.provenance import made_by
 from reproduction.publication import (
@@ -171,7 +172,7 @@ class Run:
             self.leave_out(key)
             print(line or f"{words}: {NOT_MEASURED}")
             return
-        print(f"{words}: {_shortened(value)}" if line is None else line)
+        print(f"{words}: {printed(value, unit_of(key))}" if line is None else line)
         number: dict[str, Any] = dict(value.as_json()) if isinstance(value, Estimate) else {"value": value}
         check_finite(key, number)
         self.halves.of_this_cell.add(key)
@@ -233,15 +234,6 @@ def _csv(name: str, parts: Iterable[pd.DataFrame], nan: str | None) -> Iterator[
         for first in range(0, len(part), ROWS_AT_ONCE):
             rows = part.iloc[first : first + ROWS_AT_ONCE]
             yield rows.to_csv(index=False, lineterminator="\n", header=number + first == 0).encode()
-
-
-def _shortened(value: Number) -> str:
-    """A number as it is printed."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_shortened(each)}" for name, each in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_shortened, value))
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def start_run(

@@ -167,6 +167,23 @@ def test_a_bad_key_is_refused(tmp_path, key):
     assert run.numbers == {}
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("clean/probability_difference", 0.817, "81.7 points"),
+        ("m10/direct_effect", Estimate(-0.019, -0.025, -0.014, 9), "−1.9 points [−2.5, −1.4]"),
+        ("late_half/probability_difference/share_of_clean", 0.895, "89.5 %"),
+        ("sweeps/logits/strongest", {"m10": -0.17, "a9.h1": -0.0004}, "m10 −17.0 points, a9.h1 0.0 points"),
+        ("pca/m8/share_of_variance", [0.5, 0.25], "50.0 %, 25.0 %"),
+        ("faithfulness/late_half", 0.9734, "0.9734"),  # F has no unit
+        ("likeliest_token/count", {"70": 3}, "70 3"),
+    ],
+)
+def test_numbers_are_printed_with_their_units(tmp_path, capsys, key, value, line):
+    new_run(tmp_path).note(key, value, "words")
+    assert capsys.readouterr().out == f"words: {line}\n"
+
+
 NAN, INF = math.nan, math.inf
 
 
