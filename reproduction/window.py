@@ -51,7 +51,7 @@ def show(figure: go.Figure, png: bytes | None = None) -> None:
     shown = plotly.io.renderers["plotly_mimetype"].to_mimebundle(figure.to_dict())
     if png or renderer_starts():
         shown["image/png"] = base64.b64encode(png or render(figure, "png")).decode()
-    size = {"width": figure.layout.width, "height": figure.layout.height}
+    size = {side: round(figure.layout[side]) for side in ("width", "height")}
     alone = {"image/png": size | {"alt": html.unescape(figure.layout.title.text)}}
     display(shown, metadata=alone, raw=True)  # type: ignore[no-untyped-call]
 

@@ -24,6 +24,7 @@ SCRIPTS = sorted(
     - {ROOT / f"{name}.py" for name in ("color_utils", "dataset", "utils", "examples/interchange")}
 )
 FIRST = "reproduction.command_line"
+OF_TESTS = {"walkthrough": ("jupytext", "requirements-dev.txt")}  # a package that a script needs as the tests do
 
 
 @pytest.fixture(autouse=True)
@@ -117,12 +118,13 @@ def run_with(package: str, content: str, script: Path, folder: Path) -> subproce
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_a_missing_package_is_one_line_that_says_how_to_install_it(script, tmp_path):
-    missing = "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
-    run = run_with("torch", missing, script, tmp_path)
+    package, requirements = OF_TESTS.get(script.stem, ("torch", "requirements.txt"))
+    missing = f"raise ModuleNotFoundError(\"No module named '{package}'\", name='{package}')"
+    run = run_with(package, missing, script, tmp_path)
     assert run.returncode == 1
     [line] = run.stderr.splitlines()
-    assert line.startswith("error: No module named 'torch'; ")
-    assert f"{sys.executable} -m pip install -r {ROOT / 'requirements.txt'}" in line
+    assert line.startswith(f"error: No module named '{package}'; ")
+    assert f"{sys.executable} -m pip install -r {ROOT / requirements}" in line
 
 
 INTERRUPTS = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(5)"
