@@ -43,6 +43,7 @@ less often stays in its module: `edits` and `subspaces` (activations changed, PC
 
 from __future__ import annotations
 
+import gc
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,13 @@ def __getattr__(name: str) -> object:
     """A name of `public`, which takes long to import: what needs less of this package, as `--help`, waits for less."""
     if name.startswith("__") and name != "__all__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    public = import_module("path_patching.public")
+    looks_for_garbage = gc.isenabled()
+    gc.disable()  # what is imported stays, and looking through it takes long
+    try:
+        public = import_module("path_patching.public")
+    finally:
+        if looks_for_garbage:
+            gc.enable()
     globals().update({each: getattr(public, each) for each in ("__all__", *public.__all__)})
     if name not in globals():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

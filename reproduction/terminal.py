@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import builtins
 import errno
+import gc
 import io
 import os
 import re
@@ -26,14 +27,16 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 REQUIREMENTS = ROOT / "requirements.txt"
 INSTALL = f"use the .venv of make figures, or {sys.executable} -m pip install -r {REQUIREMENTS}"
+COLLECTED_AFTER = gc.get_threshold()
+WHILE_IMPORTING = 100_000  # new objects, which nearly all stay: looking through them takes a fifth of importing PyTorch
 INTERRUPTED = "interrupted: what was published before is as it was"
 
 
 def begin() -> None:
     """`prepare` one of our scripts before its imports; until `imports_are_done`, Ctrl-C ends it at once.
 
-    A library that is interrupted while it is imported may ignore that, or raise another error. In a window, a cell that
-    is interrupted is one line from here on.
+    A library that is interrupted while it is imported may ignore that, or raise another error. Until then
+    garbage is rarely looked for. In a window, a cell that is interrupted is one line from here on.
     """
     program = getattr(sys.modules["__main__"], "__file__", None)
     if in_interactive_window():
@@ -41,7 +44,8 @@ def begin() -> None:
         return
     if program is None or Path(program).resolve().parent not in SCRIPTS:
         return
-    prepare()
+    explain_errors()
+    gc.set_threshold(WHILE_IMPORTING)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end_at_once)
 
@@ -53,7 +57,13 @@ def prepare() -> None:
 
 
 def imports_are_done() -> None:
-    """From here on, Ctrl-C lets the script tidy up; what a script calls first after its imports says so."""
+    """From here on, Ctrl-C lets the script tidy up; what a script calls first after its imports says so.
+
+    What is there now is not looked through for garbage again, neither later nor at the end.
+    """
+    gc.set_threshold(*COLLECTED_AFTER)
+    if not in_interactive_window() and not gc.get_freeze_count():
+        gc.freeze()
     if signal.getsignal(signal.SIGINT) is _end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

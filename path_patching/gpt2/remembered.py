@@ -1,8 +1,9 @@
 """What `transformers` answers, kept in the tensor cache: importing it takes longer than a whole question does.
 
 Answers are kept for models out of the tensor cache alone, whose fingerprint is a hash of their content, by all that
-they depend on: the fingerprint, the checkpoint's config, the sentences, and the versions of the libraries. Nothing is
-concluded from what is kept but that an engine agrees with it: whoever finds a difference asks `transformers` again.
+they depend on: the fingerprint, the checkpoint's config, the sentences, the versions of the libraries, and our code
+that hands the model over and reads the answers. Nothing is concluded from what is kept but that an engine agrees with
+it: whoever finds a difference asks `transformers` again.
 
     >>> remembered(model, sentences) is None  # a model of random numbers has no such fingerprint
     True
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from contextlib import suppress
 from hashlib import sha256
 from importlib import metadata
@@ -22,14 +24,17 @@ import torch
 
 from path_patching.errors import UserError
 from path_patching.files import regular, written_whole
-from path_patching.gpt2.model import Model
+from path_patching.gpt2.model import Model, end_logits, to_transformers
 from path_patching.gpt2.tensor_cache import FINGERPRINT_DIGITS, cache_folder
+from path_patching.precision import full_precision
+from path_patching.unembedding import answer_probabilities
 
 if TYPE_CHECKING:
     from path_patching.engine import Sentences
 
 OF_CONTENT = re.compile(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}\+\w+")
 DEPENDENCIES = ("torch", "transformers")
+OUR_CODE = (to_transformers, end_logits, full_precision, answer_probabilities)
 
 
 def remembered(model: Model, sentences: Sentences) -> dict[str, torch.Tensor] | None:
@@ -59,7 +64,9 @@ def _path_of(model: Model, sentences: Sentences) -> Path | None:
     tokens = [each.tolist() for each in (sentences.clean, sentences.corrupted, sentences.answers)]
     versions = [metadata.version(name) for name in DEPENDENCIES]
     config = None if model.config is None else dict(model.config)
-    key = json.dumps([model.fingerprint, config, tokens, versions], sort_keys=True)
-    with suppress(UserError):  # there is no folder for it
+    with suppress(UserError, OSError):  # there is no folder for it, or our code is nowhere to be read
+        files = dict.fromkeys(str(sys.modules[each.__module__].__file__) for each in OUR_CODE)
+        code = [sha256(Path(file).read_bytes()).hexdigest() for file in files]
+        key = json.dumps([model.fingerprint, config, tokens, versions, code], sort_keys=True)
         return cache_folder() / "answers" / f"{sha256(key.encode()).hexdigest()}.pt"
     return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ import torch
 from path_patching import Request, Sentences, engine_choice
 from path_patching.engine_choice import check_engine
 from path_patching.errors import UserError
-from path_patching.gpt2.model import Architecture, random_model
+from path_patching.gpt2.model import Architecture, end_logits, random_model, to_transformers
+from path_patching.precision import full_precision
+from path_patching.unembedding import answer_probabilities
 from tests.helpers.engines import make_engine
 
 ARCHITECTURE = Architecture(n_layers=2, n_heads=3, d_model=12, d_head=4, d_mlp=20, n_positions=9, vocab_size=120)
@@ -60,6 +64,17 @@ def test_transformers_is_asked_once(asked):
 def test_it_is_asked_again_about_what_is_another_question(asked, model, seed):
     check_engine(make_engine("torch", MODEL, sentences()))
     check_engine(make_engine("torch", model, sentences(seed)))
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("asks", [to_transformers, end_logits, full_precision, answer_probabilities])
+def test_it_is_asked_again_once_our_code_that_asks_is_another(asked, tmp_path, monkeypatch, asks):
+    check_engine(make_engine("torch", MODEL, sentences()))
+    module = sys.modules[asks.__module__]
+    changed = tmp_path / "changed.py"
+    changed.write_text(Path(module.__file__).read_text() + "\n")
+    monkeypatch.setattr(module, "__file__", str(changed))
+    check_engine(make_engine("torch", MODEL, sentences()))
     assert len(asked) == 2
 
 
