@@ -1,6 +1,6 @@
 """Verdicts of a run: each number under a key, with its bar; one table of them, which the report shows.
 
-    asked, subject, measured [interval], N, bar, verdict, remark
+    asked, subject, measured [interval], N, bar, verdict, p, the verdict corrected for their number, remark
 
 What a test could not ask is recorded with the reason, and the report shows that below the table. So is a number that
 could not be measured, as a share of a span of zero: it is in the table, without a value, and never ends a run.
@@ -21,7 +21,7 @@ import pandas as pd
 
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.validation.members import listed
-from path_patching.circuits.validation.verdicts import BARS, Verdict
+from path_patching.circuits.validation.verdicts import BARS, Verdict, corrected
 from reproduction.run import NOT_MEASURED, Artifacts, Run
 
 TABLE = "validation_verdicts.csv"
@@ -63,13 +63,27 @@ class Verdicts:
 
     def save(self) -> None:
         """Stage the table, record how many verdicts there are of each kind, and print what failed or was not judged."""
-        lines = [_line(test, verdict) for test, verdicts in self.by_test.items() for verdict in verdicts]
+        every = [(test, verdict) for test, verdicts in self.by_test.items() for verdict in verdicts]
+        after = corrected([verdict for _, verdict in every])
+        lines = [_line(*each, *by_holm) for each, by_holm in zip(every, after, strict=True)]
         counts = Counter(line["verdict"] for line in lines)
         for outcome in OUTCOMES.values():
             self.run.note(f"verdicts/{as_key(outcome)}", counts[outcome], f"verdicts: {outcome}")
+        by_holm = [line["corrected"] for line in lines if line["corrected"]]
+        self.run.note("verdicts/with_p", len(by_holm), "verdicts by a p or an interval")
+        words = "passed of these, corrected for their number by Holm's method"
+        self.run.note("verdicts/with_p/passed", by_holm.count("passed"), words)
         self._print_open()
+        for outcome in ("failed", "passed"):
+            changed = [
+                f"{verdict.subject} ({verdict.bar})"
+                for (_, verdict), line in zip(every, lines, strict=True)
+                if line["corrected"] == outcome != line["verdict"]
+            ]
+            if changed:
+                print(f"{outcome}, corrected for {len(by_holm)} verdicts: {listed(changed)}")
         if lines:
-            nan = "a number without an interval, or not measured"
+            nan = "a number without an interval or a p, or not measured"
             self.run.save_table(TABLE, [pd.DataFrame(lines)], kind=KIND, nan=nan)
         left_out = [(test, *each) for test, whys in self.left_out.items() for each in whys.items()]
         if left_out:
@@ -92,7 +106,8 @@ class Verdicts:
 def read_verdicts(made: Artifacts) -> pd.DataFrame:
     """The table of a run's verdicts. Raises `UserError` like `Artifacts.load`."""
     (name,) = made.find(kind=KIND)
-    table: pd.DataFrame = made.load(name).astype({"remark": object}).fillna({"remark": ""})
+    table: pd.DataFrame = made.load(name).astype({"remark": object, "corrected": object})
+    table = table.fillna({"remark": "", "corrected": ""})
     return table
 
 
@@ -121,7 +136,7 @@ def interval_columns(table: pd.DataFrame, name: str) -> np.ndarray:
     return ends
 
 
-def _line(test: str, verdict: Verdict) -> dict[str, object]:
+def _line(test: str, verdict: Verdict, p_corrected: float | None, passed: bool | None) -> dict[str, object]:
     measured, bar = verdict.measured, BARS[verdict.bar]
     if isinstance(measured, Estimate):
         number = {"value": measured.value, "low": measured.low, "high": measured.high, "n": measured.n}
@@ -136,5 +151,8 @@ def _line(test: str, verdict: Verdict) -> dict[str, object]:
         "bar": bar.words,
         "reason": bar.reason,
         "verdict": OUTCOMES[verdict.passed],
+        "p": verdict.p,
+        "p_corrected": p_corrected,
+        "corrected": "" if passed is None else OUTCOMES[passed],
         "remark": verdict.remark,
     }

@@ -108,6 +108,8 @@ def test_doubtful_verdicts_come_first_and_open(report):
                      text, re.DOTALL)  # fmt: skip
     assert re.search(r'<details id="verdicts-failed" open>', text)
     assert re.search(r'<details id="verdicts-passed" >', text)
+    assert "<td>0.8 to 1.2</td><td>passed</td>" in text
+    assert "Of 2 that are judged by a p or an interval, 1 pass if corrected" in text
     assert "<li><code>stability</code>, searches: is it found again? &lt;none&gt; of it</li>" in text
 
 

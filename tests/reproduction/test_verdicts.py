@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import pytest
 
@@ -92,6 +94,46 @@ def test_the_wider_interval_is_held_to_the_bar_and_a_fail_by_it_alone_is_said():
     wide = judge("faithfulness", Estimate(0.85, 0.82, 0.88, 97, plain_low=0.75, plain_high=0.95), "")
     assert (wide.passed, wide.remark.partition(":")[0]) == (False, "the number is within the bar, its interval is not")
     assert judge("faithfulness", Estimate(0.7, 0.6, 0.75, 97), "", "why").remark == "why"
+
+
+def test_verdicts_are_corrected_for_their_number(tmp_path, capsys):
+    """Of p 0.01, 0.04, 0.03 and 0.005 Holm's method makes 0.03, 0.06, 0.06 and 0.02; 0.3 has no p.
+
+    An interval that ends half of the way from the number to the bar has p 2 · (1 − Φ(2 · 1.96)) = 0.000089.
+    """
+    ps = {"equivalence": 0.01, "independence": 0.04, "random_links": 0.03, "random": 0.005}
+    made = published(
+        tmp_path,
+        *(judge(bar, p, bar) for bar, p in ps.items()),
+        judge("minimality", 0.3, "nodes"),
+        judge("faithfulness", Estimate(1.0, 0.9, 1.1, 97, plain_low=0.95, plain_high=1.05), "late half"),
+    )
+    table = read_verdicts(made).set_index("subject")
+    assert table["p"].tolist() == pytest.approx([*ps.values(), math.nan, 8.86e-5], rel=1e-2, nan_ok=True)
+    expected = [0.03, 0.06, 0.06, 0.02, math.nan, 5 * 8.86e-5]
+    assert table["p_corrected"].tolist() == pytest.approx(expected, rel=1e-2, nan_ok=True)
+    assert [*table["verdict"]] == ["failed", "failed", "failed", "passed", "failed", "passed"]
+    assert [*table["corrected"]] == ["failed", "passed", "passed", "failed", "", "passed"]
+    assert (made.number("verdicts/with_p"), made.number("verdicts/with_p/passed")) == (5, 3)
+    lines = capsys.readouterr().out.splitlines()
+    assert "failed, corrected for 5 verdicts: random (random)" in lines
+    assert "passed, corrected for 5 verdicts: independence (independence), random_links (random_links)" in lines
+
+
+@pytest.mark.parametrize(
+    ("bar", "interval", "p"),
+    [
+        ("faithfulness", (1.0, 0.8, 1.1), 0.05),  # it ends at the bar
+        ("faithfulness", (1.0, 0.7, 1.1), 0.1913),
+        ("faithfulness", (0.7, 0.6, 1.1), 1),
+        ("faithfulness", (1.0, 1.0, 1.0), 0),
+        ("divergence", (0.2, 0.2, 0.2), 0),
+        ("divergence", (0.3, 0.3, 0.3), 1),
+        ("divergence", (-0.2, -9, 0.2), 0.05),  # on the side of the bar
+    ],
+)
+def test_the_p_of_an_interval_is_a_twentieth_where_it_ends_at_the_bar(bar, interval, p):
+    assert judge(bar, Estimate(*interval, 97), "").p == pytest.approx(p, abs=1e-3)
 
 
 def test_what_is_left_out_is_printed_and_read_back(tmp_path, capsys):

@@ -148,7 +148,8 @@ def test_tests_that_are_not_asked_for_are_not_made(made, tmp_path, model):
     assert set(table["test"]) == {"faithfulness", "random"}
     of_both = read_verdicts(made)
     expected = of_both[of_both["test"].isin(["faithfulness", "random"])].reset_index(drop=True)
-    pd.testing.assert_frame_equal(table, expected, rtol=1e-5, atol=1e-6)
+    own = ["p_corrected", "corrected"]  # for the number of verdicts of the run
+    pd.testing.assert_frame_equal(table.drop(columns=own), expected.drop(columns=own), rtol=1e-5, atol=1e-6)
     assert {entry["kind"] for entry in some.record["index"].values()} == {
         "verdicts", "sentences_evaluated", "validation_random",
     }  # fmt: skip

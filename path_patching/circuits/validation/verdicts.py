@@ -2,6 +2,8 @@
 
 A bar may be changed only with a reason beside it. What is only described, and held to nothing, has no bar.
 
+Of many verdicts some pass or fail by chance: `corrected` says which still do, by Holm's method.
+
 An estimate passes with its whole interval, the wider one where it has two. What cannot be measured passes and fails
 nothing: it is *not judged*, and the remark says why.
 
@@ -12,6 +14,8 @@ nothing: it is *not judged*, and the remark says why.
     full circuit: ...: 0.9200 [0.9000, 0.9400]; bar: ...; passed
     >>> print(judge("faithfulness", Estimate(1.0, 1.0, 1.0, 1, doubt="1 sentence"), "full circuit"))
     full circuit: ...: 1.0000 [1.0000, 1.0000]; bar: ...; not judged (1 sentence)
+    >>> [f"{p:.2f}" for p in holm([0.01, 0.04, 0.03])]
+    ['0.03', '0.06', '0.06']
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from dataclasses import dataclass
 
 from path_patching.bootstrap import Estimate
 
+LEVEL, NORMAL_95 = 0.05, 1.96  # of a p, and half of the interval in standard errors
 NO_BAR = "none: described, not judged"
 
 
@@ -33,6 +38,8 @@ class Bar:
     least: float | None = None
     most: float | None = None
     reason: str = ""
+    of_p: bool = False
+    """Whether the number that is held to it is a p."""
 
     @property
     def words(self) -> str:
@@ -55,6 +62,23 @@ class Bar:
             return None
         return self.side(low) == self.side(high) == 0
 
+    def p(self, measured: Estimate) -> float:
+        """The chance of an estimate so far within the bar if the truth is at its edge: 0.05 if its interval ends there.
+
+        Each half of the interval is taken for that of a normal distribution.
+        """
+        low, high = measured.ends
+        to_least = math.inf if self.least is None else measured.value - self.least
+        to_most = math.inf if self.most is None else self.most - measured.value
+        return max(_p(to_least, measured.value - low), _p(to_most, high - measured.value))
+
+
+def _p(distance: float, half: float) -> float:
+    """The two-sided p of a distance, given half of the 95 % interval."""
+    if half <= 0 or math.isinf(distance):
+        return float(distance < 0)
+    return min(1.0, math.erfc(NORMAL_95 * distance / half / math.sqrt(2)))
+
 
 BARS: dict[str, Bar] = {
     "faithfulness": Bar(
@@ -76,9 +100,14 @@ BARS: dict[str, Bar] = {
         0.2,
         "the mirror of what faithfulness asks, at both ends: with less than nothing left, the rest does the opposite",
     ),
-    "equivalence": Bar("does it score higher than the model as often as lower? p", 0.05, reason="the usual level"),
+    "equivalence": Bar(
+        "does it score higher than the model as often as lower? p", 0.05, reason="the usual level", of_p=True
+    ),
     "independence": Bar(
-        "does what is left without it tell nothing of what the model does? p", 0.05, reason="as for equivalence"
+        "does what is left without it tell nothing of what the model does? p",
+        0.05,
+        reason="as for equivalence",
+        of_p=True,
     ),
     "divergence": Bar(
         "is its distribution the model's? Share of the KL divergence of ∅ that is left",
@@ -87,7 +116,10 @@ BARS: dict[str, Bar] = {
     ),
     "seeds": Bar("does F stay the same with other sentences? Largest minus smallest", most=0.05, reason="N = 490"),
     "random": Bar(
-        "do random circuits of its shape do less? p", most=0.01, reason="200 draws cannot show less than 0.005"
+        "do random circuits of its shape do less? p",
+        most=0.01,
+        reason="200 draws cannot show less than 0.005",
+        of_p=True,
     ),
     "minimality": Bar(
         "is every node needed? Share of nodes whose removal, alone or given that of its class, changes F by 0.01",
@@ -96,7 +128,7 @@ BARS: dict[str, Bar] = {
     ),
     "minimality_links": Bar("is every link needed? Share of links, likewise", 0.9, reason="links are many, some weak"),
     "random_links": Bar(
-        "does each link matter more than random ones of its kind? Smallest p", 0.05, reason="the usual level"
+        "does each link matter more than random ones of its kind? Smallest p", 0.05, reason="the usual level", of_p=True
     ),
     "completeness": Bar(
         "is nothing left out that takes over? |F(M∖K) − F(C∖K)|, of the K whose interval reaches furthest",
@@ -146,6 +178,14 @@ class Verdict:
     remark: str = ""
 
     @property
+    def p(self) -> float | None:
+        """The p that it was judged by, or what stands for one where it was an interval; None for other numbers."""
+        bar = BARS[self.bar]
+        if self.passed is None or not (bar.of_p or isinstance(self.measured, Estimate)):
+            return None
+        return bar.p(self.measured) if isinstance(self.measured, Estimate) else self.measured
+
+    @property
     def why(self) -> str:
         """Why nothing is judged: the first thing that the remark says, or that there is no bar."""
         return self.remark.partition("; ")[0] if BARS[self.bar].words != NO_BAR else "only described"
@@ -180,6 +220,18 @@ def holm(ps: Sequence[float]) -> list[float]:
     for rank, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
         last = corrected[place] = max(last, min(1.0, (len(ps) - rank) * ps[place]))
     return corrected
+
+
+def corrected(verdicts: Sequence[Verdict]) -> list[tuple[float | None, bool | None]]:
+    """The p of each verdict, corrected for how many of them have one, and whether it passes by that; or None."""
+    ps = [verdict.p for verdict in verdicts]
+    by_holm = iter(holm([p for p in ps if p is not None]))
+    return [(None, None) if p is None else _held(each, next(by_holm)) for each, p in zip(verdicts, ps, strict=True)]
+
+
+def _held(verdict: Verdict, p: float) -> tuple[float, bool]:
+    bar = BARS[verdict.bar]
+    return p, bar.side(p) == 0 if bar.of_p else verdict.passed is True and p <= LEVEL
 
 
 def joined(*remarks: str) -> str:
