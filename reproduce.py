@@ -28,14 +28,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from reproduction.command_line import prepare
 
 from path_patching.defaults import ENGINES
 from path_patching.files import named_path
 from path_patching.gpt2.names import A_MODEL
+from reproduction import subcommands
 from reproduction.experiments import STEPS
+from reproduction.subcommands import READERS, evaluation_flags
 
 
 def _read_options(arguments: list[str]) -> argparse.Namespace:
@@ -56,8 +57,11 @@ def _read_options(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-if __name__ == "__main__" and sys.argv[1:2] in (["-h"], ["--help"]):  # which waits for nothing that takes long
-    _read_options(sys.argv[1:])
+if __name__ == "__main__":  # --help and a wrong flag wait for nothing that takes long
+    if reader := READERS.get("".join(sys.argv[1:2])):
+        reader(sys.argv[2:])
+    else:
+        _read_options(sys.argv[1:])
 
 from dataset import YearDataset
 from path_patching.circuits import across_models, rivals
@@ -222,9 +226,7 @@ def _circuit_asked_for(circuit: str | None) -> str | None:
 
 def show_weights(arguments: list[str]) -> None:
     """Convert a model if needed, verify it, and print where it is."""
-    parser = argparse.ArgumentParser(prog="reproduce.py weights", description=show_weights.__doc__, allow_abbrev=False)
-    parser.add_argument("--model", default="gpt2", help=A_MODEL)
-    name = parser.parse_args(arguments).model
+    name = subcommands.weights(arguments).model
     model = load_model(name)
     print(f"{model.name}: {len(model.tensors)} tensors in {cache_folder()}, named by {description_path(name)}")
     if is_gpt2_small(model):
@@ -234,41 +236,27 @@ def show_weights(arguments: list[str]) -> None:
 
 def show_circuits(arguments: list[str]) -> None:
     """Print a circuit, the paper's without a file; or evaluate several side by side, with the torch engine."""
-    parser = argparse.ArgumentParser(prog="reproduce.py circuit", description=show_circuits.__doc__, allow_abbrev=False)
-    parser.add_argument("files", nargs="*", metavar="FILE", help="paper, or a circuit's file: JSON, or a text of edges")
-    parser.add_argument("--to", choices=FORMATS, help="print it as a file: of ours, of EAP-IG's and MIB's, or of edges")
-    parser.add_argument("--json", action="store_const", const="json", dest="to", help="the same as --to json")
-    parser.add_argument("--model", help=A_MODEL)
-    _add_evaluation_flags(parser.add_argument_group("of circuits side by side"))
-    options = parser.parse_args(arguments)
-    given = _evaluation_flags(options)
-    if given and len(options.files) < 2:
-        raise UserError(f"--{next(iter(given))} is for circuits side by side; name another, or leave it out")
+    options = subcommands.circuit(arguments)
     circuits = [PAPER if name == "paper" else named_as_read(read_circuit(named_path(name))) for name in options.files]
     if len(circuits) > 1 and options.to:
         raise UserError(
             f"{len(circuits)} circuits are compared, and none is printed as a file; name one, or leave out --to"
         )
     if len(circuits) > 1:
-        settings = replace(Settings(engine="torch"), **given)
+        settings = replace(Settings(engine="torch"), **evaluation_flags(options))
         experiment = start_experiment(settings, model=choose_model(options.model)[0])
         sentences = experiment.YY, experiment.END, experiment.clusters
         print(rivals.table(rivals.compared(experiment.engine, experiment.metric, circuits, *sentences)))
         return
     (circuit,) = circuits or [PAPER]
     sizes = load_model(options.model).architecture if options.model else GPT2_SMALL
-    print(FORMATS[options.to](circuit, sizes) if options.to else f"{circuit.name}\n\n{table(circuit)}")
+    print(PRINTED[options.to](circuit, sizes) if options.to else f"{circuit.name}\n\n{table(circuit)}")
 
 
 def compare_models(arguments: list[str]) -> None:
     """Print a table of several models: does each do greater-than, by which circuit, and how deep does that lie?"""
-    parser = argparse.ArgumentParser(prog="reproduce.py models", description=compare_models.__doc__, allow_abbrev=False)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help=A_MODEL)
-    _add_evaluation_flags(parser)
-    parser.add_argument("--circuits", type=int, default=across_models.CIRCUITS, help="random circuits of each shape")
-    parser.add_argument("--csv", type=named_path, metavar="FILE", help="where to write the table, with every number")
-    options = parser.parse_args(arguments)
-    settings = replace(RandomCircuitSettings(engine="torch", circuits=options.circuits), **_evaluation_flags(options))
+    options = subcommands.models(arguments)
+    settings = replace(RandomCircuitSettings(engine="torch", circuits=options.circuits), **evaluation_flags(options))
     for name in options.models:  # a missing model is noticed before anything is evaluated
         load_model(name)
     found = [_of_model(replace(settings, model=name)) for name in options.models]
@@ -295,16 +283,7 @@ def _of_model(settings: RandomCircuitSettings) -> across_models.OfModel:
 
 def explain_cell(arguments: list[str]) -> None:
     """What is a cell of a figure? Its paths, its value in the artifact, and the same asked again."""
-    parser = argparse.ArgumentParser(prog="reproduce.py explain", description=explain_cell.__doc__, allow_abbrev=False)
-    parser.add_argument("figure", metavar="FIGURE", help="its name, as mlps-ipp")
-    parser.add_argument("cell", nargs="*", metavar="CELL", help="the panel, if it has several, and the cell: m8 a7.h10")
-    parser.add_argument("--model", help="whose figures: the name that the run was given; gpt2 by default")
-    parser.add_argument("--artifacts", type=named_path, help="folder with the artifacts")
-    parser.add_argument("--figures", type=named_path, help="folder with the figures")
-    parser.add_argument("--sentences", type=int, default=5, help="how many are asked of the reference, which is slow")
-    options = parser.parse_args(arguments)
-    if options.sentences < 1:
-        raise UserError(f"--sentences {options.sentences}: give one or more")
+    options = subcommands.explain(arguments)
     settings = PlotSettings(options.model, options.artifacts, options.figures)
     panels = read_panels(settings.artifact_folder(), settings.plot_folder(options.model or "gpt2"))
     panel, words = choose_panel(panels, options.figure, options.cell)
@@ -328,20 +307,6 @@ def _asked_again(panel: Panel) -> explain.Asked:
         engine, metric_of = experiment.engine_for(dataset), partial(greater_than, valid=TASKS[task].valid)
     clusters, sentence = clusters_of(dataset.as_table()), dataset.good_sentences[0]
     return explain.Asked(engine, dataset.years_YY, metric_of, dataset.yy_position, clusters, settings.seed, sentence)
-
-
-def _add_evaluation_flags(parser: argparse._ActionsContainer) -> None:
-    """Flags for how circuits are evaluated, and on which sentences; None unless given."""
-    parser.add_argument("--engine", choices=ENGINES, help="torch by default")
-    parser.add_argument("--device", help="auto, cpu, cuda or cuda:i; auto by default")
-    parser.add_argument("--n", type=int, help=f"number of sentences; {Settings.n} by default")
-    parser.add_argument("--seed", type=int, help="seed of every random draw; 0 by default")
-
-
-def _evaluation_flags(options: argparse.Namespace) -> dict[str, Any]:
-    """The evaluation flags that are given."""
-    flags = {name: getattr(options, name) for name in ("engine", "device", "n", "seed")}
-    return {name: value for name, value in flags.items() if value is not None}
 
 
 def _as_eap_ig(circuit: Circuit, sizes: Architecture) -> str:
@@ -368,7 +333,7 @@ def _as_edges(circuit: Circuit) -> str:
     return text
 
 
-FORMATS: dict[str, Callable[[Circuit, Architecture], str]] = {
+PRINTED: dict[str, Callable[[Circuit, Architecture], str]] = {  # by format
     "json": lambda circuit, sizes: json.dumps(as_json(circuit), indent=2),
     "eap-ig": _as_eap_ig,
     "edges": lambda circuit, sizes: _as_edges(circuit),

@@ -34,7 +34,8 @@ def read_settings(
     """Settings of a script: a flag for every field, or `defaults` as they stand in an interactive window.
 
     `description` is the script's docstring. Experiments that evaluate no circuit have no `--circuit`. From here on, an
-    error that the user can mend ends the script with one line.
+    error that the user can mend ends the script with one line. An experiment prints what it asks of which model: until
+    its next line, much is imported.
     """
     script = sys._getframe(1).f_globals.get("__file__", "")  # the caller's; a cell has none
     given = arguments_of(script) if arguments is None else arguments
@@ -50,7 +51,10 @@ def read_settings(
     for option in fields(defaults):
         if option.name != CIRCUIT_FLAG or _evaluates_circuit(script):
             _add_flag(parser, option.name, getattr(defaults, option.name), dict(option.metadata))
-    return replace(defaults, **vars(parser.parse_args(given)))
+    settings = replace(defaults, **vars(parser.parse_args(given)))
+    if hasattr(settings, "asked"):
+        print(f"{Path(script).name}: {settings.asked()}", flush=True)
+    return settings
 
 
 def _evaluates_circuit(script: str) -> bool:

@@ -1,12 +1,7 @@
-"""Are two runs the same? The largest difference of each artifact: python reproduce.py compare FOLDER OTHER_FOLDER
-
-Run the experiments twice into two folders, say with --engine rust_circuit --out A and with --engine torch --out B. Both
-need the same model and settings. Where nearly equal effects have swapped ranks, the effects are compared.
-"""
+"""Are two runs the same? The largest difference of each artifact (`subcommands.COMPARE`)."""
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 import sys
@@ -18,7 +13,7 @@ import torch
 
 from path_patching.bootstrap import Estimate
 from path_patching.errors import UserError
-from path_patching.files import named_path
+from reproduction import subcommands
 from reproduction.experiments import EXPERIMENTS
 from reproduction.publication import record_path
 from reproduction.run import Artifacts, check_alike, read_artifacts
@@ -151,14 +146,7 @@ def _run_into(folder: Path) -> list[tuple[str, str]]:
 
 def main(arguments: list[str]) -> None:
     """Print the largest difference of each artifact, and of all."""
-    parser = argparse.ArgumentParser(
-        prog="reproduce.py compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folders", nargs=2, type=named_path, metavar="FOLDER")
-    parser.add_argument("--within", type=float, help="exit with status 1 if something differs by more")
-    options = parser.parse_args(arguments)
-    if options.within is not None and not options.within >= 0:
-        raise UserError(f"--within {options.within}: give a difference of zero or more")
+    options = subcommands.compare(arguments)
     scripts = _run_into_both(*options.folders)
     worst = 0.0
     for script, below in scripts:

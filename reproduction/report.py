@@ -14,14 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from reproduction.command_line import read_settings
-
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from reproduction import story
+from reproduction import story, subcommands
 from reproduction.circuit_svg import circuit_svg
 from reproduction.claims import read_claims
 from reproduction.evidence import Evidence, evidence, link_effects_of
@@ -32,17 +30,10 @@ from reproduction.provenance import command, library_versions
 from reproduction.publication import record_path
 from reproduction.results import sections as table_sections
 from reproduction.run import Artifacts, read_artifacts
-from reproduction.settings import PlotSettings
 from reproduction.shown import Panel, first_showing, panels_of
 from reproduction.steps import read_experiments
 from reproduction.verdicts import KIND, as_key, read_left_out, read_verdicts
 
-DESCRIPTION = """Everything on one page.
-
-Run the experiments, the plotting scripts and `reproduce.py results` first (`make figures` runs them and this). The
-page, report.html in paper-plots, answers the paper's questions in its order. It has every figure, the results table,
-and the commands that made them. It needs no network and no other file.
-"""
 PAGE = Path(__file__).parent / "page"
 DOUBTFUL_FIRST = ("failed", "not judged", "passed")  # the order of verdicts on the page
 
@@ -188,7 +179,7 @@ def _in_script(data: object) -> str:
 
 def main(arguments: list[str]) -> None:
     """Publish the report. Raises `UserError` if what it shows is of different models, or older than the runs."""
-    settings = read_settings(DESCRIPTION, PlotSettings(), arguments, program="reproduce.py report")
+    settings = subcommands.report(arguments)
     folder = settings.artifact_folder()
     runs = read_experiments(folder)
     first = next(iter(runs.values()))

@@ -9,28 +9,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-
-from reproduction.command_line import read_settings
+from dataclasses import asdict, fields
 
 import pandas as pd
 
 from path_patching.bootstrap import Estimate
 from path_patching.errors import one_line
+from reproduction import subcommands
 from reproduction.claims import Claim, is_of_paper, read_claims
 from reproduction.experiments import EXPERIMENTS
 from reproduction.plots import start_plots
 from reproduction.publication import invocation
 from reproduction.run import Artifacts, Number
-from reproduction.settings import PlotSettings, flag
 from reproduction.steps import read_experiments
 
-DESCRIPTION = """Every number of the paper beside the measured one.
-
-Run the experiments first (`make figures` runs them and this). The table is printed, and published in paper-plots as
-results.md, results.csv and results.json. The paper's numbers and the verdicts are for GPT-2 small alone. With --check,
-the exit status is 1 if a verdict is “differs”, or if something that the paper states was not measured.
-"""
 MARKDOWN_COLUMNS = {
     "words": "what",
     "measured": "measured [95 % interval]",
@@ -100,16 +92,9 @@ def _markdown_rows(lines: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-@dataclass(frozen=True)
-class ResultsSettings(PlotSettings):
-    """The settings of `reproduce.py results`."""
-
-    check: bool = flag(False, "exit with status 1 if a verdict fails")
-
-
 def main(arguments: list[str]) -> None:
     """Publish and print the table; with --check, exit with status 1 if a verdict fails."""
-    settings = read_settings(DESCRIPTION, ResultsSettings(), arguments, program="reproduce.py results")
+    settings = subcommands.results(arguments)
     claims, made = read_claims(), read_experiments(settings.artifact_folder())
     summary = start_plots("results", settings, *made.values(), might_read=tuple(EXPERIMENTS))
     table = results_table(claims, made)

@@ -114,6 +114,10 @@ class Settings(_Named):
                 f"{self.memory_gb:g}; give --n {fitting} or fewer, or more memory"
             )
 
+    def asked(self) -> str:
+        """The model by its title, and how many sentences it is asked on."""
+        return f"{named(self.model).title}, {self.n} sentences"
+
     def bytes_a_sentence(self, model: Model) -> int:
         """Bytes that the script keeps for each sentence, not counting batches."""
         return SENTENCE_BYTES
@@ -232,6 +236,10 @@ class ValidationSettings(Settings):
             raise UserError(f"--thresholds {unfit[0]}: give shares between 0 and 1, as 0.02")
         if unknown := [test for test in self.only if test not in VALIDATION]:
             raise UserError(f"--only {shortened(unknown[0])}: the tests are {', '.join(VALIDATION)}")
+
+    def asked(self) -> str:
+        """Of what is left of the sentences with `quick`."""
+        return Settings.asked(self.thinned())
 
     def chosen(self) -> ValidationSettings:
         """These settings, with torch for `auto`: rust_circuit would build circuits for thousands of path sets."""

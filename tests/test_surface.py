@@ -12,6 +12,7 @@ from path_patching import PathSet
 from path_patching.files import ROOT
 from path_patching.reference import Reference
 from reproduction.experiments import EXPERIMENTS, PLOTS
+from reproduction.subcommands import READERS
 from tests.helpers.scripts import output, run_python
 from tests.helpers.windows import open_window
 from utils import start_experiment
@@ -108,7 +109,7 @@ def test_what_is_handed_on_is_there_once():
 
 
 def test_importing_waits_for_nothing_that_may_not_be_needed():
-    late = "rust_circuit concept_erasure transformers.modeling_utils transformers.tokenization_utils_base plotly"
+    late = "rust_circuit concept_erasure transformers pandas plotly"
     imports = "import sys, path_patching, dataset, utils"
     code = f"{imports}; print([name for name in {late!r}.split() if name in sys.modules])"
     assert output(run_python("-c", code)) == "[]\n"
@@ -117,18 +118,44 @@ def test_importing_waits_for_nothing_that_may_not_be_needed():
 HELP = """
 import io, runpy, sys
 from contextlib import redirect_stdout, suppress
-for script in sys.argv[1:]:
-    sys.argv = [script, "--help"]
+for script, *word in map(str.splitlines, sys.argv[1:]):
+    sys.argv = [script, *word, "--help"]
     with redirect_stdout(io.StringIO()) as printed, suppress(SystemExit):
         runpy.run_path(script, run_name="__main__")
-    assert printed.getvalue().startswith("usage:"), script
+    assert printed.getvalue().startswith("usage: " + " ".join([script.rpartition("/")[2], *word])), script
 print([name for name in sys.modules if name in ("torch", "numpy", "pandas", "transformers", "plotly", "tqdm")])
 """
 
 
 def test_help_waits_for_nothing_that_takes_long():
     scripts = [str(ROOT / f"{name}.py") for name in (*EXPERIMENTS, *PLOTS, "reproduce")]
-    assert output(run_python("-c", HELP, *scripts)) == "[]\n"
+    commands = [f"{scripts[-1]}\n{word}" for word in READERS]
+    assert output(run_python("-c", HELP, *scripts, *commands)) == "[]\n"
+
+
+FIRST_LINE = """
+import io, runpy, sys
+class Said(BaseException): ...
+def write(text):
+    raise Said(text, [name for name in ("torch", "numpy", "pandas", "transformers") if name in sys.modules])
+sys.stdout.write, sys.argv = write, sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except Said as said:
+    print(*said.args, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "line"),
+    [
+        ("circuit_discovery", ["--model", "standin", "--n", "97"], "circuit_discovery.py: stand-in, 97 sentences"),
+        ("circuit_validation", ["--quick"], "circuit_validation.py: GPT-2 small, 97 sentences"),
+    ],
+)
+def test_an_experiment_says_what_it_asks_before_anything_that_takes_long(script, flags, line):
+    ran = run_python("-c", FIRST_LINE, str(ROOT / f"{script}.py"), *flags)
+    assert ran.stderr == f"{line} []\n"
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("path_patching/**/*.py")), ids=lambda path: path.stem)

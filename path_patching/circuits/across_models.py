@@ -43,12 +43,12 @@ from path_patching.circuits.rivals import numbered
 from path_patching.circuits.search import find_circuit
 from path_patching.circuits.validation.matched import p_value, random_parts
 from path_patching.circuits.validation.measuring import Scale, measured
+from path_patching.defaults import CIRCUITS_OF_MODELS
 from path_patching.engine import Engine, Request
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture
 from path_patching.sweeps import Metric
 
-CIRCUITS = 100  # random circuits for each circuit found
 WIDTH = 120  # columns of a terminal
 NARROWEST = 8  # columns for a model's name, at least
 NOTHING = "–"
@@ -113,7 +113,7 @@ class OfModel:
     remark: str = ""
 
 
-def of_model(asked: Asked, circuits: int = CIRCUITS, seed: int = 0) -> OfModel:
+def of_model(asked: Asked, circuits: int = CIRCUITS_OF_MODELS, seed: int = 0) -> OfModel:
     """One model's row. Its circuit is compared with `circuits` random ones. A remark says what is missing."""
     engine, name, (explained, metric) = asked.engine, asked.engine.model.name, next(iter(asked.metrics.items()))
     clean, corrupted = measured(engine, [Request.clean(), Request.corrupted()], [*asked.metrics.values()]).unbind(1)
