@@ -81,7 +81,8 @@ class Verdicts:
                 if line["corrected"] == outcome != line["verdict"]
             ]
             if changed:
-                print(f"{outcome}, corrected for {len(by_holm)} verdicts: {listed(changed)}")
+                advice = "; more sentences or draws would tell" if outcome == "failed" else ""
+                print(f"{outcome}, corrected for {len(by_holm)} verdicts{advice}: {listed(changed)}")
         if lines:
             nan = "a number without an interval or a p, or not measured"
             self.run.save_table(TABLE, [pd.DataFrame(lines)], kind=KIND, nan=nan)

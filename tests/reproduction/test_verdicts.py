@@ -116,7 +116,7 @@ def test_verdicts_are_corrected_for_their_number(tmp_path, capsys):
     assert [*table["corrected"]] == ["failed", "passed", "passed", "failed", "", "passed"]
     assert (made.number("verdicts/with_p"), made.number("verdicts/with_p/passed")) == (5, 3)
     lines = capsys.readouterr().out.splitlines()
-    assert "failed, corrected for 5 verdicts: random (random)" in lines
+    assert "failed, corrected for 5 verdicts; more sentences or draws would tell: random (random)" in lines
     assert "passed, corrected for 5 verdicts: independence (independence), random_links (random_links)" in lines
 
 

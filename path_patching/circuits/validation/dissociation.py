@@ -87,7 +87,9 @@ class Dissociation:
         lost, subject = self.losses[task, circuit], f"{task} without the circuit of {circuit}"
         if task != circuit:
             shared = BARS["other_loss"].side(abs(lost.value)) == 1
-            return judge("other_loss", magnitude(lost), subject, "the two share nodes" if shared else "")
+            return judge(
+                "other_loss", magnitude(lost), subject, "the two share nodes, which is no fault of it" if shared else ""
+            )
         if task not in self.beyond_chance:
             unjudged = lost.doubt or "there is no random circuit of its shape to compare with"
             return judge("own_loss", lost, subject, unjudged=unjudged)
