@@ -24,7 +24,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -82,12 +82,13 @@ from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.metrics import Metric
 from reproduction import compare, explain, report, results
 from reproduction.evaluations import clusters_of
+from reproduction.pace import SHARES, in_words, last_seconds, time_left, usual_seconds
 from reproduction.paper import PAPER, named_as_read
 from reproduction.publication import lock_folder, wait_for, writing_to
 from reproduction.run import model_of
 from reproduction.settings import PlotSettings, RandomCircuitSettings, Settings
 from reproduction.shown import Panel, choose_panel, read_panels
-from reproduction.steps import Step, is_done, steps_of
+from reproduction.steps import Step, is_done, steps_of, to_be_run
 from tasks.prompts import TASKS, TaskDataset, build
 from utils import cutoff_sharpness, greater_than, start_experiment
 
@@ -179,17 +180,28 @@ def _end_of_interrupted(running: subprocess.Popen[bytes]) -> int:
         return running.wait()
 
 
-def run_all(steps: list[Step], fingerprint: str, force: bool) -> None:
-    """Run the steps that are not done, in order; the first that fails ends the run."""
+def run_all(steps: list[Step], fingerprint: str, force: bool, usual: Mapping[str, float], is_usual: bool) -> None:
+    """Run the steps that are not done, in order; the first that fails ends the run.
+
+    `usual` is about how long each takes, in seconds; what is left is said from the first step on if it `is_usual`, else
+    once a step has shown how long it takes here.
+    """
+    left = [each.script for each in (steps if force else to_be_run(steps, fingerprint))]
+    took: dict[str, float] = {}
     for number, step in enumerate(steps, start=1):
+        left = [script for script in left if script != step.script]
         wait_for(step.script, step.published)  # a run that outlived its own reproduce.py
         if not force and is_done(step, fingerprint):
             print(f"== {step.script} is done already, and nothing that it depends on has changed", flush=True)
             continue
+        with_it = [step.script, *left]
+        about = f", {in_words(time_left(with_it, usual, took))}" if took or is_usual else ""
         print(f"\n== {number} of {len(steps)}: {step.command}", flush=True)
+        print(f"== left: {f'{len(with_it)} steps' if left else 'this step'}{about}", flush=True)
         started = time.monotonic()
         run_step(step)
-        print(f"== {step.script} took {time.monotonic() - started:.0f} s", flush=True)
+        took[step.script] = time.monotonic() - started
+        print(f"== {step.script} took {took[step.script]:.0f} s", flush=True)
 
 
 def run_everything(arguments: list[str]) -> None:
@@ -208,7 +220,8 @@ def run_everything(arguments: list[str]) -> None:
     asked = [step for step in steps if step.script in options.only and step.script not in options.skip]
     if not asked:
         raise UserError("nothing is left to do: --skip names every step that --only does; leave one out of it")
-    run_all(asked, model.fingerprint, options.force)
+    is_usual = all(map(last_seconds, asked)) or (name in SHARES and options.n is None)
+    run_all(asked, model.fingerprint, options.force, usual_seconds(asked, name), is_usual)
     lock.release()
     page = plots / "report.html"
     if page.is_file():

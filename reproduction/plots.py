@@ -25,7 +25,7 @@ from reproduction.publication import (
 )
 from reproduction.run import Artifacts, check_alike, model_of
 from reproduction.settings import PlotSettings, model_folder
-from reproduction.terminal import in_notebook
+from reproduction.terminal import in_notebook, seconds_so_far
 from reproduction.window import show
 
 
@@ -82,6 +82,7 @@ class Plots:
             "warnings": list(
                 dict.fromkeys(each for source in self.sources for each in source.record.get("warnings", ()))
             ),
+            "seconds": seconds_so_far(),
             "read": absent | {path.name: sha256(path) for path in paths},
             "figures": self.titles,
             "shows": self.shows,

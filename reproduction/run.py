@@ -12,7 +12,6 @@ import io
 import json
 import math
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, reduce
@@ -45,7 +44,7 @@ from reproduction.publication import (
     sha256,
 )
 from reproduction.settings import Settings, model_folder
-from reproduction.terminal import after_each_cell, imports_are_done, in_notebook
+from reproduction.terminal import after_each_cell, imports_are_done, in_notebook, seconds_so_far
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +97,6 @@ class Run:
 
     publication: Publication
     provenance: Mapping[str, Any]
-    started: float = field(default_factory=time.monotonic)
     numbers: dict[str, dict[str, object]] = field(default_factory=dict)
     index: dict[str, dict[str, object]] = field(default_factory=dict)
     read: dict[str, str | None] = field(default_factory=dict)
@@ -208,9 +206,8 @@ class Run:
                 f"nothing is published, since these cells were not run to their end: {' '.join(not_run)} Run them, or "
                 "give run.publish(partial=True)"
             )
-        spent = {"seconds": round(time.monotonic() - self.started, 1)}
         found = {"numbers": self.numbers, "index": self.index} | ({"circuit": self.circuit} if self.circuit else {})
-        said = {**self.provenance, "read": self.read, **spent, **found}
+        said = {**self.provenance, "read": self.read, "seconds": seconds_so_far(), **found}
         if not_run:
             said["partial"] = not_run
             said["warnings"] = [*said["warnings"], f"a part of {self.script}.py, without: {' '.join(not_run)}"]

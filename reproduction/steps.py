@@ -16,7 +16,7 @@ from path_patching.files import ROOT
 from reproduction.experiments import EXPERIMENTS, PLOTS, WORDS
 from reproduction.paper import named_as_read
 from reproduction.provenance import code_sha256, library_versions
-from reproduction.publication import intact, invocation, record_path, sha256
+from reproduction.publication import intact, invocation, read_record, record_path, sha256
 from reproduction.run import Artifacts, read_artifacts
 
 
@@ -87,6 +87,17 @@ def is_done(step: Step, fingerprint: str) -> bool:
     if "beside" in record:
         expected["beside"] = {name: _hash_of(step, name) for name in record["beside"]}
     return all(record.get(name) == value for name, value in expected.items())
+
+
+def to_be_run(steps: Sequence[Step], fingerprint: str) -> list[Step]:
+    """The steps that are not done, and those that read what such a step will have made anew."""
+    waiting: list[Step] = []
+    for step in steps:
+        path = record_path(step.published, step.script)
+        anew = {record_path(each.published, each.script).name for each in waiting}
+        if not is_done(step, fingerprint) or anew & {*read_record(path).get("read", {})}:
+            waiting.append(step)
+    return waiting
 
 
 def read_experiments(folder: Path) -> dict[str, Artifacts]:

@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ REQUIREMENTS = ROOT / "requirements.txt"
 INSTALL = f"use the .venv of make figures, or {sys.executable} -m pip install -r {REQUIREMENTS}"
 COLLECTED_AFTER = gc.get_threshold()
 WHILE_IMPORTING = 100_000  # new objects, which nearly all stay: looking through them takes a fifth of importing PyTorch
+STARTED = time.monotonic()  # a script imports this first
 INTERRUPTED = "interrupted: what was published before is as it was"
 
 
@@ -76,6 +78,11 @@ def explain_errors() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
         atexit.register(_flush)
+
+
+def seconds_so_far() -> float:
+    """How long the script, or the window, has been running."""
+    return round(time.monotonic() - STARTED, 1)
 
 
 def in_interactive_window() -> bool:

@@ -126,6 +126,21 @@ def test_steps_that_are_done_are_run_again_if_that_is_asked(loaded, monkeypatch,
     assert [step.script for step in runs] == ["topk_years"]
 
 
+@pytest.mark.parametrize("is_usual", [True, False])
+def test_each_step_says_how_many_are_left_and_about_how_long(monkeypatch, tmp_path, capsys, is_usual):
+    usual = {"circuit_discovery": 600.0, "random_years": 60.0, "topk_years": 60.0, "results": 60.0}
+    steps = [Step(script, (), tmp_path, tmp_path) for script in usual]
+    monkeypatch.setattr(reproduce, "run_step", lambda step: None)
+    monkeypatch.setattr(reproduce, "is_done", lambda step, fingerprint: step.script == "random_years")
+    reproduce.run_all(steps, "", False, usual, is_usual)
+    printed = capsys.readouterr().out
+    assert re.findall("== left: (.*)", printed) == [
+        "4 steps, about 13 min" if is_usual else "4 steps",
+        "2 steps, less than a minute",  # the first took no time
+        "this step, less than a minute",
+    ]
+
+
 def test_a_failing_step_ends_the_run(monkeypatch, tmp_path):
     (tmp_path / "neuron_plots.py").write_text("import sys; print('its last words'); sys.exit(3)")
     monkeypatch.setattr("reproduction.steps.ROOT", tmp_path)
