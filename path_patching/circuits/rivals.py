@@ -2,7 +2,7 @@
 
 For each circuit C, by the paths of its full circuit:
 
-    size            its heads and MLPs, counted at END and at YY if they have places; and its links
+    size            its heads and MLPs, counted at END and at YY if they have places, and its links; as shares, too
     F(C)            (m(C) − m(∅)) / (m(M) − m(∅)), normalized faithfulness
     recovered       m(C) / m(M), the paper's ratio
     KL              from the model's distribution to that of C alone, in nats
@@ -16,8 +16,8 @@ In C alone everything else is on corrupted data; in ∅ everything is. C∖{v} i
     >>> print(table(compared(engine, metric, [circuit, rival], YY, END)))
     | circuit | nodes | edges | F | recovered | KL | needed | nodes shared | edges shared |
     |---|---|---|---|---|---|---|---|---|
-    | mine | 4 | 9 | ... [..., ...] | ... | ... | ... of 4 | – | – |
-    | a rival | 2 | 3 | ... [..., ...] | ... | ... | ... of 2 | 2 (0.50) | 2 (0.20) |
+    | mine | 4 (22.2 %) | 12 (5.0 %) | ... [..., ...] | ... | ... | ... of 4 | – | – |
+    | a rival | 2 (22.2 %) | 3 (3.0 %) | ... [..., ...] | ... | ... | ... of 2 | 2 (0.50) | 2 (0.20) |
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from path_patching.bootstrap import Clusters, Estimate
 from path_patching.circuits.circuit import Circuit, check_fits, full_circuit
 from path_patching.circuits.overlap import Overlap, overlap
+from path_patching.circuits.size import Size, size_of
 from path_patching.circuits.twins import check_yy
 from path_patching.circuits.validation.faithfulness import divergence_scale
 from path_patching.circuits.validation.measuring import Scale, is_nothing, isolated, measured
@@ -44,6 +45,7 @@ class Compared:
     """A circuit and its measurements."""
 
     circuit: Circuit
+    size: Size
     faithfulness: Estimate
     """F(C)."""
     recovered: Estimate
@@ -81,6 +83,7 @@ def compared(
         found.append(
             Compared(
                 circuit,
+                size_of(circuit, engine.model.architecture),
                 faithfulness=scale.normalized(scores[0]),
                 recovered=scale.share(scores[0], scale.whole),
                 divergence=scale.mean(divergences[0]),
@@ -96,10 +99,10 @@ def table(found: Sequence[Compared]) -> str:
     lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
     names = numbered([each.circuit.name for each in found])
     for number, (name, each) in enumerate(zip(names, found, strict=True)):
-        size, numbers = len(each.circuit.members), (each.faithfulness, each.recovered, each.divergence)
-        row = [name, f"{size}", f"{len(each.circuit.links)}"]
+        size, numbers = each.size, (each.faithfulness, each.recovered, each.divergence)
+        row = [name, *(f"{n} ({share})" for n, share in zip((size.nodes, size.links), size.shares, strict=True))]
         row += [str(estimate.without_plain()) for estimate in numbers]
-        row += [f"{each.needed} of {size}"]
+        row += [f"{each.needed} of {size.nodes}"]
         parts = (each.shared.nodes, each.shared.links)
         row += [f"{len(part.both)} ({part.jaccard:.2f})" if number else "–" for part in parts]
         lines.append(f"| {' | '.join(row)} |")

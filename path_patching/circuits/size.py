@@ -27,9 +27,14 @@ class Size:
     links: int
     of_links: int
 
+    @property
+    def shares(self) -> tuple[str, str]:
+        """The shares of nodes and of links, in words."""
+        return f"{100 * self.nodes / self.of_nodes:.1f} %", f"{100 * self.links / self.of_links:.1f} %"
+
     def __str__(self) -> str:
-        nodes = f"{self.nodes} of {self.of_nodes} nodes ({100 * self.nodes / self.of_nodes:.1f} %)"
-        return f"{nodes}, {self.links:,} of {self.of_links:,} links ({100 * self.links / self.of_links:.1f} %)"
+        nodes, links = self.shares
+        return f"{self.nodes} of {self.of_nodes} nodes ({nodes}), {self.links:,} of {self.of_links:,} links ({links})"
 
 
 def size_of(circuit: Circuit, sizes: Architecture) -> Size:

@@ -28,7 +28,7 @@ from path_patching.circuits.validation.verdicts import Verdict, judge
 
 EPSILON = 0.1
 PERMUTATIONS = 999
-MOST = 500  # sentences of which kernels are made: time and memory grow with their square
+MOST = 200  # sentences of which kernels are made, for time and memory grow with their square
 
 
 def hypotheses(scale: Scale, alone: torch.Tensor, without: torch.Tensor, subject: str) -> tuple[Verdict, Verdict]:
