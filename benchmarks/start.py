@@ -3,8 +3,8 @@
 python benchmarks/start.py [--runs 3] [--only "circuit_discovery.py --help" …] [--help]
 
 Each row is a process of its own, run several times; the least is shown, of the processor's time (user and system, of
-one thread) and of the clock's. The question is the README's. It is asked once before: then the stand-in is in the
-tensor cache, and what `transformers` answers is kept there.
+one thread) and of the clock's. The question is the README's. It is asked once before: then our modules are compiled,
+the stand-in is in the tensor cache, and what `transformers` answers is kept there.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ experiment = start_experiment(model="standin", n=97, engine="{engine}")
 path = PathSet.parse("a9.h1 → m9 → logits", end=experiment.END, yy=experiment.YY)
 print(experiment.effect(path))
 """
+FIRST_LINE = """
+import os, runpy, sys
+sys.argv = ["circuit_discovery.py", "--model", "standin"]
+sys.stdout.write = lambda text: os._exit(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 READ = "from path_patching import load_model; load_model('standin')"
 FLOOR = "import torch"
 ROWS = {
@@ -42,6 +48,8 @@ ROWS = {
     "reading and hashing the stand-in": ("-c", READ),
     "circuit_discovery.py --help": ("circuit_discovery.py", "--help"),
     "reproduce.py --help": ("reproduce.py", "--help"),
+    "reproduce.py models --help": ("reproduce.py", "models", "--help"),
+    "the first line of circuit_discovery.py": ("-c", FIRST_LINE),
     "the question, torch": ("-c", QUESTION.format(engine="torch")),
     "the question, rust_circuit": ("-c", QUESTION.format(engine="rust_circuit")),
 }
@@ -51,6 +59,7 @@ def run(arguments: tuple[str, ...]) -> Cost:
     """What a process costs that runs Python with these arguments. Raises `UserError` if it fails."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # our modules would be compiled each time
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )

@@ -128,8 +128,9 @@ class Activations:
         if node.kind == "embeds":
             return [self.stream("a0.in", node.position, data, part)]
         if node.kind == "head":
-            z = self.z(node.layer, node.position, data, part)
-            return evaluate([self._circuit.head_write(head) for head in alike], {"z": z})
+            heads = [head.index for head in alike]
+            z = self.z(node.layer, node.position, data, part)[:, heads]
+            return evaluate([self._circuit.heads_write(node.layer, heads)], {"z": z})[0].unbind(1)
         if node.kind == "mlp":
             before, after = self._circuit.around_mlp(node.layer)
             return [self.stream(after, node.position, data, part) - self.stream(before, node.position, data, part)]

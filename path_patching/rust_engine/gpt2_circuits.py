@@ -153,10 +153,10 @@ class Gpt2Circuit:
         out = rc.Index(self._weight(f"{prefix}.w.proj_out"), [slice(None), node.index], name=f"{node}.w.out")
         return einsum(",d->d", activation, out, name=str(node))
 
-    def head_write(self, head: Node) -> rc.Circuit:
-        """What a head writes (D,), from the symbol `z` (H, d_head), its layer's attention-weighted values."""
-        z = rc.Index(self._z(), [head.index], name=f"{head.name}.z")
-        return einsum("c,dc->d", z, self._of_head(f"a{head.layer}.w.o", head.index), name=head.name)
+    def heads_write(self, layer: int, heads: list[int]) -> rc.Circuit:
+        """What h heads of a layer write (h, D), from the symbol `z` (h, d_head), their attention-weighted values."""
+        weight = rc.Array(self._weights[f"a{layer}.w.o_arr"].value[heads], f"a{layer}.w.o.of_heads")
+        return einsum("hc,hdc->hd", self._z(len(heads)), weight, name=f"a{layer}.writes")
 
     def head_directions(self, head: Node) -> torch.Tensor:
         """The directions along which a head writes, (d_head, D)."""
@@ -215,14 +215,14 @@ class Gpt2Circuit:
 
     def attention_layer(self, layer: int) -> rc.Circuit:
         """The residual stream after a layer's heads at any position, (D,), from the symbols `a{layer}.in` and `z`."""
-        name, read = f"a{layer}", self._any_position(f"a{layer}.in")
-        write = einsum("hc,hdc->d", self._z(), self._weight(f"{name}.w.o"), name=f"{name}.write")
+        name, read, z = f"a{layer}", self._any_position(f"a{layer}.in"), self._z(self.architecture.n_heads)
+        write = einsum("hc,hdc->d", z, self._weight(f"{name}.w.o"), name=f"{name}.write")
         return rc.Add(read, write, self._weight(f"{name}.w.o_bias"), name=f"{name}.out")
 
     def _any_position(self, stream: str) -> rc.Circuit:
         """A residual stream at a position that does not matter, (D,)."""
         return rc.Symbol.new_with_random_uuid((self.architecture.d_model,), stream)
 
-    def _z(self) -> rc.Circuit:
-        """The attention-weighted values of a layer's heads, (H, d_head)."""
-        return rc.Symbol.new_with_random_uuid((self.architecture.n_heads, self.architecture.d_head), "z")
+    def _z(self, n_heads: int) -> rc.Circuit:
+        """The attention-weighted values of some heads of a layer, (n_heads, d_head)."""
+        return rc.Symbol.new_with_random_uuid((n_heads, self.architecture.d_head), "z")
