@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: figures test style types tests clean
+.PHONY: figures test style types tests test-benchmarks clean
 
 figures: $(VENV)/.installed
 	$(RUN) reproduce.py
@@ -22,6 +22,9 @@ types: $(VENV)/.installed-dev
 
 tests: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
+
+test-benchmarks: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m benchmark
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -144,7 +144,7 @@ def raise_user_error() -> None:
     raise UserError("mend this")
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 def test_a_process_of_its_own_has_its_limits_and_passes_errors_on() -> None:
     assert 0.01 < in_own_process(peak_gb, "cpu", threads=1) < 64
     with pytest.raises(NotMeasuredError, match="over 0 s"):
@@ -159,13 +159,13 @@ def exit_at_once(code: int) -> None:
     os._exit(code)
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 def test_the_command_prints_a_table() -> None:
     printed = output(run_python(str(COMMAND), *TINY, "--nodes", "2", "--baselines", "--engines", "torch"))
     assert rows_of(printed, "how").keys() == {"torch engine"}
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 def test_every_way_has_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     baselines = ("release", "hooks") if HAVE_RUST else ("hooks",)
     printed = run_here(main, (*TINY, "--nodes", "2", "--baselines", *baselines), (path_patching,), capsys)
@@ -180,7 +180,7 @@ def test_every_way_has_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(float(cells[-1]) > 0 for cells in floors.values())
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 @pytest.mark.parametrize(
     ("flag", "header", "names"),
     [
@@ -354,7 +354,7 @@ def test_direct_effects_of_heads_need_part_of_a_row() -> None:
     assert needs.total(sizes).unembedded == pytest.approx(of_heads + (sizes.n_layers + 1) * (30 + 20))
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 def test_steps_have_their_time_and_their_floor() -> None:
     flags = ("--model-shape", "tiny", "--n", "3", "--engines", "torch", "--threads", "1")
     printed = output(
