@@ -157,7 +157,7 @@ def find_circuit(
     if not attempts:
         raise UserError(
             f"no head of {engine.model.name} at END changes the metric by as much as "
-            f"{THRESHOLDS[-1] if threshold is None else threshold:.2%} of the clean {search.clean:.4f}; "
+            f"{100 * (THRESHOLDS[-1] if threshold is None else threshold):g} % of the clean {search.clean:.4f}; "
             "give a lower threshold, or a circuit of your own"
         )
     last, sizes = attempts[-1], search.model.architecture
@@ -246,13 +246,18 @@ def _attempts(search: Search, shares: tuple[float, ...], followed_if_many: bool)
         may_be_followed = followed_if_many or not too_many_to_follow(_at_end(late), sizes)
         full = _full(strict, late) if late.recovered >= ENOUGH and may_be_followed else None
         attempts.append(_Attempt(share, strict, late, full))
+        size = f"{len(late.circuit.heads)} heads and {len(late.circuit.mlps)} MLPs at END"
         print(
-            f"threshold {share:g} of clean: {len(late.circuit.heads)} heads and {len(late.circuit.mlps)} MLPs at END "
-            f"recover {late.recovered:.3f} of clean{_said_of_followed(full)}"
+            f"threshold {100 * share:g} % of clean: {size} recover {_percent(late)} of clean{_said_of_followed(full)}"
         )
         if too_large or attempts[-1].recovered >= ENOUGH:
             break
     return attempts
+
+
+def _percent(found: Found) -> str:
+    """What a circuit recovers of the clean value: 98.7 %."""
+    return f"{100 * found.recovered:.1f} %"
 
 
 def _said_of_followed(full: Found | None) -> str:
@@ -260,8 +265,8 @@ def _said_of_followed(full: Found | None) -> str:
     if full is None:
         return ""
     if not any(link.reader.endswith(f"@{YY}") or link.sender.endswith(f"@{YY}") for link in full.circuit.links):
-        return f"; none of their inputs reads YY, so all are taken whole: {full.recovered:.3f}"
-    return f"; with their inputs followed to YY, {full.recovered:.3f}"
+        return f"; none of their inputs reads YY, so all are taken whole: {_percent(full)}"
+    return f"; with their inputs followed to YY, {_percent(full)}"
 
 
 def _at_end(found: Found) -> tuple[str, ...]:

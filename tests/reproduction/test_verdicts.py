@@ -164,7 +164,7 @@ def test_a_run_in_which_all_was_asked_leaves_nothing_out(tmp_path):
     [
         ("late half", "late_half"),
         ("a9.h1@END", "a9.h1_end"),
-        ("the search at 0.2% of clean", "the_search_at_0.2_of_clean"),
+        ("the search at 0.2 % of clean", "the_search_at_0.2_of_clean"),
     ],
 )
 def test_words_become_parts_of_keys(words, key):

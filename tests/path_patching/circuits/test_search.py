@@ -221,7 +221,9 @@ def test_a_threshold_that_is_no_share_is_one_line(threshold):
 def test_every_decision_is_recorded_with_the_effect_behind_it(capsys):
     engine = engine_of("torch", a_chain_with_decoys)
     described = json.loads(json.dumps(find_circuit(engine, greater_than(YEARS), YY, END).as_json()))
-    assert re.search(r" recover [\d.]+ of clean; with their inputs followed to YY, [\d.]+$", capsys.readouterr().out)
+    assert re.search(
+        r" recover [\d.]+ % of clean; with their inputs followed to YY, [\d.]+ %$", capsys.readouterr().out
+    )
     threshold = described["threshold"]
     for step in described["steps"]:
         assert all(abs(effect) >= threshold for effect in step["kept"].values())

@@ -61,7 +61,7 @@ def test_below_a_threshold_searches_end_at_end():
     found = stability(effects, WEIGHTS, YY, END, (0.05, 0.02), followed_from=0.03)
     assert [each.followed for each in found.searches] == [True, False]
     subjects = [verdict.subject for verdict in found.verdicts(PLANTED)]
-    assert [subject for subject in subjects if "2% of clean" in subject and "YY" in subject] == []
+    assert [subject for subject in subjects if "2 % of clean" in subject and "YY" in subject] == []
     assert found.judged_at(PLANTED) == 0.05
 
 
@@ -130,7 +130,7 @@ def test_a_circuit_of_no_search_is_judged_where_the_consensus_is_most_like_it():
     found = Stability((Searches(0.02, (frozenset(),) * 2), Searches(0.01, (members_of(PLANTED),) * 2)))
     judged = [verdict.subject for verdict in found.verdicts(PLANTED) if verdict.passed is not None]
     assert judged
-    assert all("1% of clean" in subject for subject in judged)
+    assert all("1 % of clean" in subject for subject in judged)
 
 
 def test_what_cannot_be_compared_is_one_line():
