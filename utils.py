@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import torch
 
@@ -36,10 +36,10 @@ from dataset import (
 from path_patching.bootstrap import Clusters, Estimate
 from path_patching.circuits.circuit import Circuit
 from path_patching.circuits.search import find_circuit
-from path_patching.devices import resolve_device
+from path_patching.devices import check_default_device, resolve_device
 from path_patching.engine import Engine, Sentences
 from path_patching.engine_choice import SENTENCES_CHECKED, check_engine, make_engine
-from path_patching.errors import UserError
+from path_patching.errors import UserError, shortened
 from path_patching.gpt2.model import Model, to_transformers
 from path_patching.gpt2.tensor_cache import load_model, source_folder
 from path_patching.gpt2.tokenizer import check_reads_alike, load_tokenizer
@@ -55,11 +55,15 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
 
+class MetricError(UserError, ValueError):
+    """Values that do not fit the YYs, or what are no YYs."""
+
+
 def prob_diff(year_probs: torch.Tensor, start_yy: torch.Tensor, valid: ValidYears = "greater") -> torch.Tensor:
     """Probability of the valid end years minus that of the others, (N, 100) and (N,) to (N,) in [-1, 1].
 
     Paper, section 3.1: Σ_{y>YY} p_y − Σ_{y≤YY} p_y. With `valid="less"`, for the less-than prompts of section 5, the
-    valid years are y < YY. Raises ValueError if the shapes do not fit.
+    valid years are y < YY. Raises `MetricError` if the shapes do not fit, and for a YY outside 0 ... 99.
     """
     _check_shapes(year_probs, start_yy)
     return torch.where(_is_valid(year_probs, start_yy, valid), year_probs, -year_probs).sum(-1)
@@ -67,6 +71,7 @@ def prob_diff(year_probs: torch.Tensor, start_yy: torch.Tensor, valid: ValidYear
 
 def _is_valid(values: torch.Tensor, start_yy: torch.Tensor, valid: ValidYears = "greater") -> torch.Tensor:
     """Which of the years of values (N, 100) are valid end years, bool (N, 100)."""
+    _check_valid(valid)
     years, start = torch.arange(100, device=values.device), start_yy.to(values.device)[:, None]
     return years > start if valid == "greater" else years < start
 
@@ -79,8 +84,8 @@ def greater_than(start_yy: torch.Tensor, valid: ValidYears = "greater") -> Metri
 def log_odds(year_probs: torch.Tensor, start_yy: torch.Tensor) -> torch.Tensor:
     """The log odds of the valid end years against all else, (N, 100) and (N,) to (N,), in nats.
 
-    ln(p / (1 − p)) for p = Σ_{y>YY} p_y. Unlike the probability difference it has no largest value. Raises ValueError
-    if the shapes do not fit.
+    ln(p / (1 − p)) for p = Σ_{y>YY} p_y. Unlike the probability difference it has no largest value. Raises
+    `MetricError` like `prob_diff`.
     """
     _check_shapes(year_probs, start_yy)
     valid = (year_probs * _is_valid(year_probs, start_yy)).sum(-1)
@@ -90,13 +95,14 @@ def log_odds(year_probs: torch.Tensor, start_yy: torch.Tensor) -> torch.Tensor:
 def cutoff_sharpness(year_probs: torch.Tensor, start_yy: torch.Tensor, valid: ValidYears = "greater") -> torch.Tensor:
     """How sharply probability rises from one side of YY to the other, (N, 100) and (N,) to (N,) in [-1, 1].
 
-    Paper, section 3.1: p_{YY+1} − p_{YY−1}; with `valid="less"` its negative. Raises ValueError if the shapes do not
+    Paper, section 3.1: p_{YY+1} − p_{YY−1}; with `valid="less"` its negative. Raises `MetricError` if the shapes do not
     fit or a YY lies outside 1 ... 98, where one of the two neighbours does not exist.
     """
     _check_shapes(year_probs, start_yy)
+    _check_valid(valid)
     start = start_yy.to(year_probs.device)[:, None]  # (N, 1)
     if ((start < 1) | (start > 98)).any():
-        raise ValueError("cutoff sharpness needs a year on either side: every YY must lie in 01 ... 98")
+        raise MetricError("cutoff sharpness needs a year on either side: every YY must lie in 01 ... 98")
     rise = (year_probs.gather(1, start + 1) - year_probs.gather(1, start - 1)).squeeze(1)
     return rise if valid == "greater" else -rise
 
@@ -110,7 +116,7 @@ def year_metrics(valid: ValidYears = "greater") -> dict[str, YearMetric]:
 def collate(values: torch.Tensor, start_yy: torch.Tensor) -> torch.Tensor:
     """Mean of a per-sentence quantity over the sentences of each YY: (N, ...) and (N,) to (97, ...), rows 02 ... 98.
 
-    Sentences with other YYs are left out. Raises UserError if a YY from 02 to 98 has no sentence, ValueError if the
+    Sentences with other YYs are left out. Raises UserError if a YY from 02 to 98 has no sentence, `MetricError` if the
     lengths do not fit.
     """
     collated = Collated()
@@ -127,9 +133,9 @@ class Collated:
     counts: torch.Tensor = field(default_factory=lambda: torch.zeros(len(COLLATED_YY), dtype=torch.int64))
 
     def add(self, values: torch.Tensor, start_yy: torch.Tensor) -> None:
-        """Add some sentences: values (n, ...) and their YY (n,). Raises ValueError if the lengths do not fit."""
+        """Add some sentences: values (n, ...) and their YY (n,). Raises `MetricError` if the lengths do not fit."""
         if start_yy.ndim != 1 or len(values) != len(start_yy):
-            raise ValueError(
+            raise MetricError(
                 f"one YY for each sentence is needed: values {tuple(values.shape)}, YY {tuple(start_yy.shape)}"
             )
         start_yy = start_yy.to(values.device)
@@ -157,9 +163,16 @@ def has_every_yy(start_yy: torch.Tensor) -> bool:
     return not absent
 
 
+def _check_valid(valid: object) -> None:
+    if valid not in get_args(ValidYears):
+        raise MetricError(f"valid years are {' or '.join(get_args(ValidYears))}, not {shortened(repr(valid))}")
+
+
 def _check_shapes(year_probs: torch.Tensor, start_yy: torch.Tensor) -> None:
     if year_probs.shape != (*start_yy.shape, 100) or start_yy.ndim != 1:
-        raise ValueError(f"expected (N, 100) and (N,), got {tuple(year_probs.shape)} and {tuple(start_yy.shape)}")
+        raise MetricError(f"expected (N, 100) and (N,), got {tuple(year_probs.shape)} and {tuple(start_yy.shape)}")
+    if ((start_yy < 0) | (start_yy > 99)).any():
+        raise MetricError(f"a YY is the year within its century, 0 to 99: give years_YY, not {start_yy[0].item()}, …")
 
 
 def later_above_others(year_logits: torch.Tensor, start_yy: torch.Tensor) -> torch.Tensor:
@@ -275,6 +288,7 @@ def start_experiment(settings: Settings | None = None, balanced: bool = True, **
     available.
     """
     imports_are_done()
+    check_default_device()
     settings = Settings() if settings is None else settings
     if not isinstance(settings, Settings):
         raise UserError(f'{settings!r} are no Settings; name what you give, as start_experiment(model="standin")')

@@ -232,11 +232,19 @@ if made("interactions"):
     said = joined(subtitle, hardly_any_effect({"": effects}))
     write(heatmap(effects, title, labels, labels, change, said), "interactions")
 
+
 # %% Is it found again, node by node?
-if made("membership"):
-    membership = tables["membership"]
+def often_found(membership: pd.DataFrame) -> list[str]:
+    """The nodes of over half of the searches at some threshold; without one, a line says what is left out."""
     often = membership.groupby("node")["share"].max()
-    shown = membership[membership["node"].isin(often[often > 0.5].index)]
+    if not (often > 0.5).any():
+        print("left out: the figure of membership: no node is found by over half of the searches")
+    return [*often[often > 0.5].index]
+
+
+if made("membership") and (found_again := often_found(tables["membership"])):
+    membership = tables["membership"]
+    shown = membership[membership["node"].isin(found_again)]
     shown = shown.sort_values("threshold", ascending=False, kind="stable")  # nodes stay in the order of layers
     by_node = square(shown, "threshold", "node", "share").fillna(0)
     by_node = by_node[sorted(by_node.columns, key=lambda node: node.endswith("@YY"))]  # those at END first

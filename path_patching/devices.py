@@ -16,6 +16,16 @@ import torch
 from path_patching.errors import UserError
 
 
+def check_default_device() -> None:
+    """Raise `UserError` if PyTorch puts new tensors elsewhere than on the CPU, where sentences and results are."""
+    device = torch.empty(0).device
+    if device.type != "cpu":
+        raise UserError(
+            f"PyTorch makes new tensors on {device}, and sentences and results are on the CPU; leave out "
+            "torch.set_default_device and torch.device, and give the engine its device"
+        )
+
+
 def resolve_device(device: str | torch.device) -> str:
     """`device` ("auto", "cpu", "cuda", "cuda:i") as "cpu" or "cuda:i", which is how results and records name it.
 

@@ -34,7 +34,7 @@ import torch
 from typing_extensions import TypeVar
 
 from path_patching.batches import PROBABILITY_BYTES, Batches, Memory, Part, activation_bytes
-from path_patching.devices import resolve_device
+from path_patching.devices import check_default_device, resolve_device
 from path_patching.errors import UserError, first_line, shortened
 from path_patching.gpt2.model import Model
 from path_patching.paths import AnyVia, Node, PathSet, PathSetError, check_nodes, check_path_set
@@ -318,6 +318,7 @@ class Engine(ABC, Generic[Batch]):
 
     def _take(self, sentences: Sentences) -> None:
         """Use these sentences from now on, and forget the earlier ones."""
+        check_default_device()
         name, architecture = self.model.name, self.model.architecture
         if not isinstance(sentences, Sentences):
             raise UserError(f"{shortened(repr(sentences))} are no sentences; give Sentences(clean, corrupted, answers)")

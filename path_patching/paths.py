@@ -401,11 +401,16 @@ class PathSet:
     def avoiding_steps(self, steps: Iterable[tuple[Node, Via, Node]]) -> PathSet | None:
         """The paths that take none of the steps (reader, via, sender); None if there is no such path."""
         unwanted = set(steps)
+        for each in unwanted:
+            if not isinstance(each, tuple) or [type(part) for part in each] != [Node, str, Node]:
+                raise PathSetError(
+                    f"{shortened(repr(each))} is no step; write one like (reader, 'v', sender), of nodes"
+                )
         return self._keeping(lambda *step: step not in unwanted)
 
     def __or__(self, other: PathSet) -> PathSet:
         """The union of two sets that start at the same node."""
-        if self.node != other.node:
+        if self.node != check_path_set(other).node:
             raise PathSetError(f"paths from {self.node} and from {other.node} have no union; start both at the logits")
 
         @cache  # sub-trees that both sets share are united once

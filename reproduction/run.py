@@ -133,7 +133,7 @@ class Run:
     def save_json(self, name: str, value: Mapping[str, object], *, kind: str, **about: Any) -> None:
         """Stage an artifact of plain values as JSON; its name ends in `.json`."""
         check_finite(name, value, about.get("nan"))
-        self._stage(name, (json.dumps(value, indent=2) + "\n").encode(), kind, about)
+        self._stage(name, (_as_json(name, value) + "\n").encode(), kind, about)
 
     def save_table(self, name: str, parts: Iterable[pd.DataFrame], *, kind: str, **about: Any) -> None:
         """Stage a table as CSV, floats in full, without its index; its name ends in `.csv`.
@@ -143,10 +143,11 @@ class Run:
         self._stage(name, _csv(name, parts, about.get("nan")), kind, about)
 
     def _stage(self, name: str, content: bytes | Iterable[bytes], kind: str, about: Mapping[str, Any]) -> None:
-        said = {key: each for key, each in about.items() if each is not None}
+        said = {"kind": kind, **{key: each for key, each in about.items() if each is not None}}
+        _as_json(name, said)
         self.publication.stage(name, content)
         self.halves.of_this_cell.add(name)
-        self.index[name] = {"kind": kind, **said, **_cell_of(f"{self.script}.py")}
+        self.index[name] = {**said, **_cell_of(f"{self.script}.py")}
 
     def staged(self, name: str) -> Any:
         """An artifact that was saved, before or after it was published."""
@@ -173,6 +174,7 @@ class Run:
         print(f"{words}: {printed(value, unit_of(key))}" if line is None else line)
         number: dict[str, Any] = dict(value.as_json()) if isinstance(value, Estimate) else {"value": value}
         check_finite(key, number)
+        _as_json(key, number)
         self.halves.of_this_cell.add(key)
         self.numbers[key] = {"words": words, **number} | ({"kind": kind} if kind else {})
 
@@ -231,6 +233,16 @@ def _csv(name: str, parts: Iterable[pd.DataFrame], nan: str | None) -> Iterator[
         for first in range(0, len(part), ROWS_AT_ONCE):
             rows = part.iloc[first : first + ROWS_AT_ONCE]
             yield rows.to_csv(index=False, lineterminator="\n", header=number + first == 0).encode()
+
+
+def _as_json(name: str, value: object) -> str:
+    """A value as JSON. Raises `UserError`, now and not when all is published, for what JSON cannot hold."""
+    try:
+        return json.dumps(value, indent=2)
+    except TypeError as error:
+        raise UserError(
+            f"{name} cannot be recorded ({first_line(error)}); give numbers, texts, lists and dicts, as .item() does"
+        ) from None
 
 
 def start_run(

@@ -65,6 +65,14 @@ def test_shapes_are_checked(metric):
         metric(random_probs(3)[:, :99], torch.tensor([4, 5, 6]))
 
 
+@pytest.mark.parametrize("metric", [prob_diff, cutoff_sharpness])
+@pytest.mark.parametrize("given", [{"start_yy": torch.tensor([1732])}, {"valid": "Less"}, {"valid": None}])
+def test_what_would_turn_a_metric_around_is_one_line(metric, given):
+    """With whole years for YYs no end year is valid, and any other word than "greater" was taken for "less"."""
+    with pytest.raises(UserError, match=r"give years_YY, not 1732|valid years are greater or less, not"):
+        metric(random_probs(1), **({"start_yy": torch.tensor([32])} | given))
+
+
 def test_the_dtype_given_is_the_dtype_returned():
     probs, start_yy = random_probs(97), torch.arange(2, 99)
     for dtype in (torch.float32, torch.float64):

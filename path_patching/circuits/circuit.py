@@ -117,6 +117,13 @@ class Circuit:
         return in_order(bare(each) for each in fed if place_of(each) != YY)
 
 
+def check_circuit(given: object) -> Circuit:
+    """A circuit, as it was given. Raises `UserError` for anything else, such as all that a search has found."""
+    if not isinstance(given, Circuit):
+        raise UserError(f"{shortened(repr(given))} is no circuit; find_circuit(…).circuit is one, and so is a file's")
+    return given
+
+
 def is_same(one: Circuit, other: Circuit) -> bool:
     """Whether two circuits have the same links and so the same paths, whatever their names are."""
     return one.links == other.links
@@ -288,7 +295,7 @@ def full_circuit(circuit: Circuit, yy_position: int, end: int) -> PathSet:
 
     Raises `UserError` if the circuit has places and YY does not come before END.
     """
-    if circuit.placed and not 0 <= whole_number(yy_position) <= whole_number(end):
+    if check_circuit(circuit).placed and not 0 <= whole_number(yy_position) <= whole_number(end):
         raise UserError(
             f"YY at {yy_position} and END at {end}: {circuit.name} reads at END what was written at YY, before it"
         )
@@ -322,7 +329,7 @@ def mlp_chains(circuit: Circuit, end: int) -> PathSet:
 
 def _at_end(circuit: Circuit) -> list[Link]:
     """The links of a circuit into nodes at END, or all if it has no places."""
-    return [link for link in circuit.links if place_of(link.reader) != YY]
+    return [link for link in check_circuit(circuit).links if place_of(link.reader) != YY]
 
 
 def down_to(paths: PathSet, *ends: Node) -> PathSet | None:

@@ -50,7 +50,7 @@ from path_patching.circuits.circuit import (
 )
 from path_patching.circuits.papers_shape import Lists, in_papers_shape, lists_of
 from path_patching.errors import UserError, first_line, one_line, shortened
-from path_patching.files import parse_json, regular
+from path_patching.files import named_path, parse_json, regular
 from path_patching.paths import VIAS, Via
 
 LISTS = tuple(Lists.__annotations__)
@@ -126,12 +126,13 @@ def links_from_json(described: Sequence[LinkRecord]) -> dict[Link, float]:
     return {Link(each["reader"], each["via"], each["sender"]): each["effect"] for each in described}
 
 
-def read_circuit(path: Path) -> Circuit:
+def read_circuit(path: str | Path) -> Circuit:
     """The circuit of a file: our JSON, a graph of EAP-IG or MIB, or a text of edges (`edge_lists`).
 
     Edges on no path are left out, and a line says so. Raises `UserError` if the file cannot be read or describes no
     circuit.
     """
+    path = named_path(path)
     try:
         text = regular(path).read_text(encoding="utf-8-sig")  # some editors put a mark before the text
         is_json, is_graph = text.lstrip().startswith(("{", "[")), '"edges"' in text

@@ -10,7 +10,7 @@ with the link (section 3).
 
 from __future__ import annotations
 
-from path_patching.circuits.circuit import Circuit, Link, down_to, full_circuit, on_paths, steps
+from path_patching.circuits.circuit import Circuit, Link, check_circuit, down_to, full_circuit, on_paths, steps
 from path_patching.circuits.twins import check_yy
 from path_patching.engine import Engine
 from path_patching.paths import PathSet
@@ -26,7 +26,7 @@ def link_effects(
     circuit. A link without places is patched at all positions together. `effects`, of this engine and metric, is a
     cache of what was evaluated already. Raises `UserError` if links have places and no twin differs at `yy_position`.
     """
-    if circuit.placed:
+    if check_circuit(circuit).placed:
         check_yy(engine.sentences, yy_position)
     paths = full_circuit(circuit, yy_position, end)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
-from path_patching.circuits.circuit import Circuit, Link, bare, in_order
+from path_patching.circuits.circuit import Circuit, Link, bare, check_circuit, in_order
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Overlap:
 
 def overlap(one: Circuit, other: Circuit) -> Overlap:
     """The nodes and links that two circuits share."""
+    one, other = check_circuit(one), check_circuit(other)
     placed = one.placed and other.placed
     nodes = [each.members if placed else in_order({*map(bare, each.members)}) for each in (one, other)]
     links = [each.links if placed else without_places(each.links) for each in (one, other)]

@@ -22,6 +22,7 @@ If no threshold is given, it is lowered until the circuit suffices, or would be 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from numbers import Real
@@ -194,7 +195,7 @@ def find_at_end(effects: Effects, yy_position: int, end: int, threshold: float) 
 def _check_threshold(threshold: Any) -> float:
     """A threshold as given. Raises `UserError` for one that is no share and would keep all nodes or none."""
     is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
-    if not is_number or not 0 < threshold < math.inf:  # NaN fails too
+    if not is_number or not 0 < threshold <= sys.float_info.max:  # NaN fails too
         raise UserError(f"a threshold of {shortened(repr(threshold))}: give a share of the clean value, as 0.02")
     return float(threshold)
 

@@ -35,7 +35,7 @@ from reproduction.compare import largest_difference
 from reproduction.next_token import predict_next
 from tests.helpers.pretend_cuda import OnCuda, pretend_cuda
 from tests.helpers.setups import VOCABULARY, Setup, full_circuit, late_half, path_sets, random_setup
-from utils import greater_than
+from utils import greater_than, start_experiment
 
 SIZES = Architecture(n_layers=3, n_heads=3, d_model=24, d_head=8, d_mlp=96, n_positions=16, vocab_size=VOCABULARY)
 N = 14  # so many that a head's direct effect is cheaper along its directions
@@ -319,6 +319,13 @@ def test_no_gpu_is_one_line_and_auto_is_then_the_cpu(monkeypatch):
     assert resolve_device("auto") == "cpu"
     with pytest.raises(UserError, match="device cuda: PyTorch sees no CUDA device; give cpu"):
         engine_on("cuda")
+
+
+def test_another_default_device_is_one_line():
+    """Sentences were put on the GPU, and met what is on the CPU."""
+    for ask in (lambda: start_experiment(model="standin", n=1), lambda: engine_on("cpu")):
+        with torch.device("meta"), pytest.raises(UserError, match=r"PyTorch makes new tensors on meta, .* leave out"):
+            ask()
 
 
 def halvings(printed: str) -> list[int]:

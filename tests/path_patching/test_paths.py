@@ -671,6 +671,8 @@ HEAD = Node.head(9, 1, END)
         (lambda: LOGITS.ending_at("logits"), "'logits' is no list of nodes"),
         (lambda: LOGITS.reachable("m10"), "'m10' is no node"),
         (lambda: union(["a9.h1 → logits"]), "'a9.h1 → logits' is no path set"),
+        (lambda: LOGITS | LOGITS.passing([HEAD]), "None is no path set"),
+        (lambda: LOGITS.avoiding_steps([("logits", "in", "m10")]), "is no step; write one like"),
         (lambda: PathSet.all_downstream(HEAD, END, 12, 12), "is no list of nodes"),
         (lambda: PathSet.all_downstream([HEAD], "12", 12, 12), "whole numbers, not '12'"),
         (lambda: PathSet.all_downstream([HEAD], END, "12", 12), "whole numbers, not '12'"),

@@ -22,6 +22,7 @@ from path_patching.circuits.circuit import Circuit
 from path_patching.circuits.papers_shape import in_papers_shape, varied
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, random_model
+from path_patching.paths import Node
 from reproduction.figures import titled
 from reproduction.paper import GIVEN, PAPER
 from reproduction.publication import RECORD_VERSION, intact, read_record, record_path, signed
@@ -219,6 +220,19 @@ def test_a_number_that_is_not_finite_is_no_number(tmp_path, value):
     with pytest.raises(UserError, match="late_half/share is not finite, so nothing is published"):
         run.note("late_half/share", value, "share")
     assert run.numbers == {}
+
+
+def test_what_json_cannot_hold_is_refused_when_it_is_given(tmp_path):
+    """It was refused when all was published, with a traceback, and then each time."""
+    run = new_run(tmp_path)
+    for give in (
+        lambda: run.note("my/effect", torch.ones(1), "effect"),
+        lambda: run.save("my.pt", torch.ones(1), kind="t", head=Node.mlp(0, 1)),
+        lambda: run.save_json("my.json", {"head": {1}}, kind="t"),
+    ):
+        with pytest.raises(UserError, match=r"my[./]\w+ cannot be recorded \(.*\); give numbers, texts"):
+            give()
+    assert (run.numbers, run.index) == ({}, {})
 
 
 @pytest.mark.parametrize("value", [Estimate(NAN, NAN, NAN, 9), Estimate(1.0, NAN, NAN, 9), Estimate(1.0, 0.9, INF, 9)])

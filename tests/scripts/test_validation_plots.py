@@ -265,6 +265,14 @@ def test_tests_that_were_not_made_leave_their_figures_out(tmp_path):
     assert sum(line.startswith("left out: the figure of") for line in lines) == 9
 
 
+def test_nodes_that_are_hardly_ever_found_again_leave_their_figure_out_and_the_others_stay(tmp_path):
+    """A figure without a column ended the drawing."""
+    publish_tables(tmp_path, {"strength": TABLES["strength"], "membership": TABLES["membership"].assign(share=0.5)})
+    drawing = draw(SCRIPT, tmp_path)
+    assert list(drawing.figures) == ["validation/strength"]
+    assert "left out: the figure of membership: no node is found by over half of the searches" in drawing.lines
+
+
 def test_a_circuit_without_places_is_held_against_searches_without_theirs(tmp_path):
     """It has every edge of the model, so that there is no random circuit beside it."""
     file = tmp_path / "theirs.txt"

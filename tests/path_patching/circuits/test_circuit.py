@@ -22,6 +22,8 @@ from path_patching.circuits.circuit import (
     nodes,
     on_paths,
 )
+from path_patching.circuits.circuit_file import as_json
+from path_patching.circuits.overlap import overlap
 from path_patching.circuits.papers_shape import in_papers_shape, lists_of, varied
 from path_patching.circuits.random_circuits import random_circuit
 from path_patching.engine import Sentences
@@ -366,6 +368,14 @@ def test_what_is_no_circuit_is_said_in_one_line(links, complaint):
     with pytest.raises(UserError, match=complaint) as error:
         of(*links)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("given", ["paper", None, as_json(PAPER)])
+def test_what_is_no_circuit_has_no_paths(given):
+    """All that a search has found, not its circuit, ended in an AttributeError."""
+    for ask in (lambda: full_circuit(given, YY, END), lambda: late_half(given, END), lambda: overlap(PAPER, given)):
+        with pytest.raises(UserError, match=r"is no circuit; find_circuit\(…\)\.circuit is one"):
+            ask()
 
 
 @pytest.mark.parametrize("place", ["", "@END"])

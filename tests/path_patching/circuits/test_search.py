@@ -205,7 +205,9 @@ def test_a_threshold_may_be_any_real_number():
     assert find_circuit(engine, metric, YY, END, np.float32(0.125)) == expected
 
 
-@pytest.mark.parametrize("threshold", [0, 0.0, -1, float("nan"), float("inf"), True, "0.02", torch.tensor(0.02)])
+@pytest.mark.parametrize(
+    "threshold", [0, 0.0, -1, float("nan"), float("inf"), 10**400, True, "0.02", torch.tensor(0.02)]
+)
 def test_a_threshold_that_is_no_share_is_one_line(threshold):
     engine = engine_of("torch", a_chain_with_decoys)
     effects = remembered_effects(engine, greater_than(YEARS))
