@@ -27,7 +27,7 @@ def test_it_runs_on_any_model(tmp_path):
     printed = output(run_python(SCRIPT, *flags, settings={"TENSORS_CACHE_DIR": str(tmp_path / "tensors")}))
     assert "corrupted: '<|endoftext|> The" in printed
     assert "full circuit alone" in printed
-    assert len(re.findall(r"; bar: .*; (?:passed|failed|not judged)", printed)) == 9
+    assert len(re.findall(r"; bar: .*; (?:passed|failed|not judged)", printed)) == 11
     assert "Repeating a colour, mine" in (tmp_path / "out" / "own-task.html").read_text()
 
 

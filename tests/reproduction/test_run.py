@@ -443,7 +443,7 @@ def change_somewhere(part: dict, draw) -> None:
         part[draw(st.sampled_from([name, name, "../x"]))] = draw(VALUES)
 
 
-@tried(max_examples=1000, deadline=None, derandomize=True)
+@tried(max_examples=300, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_record_is_read_as_it_was_written_or_refused_in_one_line(a_record, data):
     """Edited, spoiled, or written by a run of ours that went astray (`signed`)."""
