@@ -340,7 +340,7 @@ def _as_edges(circuit: Circuit) -> str:
         print(f"lost in a text of edges: {', '.join(heads)}, which read nothing; --json keeps them", file=sys.stderr)
     text = as_text(circuit.links)
     try:
-        text.encode(sys.stdout.encoding or "utf-8")
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")  # no output if it is closed
     except UnicodeEncodeError:
         return text.replace("→", "->")
     return text

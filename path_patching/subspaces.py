@@ -110,9 +110,10 @@ def leace(activation: torch.Tensor, concept: torch.Tensor) -> Edit:
     and for what is no activation, or no concept of its sentences.
     """
     _check_activation(activation)
-    if concept.ndim != 2 or len(concept) != len(activation) or len(concept) == 0:
+    if concept.ndim != 2 or len(concept) != len(activation) or len(concept) == 0 or not concept.isfinite().all():
         shapes = f"{tuple(concept.shape)} for {len(activation)} sentences"
-        raise UserError(f"a concept is (N, C), as as_number or as_classes makes it of labels, not {shapes}")
+        raise UserError(f"a concept is (N, C), as as_number or as_classes makes it of labels, finite, not {shapes}")
+    concept = concept.double()
     if (concept == concept[0]).all(0).any():
         raise UserError(f"of {len(concept)} sentences all have the same label: nothing can be erased; give two or more")
     standardized = (concept - concept.mean(0)) / concept.std(0)

@@ -138,7 +138,7 @@ def test_what_is_no_activation_is_one_line(wrong):
             ask(wrong)
 
 
-@pytest.mark.parametrize("concept", [torch.arange(4), as_number(torch.arange(3))])
+@pytest.mark.parametrize("concept", [torch.arange(4), as_number(torch.arange(3)), torch.full((4, 1), torch.nan)])
 def test_what_is_no_concept_of_the_sentences_is_one_line(concept):
     with pytest.raises(UserError, match=r"a concept is \(N, C\), .* for 4 sentences"):
         leace(X, concept)
@@ -157,6 +157,7 @@ def test_leace_leaves_no_linear_trace_of_a_number(dated, years):
     torch.testing.assert_close(erased.mean(0), dated.double().mean(0))
     changed = torch.linalg.matrix_rank(erased - dated.double(), rtol=1e-6)
     assert changed == 1
+    torch.testing.assert_close(leace(dated, years[:, None])(dated), erased)  # whole numbers are numbers too
 
 
 @pytest.mark.parametrize("concept", [as_number, as_classes])

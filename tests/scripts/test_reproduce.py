@@ -24,6 +24,7 @@ from path_patching.circuits.rivals import COLUMNS
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from path_patching.gpt2.tensor_cache import ModelUnavailable
+from reproduce import show_circuits
 from reproduction.paper import PAPER
 from reproduction.run import read_artifacts
 from reproduction.steps import Step
@@ -270,6 +271,12 @@ def test_edges_are_written_with_arrows_that_the_output_can_hold(tmp_path, encodi
         subprocess.run(command, stdout=file, env=environment, check=True)
     assert ("→" in path.read_text(encoding="utf-8")) == (encoding == "utf-8")
     assert read_circuit(path).links == PAPER.links
+
+
+def test_edges_for_a_closed_output_are_no_traceback(monkeypatch):
+    """Python has no output then, as under some services."""
+    monkeypatch.setattr(sys, "stdout", None)
+    show_circuits(["paper", "--to", "edges"])
 
 
 def test_what_a_text_of_edges_loses_is_said_on_writing(tmp_path):
