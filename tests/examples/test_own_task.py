@@ -41,7 +41,7 @@ def test_a_model_that_learned_the_task_has_a_circuit_for_it(tmp_path):
     late = float(re.search(r"^late half alone: .*, ([-−\d.]+) % of clean", printed, re.MULTILINE)[1])
     assert late > 80
     bars = dict(re.findall(r"(\S.*\?).*; bar: .*; (passed|failed|not judged)", printed))
-    assert bars["full circuit: does it do alone what the model does?"] == "passed"
+    assert bars["full circuit: does it alone do what the model does?"] == "passed"
     assert bars["late half alone, any layers: do random circuits of its shape do less?"] in (
         "passed",
         "failed",

@@ -15,7 +15,7 @@ which no circuit that was found by twins can make up for.
     >>> found[1].name, round(found[0].rank_correlation, 6)
     ('mean ablation', ...)
     >>> print(*found[0].verdicts())
-    late half, 01: does it hold for another counterfactual? F: ...
+    late half, 01: does it hold with another counterfactual? F: ...
 """
 
 from __future__ import annotations

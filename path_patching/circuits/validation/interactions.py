@@ -16,7 +16,7 @@ can stand in for the other: neither takes anything, 0 and 0, and both take all, 
     >>> mlp_shares(engine, scale, circuit, END)["m2"].indirect is None  # of the last MLP
     True
     >>> print(*found.verdicts())
-    m2@END and a1.h0@END: do its nodes add up? ...
+    m2@END and a1.h0@END: do their effects add up? ...
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ are given the removal of its class K: F((C∖K) ∪ P_r) − F(C∖K). The small
     >>> found.less(link) <= len(found.others[link]) < 20  # of the few circuits of this shape here
     True
     >>> print(found.verdict())
-    full circuit: does each link matter more than random ones of its kind? Smallest p: ...
+    full circuit: does each link matter more than random links of its kind? Smallest p: ...
 """
 
 from __future__ import annotations

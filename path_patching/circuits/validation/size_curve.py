@@ -17,7 +17,7 @@ all that it does there, and one sweep ranks them all. One half of the sentences 
     ((0, 1, 2, 3, 4, 5, 6, 7, 8, 9), 0.0)
     >>> better = curve.cpr > by_chance.cpr, curve.cmd < by_chance.cmd
     >>> print(*on_curve(evaluated, scale, order, circuit, END).verdicts())
-    late half: is it as good as the best nodes of its size? ...
+    late half: is it as good as the strongest nodes, as many as it has? ...
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""What each test asks, the bar that it holds a number to, and the verdict: written before anything is measured.
+"""What each test asks, the bar for its number, and the verdict. Bars were written before anything was measured.
 
-A bar may be changed only with a reason beside it. What is only described, and held to nothing, has no bar.
+A bar may be changed only with a reason beside it. A number that is only described has no bar.
 
-Of many verdicts some pass or fail by chance: `corrected` says which still do, by Holm's method.
-
-An estimate passes with its whole interval, the wider one where it has two. What cannot be measured passes and fails
-nothing: it is *not judged*, and the remark says why.
+An estimate passes if its whole interval is within the bar, the wider one if it has two. What cannot be measured is *not
+judged*, and the remark says why. Of many verdicts some pass or fail by chance: `corrected` holds their p to Holm's
+method.
 
     >>> verdict = judge("faithfulness", Estimate(0.92, 0.90, 0.94, 97), "full circuit")
     >>> verdict.passed
@@ -26,20 +25,20 @@ from dataclasses import dataclass
 
 from path_patching.bootstrap import Estimate
 
-LEVEL, NORMAL_95 = 0.05, 1.96  # of a p, and half of the interval in standard errors
+LEVEL, NORMAL_95 = 0.05, 1.96  # the level for p; half of a 95 % interval in standard errors
 NO_BAR = "none: described, not judged"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A question, and the numbers that answer it with yes: from `least` to `most`, with the whole interval if any."""
+    """A question, and the numbers that answer it with yes: from `least` to `most`."""
 
     asked: str
     least: float | None = None
     most: float | None = None
     reason: str = ""
     of_p: bool = False
-    """Whether the number that is held to it is a p."""
+    """Whether the number is a p."""
 
     @property
     def words(self) -> str:
@@ -57,15 +56,15 @@ class Bar:
         return int(self.most is not None and value > self.most)
 
     def holds(self, low: float, high: float) -> bool | None:
-        """Whether all from `low` to `high` lies within the bar; None if there is none."""
+        """Whether the interval from `low` to `high` lies within the bar; None without a bar."""
         if self.least is None and self.most is None:
             return None
         return self.side(low) == self.side(high) == 0
 
     def p(self, measured: Estimate) -> float:
-        """The chance of an estimate so far within the bar if the truth is at its edge: 0.05 if its interval ends there.
+        """The chance of an estimate this far within the bar if the truth is at its edge: 0.05 if it ends there.
 
-        Each half of the interval is taken for that of a normal distribution.
+        Each half of the interval is treated as that of a normal distribution.
         """
         low, high = measured.ends
         to_least = math.inf if self.least is None else measured.value - self.least
@@ -82,93 +81,110 @@ def _p(distance: float, half: float) -> float:
 
 BARS: dict[str, Bar] = {
     "faithfulness": Bar(
-        "does it do alone what the model does?", 0.8, 1.2, "the search stops at 0.85; more than the whole is no circuit"
+        "does it alone do what the model does? F",
+        0.8,
+        1.2,
+        "the search stops at 0.85; a part should not outdo the whole",
     ),
     "by_sentence": Bar(
-        "does it do so on each sentence? Share of them with F from 0.8 to 1.2",
+        "does it do so on each sentence? Share of sentences with F from 0.8 to 1.2",
         0.8,
-        reason="a mean of 0.8 can be half of the sentences at 1.6 and half at 0",
+        reason="half of the sentences at 1.6 and half at 0 have a mean of 0.8, too",
     ),
     "likeliest": Bar(
-        "does it say what the model says? Share of sentences whose likeliest answer is the model's",
+        "does it give the model's answer? Share of sentences with the same likeliest answer",
         0.8,
-        reason="as for F by sentence",
+        reason="as for by_sentence",
     ),
     "complement": Bar(
-        "is the ability gone without it? F of the complement",
+        "is the ability gone without it? F of the model without the circuit",
         -0.2,
         0.2,
-        "the mirror of what faithfulness asks, at both ends: with less than nothing left, the rest does the opposite",
+        "as much as faithfulness may lack; below zero, the rest of the model does the opposite",
     ),
     "equivalence": Bar(
         "does it score higher than the model as often as lower? p", 0.05, reason="the usual level", of_p=True
     ),
     "independence": Bar(
-        "does what is left without it tell nothing of what the model does? p",
+        "are scores without it independent of the model's scores? p",
         0.05,
         reason="as for equivalence",
         of_p=True,
     ),
     "divergence": Bar(
-        "is its distribution the model's? Share of the KL divergence of ∅ that is left",
+        "does it give the model's probabilities? KL divergence from them, as a share of that with all data corrupted",
         most=0.2,
-        reason="as for faithfulness, where 0 is perfect",
+        reason="as for faithfulness; 0 is perfect",
     ),
-    "seeds": Bar("does F stay the same with other sentences? Largest minus smallest", most=0.05, reason="N = 490"),
+    "seeds": Bar(
+        "does F stay the same with other sentences? Largest F minus smallest", most=0.05, reason="for 490 sentences"
+    ),
     "random": Bar(
         "do random circuits of its shape do less? p",
         most=0.01,
-        reason="200 draws cannot show less than 0.005",
+        reason="with 200 draws, p is 0.005 at best",
         of_p=True,
     ),
     "minimality": Bar(
-        "is every node needed? Share of nodes whose removal, alone or given that of its class, changes F by 0.01",
+        "is every node needed? Share of nodes whose removal changes F by 0.01, alone or after the rest of their class",
         1.0,
-        reason="by name; 0.01, since effects of 0.00006 were called needed; given its class, since a backup is needed",
+        reason="0.01, for effects of 0.00006 were called needed; after the rest of the class, for backups are needed",
     ),
-    "minimality_links": Bar("is every link needed? Share of links, likewise", 0.9, reason="links are many, some weak"),
+    "minimality_links": Bar(
+        "is every link needed? Share of links, as for nodes", 0.9, reason="there are many links, and some are weak"
+    ),
     "random_links": Bar(
-        "does each link matter more than random ones of its kind? Smallest p", 0.05, reason="the usual level", of_p=True
+        "does each link matter more than random links of its kind? Smallest p",
+        0.05,
+        reason="the usual level",
+        of_p=True,
     ),
     "completeness": Bar(
-        "is nothing left out that takes over? |F(M∖K) − F(C∖K)|, of the K whose interval reaches furthest",
+        "is nothing missing from it? Largest |F(M∖K) − F(C∖K)| over sets of its nodes K, removed from both",
         most=0.3,
-        reason="twice what faithfulness may lack, and rounded up: both may fall short",
+        reason="about twice what a circuit may lack, since both may fall short",
     ),
-    "counterfactual": Bar("does it hold for another counterfactual? F", 0.7, 1.3, "others change more than YY's order"),
+    "counterfactual": Bar(
+        "does it hold with another counterfactual? F",
+        0.7,
+        1.3,
+        "wider than for faithfulness: others change more than 01 does",
+    ),
     "control": Bar(
-        "does what should not matter matter? |span| as a share of the 01 twin's", most=0.1, reason="a tenth, section 9"
+        "does this change leave the answer alone, as it should? |span| as a share of that of 01",
+        most=0.1,
+        reason="a tenth of the effect of 01",
     ),
     "on_curve": Bar(
-        "is it as good as the best nodes of its size? F of the curve at its size minus its own",
+        "is it as good as the strongest nodes, as many as it has? Their F minus its own",
         most=0.1,
         reason="a tenth of the whole effect",
     ),
     "stability": Bar(
-        "is it found again on other sentences? Mean pairwise Jaccard index", 0.7, reason="five of six nodes in common"
+        "does it find the same nodes on other sentences? Mean Jaccard index of pairs of draws",
+        0.7,
+        reason="five of six nodes in common",
     ),
-    "consensus": Bar("is it the consensus of these searches? Jaccard index", 0.7, reason="as for stability"),
+    "consensus": Bar("is it what most of these searches find? Jaccard index", 0.7, reason="as for stability"),
     "monotone": Bar(
-        "does a stronger patch do more? Share of the steps from 0 to 1 that go the same way", 1.0, reason="all of them"
+        "does a stronger patch do more? Share of the steps from α = 0 to 1 in one direction", 1.0, reason="all of them"
     ),
     "own_loss": Bar(
-        "does impeding it take this ability? Share of its span lost, minus what random circuits of its shape take",
+        "is this ability lost? Share of its span lost, minus the share lost without random circuits of its shape",
         0.5,
         1.2,
-        "more than half, beyond chance: random ones can take all; and not much more than there is, as for faithfulness",
+        "half or more beyond chance, since random circuits can take all; not over 1.2, as for faithfulness",
     ),
-    "other_loss": Bar(
-        "does it leave the other ability? |share of its span lost|", most=0.1, reason="a tenth, lost or gained"
-    ),
-    "interactions": Bar("do its nodes add up? eff(ab) − eff(a) − eff(b)"),
+    "other_loss": Bar("is this ability kept? |share of its span lost|", most=0.1, reason="a tenth, lost or gained"),
+    "interactions": Bar("do their effects add up? eff(ab) − eff(a) − eff(b)"),
 }
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was asked of which part (`full circuit`, `m10`), what was measured, and whether it passes the bar.
+    """Which bar, for which part (`full circuit`, `m10`), what was measured, and whether it passes.
 
-    `passed` is None where nothing is judged, and `remark` says what a reader has to know beside it.
+    `passed` is None where nothing is judged; `remark` says what a reader has to know beside the number.
     """
 
     bar: str
@@ -179,7 +195,7 @@ class Verdict:
 
     @property
     def p(self) -> float | None:
-        """The p that it was judged by, or what stands for one where it was an interval; None for other numbers."""
+        """The p that it was judged by, for an interval that of `Bar.p`; None for other numbers."""
         bar = BARS[self.bar]
         if self.passed is None or not (bar.of_p or isinstance(self.measured, Estimate)):
             return None
@@ -187,7 +203,7 @@ class Verdict:
 
     @property
     def why(self) -> str:
-        """Why nothing is judged: the first thing that the remark says, or that there is no bar."""
+        """Why nothing is judged: the first part of the remark, or that there is no bar."""
         return self.remark.partition("; ")[0] if BARS[self.bar].words != NO_BAR else "only described"
 
     def __str__(self) -> str:
@@ -201,8 +217,8 @@ class Verdict:
 def judge(bar: str, measured: Estimate | float, subject: str, remark: str = "", unjudged: str = "") -> Verdict:
     """Hold a number to its bar, an estimate with the wider of its intervals.
 
-    It is only shown if `unjudged`, or the estimate's own `doubt`, says why nothing can be judged by it, and if it is
-    not a number; the remark then begins with the reason.
+    It is not judged if it is not finite, or if `unjudged` or the estimate's own `doubt` gives a reason; the remark then
+    begins with the reason.
     """
     low, high = measured.ends if isinstance(measured, Estimate) else (measured, measured)
     doubt = unjudged or (measured.doubt if isinstance(measured, Estimate) else "")
@@ -215,7 +231,7 @@ def judge(bar: str, measured: Estimate | float, subject: str, remark: str = "", 
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Each p corrected for the number of them: the i-th smallest of m times m + 1 − i, or as the one before if more."""
+    """Each p corrected for their number m: the i-th smallest times m + 1 − i, and never less than the one before."""
     corrected, last = [0.0] * len(ps), 0.0
     for rank, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
         last = corrected[place] = max(last, min(1.0, (len(ps) - rank) * ps[place]))
@@ -223,7 +239,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def corrected(verdicts: Sequence[Verdict]) -> list[tuple[float | None, bool | None]]:
-    """The p of each verdict, corrected for how many of them have one, and whether it passes by that; or None."""
+    """The p of each verdict, corrected for how many have one, and whether it then passes; (None, None) without a p."""
     ps = [verdict.p for verdict in verdicts]
     by_holm = iter(holm([p for p in ps if p is not None]))
     return [(None, None) if p is None else _held(each, next(by_holm)) for each, p in zip(verdicts, ps, strict=True)]
@@ -235,5 +251,5 @@ def _held(verdict: Verdict, p: float) -> tuple[float, bool]:
 
 
 def joined(*remarks: str) -> str:
-    """Several remarks as one; those that say nothing are left out."""
+    """Several remarks as one; empty ones are left out."""
     return "; ".join(filter(None, remarks))
