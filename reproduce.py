@@ -37,6 +37,7 @@ from path_patching.gpt2.names import A_MODEL
 from reproduction import subcommands
 from reproduction.experiments import STEPS
 from reproduction.subcommands import READERS, evaluation_flags
+from reproduction.terminal import explain_errors
 
 
 def _read_options(arguments: list[str]) -> argparse.Namespace:
@@ -58,6 +59,7 @@ def _read_options(arguments: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":  # --help and a wrong flag wait for nothing that takes long
+    explain_errors()
     if reader := READERS.get("".join(sys.argv[1:2])):
         reader(sys.argv[2:])
     else:

@@ -305,8 +305,8 @@ def test_circuits_stand_side_by_side(tmp_path):
     header, _, *rows = [line.strip("| ").split(" | ") for line in output(ran).splitlines() if line.startswith("|")]
     assert tuple(header) == COLUMNS
     assert [[row[0], row[1], row[2], row[-1]] for row in rows] == [
-        ["ours", "2", "3", "–"],
-        ["theirs", "2", "3", "3 (1.00)"],
+        ["ours", "2 (16.7 %)", "3 (2.9 %)", "–"],  # of 12 nodes at END and YY, and of 105 links
+        ["theirs", "2 (33.3 %)", "3 (6.5 %)", "3 (1.00)"],  # of 6 nodes and 46 links, wherever
     ]
     assert "edges left out of theirs.txt: 1 on no path from the embeddings to the logits" in ran.stderr
 
