@@ -13,7 +13,7 @@ their twins at one position, here called YY.
 If no threshold is given, it is lowered until the circuit suffices, or would be a large part of the model.
 
     >>> found = find_circuit(engine, metric, YY, END, threshold=0.02)
-    threshold 0.02 of clean: ... heads and ... MLPs at END recover ... of clean...
+    threshold 2 % of clean: ... heads and ... MLPs at END recover ... of clean...
     >>> late = late_half(found.circuit, END)  # a circuit like any other
     >>> found.steps[0].asked  # each step's question, and the effect of every candidate
     'nodes at END → logits'

@@ -1,1 +1,1 @@
-"""Is it a circuit? What the field asks of a claimed circuit, a test a module; none of them knows what the task is."""
+"""Is it a circuit? The tests that the field asks of a circuit, one a module. They work for any task."""

@@ -1,16 +1,16 @@
-"""Test 5: is nothing left out that takes over? (Completeness, as it was asked of later circuits.)
+"""Test 5: is nothing missing from the circuit? (Completeness, from *Interpretability in the Wild*.)
 
     |F(M∖K) − F(C∖K)|  for K empty, each class of nodes, each node, and random and greedy sets of nodes of the circuit C
 
-M∖K is the model with the circuit's paths through K on corrupted data, C∖K the circuit alone without them. If the
-circuit is all there is, what it loses with K is what the model loses. Where the model keeps more, something else does
-what K did: nodes outside, or links between the circuit's own nodes that it lacks. A greedy set grows from the node
-without which the gap is widest by the one that widens it most, up to five. Judged is the set whose gap may be largest,
-by the upper end of its interval.
+M∖K is the model with the circuit's paths through K on corrupted data, C∖K the circuit alone without them. If nothing
+is missing, circuit and model lose the same without K. If the model keeps more, something else does what K did: nodes
+outside, or links between the circuit's own nodes that it lacks. A greedy set starts with the node that leaves the
+widest gap, and adds the node that widens it most, up to five nodes. The set with the largest upper end of the gap's
+interval is judged.
 
     >>> paths, scale = late_half(circuit, END), Scale.of(engine, metric)
     >>> found = completeness(engine, scale, paths, YY, END, "late half")
-    >>> [gap.removed for gap in found.gaps]  # a class of one is that node, and no set is there twice
+    >>> [gap.removed for gap in found.gaps]  # a class of one node has that node's name; no set is there twice
     ['nothing', 'heads', 'MLPs', 'm1@END', 'm2@END', ...]
     >>> print(f"without {found.largest.removed}: {found.largest.gap}")  # of F, signed
     without ...: ... [..., ...]
@@ -38,12 +38,12 @@ Nodes = frozenset[Node]
 
 RANDOM_SETS = 20
 GREEDY = 5  # nodes
-CANDIDATES = 10  # of a greedy set: the nodes without which alone the gap is widest
+CANDIDATES = 10  # for a greedy set: the nodes that leave the widest gaps alone
 
 
 @dataclass(frozen=True)
 class Gap:
-    """F of the model and of the circuit alone, both without the same nodes K; `removed` says which in words."""
+    """F of the model and of the circuit alone, both without the nodes K; `removed` describes K."""
 
     removed: str
     nodes: tuple[str, ...]
@@ -57,18 +57,18 @@ class Gap:
 
 @dataclass(frozen=True)
 class Completeness:
-    """How far a circuit falls behind the model as nodes are removed from both."""
+    """The gaps between a circuit and the model as nodes are removed from both."""
 
     subject: str
     gaps: tuple[Gap, ...]
 
     @property
     def largest(self) -> Gap:
-        """The gap whose size may be largest, by the upper end of its interval."""
+        """The gap whose absolute value has the largest upper end of its interval."""
         return max(self.gaps, key=lambda each: magnitude(each.gap).ends[1])
 
     def verdicts(self) -> tuple[Verdict, ...]:
-        """On the size of the gap that may be largest."""
+        """On the absolute value of `largest`."""
         largest = self.largest
         without = f"without {largest.removed}" + (f": {listed(largest.nodes)}" if len(largest.nodes) > 1 else "")
         more = "the model keeps more: nodes outside do it, too, or links between the circuit's own nodes are missing"
@@ -89,7 +89,7 @@ def completeness(
     random_sets: int = RANDOM_SETS,
     placed: bool = True,
 ) -> Completeness:
-    """The gaps between model and circuit on the metric of a scale; a set that was there before is left out.
+    """The gaps between model and circuit on the metric of a scale, for each set of nodes once.
 
     In a circuit without places (`placed=False`) a node is removed at all positions together.
 
@@ -123,7 +123,7 @@ def completeness(
 
 
 def _scores(engine: Engine, scale: Scale, paths: PathSet, sets: Sequence[Nodes]) -> list[torch.Tensor]:
-    """The metric of the model and of the circuit alone, both without each of some sets of nodes: (2, N) for each."""
+    """The metric of the model and of the circuit alone, both without each set of nodes: (2, N) for each."""
     requests = [removed(paths.passing(each)) for each in sets] + [isolated(paths.avoiding(each)) for each in sets]
     found = measured(engine, requests, [scale.metric])[0]
     return [*found.unflatten(0, (2, -1)).transpose(0, 1)]
@@ -132,7 +132,7 @@ def _scores(engine: Engine, scale: Scale, paths: PathSet, sets: Sequence[Nodes])
 def _grown(
     engine: Engine, scale: Scale, paths: PathSet, nodes: Mapping[str, Nodes], known: Mapping[Nodes, torch.Tensor]
 ) -> dict[Nodes, torch.Tensor]:
-    """Sets of two nodes up to `GREEDY`, with their scores (2, N), each grown from the one before as long as it widens.
+    """Greedy sets of two to `GREEDY` nodes with their scores (2, N), as long as the gap widens.
 
     `known` has the scores of single nodes.
     """
@@ -156,6 +156,6 @@ def _grown(
 
 
 def _drawn(names: Sequence[str], count: int, seed: int) -> list[list[str]]:
-    """Sets of one node up to all, every size as likely as another."""
+    """Random sets of nodes; all sizes from one to all nodes are equally likely."""
     rng = random.Random(seed)
     return [rng.sample(names, rng.randint(1, len(names))) for _ in range(count)]

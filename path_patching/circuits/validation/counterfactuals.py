@@ -1,14 +1,13 @@
-"""Test 6: does the circuit depend on what it is tested against? Other counterfactuals than the first.
+"""Test 6: does the circuit hold with other counterfactuals?
 
-A scheme of counterfactual is an engine whose twins are made by it, or mean or zero ablation, which need no twins:
+A scheme is one counterfactual: an engine with twins of its own, or mean or zero ablation, which need no twins.
 
     span = m(M) − m(∅),   F(C) = (m(C) − m(∅)) / span,   ρ = Spearman's correlation of its logits sweep with the first's
 
-`leading` are those of the circuit's k nodes with an edge to the logits that are among the k strongest of the sweep; in
-the correlation, effects that differ by no more than rounding have one rank. A control changes what should not matter:
-it is judged by how small its span is. A scheme with less than a tenth of the first's span is too weak to judge a
-circuit by, and is shown all the same; so is zero ablation, which takes away what all data have in common as well, and
-which no circuit that was found by twins can make up for.
+The circuit has k nodes with an edge to the logits; `leading` are those among the k strongest of the sweep. In the
+correlation, effects that differ only by rounding have the same rank. A control changes what should not matter: its
+span has to be small. A scheme whose span is less than a tenth of the first's is shown but not judged. Nor is zero
+ablation judged: it also removes what is the same in all data, and a circuit that was found by twins does not have that.
 
     >>> schemes = [Scheme("01", engine), Scheme("mean ablation", engine, "mean")]
     >>> found = compare(schemes, Scale.of(engine, metric), circuit, {"late half": late_half(circuit, END)}, END)
@@ -34,23 +33,23 @@ from path_patching.errors import UserError
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import effects_on, strongest
 
-LEAST_SPAN = 0.1  # of the first scheme's; with less, nothing is judged
+LEAST_SPAN = 0.1  # of the first scheme's span; a scheme with less is not judged
 
 
 @dataclass(frozen=True, eq=False)
 class Scheme:
-    """A counterfactual: what stands in for the clean data. A control is one that should change nothing."""
+    """A counterfactual: what replaces the clean data. A control should change nothing."""
 
     name: str
     engine: Engine
-    """Its sentences are everyone's, its twins the scheme's own."""
+    """It has the same clean sentences in every scheme, and the scheme's own twins."""
     data: Data = "corrupted"
     control: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Counterfactual:
-    """What a scheme says of a circuit."""
+    """A circuit measured with one scheme."""
 
     name: str
     control: bool
@@ -62,31 +61,33 @@ class Counterfactual:
     sweep: torch.Tensor
     """The effect of each node at END on the logits directly, (L, H + 1)."""
     rank_correlation: float | None
-    """Of the sweep with the first scheme's; None where all effects of one are equal, as where nothing acts."""
+    """Of this sweep and the first scheme's; None if all effects of either are equal."""
     leading: tuple[str, ...]
-    """The circuit's nodes with an edge to the logits that are among the `of` strongest."""
+    """The circuit's nodes with an edge to the logits that are among the `of` strongest of the sweep."""
     of: int
-    """How many such nodes the circuit has."""
+    """How many nodes with an edge to the logits the circuit has."""
 
     of_what_differs: bool = True
-    """Whether it asks for what differs between data; zero ablation asks for what is the same in all of them, too."""
+    """Whether it removes only what differs between data; zero ablation also removes what is the same."""
 
     @property
     def too_weak(self) -> bool:
-        """Whether the span is too small beside the first's to judge a circuit by."""
+        """Whether the span is too small a share of the first's to judge a circuit."""
         return not abs(self.of_first.value) >= LEAST_SPAN
 
     def verdicts(self) -> tuple[Verdict, ...]:
-        """A control by its span; another scheme by the F of each part, unless it is too weak or asks for more."""
-        led = f"{len(self.leading)} of its {self.of} direct nodes lead the sweep on the logits"
-        alike = "not judged, all effects of one being equal"
+        """On a control's span; on F of each part with another scheme, not judged if it is weak or zero ablation."""
+        led = f"{len(self.leading)} of its {self.of} direct nodes are among the {self.of} strongest"
+        alike = "none, all effects of one are equal"
         if self.rank_correlation is not None:
             alike = f"{self.rank_correlation:.2f}"
-        remark = f"{led}; its rank correlation with the first: {alike}"
+        remark = f"{led}; rank correlation with the first scheme's sweep: {alike}"
         if self.control:
             return (judge("control", magnitude(self.of_first), self.name, remark),)
-        weak = f"too weak to judge by: its span is {self.of_first.value:.3f} of the first" if self.too_weak else ""
-        unjudged = weak if self.of_what_differs else "it asks for what writes the same on all data, too"
+        weak = (
+            f"its span is too small to judge: {self.of_first.value:.3f} of the first scheme's" if self.too_weak else ""
+        )
+        unjudged = weak if self.of_what_differs else "zero ablation also removes what is the same in all data"
         return tuple(
             judge("counterfactual", estimate, f"{part}, {self.name}", remark, self.of_first.doubt or unjudged)
             for part, estimate in self.faithfulness.items()
@@ -96,13 +97,12 @@ class Counterfactual:
 def compare(
     schemes: Sequence[Scheme], scale: Scale, circuit: Circuit, parts: Mapping[str, PathSet], end: int
 ) -> tuple[Counterfactual, ...]:
-    """What each scheme says of a circuit, whose `parts` are path sets by name, and whose END is at `end`.
+    """A circuit with each scheme, compared with the first; `parts` are its path sets by name, `end` is END.
 
-    The first scheme is what others are held to, and `scale` is its own. Raises `UserError` if there is no scheme, or if
-    one has other clean sentences.
+    `scale` is that of the first scheme. Raises `UserError` if there is no scheme, or if one has other clean sentences.
     """
     if not schemes:
-        raise UserError("no scheme of counterfactual is given; the first is what others are held to")
+        raise UserError("no scheme is given; give one or more, the first to compare the others with")
     for each in schemes:
         if not torch.equal(each.engine.sentences.clean, schemes[0].engine.sentences.clean):
             raise UserError(f"{each.name} has other clean sentences than {schemes[0].name}; only twins may differ")
@@ -132,12 +132,12 @@ def compare(
 
 
 def _alike(one: torch.Tensor, other: torch.Tensor, unit: torch.Tensor) -> float | None:
-    """The rank correlation of two sweeps (L, H + 1), of which what differs by less than a unit has one rank."""
+    """The rank correlation of two sweeps (L, H + 1), with effects rounded to a unit."""
     return spearman(*(each.flatten().div(unit).round() for each in (one, other)))
 
 
 def ranks(values: torch.Tensor) -> torch.Tensor:
-    """The rank of each of some numbers (n,), from 1 for the smallest; equal ones share the mean of theirs."""
+    """The rank of each number (n,), 1 for the smallest; equal numbers have the mean of their ranks."""
     ordered, order = values.sort(stable=True)
     _, group, counts = ordered.unique_consecutive(return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
@@ -147,7 +147,7 @@ def ranks(values: torch.Tensor) -> torch.Tensor:
 
 
 def spearman(one: torch.Tensor, other: torch.Tensor) -> float | None:
-    """Spearman's rank correlation of paired numbers (n,) and (n,); None where all of one are equal."""
+    """Spearman's rank correlation of paired numbers (n,) and (n,); None if all of either are equal."""
     a, b = (each - each.mean() for each in (ranks(one), ranks(other)))
     product = float(a.norm() * b.norm())
     return float(a @ b) / product if product else None

@@ -3,20 +3,20 @@
     F(C) = (m(C) − m(∅)) / (m(M) − m(∅)),  beside the paper's ratio m(C) / m(M)
     KL(C) = Σ_a p_M(a) log(p_M(a) / p_C(a))  over the answers and “anything else”, as a share of KL(∅)
 
-C is the circuit alone, all else on corrupted data; its complement M∖C is the model with only the circuit corrupted.
-The ratio of the paper takes 0 for nothing, though ∅ scores otherwise; so both ends are shown. A mean can hide sentences
-on which the circuit does too much and others on which it does nothing, so each sentence is asked as well: is its own F
-within the bar, and is the likeliest answer the model's? A metric that cannot be more than `Scale.most` has a largest F,
-which is said: where it lies under 1.2, no circuit can fail by doing too much. Log odds have no such ceiling.
+C is the circuit alone, all else on corrupted data. Its complement M∖C is the model with only the circuit corrupted.
+The paper's ratio takes 0 for nothing, but ∅ does not score 0, so both ends are shown. A mean can hide that the circuit
+does too much on some sentences and nothing on others. So two tests ask about each sentence: is its own F within the
+bar, and is its likeliest answer the model's? If the metric has a largest value (`Scale.most`), so has F, and the
+remark says it. If that is below 1.2, no circuit can fail by doing too much. Log odds have no largest value.
 
     >>> paths, scale = late_half(circuit, END), Scale.of(engine, metric)
     >>> found = faithfulness(engine, scale, paths, "late half")
     >>> print(f"F(C) = {found.normalized}, F(M∖C) = {found.complement}, m(C) / m(M) = {found.ratio}")
     F(C) = ... [..., ...], F(M∖C) = ... [..., ...], m(C) / m(M) = ... [..., ...]
-    >>> spread(found.each).keys()  # of F(C) sentence by sentence
+    >>> spread(found.each).keys()  # quantiles of F(C) over the sentences
     dict_keys([0.05, 0.25, 0.5, 0.75, 0.95])
     >>> apart = divergence(engine, divergence_scale(engine), paths, "late half")
-    >>> print(f"KL(C) / KL(∅) = {apart.left}")  # 0 is perfect, 1 no better than nothing
+    >>> print(f"KL(C) / KL(∅) = {apart.left}")  # 0 is perfect, 1 is no better than ∅
     KL(C) / KL(∅) = ... [..., ...]
     >>> for verdict in (*found.verdicts(), *apart.verdicts()):
     ...     print(verdict)
@@ -44,13 +44,13 @@ from path_patching.engine import Engine, Request
 from path_patching.paths import PathSet
 from path_patching.sweeps import Metric
 
-SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the sentences, whose F lies below
-LEAST = 1e-12  # what a probability of 0 counts as, so that a divergence stays finite
+SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)  # the quantiles of `spread`
+LEAST = 1e-12  # a smaller probability counts as this, so that a divergence stays finite
 
 
 @dataclass(frozen=True, eq=False)
 class Faithfulness:
-    """How much of a metric a circuit achieves alone, and how much is left without it."""
+    """The metric of a circuit alone, and of the model without it."""
 
     subject: str
     whole: Estimate
@@ -68,9 +68,9 @@ class Faithfulness:
     ratio: Estimate
     """m(C) / m(M), as in the paper."""
     each: torch.Tensor
-    """F(C) of each sentence, (N,); not finite where a sentence has no span."""
+    """F(C) of each sentence, (N,); not finite for a sentence without a span."""
     in_bar: Estimate
-    """The share of the sentences with a span whose F(C) is within the bar of the mean."""
+    """The share of the sentences with a span whose own F(C) is within the bar."""
     likeliest: Estimate
     """The share of the sentences whose likeliest answer is the model's."""
     scale: Scale
@@ -78,7 +78,7 @@ class Faithfulness:
     """The metric of the circuit alone and of its complement, (2, N)."""
 
     def verdicts(self) -> tuple[Verdict, ...]:
-        """On the circuit alone, in the mean and by sentence, and on its complement."""
+        """On the circuit alone, its mean and each sentence, and on its complement."""
         sides = [BARS["faithfulness"].side(each) for each in self.each[self.each.isfinite()].tolist()]
         outside = f"F is below the bar on {sides.count(-1)}, above it on {sides.count(1)} of {len(sides)} sentences"
         return (
@@ -90,8 +90,8 @@ class Faithfulness:
         )
 
     def verdict(self) -> Verdict:
-        """On the circuit alone, in the mean."""
-        ceiling = "" if self.scale.largest is None else f"F can be {self.scale.largest:.2f} at most"
+        """On the mean of the circuit alone."""
+        ceiling = "" if self.scale.largest is None else f"F cannot be over {self.scale.largest:.2f}"
         return judge("faithfulness", self.normalized, self.subject, joined(_lacking(self.normalized), ceiling))
 
 
@@ -126,26 +126,26 @@ def faithfulness(engine: Engine, scale: Scale, paths: PathSet, subject: str) -> 
 
 
 def likeliest_of(reference: torch.Tensor) -> Metric:
-    """The metric that is 1 where the likeliest answer is that of reference probabilities, else 0; (N, A) to (N,)."""
+    """The metric that is 1 if the likeliest answer is that of the reference, else 0: (N, A) to (N,)."""
     likeliest = reference.argmax(1)
     return lambda probs: (probs.argmax(1) == likeliest.to(probs.device)).double()
 
 
 def _lacking(normalized: Estimate) -> str:
-    """What a circuit whose mean F is outside the bar may lack."""
+    """What a circuit may lack if F is outside the bar."""
     side = BARS["faithfulness"].side(normalized.value)
     return {-1: "it lacks something that the model uses", 1: "it lacks something that works against it"}.get(side, "")
 
 
 def _left(complement: Estimate) -> str:
-    """What a complement outside the bar says."""
+    """What it means if F of the complement is outside the bar."""
     side = BARS["complement"].side(complement.value)
     words = {-1: "what is outside the circuit does the opposite", 1: "what is outside the circuit does some of it, too"}
     return words.get(side, "")
 
 
 def spread(each: torch.Tensor) -> dict[float, float]:
-    """Below what F a share of the sentences lies, by share; those without a finite F (N,) are left out."""
+    """The quantiles of F over the sentences (N,), by share; sentences without a span are left out."""
     finite = each[each.isfinite()]
     if not len(finite):
         return dict.fromkeys(SHARES, float("nan"))
@@ -154,7 +154,7 @@ def spread(each: torch.Tensor) -> dict[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Divergence:
-    """How far from the model's the distribution over the answers is, in nats."""
+    """How far the probabilities of the answers are from the model's, in nats."""
 
     subject: str
     alone: Estimate
@@ -167,14 +167,14 @@ class Divergence:
     """KL(C) / KL(∅)."""
 
     def verdicts(self) -> tuple[Verdict, ...]:
-        """On the share that is left."""
+        """On KL(C) / KL(∅)."""
         off = BARS["divergence"].side(self.left.value) == 1
-        remark = "its answers are spread otherwise than the model's, whatever F says" if off else ""
+        remark = "its probabilities are not the model's, whatever F is" if off else ""
         return (judge("divergence", self.left, self.subject, remark),)
 
 
 def divergence(engine: Engine, scale: Scale, paths: PathSet, subject: str) -> Divergence:
-    """Divergences of a circuit's paths, on a scale that `divergence_scale` made.
+    """The divergences of a circuit's paths; `scale` is that of `divergence_scale`.
 
     Raises `PathSetError` for paths that the model or its sentences do not have, `UserError` for those that end where no
     twin differs.
@@ -186,14 +186,14 @@ def divergence(engine: Engine, scale: Scale, paths: PathSet, subject: str) -> Di
 
 
 def divergence_scale(engine: Engine, clusters: Clusters = (), kinds: tuple[str, ...] = ()) -> Scale:
-    """The scale of the divergence from the model's own distribution, which is 0 for the whole model."""
+    """The scale of the divergence from the model's own probabilities: 0 for the whole model."""
     return Scale.of(engine, divergence_from(engine.clean()), clusters, kinds)
 
 
 def divergence_from(reference: torch.Tensor) -> Metric:
-    """The metric KL(reference ‖ ·) in nats, for distributions over A answers and “anything else”, both (N, A) to (N,).
+    """The metric KL(reference ‖ ·) in nats over A answers and “anything else”: (N, A) to (N,).
 
-    A probability under `LEAST`, such as a 0, counts as that, on either side of the fraction.
+    A probability under `LEAST` counts as `LEAST`.
     """
     expected = _with_anything_else(reference)
 
@@ -205,6 +205,6 @@ def divergence_from(reference: torch.Tensor) -> Metric:
 
 
 def _with_anything_else(probs: torch.Tensor) -> torch.Tensor:
-    """Probabilities (N, A) of answers with that of all other tokens behind them, (N, A + 1)."""
+    """Probabilities of answers (N, A), then that of all other tokens: (N, A + 1)."""
     anything_else = (1 - probs.sum(1, keepdim=True)).clamp(min=0)
     return torch.cat([probs, anything_else], 1).double()

@@ -1,12 +1,12 @@
-"""What every test measures with: metrics of many requests, and the scale from nothing (∅) to the whole model (M).
+"""Metrics of many requests, and the scale from nothing (∅) to the whole model (M): all tests measure with these.
 
     measured[i, j, n] = metrics[i](answer probabilities of requests[j])_n
-    F(C) = (m(C) − m(∅)) / (m(M) − m(∅)),  of means over the sentences n
+    F(C) = (m(C) − m(∅)) / (m(M) − m(∅)),  with m the mean over the sentences n
 
-∅ is the run with everything on corrupted data, scored like the clean sentences: by their own years.
-
-Where nothing can be judged, every number says why (`Estimate.doubt`): of fewer than two sentences, or fewer than ten of
-what they were made of, an interval holds too little; of a span m(M) − m(∅) that may be zero, no share means anything.
+∅ is the run with everything on corrupted data. It is scored like the clean run, by the years of the clean sentences.
+m(M) − m(∅) is the *span*. If nothing can be judged, each number says why (`Estimate.doubt`): there are fewer than two
+sentences, or fewer than ten nouns, say, that they were made of; or the span may be zero, so that no share of it means
+anything.
 
     >>> paths, clean = late_half(circuit, END), Request.clean()
     >>> whole, alone = measured(engine, [clean, Request.isolate(paths)], [metric])[0]  # of (metrics, requests, N)
@@ -36,23 +36,23 @@ from path_patching.metrics import Metric, measured_by
 from path_patching.paths import PathSet
 from path_patching.progress import progress
 
-ROUNDING = 1e-5  # of F: what one engine may find where another finds nothing
-CHANGE = 0.01  # of F: what is less is no change, however sure
-FEWEST_SENTENCES = 2  # of one, the interval has no width
+ROUNDING = 1e-5  # of F: engines may differ by that much
+CHANGE = 0.01  # of F: less counts as no change, however certain
+FEWEST_SENTENCES = 2  # with one, an interval has no width
 FEWEST_CLUSTERS = 10  # of a kind; with 10 × 10, 93 of 100 intervals hold the truth, with 3 × 3 86, with 2 × 97 60
-NO_SPAN, NO_VALUE = 1e-6, 1e-9  # of the metric, and in its unit: a span of no more is one of rounding
+NO_SPAN, NO_VALUE = 1e-6, 1e-9  # a span up to this share of the metric, or up to this value, is rounding
 NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
-SHARE_OF_MEMORY = 1 / 8  # of the engine's, that the probabilities of a call may take
+SHARE_OF_MEMORY = 1 / 8  # of the engine's memory, for the probabilities of one call
 
 
 def measured(engine: Engine, requests: Sequence[Request], metrics: Sequence[Metric]) -> torch.Tensor:
     """Several metrics of several requests: (metrics, requests, N) float64.
 
-    Each distinct request is evaluated once. As many share a forward pass as their probabilities leave room for.
+    Each distinct request is evaluated once; as many go to the engine together as memory has room for.
     Raises `UserError` if there is no metric, `PathSetError` like `Engine.evaluate`.
     """
     if not metrics:
-        raise UserError("no metric is asked for; give at least one")
+        raise UserError("no metric is given; give at least one")
     distinct = list(dict.fromkeys(requests))
     bytes_each = PROBABILITY_BYTES * len(engine.sentences) * len(engine.sentences.answers)
     at_once = max(1, int(engine.memory_gb * 1e9 * SHARE_OF_MEMORY / bytes_each))
@@ -67,10 +67,7 @@ def measured(engine: Engine, requests: Sequence[Request], metrics: Sequence[Metr
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """A metric, and what it is of each sentence for the whole model and for ∅: the ends between which F is read.
-
-    Every interval of the tests is made here.
-    """
+    """A metric with its two ends, the whole model and ∅; all intervals of the tests are made here."""
 
     metric: Metric
     whole: torch.Tensor
@@ -78,11 +75,11 @@ class Scale:
     nothing: torch.Tensor
     """m(∅), (N,) float64."""
     clusters: Clusters = ()
-    """What the sentences were made of, for their intervals; () where they were drawn one by one."""
+    """The words that each sentence was made of, as numbers, for intervals; () if sentences were drawn one by one."""
     kinds: tuple[str, ...] = ()
-    """What the clusters are, in words: `("nouns", "YYs")`."""
+    """What the clusters are called: `("nouns", "YYs")`."""
     most: float | None = None
-    """The largest value that the metric can have, if there is one."""
+    """The largest possible value of the metric, if there is one."""
 
     @classmethod
     def of(
@@ -104,28 +101,28 @@ class Scale:
 
     @cached_property
     def few(self) -> str:
-        """Why no interval can be judged by, if so."""
+        """Why no interval can be judged; "" if it can."""
         return too_few(len(self.whole), self.clusters, self.kinds)
 
     @cached_property
     def is_flat(self) -> bool:
-        """Whether the mean of the span is zero, or no more than rounding leaves of zero."""
+        """Whether the mean of the span is zero but for rounding."""
         size = max(each.abs().mean().item() for each in (self.whole, self.nothing))
         return not abs(self.span.mean().item()) > max(NO_SPAN * size, NO_VALUE)
 
     @cached_property
     def doubt(self) -> str:
-        """Why no share of the span can be judged by, if so."""
+        """Why no share of the span can be judged; "" if it can."""
         if self.is_flat:
             return "nothing to judge: the span is zero"
         if self.few:
             return self.few
         low, high = self.mean(self.span).ends
-        return "" if low > 0 or high < 0 else "nothing to judge: the span may be zero, which its interval includes"
+        return "" if low > 0 or high < 0 else "nothing to judge: the span may be zero, for its interval includes zero"
 
     @property
     def largest(self) -> float | None:
-        """The largest that F can be, if the metric cannot be more than `most`."""
+        """The largest possible F; None if the metric has no `most`, or without a span."""
         if self.most is None or self.is_flat:
             return None
         return ((self.most - self.nothing.mean()) / self.span.mean()).item()
@@ -139,15 +136,15 @@ class Scale:
         return tuple(replace(each, doubt=self.few) for each in means(scores, clusters=self.clusters))
 
     def share(self, part: torch.Tensor, whole: torch.Tensor) -> Estimate:
-        """The mean of `part` (N,) as a share of the mean of `whole` (N,), with its interval; NaN where that is zero."""
+        """The mean of `part` (N,) as a share of the mean of `whole` (N,), with its interval; NaN if that is zero."""
         if whole.mean() == 0:
-            return replace(NOTHING, n=len(whole), doubt="nothing to judge: what it would be a share of is zero")
+            return replace(NOTHING, n=len(whole), doubt="nothing to judge: it would be a share of zero")
         return replace(shares(part[None], whole, clusters=self.clusters)[0], doubt=self.few)
 
     def of_span(self, difference: torch.Tensor) -> Estimate:
-        """A difference of two scores (N,) as one of F: its mean as a share of the span's, with its interval.
+        """A difference of two scores (N,) as a difference of F: its mean over the span's, with its interval.
 
-        Where the span's mean is zero, the share is not a number.
+        NaN if the span is zero.
         """
         return self.of_spans(difference[None])[0]
 
@@ -159,20 +156,20 @@ class Scale:
         return tuple(replace(each, doubt=self.doubt) for each in found)
 
     def normalized(self, scores: torch.Tensor) -> Estimate:
-        """F of scores (N,): 0 for ∅, 1 for the whole model; of the means, with its interval."""
+        """F of the mean of scores (N,), with its interval: 0 for ∅, 1 for the whole model."""
         return self.of_span(scores - self.nothing)
 
     def each(self, scores: torch.Tensor) -> torch.Tensor:
-        """F of each sentence, (..., N) to (..., N); not finite where a sentence has no span."""
+        """F of each sentence, (..., N) to (..., N); not finite for a sentence without a span."""
         return (scores - self.nothing) / self.span
 
     def of_means(self, scores: torch.Tensor) -> torch.Tensor:
-        """F of the means alone, without intervals, for many: (..., N) to (...); NaN where the span is zero."""
+        """F of the mean, without an interval: (..., N) to (...); NaN if the span is zero."""
         return (scores - self.nothing).mean(-1) / (torch.nan if self.is_flat else self.span.mean())
 
 
 def too_few(n: int, clusters: Clusters = (), kinds: Sequence[str] = ()) -> str:
-    """Why an interval over N sentences, and what they were made of, holds too little to judge by; "" if it does not."""
+    """Why there are too few sentences or clusters for an interval; "" if there are enough."""
     if n < FEWEST_SENTENCES:
         return f"{n} sentence; give two or more"
     counts = [len(each.unique()) for each in clusters]
@@ -184,35 +181,35 @@ def too_few(n: int, clusters: Clusters = (), kinds: Sequence[str] = ()) -> str:
 
 
 def isolated(paths: PathSet | None) -> Request:
-    """A circuit alone; nothing is left of one without paths, which is ∅."""
+    """A circuit alone; ∅ if it has no paths."""
     return Request.corrupted() if paths is None else Request.isolate(paths)
 
 
 def removed(paths: PathSet | None) -> Request:
-    """The model without some paths; all of it if there are none."""
+    """The model without some paths; the whole model if there are none."""
     return Request.clean() if paths is None else Request.patch(paths)
 
 
 def is_nothing(lost: Estimate) -> bool:
-    """Whether an interval includes 0, or comes as close to it as rounding does; so does what is not a number."""
+    """Whether an interval includes 0, but for rounding; True for NaN."""
     low, high = lost.ends
     return not (low > ROUNDING or high < -ROUNDING)
 
 
 def is_change(lost: Estimate) -> bool:
-    """Whether F changes by `CHANGE` or more, with the whole interval, either way."""
+    """Whether the whole interval is a change of F by `CHANGE` or more, up or down."""
     low, high = lost.ends
     return low >= CHANGE or high <= -CHANGE
 
 
 def is_no_change(lost: Estimate) -> bool:
-    """Whether F changes by less than `CHANGE`, with the whole interval."""
+    """Whether the whole interval is a change of F by less than `CHANGE`."""
     low, high = lost.ends
     return low > -CHANGE and high < CHANGE
 
 
 def magnitude(signed: Estimate) -> Estimate:
-    """The size of a number whose sign does not matter, with the sizes that its intervals hold."""
+    """The absolute value of an estimate, and of its intervals."""
     low, high = _sizes(signed.low, signed.high)
     size = Estimate(abs(signed.value), low, high, signed.n, doubt=signed.doubt)
     if signed.plain_low is None or signed.plain_high is None:
@@ -222,6 +219,6 @@ def magnitude(signed: Estimate) -> Estimate:
 
 
 def _sizes(low: float, high: float) -> tuple[float, float]:
-    """The smallest and the largest size of the numbers from one to another."""
+    """The smallest and the largest absolute value between two numbers."""
     least, most = sorted((abs(low), abs(high)))
     return (0.0 if low <= 0 <= high else least), most

@@ -1,8 +1,8 @@
-"""What a circuit consists of, read off its paths: its nodes by name and class, and its links with their steps.
+"""The nodes on a circuit's paths by name and class, and its links with their steps.
 
-A node is called as in links, with its place: `a9.h1@END`, `m0@YY`. In a circuit without places (`placed=False`) it is
-all of it, at every position: `a9.h1`. Embeddings and whole inputs are no nodes that could be left out; the links that
-lead to them are.
+A node has its name in links, with its place: `a9.h1@END`, `m0@YY`. In a circuit without places (`placed=False`),
+`a9.h1` is that head at every position. Embeddings and whole inputs do not count as nodes, but links to them count as
+links.
 
     >>> paths = full_circuit(circuit, YY, END)
     >>> members(paths, YY, END)
@@ -28,19 +28,19 @@ SHOWN = 8  # names in a remark
 
 
 def members(paths: PathSet, yy: int, end: int) -> dict[str, Node]:
-    """The heads and MLPs on a circuit's paths by name, those at YY first, in the order of layers.
+    """The heads and MLPs on a circuit's paths by name, in the order of positions, then of layers.
 
     Raises `UserError` if there are none.
     """
     found = [node for node in paths.nodes() if node.kind in ("head", "mlp")]
     if not found:
-        raise UserError(f"no head or MLP is on the paths {shortened(repr(paths))}: no node of theirs can be removed")
+        raise UserError(f"no head or MLP is on the paths {shortened(repr(paths))}; give paths with one")
     in_order = sorted(found, key=lambda node: (node.position, node.depth, node.index))
     return {_label(node, yy, end, placed=True): node for node in in_order}
 
 
 def by_name(paths: PathSet, yy: int, end: int, placed: bool = True) -> dict[str, frozenset[Node]]:
-    """The `members`, each with the nodes that it stands for: one, or without places one at each position.
+    """The `members`, each with the nodes behind its name: one, or without places one at each position.
 
     Raises `UserError` if there are none.
     """
@@ -54,7 +54,7 @@ def by_name(paths: PathSet, yy: int, end: int, placed: bool = True) -> dict[str,
 
 
 def class_of(name: str) -> str:
-    """The class of a node of a circuit: a head or an MLP, at END or without a place, or a lower node."""
+    """The class of a node: heads or MLPs at END or without a place; lower nodes elsewhere."""
     if place_of(name) not in ("", END):
         return LOWER
     return HEADS if kind_of(name) == "head" else MLPS
@@ -69,10 +69,10 @@ def classes(paths: PathSet, yy: int, end: int, placed: bool = True) -> dict[str,
 
 
 def link_steps(paths: PathSet, yy: int, end: int, placed: bool = True) -> dict[Link, frozenset[Step]]:
-    """The links on a circuit's paths, in order, each with all steps that it stands for.
+    """The links on a circuit's paths, in order, each with its steps between nodes.
 
-    A link to `everything`, or to the embeddings, stands for a step to each position that the reader reads; without
-    places any link stands for one at each.
+    A link to `everything`, or to the embeddings, has a step to each position that the reader reads; without places, a
+    link has steps at each position.
     """
 
     @cache
@@ -88,13 +88,13 @@ def link_steps(paths: PathSet, yy: int, end: int, placed: bool = True) -> dict[L
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names of nodes or links in a remark, as many as can be read."""
+    """Names of nodes or links in a remark: the first `SHOWN`, and how many more there are."""
     rest = len(names) - SHOWN
     return ", ".join([*names[:SHOWN], *([f"and {rest} more"] if rest > 0 else [])])
 
 
 def _label(node: Node, yy: int, end: int, placed: bool) -> str:
-    """A node's name as links have it; with places, embeddings before YY go with those at YY."""
+    """A node's name in links; with places, embeddings before YY are named as at YY."""
     if node.kind == "residual":
         return EVERYTHING
     if not placed:

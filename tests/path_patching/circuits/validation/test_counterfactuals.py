@@ -73,11 +73,11 @@ def test_the_planted_circuit_holds_for_other_years_and_no_control_moves_it(engin
     assert found["01"].span.value == pytest.approx(scale.span.mean().item())
     assert found["zero ablation"].sweep[-1, -1] < -0.1  # m2 writes nothing
     [shown] = found["zero ablation"].verdicts()
-    assert (shown.passed, "the same on all data" in shown.remark) == (None, True)
+    assert (shown.passed, "the same in all data" in shown.remark) == (None, True)
 
     weak = found["the next year"]
     assert weak.too_weak
-    assert [(verdict.passed, "too weak" in verdict.remark) for verdict in weak.verdicts()] == [(None, True)]
+    assert [(verdict.passed, "too small to judge" in verdict.remark) for verdict in weak.verdicts()] == [(None, True)]
     assert [verdict.passed for verdict in found["another noun"].verdicts()] == [True]
     assert found["another noun"].rank_correlation is None  # nothing acts
     assert [verdict.passed for verdict in found["another year as if a control"].verdicts()] == [False]

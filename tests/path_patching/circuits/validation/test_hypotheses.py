@@ -70,7 +70,7 @@ def test_what_is_left_is_held_against_what_the_model_does(left, independent):
     _, verdict = hypotheses(SCALE, SCALE.whole, NOTHING + left, "")
     assert verdict.passed == independent
     some = int((left.abs() > TWO_HUNDREDTHS / 2).sum())
-    assert verdict.remark == f"something is left on {some} of {N} sentences; complement says how much"
+    assert verdict.remark == f"something is left on {some} of {N} sentences; complement measures how much"
 
 
 def test_few_sentences_judge_nothing():

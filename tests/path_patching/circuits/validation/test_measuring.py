@@ -59,7 +59,7 @@ def test_requests_are_evaluated_once_and_as_many_as_fit_in_memory(monkeypatch):
 
 def test_what_cannot_be_measured_is_said():
     engine = make_engine("torch", planted_model(), planted_sentences())
-    with pytest.raises(UserError, match="no metric is asked for"):
+    with pytest.raises(UserError, match="no metric is given"):
         measured(engine, [Request.clean()], [])
     with pytest.raises(PathSetError, match="no probabilities are asked for"):
         measured(engine, [], METRICS)
