@@ -7,6 +7,7 @@ it is clearly narrower or wider.
 
 from __future__ import annotations
 
+import html
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -77,7 +78,7 @@ def sections(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def markdown(table: pd.DataFrame, title: str) -> str:
     """A Markdown table for each section; the commands that measured it are below its heading."""
-    parts = [f"# {title}\n"]
+    parts = [f"# {html.escape(title, quote=False)}\n"]
     for section, lines in sections(table):
         commands = ", ".join(f"`{one_line(command)}`" for command in dict.fromkeys(lines["command"]))
         parts += [f"## {section}\n", f"Measured by {commands}.\n", _markdown_rows(lines)]

@@ -111,7 +111,7 @@ class Settings(_Named):
             fitting, needed = int(self.memory_gb * 1e9 / each), self.n * each / 1e9
             raise UserError(
                 f"--n {self.n}: what is kept of so many sentences takes {needed:.2g} GB, and --memory-gb is "
-                f"{self.memory_gb:g}; give --n {fitting} or fewer, or more memory"
+                f"{self.memory_gb:g}; give {f'--n {fitting} or fewer, or ' if fitting else ''}more memory"
             )
 
     def asked(self) -> str:

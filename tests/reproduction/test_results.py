@@ -198,6 +198,7 @@ def test_rows_without_a_measurement_say_so():
     assert table.loc[0, "value"] is None
     assert "| b | not measured |  |  |  |" in markdown(table, "title")
     assert "Measured by `python random_years.py`." in markdown(table, "title")
+    assert markdown(table, "of <b>R&D").startswith("# of &lt;b&gt;R&amp;D\n")
     assert r"| \|b\| | not" in markdown(table.assign(words="|b|"), "title")
     assert [section for section, _ in sections(table)] == ["a"]
 

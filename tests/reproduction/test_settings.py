@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,6 +43,12 @@ def test_what_is_kept_of_the_sentences_fits_in_the_memory_or_one_line_says_how_m
     settings(n=10**9 // each, memory_gb=1.0).check_fits(GPT2_SMALL)
     with pytest.raises(UserError, match=rf"--memory-gb is 1; give --n {10**9 // each} or fewer"):
         settings(n=10**9 // each + 1, memory_gb=1.0).check_fits(GPT2_SMALL)
+
+
+def test_where_not_even_one_sentence_fits_only_memory_helps():
+    large = SimpleNamespace(name="gpt2", architecture=replace(SIZES, n_layers=10**6))
+    with pytest.raises(UserError, match=r"--memory-gb is 1; give more memory$"):
+        DiscoverySettings(memory_gb=1.0).check_fits(large)
 
 
 def test_the_default_memory_holds_what_the_paper_asks_for():
