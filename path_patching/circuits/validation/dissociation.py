@@ -1,14 +1,14 @@
-"""Test 10: is it the circuit of this ability alone? One ability's circuit impeded, another ability measured.
+"""Test 10: is it the circuit of this ability alone? One ability's circuit is impeded, another ability is measured.
 
     loss(task, C) = (m(M) − m(M∖C)) / (m(M) − m(∅)),  the share of the task's span that is lost
 
-To impede a circuit is to put its nodes at END on the task's own corrupted data: every head and MLP of it, each through
-what reads it in the circuit, so that an MLP is impeded whatever feeds it. END is each task's own; what a circuit has at
-the position of the difference lies below those nodes, and is impeded with them. The table of two tasks and two circuits
-shows a *double dissociation* if each task loses its span with its own circuit alone. Random circuits of the same shapes
-stand beside them, none with all nodes at END that the circuit has. What a task loses with its own circuit is judged
-minus what it loses with these: a circuit of most of a model takes any ability, and so does any other of its size. Then
-nothing is judged. On plain sentences, which have no twins, a circuit is impeded by mean ablation:
+To impede a circuit is to put all its heads and MLPs at END on the task's own corrupted data, along their paths to the
+logits. An MLP is impeded whatever feeds it, and nodes at YY are impeded with those above them. Each task has its own
+END. Two tasks show a *double dissociation* if each loses its span with its own circuit and not with the other's.
+
+Random circuits of the same shape, with other nodes at END, show what chance takes. A task's loss with its own circuit
+is judged minus its loss with these. If the circuit is most of the model, any other of its size takes the ability too,
+and nothing is judged. Plain sentences have no twins, so there a circuit is impeded by mean ablation:
 
     KL = Σ_a p_M(a) log(p_M(a) / p_{M∖C}(a))  over the answers and “anything else”, in nats
 
@@ -44,35 +44,35 @@ from path_patching.engine import Engine, Request
 from path_patching.errors import UserError
 from path_patching.paths import Node, PathSet, union
 
-DRAWS = 5  # random circuits of each shape, whose losses are averaged
-TRIES = 100  # at a random circuit with other nodes at END, before there is taken to be none
+DRAWS = 5  # random circuits of each shape; their losses are averaged
+TRIES = 100  # draws before giving up on random circuits with other nodes at END
 
 
 @dataclass(frozen=True, eq=False)
 class Ability:
-    """Something that a model does: its sentences and their twins, its measure, and the circuit that does it."""
+    """A task: an engine on its sentences and their twins, its metric, and the circuit that does it."""
 
     name: str
     engine: Engine
     scale: Scale
-    """Of the engine's sentences."""
+    """The scale of the engine's sentences."""
     circuit: Circuit
     end: int
 
 
 @dataclass(frozen=True)
 class Dissociation:
-    """What each ability loses with each circuit impeded; circuits go by their ability's name."""
+    """What each ability loses with each circuit impeded; a circuit has the name of its ability."""
 
     losses: Mapping[tuple[str, str], Estimate]
-    """By ability and circuit, as shares of the ability's span."""
+    """The share of the ability's span that is lost, by ability and circuit."""
     by_chance: Mapping[tuple[str, str], Estimate]
-    """The same with random circuits of the same shape, on average; none of a circuit whose nodes cannot be others."""
+    """The same with random circuits of the circuit's shape, on average, if there are any."""
     beyond_chance: Mapping[str, Estimate]
-    """By ability: what it loses with its own circuit, minus what it loses with those random ones."""
+    """By ability: its loss with its own circuit, minus that with random ones."""
 
     def verdicts(self) -> tuple[Verdict, ...]:
-        """On each loss: with the ability's own circuit, with another's, and, not judged, with random ones."""
+        """On each loss with the ability's own circuit and with others; those with random circuits are not judged."""
         return tuple(self._verdicts())
 
     def _verdicts(self) -> Iterator[Verdict]:
@@ -80,7 +80,7 @@ class Dissociation:
             yield self._judged(task, circuit)
             if (chance := self.by_chance.get((task, circuit))) is not None:
                 subject = f"{task} without a random circuit like that of {circuit}"
-                unjudged = chance.doubt or "to compare: what chance takes"
+                unjudged = chance.doubt or "for comparison: the loss by chance"
                 yield judge("other_loss", magnitude(chance), subject, unjudged=unjudged)
 
     def _judged(self, task: str, circuit: str) -> Verdict:
@@ -88,24 +88,27 @@ class Dissociation:
         if task != circuit:
             shared = BARS["other_loss"].side(abs(lost.value)) == 1
             return judge(
-                "other_loss", magnitude(lost), subject, "the two share nodes, which is no fault of it" if shared else ""
+                "other_loss",
+                magnitude(lost),
+                subject,
+                "the two circuits share nodes, which is common" if shared else "",
             )
         if task not in self.beyond_chance:
-            unjudged = lost.doubt or "there is no random circuit of its shape to compare with"
+            unjudged = lost.doubt or "no random circuit of its shape to compare with"
             return judge("own_loss", lost, subject, unjudged=unjudged)
         beyond, chance = self.beyond_chance[task], self.by_chance[task, task]
-        remark = f"its circuit takes {lost.value:.3f}, random ones {chance.value:.3f}"
+        remark = f"its circuit takes {lost.value:.3f}, random circuits {chance.value:.3f}"
         return judge("own_loss", beyond, subject, remark, beyond.doubt or _too_large(lost, chance))
 
 
 def dissociation(abilities: Sequence[Ability], rng: random.Random, draws: int = DRAWS) -> Dissociation:
-    """What each ability loses with the circuit of each impeded, and with `draws` random ones of its shape.
+    """What each ability loses with each ability's circuit impeded, and with `draws` random circuits of its shape.
 
     Raises `UserError` if two abilities have one name.
     """
     names = [each.name for each in abilities]
     if len(set(names)) < len(names):
-        raise UserError(f"abilities have to have names of their own, not {', '.join(names)}")
+        raise UserError(f"two abilities have one name: {', '.join(names)}; name each differently")
     drawn: dict[str, list[Circuit]] = {}
     for each in abilities:
         if others := _others(each, rng, draws):
@@ -125,17 +128,17 @@ def dissociation(abilities: Sequence[Ability], rng: random.Random, draws: int = 
 
 
 def _too_large(lost: Estimate, chance: Estimate) -> str:
-    """Why a loss cannot be told from that by chance, if so: random circuits leave too little for any to pass."""
+    """Why a loss cannot be told from chance: random circuits take so much that none could pass; else ""."""
     least = BARS["own_loss"].least
     if least is None or lost.ends[0] < least or chance.value <= 1 - least:
         return ""
-    return "nothing to judge: random circuits of its shape take most of the span, for it is a large part of the model"
+    return "nothing to judge: random circuits of its shape take most of the span, too"
 
 
 def _others(ability: Ability, rng: random.Random, count: int) -> list[Circuit]:
-    """Random circuits of an ability's shape, none with its nodes at END; none of a circuit that has no such other."""
+    """Random circuits of the shape of an ability's, with other nodes at END; none if there is no other."""
     own, found = _nodes_at_end(ability.circuit, ability.end), list[Circuit]()
-    with suppress(UserError):  # a circuit of all nodes, say, has no other of its shape
+    with suppress(UserError):  # a circuit of all nodes has no other of its shape
         for _ in range(TRIES):
             drawn = random_circuit(ability.circuit, ability.engine.model.architecture, rng)
             if _nodes_at_end(drawn, ability.end) != own:
@@ -162,9 +165,9 @@ def _left(task: Ability, circuits: Sequence[Circuit]) -> torch.Tensor:
 
 
 def disturbance(engine: Engine, scale: Scale, circuits: Mapping[str, Circuit], end: int) -> dict[str, Estimate]:
-    """How far from its own, in nats, a model's next token is with each circuit mean-ablated at END, by name.
+    """The KL divergence of the next token from the model's own, in nats, by name of the circuit mean-ablated at END.
 
-    The engine's sentences are plain ones, and `scale` that of their divergence (`divergence_scale`).
+    The engine has plain sentences, and `scale` is that of their divergence (`divergence_scale`).
     """
     requests = [Request.patch(impeded(circuit, end), inside="mean") for circuit in circuits.values()]
     scores = measured(engine, requests, [scale.metric])[0]
@@ -174,6 +177,6 @@ def disturbance(engine: Engine, scale: Scale, circuits: Mapping[str, Circuit], e
 def impeded(circuit: Circuit, end: int) -> PathSet:
     """The paths from the logits through any chain of a circuit's MLPs to one of its MLPs, or to one of its heads."""
     late, chains = late_half(circuit, end), mlp_chains(circuit, end)
-    heads = {node for node in late.ends() if node.kind == "head"}  # not what its MLPs read of the embeddings
+    heads = {node for node in late.ends() if node.kind == "head"}  # not the embeddings that MLPs read
     mlps = chains.ends() - {Node.logits(end)}
     return union(paths.ending_at(kept) for paths, kept in ((late, heads), (chains, mlps)) if kept)

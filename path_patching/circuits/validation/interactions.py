@@ -1,11 +1,11 @@
-"""Test 11: do the circuit's nodes add up? Interactions of pairs; what MLPs do directly and by way of others.
+"""Test 11: do the effects of the circuit's nodes add up? Pairs of nodes; direct and indirect effects of MLPs.
 
     eff(K) = m(M∖K) − m(M),   interaction(a, b) = eff({a, b}) − eff({a}) − eff({b})
 
-M∖K is the model with those paths of the circuit on corrupted data that pass a node of K. An interaction is zero where
-effects add up. It goes *against* the sign of the single effects where one node needs the other, as two in a chain do:
-either takes all, e and e, and so do both, e − e − e = −e. It goes *with* the sign of what both do together where one
-can stand in for the other: neither takes anything, 0 and 0, and both take all, e − 0 − 0 = e.
+M∖K is the model with the circuit's paths through K on corrupted data. The interaction is zero if effects add up. Its
+sign is *against* that of the single effects if one node needs the other, as two in a chain do: each alone takes e, and
+both take e, so that it is e − e − e = −e. Its sign is *with* that of the joint effect if one node can stand in for the
+other: each alone takes 0, and both take e, so that it is e − 0 − 0 = e.
 
     >>> scale, pair = Scale.of(engine, metric), {"m2@END": Node.mlp(2, END), "a1.h0@END": Node.head(1, 0, END)}
     >>> found = interactions(engine, scale, late_half(circuit, END), pair)
@@ -38,7 +38,7 @@ from path_patching.paths import Node, PathSet
 
 @dataclass(frozen=True)
 class Interactions:
-    """Effects of nodes alone, and what pairs of them do beyond that; nodes by name with their place."""
+    """The effects of single nodes, and the interactions of pairs; nodes by name with their place."""
 
     alone: Mapping[str, Estimate]
     pairs: Mapping[tuple[str, str], Estimate]
@@ -54,7 +54,7 @@ class Interactions:
         return found
 
     def verdicts(self) -> tuple[Verdict, ...]:
-        """On the largest interaction, which is held to no bar; none of fewer than two nodes."""
+        """On the largest interaction, which has no bar; no verdict with fewer than two nodes."""
         if not self.pairs:
             return ()
         pair = max(self.pairs, key=lambda each: abs(self.pairs[each].value))
@@ -62,19 +62,26 @@ class Interactions:
         alone = " and ".join(f"{each:.4f}" for each in single)
         less = abs(self.pairs[pair].value + sum(single)) < abs(sum(single))
         says = "less together: one needs the other" if less else "more together: one can stand in for the other"
-        return (judge("interactions", self.pairs[pair], " and ".join(pair), f"the largest; alone {alone}; {says}"),)
+        return (
+            judge(
+                "interactions",
+                self.pairs[pair],
+                " and ".join(pair),
+                f"the largest interaction; effects alone {alone}; {says}",
+            ),
+        )
 
 
 @dataclass(frozen=True)
 class MlpShares:
-    """What an MLP's direct edge to the logits is worth, and its paths through later MLPs of the circuit, if any."""
+    """The effect of an MLP's direct edge to the logits, and of its paths through later MLPs of the circuit, if any."""
 
     direct: Estimate
     indirect: Estimate | None
 
 
 def interactions(engine: Engine, scale: Scale, paths: PathSet, members: Mapping[str, Node]) -> Interactions:
-    """The effects of a circuit's members and of their pairs on the metric's mean; `paths` are the circuit's.
+    """The effects of members of a circuit, and of their pairs, on the metric's mean; `paths` are the circuit's.
 
     Raises `UserError` for a node on no path.
     """
@@ -86,7 +93,7 @@ def interactions(engine: Engine, scale: Scale, paths: PathSet, members: Mapping[
             raise UserError(f"no path passes {names[0]}; give nodes of the circuit")
         requests.append(Request.patch(passing))
     if not requests:
-        raise UserError("no node is given whose effect could be asked for; give those of the circuit")
+        raise UserError("no node is given; give nodes of the circuit")
     changes = measured(engine, requests, [scale.metric])[0] - scale.whole  # (k + pairs, N)
     eff, pairs = dict(zip(groups, changes, strict=True)), [*combinations(members, 2)]
     beyond = [eff[a, b] - eff[a,] - eff[b,] for a, b in pairs]
@@ -98,7 +105,7 @@ def interactions(engine: Engine, scale: Scale, paths: PathSet, members: Mapping[
 
 
 def mlp_shares(engine: Engine, scale: Scale, circuit: Circuit, end: int) -> dict[str, MlpShares]:
-    """What the direct and the indirect effect of each MLP take of the metric's clean mean, as a share of it."""
+    """The direct and the indirect effect of each MLP, as shares of the metric's clean mean."""
     logits, requests = PathSet.at(Node.logits(end)), {}
     for mlp in in_order(circuit.mlps):
         requests[mlp, "direct"] = Request.patch(logits.through(Node.named(mlp, end)))

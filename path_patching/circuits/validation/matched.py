@@ -1,18 +1,18 @@
 """Test 3: do random circuits of its shape do less? (Section 5 draws some; here with a p-value.)
 
-    p = (1 + #{F(random) ≥ F(C)}) / (1 + drawn),  of complements p = (1 + #{F(M∖random) ≤ F(M∖C)}) / (1 + drawn)
+    p = (1 + #{F(random) ≥ F(C)}) / (1 + drawn),  for complements p = (1 + #{F(M∖random) ≤ F(M∖C)}) / (1 + drawn)
 
-for a circuit alone more is stronger, for its complement less is: then the model can do less without it. The circuits
-drawn differ from C and from each other, and may come from any layers or have as many heads in each layer as C and its
-MLPs. Of a model with few such circuits, all are drawn, and p is the rank of C among them and itself.
+A circuit is better if it does more alone, or if less is left without it. The random circuits differ from C and from
+each other. They come from any layers, or have the MLPs of C and as many heads in each layer. If a model has only a few
+such circuits, all are drawn.
 
     >>> scale = Scale.of(engine, metric)
     >>> found = matched(engine, scale, circuit, lambda drawn: late_half(drawn, END), "any layers", "late half", count=3)
-    >>> found.alone.shape, found.without.shape  # F of each circuit drawn, here of the only other, and of its complement
+    >>> found.alone.shape, found.without.shape  # F of each random circuit, and of its complement; here there is one
     (torch.Size([1]), torch.Size([1]))
     >>> found.p_alone in (1 / 2, 1)
     True
-    >>> [verdict.passed for verdict in found.verdicts()]  # one is too few to judge by
+    >>> [verdict.passed for verdict in found.verdicts()]  # one is too few
     [None, None]
 """
 
@@ -37,8 +37,8 @@ from path_patching.paths import PathSet
 Kind = Literal["any layers", "same layers"]
 
 CIRCUITS = 200
-TRIES = 200  # at a circuit that was not drawn before, before there is taken to be none
-TIE = 1e-6  # of F: rounding alone never decides for the circuit
+TRIES = 200  # draws in a row without a new circuit, before giving up
+TIE = 1e-6  # of F: rounding must not make a circuit pass
 
 Part = TypeVar("Part", bound=Hashable)
 Draw = Callable[[Circuit, Architecture, random.Random], Circuit]
@@ -60,24 +60,24 @@ class Matched:
     without: torch.Tensor
     """F(M∖random), (R,) float64."""
     doubt: str = ""
-    """Why nothing can be judged by F, if so."""
+    """Why nothing can be judged; "" if it can."""
 
     @property
     def p_alone(self) -> float:
-        """The share of circuits, C among them, that do at least as much alone."""
+        """The share of circuits, with C, that do at least as much alone."""
         return p_value(self.alone, self.own_alone)
 
     @property
     def p_without(self) -> float:
-        """The share of circuits, C among them, without which at most as much is left."""
+        """The share of circuits, with C, that leave at most as much when they are removed."""
         return p_value(-self.without, -self.own_without)
 
     def verdicts(self) -> tuple[Verdict, ...]:
-        """On the circuit alone and on its complement; not judged where even the best of all would not pass."""
+        """On the circuit alone and on its complement; not judged if too few were drawn for any to pass."""
         drawn = len(self.alone)
         most = BARS["random"].most
         too_few = most is not None and 1 / (1 + drawn) > most
-        unjudged = self.doubt or ("too few random circuits to judge by; --circuits draws more" if too_few else "")
+        unjudged = self.doubt or ("too few random circuits; --circuits draws more" if too_few else "")
         says = [
             f"{as_much(self.alone, self.own_alone)} of {drawn} drawn do as much",
             f"{as_much(-self.without, -self.own_without)} of {drawn} drawn take as much",
@@ -94,13 +94,13 @@ def p_value(drawn: torch.Tensor, own: float) -> float:
 
 
 def least_to_pass(drawn: torch.Tensor) -> float | None:
-    """What a circuit has to be above to pass the bar of `random` beside (R,) random values; None of too few."""
-    as_many = int((BARS["random"].most or 0) * (1 + len(drawn)))  # the circuit itself, and so many less one
+    """The value that a circuit has to exceed to pass among (R,) random values; None if they are too few."""
+    as_many = int((BARS["random"].most or 0) * (1 + len(drawn)))  # the circuit itself counts as one
     return drawn.sort(descending=True).values[as_many - 1].item() if as_many else None
 
 
 def as_much(drawn: torch.Tensor, own: float) -> int:
-    """#{drawn ≥ own} of (R,) random values; what is less by rounding only counts, and so does what is not a number."""
+    """#{drawn ≥ own} of (R,) random values; one that is less only by rounding counts, and so does NaN."""
     return int((~(drawn < own - TIE)).sum())
 
 
@@ -116,8 +116,7 @@ def matched(
 ) -> Matched:
     """A circuit beside `count` random ones, or all that there are, on the metric of a scale.
 
-    `part` says which paths of a circuit are meant: its late half, or all. Raises `UserError` if there is no other
-    circuit to draw.
+    `part` gives the paths of a circuit: its late half, say. Raises `UserError` if there is no other circuit.
     """
     drawn = random_parts(circuit, part, kind, engine.model.architecture, count, seed)
     paths = [part(circuit), *drawn]
@@ -134,7 +133,7 @@ def random_parts(
     count: int,
     seed: int = 0,
 ) -> list[Part]:
-    """That part of `count` random circuits, none twice and none the circuit's own, or of as many as can be found.
+    """The part of `count` random circuits, or of as many as are found; all differ, also from the circuit's own.
 
     Raises `UserError` if none can.
     """

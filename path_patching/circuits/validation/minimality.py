@@ -1,18 +1,20 @@
-"""Test 4: is every node and every link of the circuit needed? (Minimality, as it was asked of later circuits.)
+"""Test 4: is every node and every link of the circuit needed? (Minimality, from *Interpretability in the Wild*.)
 
-    alone: F(C) − F(C∖{v}),   given its class K: F(C∖(K∖{v})) − F(C∖K)
+    alone: F(C) − F(C∖{v}),   after the rest of its class K: F(C∖(K∖{v})) − F(C∖K)
 
-for every node v and every link. C∖K is the circuit without the paths through K, which are on corrupted data like all
-outside it. The class of a node is that of the heads, the MLPs, or the lower nodes; the class of a link has all links
-between nodes of its two classes through the same input. v is *needed* if one of the two is 0.01 or more with its whole
-interval, either way. One that others stand in for matters given its class alone: it is *redundant* with them, and the
-circuit needs one of them. Where both intervals lie within ±0.01 it is not needed; else more sentences would tell. A
-link is asked for its class only if it is not needed alone, and what is not needed at last is removed all together.
+for every node v and every link v. C∖K is the circuit with its paths through K on corrupted data, too. The classes of
+nodes are heads, MLPs and lower nodes. A link is in one class with all links between the same two classes of nodes
+through the same input.
+
+v is *needed* if one of the two is a change of F by 0.01 or more with its whole interval, up or down. If only the second
+is, v is *redundant*: others of its class stand in for it, and the circuit needs one of them. If both intervals lie
+within ±0.01, v is not needed. Otherwise more sentences would tell. Links that are needed alone are not removed after
+their class. At the end all links that are not needed are removed together.
 
     >>> paths, scale = full_circuit(circuit, YY, END), Scale.of(engine, metric)
     >>> found = minimality(engine, scale, paths, YY, END, "full circuit")
     >>> print(found.nodes[0])
-    m0@YY (lower nodes): ... [..., ...]; given the removal of its class: ... [..., ...]
+    m0@YY (lower nodes): ... [..., ...]; after the rest of its class: ... [..., ...]
     >>> [str(each.link) for each in found.links][0]
     'm0@YY →k a1.h0@END'
     >>> [verdict.bar for verdict in found.verdicts()]
@@ -36,28 +38,28 @@ from path_patching.circuits.validation.verdicts import Verdict, joined, judge
 from path_patching.engine import Engine, Request
 from path_patching.paths import PathSet
 
-Kind = tuple[str, str, str]  # of a link: the classes of its ends, and the input between
+Kind = tuple[str, str, str]  # the class of a link: the classes of its ends, and the input between
 
 
 class Loss:
-    """What F loses with a part of a circuit, alone and given the removal of its class."""
+    """What F loses when a part of a circuit is removed: alone, and after the rest of its class."""
 
     alone: Estimate
     given_class: Estimate | None
 
     @property
     def needed(self) -> bool:
-        """Whether F changes without it, alone or given its class."""
+        """Whether F changes without it, alone or after the rest of its class."""
         return is_change(self.alone) or self.redundant
 
     @property
     def redundant(self) -> bool:
-        """Whether F changes without it given its class alone: others stand in for it."""
+        """Whether F changes without it only after the rest of its class: others stand in for it."""
         return not is_change(self.alone) and self.given_class is not None and is_change(self.given_class)
 
     @property
     def unclear(self) -> bool:
-        """Whether an interval of one that is not needed holds changes as well: more sentences would tell."""
+        """Whether it is not needed, but an interval includes changes: more sentences would tell."""
         return not self.needed and not all(map(is_no_change, filter(None, (self.alone, self.given_class))))
 
 
@@ -71,7 +73,7 @@ class NodeLoss(Loss):
     given_class: Estimate
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.node_class}): {self.alone}; given the removal of its class: {self.given_class}"
+        return f"{self.name} ({self.node_class}): {self.alone}; after the rest of its class: {self.given_class}"
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,11 @@ class Minimality:
     nodes: tuple[NodeLoss, ...]
     links: tuple[LinkLoss, ...]
     idle_links: Estimate | None = None
-    """What F loses with all links together that are not needed; None if there are none."""
+    """What F loses without all links that are not needed; None if there are none."""
 
     def verdicts(self) -> tuple[Verdict, ...]:
-        """On the share of nodes that are needed, and on that of links; those that are not are named."""
-        together = "" if self.idle_links is None else f"F loses {self.idle_links.without_plain()} with these together"
+        """On the shares of nodes and of links that are needed; the remarks name the others."""
+        together = "" if self.idle_links is None else f"F loses {self.idle_links.without_plain()} without all of these"
         return (
             _judged("minimality", self.nodes, self.subject, ""),
             _judged("minimality_links", self.links, self.subject, together),
@@ -149,7 +151,7 @@ def _given_class(
     steps: Mapping[Link, frozenset[Step]],
     whole: torch.Tensor,
 ) -> tuple[tuple[LinkLoss, ...], Estimate | None]:
-    """The links, those that are not needed alone with what F loses given their class; and without all not needed.
+    """The links, with `given_class` unless they are needed alone; and what F loses without all that are not needed.
 
     `whole` is the metric of the circuit, (N,).
     """
@@ -175,7 +177,7 @@ def _given_class(
 
 
 def class_of_link(link: Link) -> Kind:
-    """The classes of a link's two ends, logits, embeddings and everything being their own, and the input between."""
+    """The class of a link; logits, embeddings and everything are classes of their own."""
     return _class_of_end(link.reader), link.via, _class_of_end(link.sender)
 
 
@@ -185,7 +187,7 @@ def _class_of_end(labelled: str) -> str:
 
 
 def _judged(bar: str, losses: Sequence[NodeLoss | LinkLoss], subject: str, together: str) -> Verdict:
-    """The share that is needed, held to its bar, with the names of what is not or is needed in another way."""
+    """The verdict on the share that is needed; the remark names what is not, is redundant, or works against F."""
     idle = [each for each in losses if not each.needed]
     remark = joined(
         _named("not needed (cut one at a time)", [each.name for each in idle if not each.unclear]),

@@ -1,19 +1,19 @@
-"""Test 4, beside chance: does each link of the circuit matter more than most random links of its kind?
+"""Test 4, against chance: does each link of the circuit matter more than most random links of its kind?
 
     δ(ℓ) = |F(C) − F(C∖{ℓ})| for a link ℓ of C,   δ(r) = |F(C ∪ P_r) − F(C)| for a random one
     p(ℓ) = P(Binomial(R, 0.9) ≤ #{r: δ(r) < δ(ℓ)}),  over R random links of the kind of ℓ
 
-Shi et al. (2024) inflate a circuit by random paths, and ask whether a link of it matters more than 90 % of those that
-came with them. Here P_r has the paths through r in a random circuit of the shape of C; r is not in C, and of the kind
-of ℓ: through the same input, between the same classes of nodes (test 4). For a link that others stand in for, both δ
-are given the removal of its class K: F((C∖K) ∪ P_r) − F(C∖K). The smallest p, times the number of links, is judged.
+Shi et al. (2024) add random paths to a circuit, and ask whether a link of it matters more than 90 % of the added ones.
+Here r is a link of a random circuit of the shape of C, and P_r is that circuit's paths through r. r is not in C, and of
+the kind of ℓ: through the same input, between the same classes of nodes (test 4). For a redundant link, both δ are
+measured without its class K: F((C∖K) ∪ P_r) − F(C∖K). The smallest p, corrected by Holm's method, is judged.
 
     >>> paths_of = lambda circuit: full_circuit(circuit, YY, END)
     >>> scale = Scale.of(engine, metric)
     >>> needed = minimality(engine, scale, paths_of(circuit), YY, END, "full circuit")
     >>> found = beside_random_links(engine, scale, circuit, paths_of, needed, YY, END)
     >>> link = next(iter(found.own))
-    >>> found.less(link) <= len(found.others[link]) < 20  # of the few circuits of this shape here
+    >>> found.less(link) <= len(found.others[link]) < 20  # this model has few circuits of the shape
     True
     >>> print(found.verdict())
     full circuit: does each link matter more than random links of its kind? Smallest p: ...
@@ -39,34 +39,34 @@ from path_patching.errors import UserError
 from path_patching.paths import PathSet
 
 DRAWS = 20  # random links of each kind
-FEWEST = 10  # of a kind, by which a link is judged
+FEWEST = 10  # random links of a kind that it takes to judge a link
 QUANTILE = 0.9
 
 
 @dataclass(frozen=True)
 class BesideRandom:
-    """How much each link of a circuit matters, and random links of its kind beside it."""
+    """How much each link of a circuit matters, and how much random links of its kind do."""
 
     subject: str
     own: Mapping[Link, float]
     """δ(ℓ)."""
     others: Mapping[Link, tuple[float, ...]]
-    """δ(r), of the same for all links of a kind."""
+    """δ(r) of the random links of its kind."""
     doubt: str = ""
 
     def less(self, link: Link) -> int:
-        """How many random links matter less than one of the circuit; what is less by rounding only does not count."""
+        """How many random links matter less than a link of the circuit, by more than rounding."""
         return sum(each < self.own[link] - ROUNDING for each in self.others[link])
 
     def verdict(self) -> Verdict:
-        """On the link that is the least above chance, corrected for the number of links; those below are named."""
+        """On the smallest p, corrected for the number of links; the remark names the links that fail."""
         judged = [link for link, drawn in self.others.items() if len(drawn) >= FEWEST]
         ps = holm([binomial_p(self.less(link), len(self.others[link])) for link in judged])
         idle = [str(link) for link, p in zip(judged, ps, strict=True) if BARS["random_links"].side(p)]
         rest = len(self.own) - len(judged)
         remark = joined(
-            f"no more than random ones (cut one at a time): {listed(idle)}" if idle else "",
-            f"{rest} of {len(self.own)} links have too few random ones of their kind" if rest and judged else "",
+            f"no more than random links (cut one at a time): {listed(idle)}" if idle else "",
+            f"{rest} of {len(self.own)} links have too few random links of their kind" if rest and judged else "",
         )
         few = "" if judged else "too few random links of these kinds in circuits of this shape; a larger model has more"
         return judge("random_links", min(ps, default=math.nan), self.subject, remark, self.doubt or few)
@@ -88,9 +88,9 @@ def beside_random_links(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> BesideRandom:
-    """The links of a part of a circuit, of which `needed` has what F loses with each, beside `draws` of each kind.
+    """The links of a part of a circuit beside up to `draws` random links of each kind; `needed` has what F loses.
 
-    Without another circuit of the shape there is none. Raises `PathSetError` like `minimality`.
+    If no other circuit of the shape exists, there are no random links. Raises `PathSetError` like `minimality`.
     """
     paths = part(circuit)
     steps = link_steps(paths, yy, end, circuit.placed)
@@ -129,7 +129,7 @@ def _drawn(
     kinds: Sequence[Kind],
     seed: int,
 ) -> dict[Kind, list[PathSet]]:
-    """For each kind the paths of each other circuit that has links of it outside the circuit through one of these."""
+    """For each kind, the paths of each random circuit through one of its links that is not in the circuit, if any."""
     rng = random.Random(seed)
     found: dict[Kind, list[PathSet]] = {kind: [] for kind in kinds}
     for paths, steps in zip(others, steps_of_others, strict=True):

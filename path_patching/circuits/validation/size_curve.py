@@ -2,12 +2,11 @@
 
     CPR = ∫ F(s) ds,   CMD = ∫ |1 − F(s)| ds,   s = share of the nodes at END, from 0 to 1 (trapezoids)
 
-The circuit of k nodes has all paths from the logits through any chain of its MLPs to one of its heads, whose inputs
-count as inside whole, as in the late half. An effect is that of the node on the logits through every chain of MLPs at
-END, what such a circuit has when it is whole: an MLP that acts by way of later ones, or a head that does, is ranked by
-all that it does there, and one sweep ranks them all. One half of the sentences ranks, the other is evaluated.
+The circuit of k nodes has all paths from the logits through any chain of its MLPs to one of its heads. As in the late
+half, everything that its heads read is clean. A node's effect is that on the logits through every chain of MLPs at END,
+direct and by way of later MLPs. One half of the sentences ranks the nodes, F is measured on the other.
 
-    >>> first, second = halves(97)  # rows of the sentences, here for a metric that needs no years
+    >>> first, second = halves(97)  # rows of the sentences
     >>> metric = lambda probs: probs[:, 50:].sum(1)
     >>> order = ranked_nodes(engine.like(engine.sentences.rows(first)), metric, END)
     >>> evaluated = engine.like(engine.sentences.rows(second))
@@ -37,14 +36,14 @@ from path_patching.errors import UserError
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import Metric, by_size, effects_of, every_node
 
-ALL_UP_TO = 30  # nodes, each size is evaluated
+ALL_UP_TO = 30  # up to this many nodes, every size is evaluated
 STEP = 6  # between sizes above that
 RANDOM_ORDERS = 5
 
 
 @dataclass(frozen=True)
 class Curve:
-    """F of circuits of each size, of the means over the sentences evaluated."""
+    """F of the circuits of each size."""
 
     sizes: tuple[int, ...]
     faithfulness: tuple[float, ...]
@@ -56,7 +55,7 @@ class Curve:
 
     @property
     def cpr(self) -> float:
-        """∫F over the share of nodes: 1 if no node were needed, and more where circuits outdo the model."""
+        """∫F over the share of nodes: 1 if no node were needed, more if circuits outdo the model."""
         return area(self.shares, self.faithfulness)
 
     @property
@@ -66,18 +65,18 @@ class Curve:
 
 
 def halves(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of two halves of n sentences, drawn at random, each in order; the second has the odd one.
+    """The rows of two random halves of n sentences, each in order; the second has one more if n is odd.
 
-    Raises `UserError` if there are no two.
+    Raises `UserError` for fewer than two sentences.
     """
     if n < 2:
-        raise UserError(f"{n} sentence has no two halves, of which one ranks nodes and the other is evaluated")
+        raise UserError(f"{n} sentence has no two halves, one to rank nodes and one to evaluate; give two or more")
     drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return drawn[: n // 2].sort().values, drawn[n // 2 :].sort().values
 
 
 def size_grid(n_nodes: int, all_up_to: int = ALL_UP_TO, step: int = STEP) -> tuple[int, ...]:
-    """The sizes evaluated: all up to one, then every few, and all nodes."""
+    """The sizes evaluated: each up to `all_up_to`, then every `step` nodes, and all nodes."""
     return tuple(sorted({*range(min(all_up_to, n_nodes) + 1), *range(all_up_to, n_nodes, step), n_nodes}))
 
 
@@ -89,7 +88,7 @@ def names_at_end(engine: Engine) -> tuple[str, ...]:
 def ranked_nodes(engine: Engine, metric: Metric, end: int) -> tuple[str, ...]:
     """All heads and MLPs at END, from the largest |effect| on the logits through any chain of MLPs to the smallest.
 
-    Effects that differ by less than 1e-7 are in the order of layers, so that all engines rank alike.
+    Effects that differ by less than 1e-7 are ranked in the order of layers, so that all engines rank alike.
     """
     every = every_node(engine, end)
     mlps = [node for node in every if node.kind == "mlp"]
@@ -109,9 +108,9 @@ def circuit_of(names: Sequence[str], end: int) -> PathSet | None:
 def size_curve(
     engine: Engine, scale: Scale, order: Sequence[str], end: int, sizes: Sequence[int] | None = None
 ) -> Curve:
-    """F of the circuits of the first k nodes of an order, for each size k; `scale` is that of the engine's sentences.
+    """F of the circuit of the first k nodes of an order, for each size k; `scale` is that of the engine's sentences.
 
-    Raises `UserError` unless the order has each node at END once and sizes rise from none to all of them.
+    Raises `UserError` unless the order has each node at END once, and sizes rise from 0 to all nodes.
     """
     every = names_at_end(engine)
     if sorted(order) != sorted(every):
@@ -132,7 +131,7 @@ def random_curve(
     orders: int = RANDOM_ORDERS,
     seed: int = 0,
 ) -> Curve:
-    """The mean of the curves of several orders drawn at random."""
+    """The mean curve of several random orders."""
     rng, every = random.Random(seed), names_at_end(engine)
     drawn = [size_curve(engine, scale, rng.sample(every, len(every)), end, sizes) for _ in range(orders)]
     means = torch.tensor([curve.faithfulness for curve in drawn], dtype=torch.float64).mean(0)
@@ -140,7 +139,7 @@ def random_curve(
 
 
 def area(places: Sequence[float], values: Sequence[float]) -> float:
-    """The area under values at rising places, a straight line between each two."""
+    """The area under straight lines between values at rising places."""
     return torch.trapezoid(torch.tensor(values, dtype=torch.float64), torch.tensor(places, dtype=torch.float64)).item()
 
 
@@ -154,18 +153,18 @@ class OnCurve:
     own: Estimate
     """F of its late half."""
     best: Estimate
-    """F of the circuit of as many first nodes."""
+    """F of the same number of strongest nodes."""
     behind: Estimate
-    """The second minus the first."""
+    """`best` minus `own`."""
 
     def verdicts(self) -> tuple[Verdict, ...]:
-        """On how far it is behind."""
-        shown = f"{self.size} nodes at END: F {self.own.value:.3f}, the first in order {self.best.value:.3f}"
+        """On how far the circuit is behind."""
+        shown = f"{self.size} nodes at END: F {self.own.value:.3f}, the strongest {self.best.value:.3f}"
         return (judge("on_curve", self.behind, self.subject, shown),)
 
 
 def on_curve(engine: Engine, scale: Scale, order: Sequence[str], circuit: Circuit, end: int) -> OnCurve:
-    """The late half of a circuit beside the circuit of the first nodes of an order, as many as it has at END."""
+    """The late half of a circuit beside the circuit of the first nodes of an order, the same number at END."""
     late = late_half(circuit, end)
     size = sum(node.kind in ("head", "mlp") for node in late.nodes())
     requests = [isolated(late), isolated(circuit_of(order[:size], end))]

@@ -4,17 +4,16 @@
     Jaccard(A, B) = |A ∩ B| / |A ∪ B|, 1 if both are empty; the mean over all pairs of draws
     consensus = the nodes of over half of the draws
 
-A draw is a weight for each sentence, so that whoever draws can draw whole clusters. Sweeps are made once for all
-sentences: a draw, or a threshold, that asks for one that was made only weighs its sentences otherwise. At END draws
-have nearly all sweeps in common. What their heads read at YY is another question for every other set of heads, so that
-at thresholds below `FOLLOWED_FROM`, where each draw keeps a set of its own, searches end at END; and so they do where a
-draw keeps too many nodes there (`too_many_to_follow`), as any does of a model that cannot do the task.
+A draw is a weight for each sentence, so that whole clusters can be drawn. Each sweep is made once for all sentences;
+draws and thresholds that need it again only weigh it. At END draws share nearly all sweeps. At YY each set of heads
+needs a sweep of its own. So searches end at END below `FOLLOWED_FROM`, where each draw keeps other heads, and if a draw
+keeps too many nodes at END (`too_many_to_follow`), as in a model that cannot do the task.
 
     >>> from path_patching.bootstrap import sentence_weights
     >>> from path_patching.sweeps import remembered_effects
-    >>> drawn = sentence_weights(97, seed=0, resamples=3)  # three draws, (draws, N); with clusters=… of those
+    >>> drawn = sentence_weights(97, seed=0, resamples=3)  # three draws, (draws, N)
     >>> found = stability(remembered_effects(engine, metric), drawn, YY, END, thresholds=(0.02,))
-    >>> found.searches[0].membership  # by node, END and YY apart
+    >>> found.searches[0].membership  # by node with its place
     {...: ...}
     >>> for verdict in found.verdicts(circuit):
     ...     print(verdict)
@@ -50,32 +49,32 @@ WITHOUT_PLACES: dict[str, tuple[str, ...]] = {"without places": ("",)}
 
 @dataclass(frozen=True)
 class Searches:
-    """What searches with one threshold, itself as a share of clean, found on each draw of the sentences."""
+    """What searches at one threshold, a share of clean, found on each draw of the sentences."""
 
     threshold: float
     found: tuple[frozenset[str], ...]
-    """By draw, the circuit's nodes with their place (`m10@END`, `m0@YY`); none where no head was found."""
+    """By draw, the circuit's nodes with their place (`m10@END`, `m0@YY`); none if no head was found."""
     followed: bool = True
-    """Whether the searches went on to YY; else there are all nodes that they kept at END."""
+    """Whether the searches went on to YY; if not, `found` has the nodes kept at END."""
 
     def places(self, circuit: Circuit) -> dict[str, tuple[str, ...]]:
-        """Where a circuit's nodes are held against those of the searches, in words, with places; the widest last."""
+        """The places at which a circuit is compared with the searches, by words for them; the most places last."""
         if not circuit.placed:
             return WITHOUT_PLACES
         return PLACES if self.followed else {"at END": ("END",)}
 
     @property
     def membership(self) -> dict[str, float]:
-        """The share of the draws that have a node, for each that any has, most frequent first."""
+        """The share of the draws that have a node, for all nodes found, most frequent first."""
         counts = Counter(sorted(node for members in self.found for node in members))
         return {node: count / len(self.found) for node, count in counts.most_common()}
 
     def within(self, places: Iterable[str]) -> Searches:
-        """The same for the nodes at some places alone."""
+        """The same for the nodes at some places only."""
         return replace(self, found=tuple(at_places(members, places) for members in self.found))
 
     def without_places(self) -> Searches:
-        """The same with nodes of one name counted as one, wherever they are."""
+        """The same without places: nodes of one name count as one."""
         return replace(self, found=tuple(frozenset(map(bare, members)) for members in self.found))
 
     def jaccard(self) -> float:
@@ -83,7 +82,7 @@ class Searches:
         return mean_jaccard(self.found)
 
     def consensus(self) -> frozenset[str]:
-        """The nodes that over half of the draws have."""
+        """The nodes that over half of the draws have, the consensus."""
         return frozenset(node for node, share in self.membership.items() if share > 0.5)
 
 
@@ -93,7 +92,7 @@ class Stability:
 
     searches: tuple[Searches, ...]
     doubt: str = ""
-    """Why nothing can be judged by draws of these sentences, if so: `too_few`."""
+    """Why nothing can be judged (`too_few`); "" if it can."""
 
     def judged_at(self, circuit: Circuit, found_at: float | None = None) -> float:
         """The threshold of the search that is judged; see `verdicts`."""
@@ -111,19 +110,19 @@ class Stability:
         return found_at
 
     def verdicts(self, circuit: Circuit, found_at: float | None = None) -> tuple[Verdict, ...]:
-        """Whether searches find the same again, and whether that is the circuit: at END, and with YY.
+        """Whether searches find the same again, and whether that is the circuit: at END, and at END and YY.
 
-        Judged is the search with the threshold at which the circuit was found; the others are shown. For a circuit that
-        no search found it is the one whose consensus is most like it, of those followed to YY if any is; with one that
-        has no places, nodes are compared without theirs. Where no draw has a node there is nothing to judge. Raises
-        `UserError` if `found_at` is none of the thresholds.
+        The search at the threshold `found_at`, where the circuit was found, is judged; the others are shown. Without
+        `found_at`, the search whose consensus is most like the circuit is judged, of those followed to YY if any was.
+        If the circuit has no places, nodes are compared without theirs. If no draw has a node, nothing is judged.
+        Raises `UserError` if `found_at` is not one of the thresholds.
         """
         claimed, judged = members_of(circuit), self.judged_at(circuit, found_at)
-        why = "its consensus is the most like the circuit" if found_at is None else "where the circuit was found"
+        why = "its consensus is most like the circuit" if found_at is None else "where the circuit was found"
         again, alike = [], []
         for each in self.named_as(circuit):
             other, named = each.threshold != judged, f"the search at {100 * each.threshold:g} % of clean"
-            remark, shown = ("", "another threshold, to compare") if other else (why, self.doubt)
+            remark, shown = ("", "another threshold, for comparison") if other else (why, self.doubt)
             for place, places in each.places(circuit).items():
                 within, own = each.within(places), at_places(claimed, places)
                 index, subject = jaccard(within.consensus(), own), f"the circuit {place}, {named}"
@@ -133,7 +132,7 @@ class Stability:
         return (*again, *alike)
 
     def named_as(self, circuit: Circuit) -> tuple[Searches, ...]:
-        """The searches with their nodes as a circuit has its own: with their places or without."""
+        """The searches with places if the circuit has places, else without."""
         return self.searches if circuit.placed else tuple(each.without_places() for each in self.searches)
 
 
@@ -148,22 +147,21 @@ def stability(
 ) -> Stability:
     """Searches on draws of the sentences, at each threshold; `weights` (draws, N) say how often each was drawn.
 
-    `doubt` says why nothing can be judged by them, if so (`too_few` sentences, or what they were made of).
-    They look at END alone with thresholds below `followed_from`, and with those that keep too many nodes there.
-    Raises `UserError` for weights of another shape, and for a metric whose clean value may be none: of which thresholds
-    would be no share, and searches keep most of the model, another part on each draw.
+    `doubt` says why nothing can be judged, if so (`too_few` sentences or clusters). Searches end at END for thresholds
+    below `followed_from`, and if they keep too many nodes there. Raises `UserError` for weights of another shape, and
+    for a metric whose clean value may be zero, so that a threshold is no share of it.
     """
     if weights.ndim != 2 or len(weights) < 2:
-        raise UserError(f"searches are compared on two draws or more, (draws, N), not on {tuple(weights.shape)}")
+        raise UserError(f"weights have the shape {tuple(weights.shape)}; give those of two draws or more, (draws, N)")
     if not thresholds:
-        raise UserError("no threshold is given to search with; give one, as 0.02")
+        raise UserError("no threshold is given; give one, such as 0.02")
     drawn = [effects.weighted(each) for each in weights]
     cleans, sizes = [each.clean for each in drawn], effects.values.engine.model.architecture
     least, most = min(cleans), max(cleans)
     if not least * most > 0:
         raise UserError(
-            f"the metric's clean value, {effects.clean:.4f}, may be none ({least:.4f} to {most:.4f} on {len(drawn)} "
-            "draws of the sentences): there is nothing of which a search keeps a share"
+            f"the metric's clean value, {effects.clean:.4f}, may be zero ({least:.4f} to {most:.4f} on {len(drawn)} "
+            "draws of the sentences), so that a threshold is no share of it"
         )
 
     def searched(threshold: float) -> Searches:
@@ -185,12 +183,12 @@ def _kept_at_end(effects: Effects, yy: int, end: int, threshold: float) -> froze
 
 
 def members_of(circuit: Circuit | None) -> frozenset[str]:
-    """A circuit's nodes as its links name them: `m10@END`, `m0@YY`; none if there is none."""
+    """A circuit's nodes as named in links: `m10@END`, `m0@YY`; none without a circuit."""
     return frozenset(circuit.members if circuit is not None else ())
 
 
 def at_places(members: Iterable[str], places: Iterable[str]) -> frozenset[str]:
-    """Those of some nodes that are at one of some places, `END` and `YY`, or have none."""
+    """The nodes at one of some places: `END`, `YY`, or "" for none."""
     wanted = {*places}
     return frozenset(node for node in members if place_of(node) in wanted)
 

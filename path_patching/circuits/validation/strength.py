@@ -2,8 +2,8 @@
 
     m(α) = mean of the metric with the circuit's paths carrying clean + α · (corrupted − clean)
 
-at their lower ends: all paths of the late half, or those that pass one node. α = 0 is the clean run, α = 1 the plain
-patch. Half of the effect is reached at the least α with |m(α) − m(0)| = |m(1) − m(0)| / 2, on the same side.
+at their lower ends. The paths are all of the late half, or those through one node. α = 0 is the clean run, α = 1 the
+usual patch. Half of the effect is reached at the smallest α with m(α) − m(0) = (m(1) − m(0)) / 2.
 
     >>> scale, own = Scale.of(engine, metric), {"m2@END": Node.mlp(2, END)}
     >>> whole, of_m2 = strengths(engine, scale, late_half(circuit, END), own, "late half")
@@ -27,7 +27,7 @@ from path_patching.errors import UserError
 from path_patching.paths import Node, PathSet
 
 ALPHAS = tuple(step / 8 for step in range(13))  # 0 to 1.5
-FLAT = 1e-3  # of the effect of α = 1: a step back by less is none, for float32 rounds
+FLAT = 1e-3  # of the effect of α = 1: a step back by less is rounding of float32
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,18 @@ class Strengths:
 
     @property
     def too_weak(self) -> bool:
-        """Whether the effect of α = 1 may be none, its interval including 0."""
+        """Whether the effect of α = 1 may be zero by its interval."""
         return is_nothing(self.effect)
 
     def monotone(self) -> float:
-        """The share of the steps from α = 0 to 1 that go the way that all of them go together, or nowhere."""
+        """The share of the steps from α = 0 to 1 that go in the direction of their sum, or stay."""
         values = [each.value for alpha, each in zip(self.alphas, self.means, strict=True) if alpha <= 1]
         total = values[-1] - values[0]
         with_it = [(after - before) * total >= -FLAT * total**2 for before, after in pairwise(values)]
         return sum(with_it) / len(with_it)
 
     def half_at(self) -> float | None:
-        """The least α with half of the effect of α = 1, between two strengths on a straight line; None if it has none.
-
-        With an effect it is never above 1.
-        """
+        """The smallest α with half of the effect of α = 1, on a line between two strengths; None without an effect."""
         values = [each.value for each in self.means]
         total = self.means[self.alphas.index(1.0)].value - values[0]
         if total == 0:
@@ -68,10 +65,10 @@ class Strengths:
         return self.alphas[before] + along * (self.alphas[after] - self.alphas[before])
 
     def verdicts(self) -> tuple[Verdict, ...]:
-        """On its rise; without an effect it is only shown."""
+        """On `monotone`; not judged without an effect."""
         half = self.half_at()
-        reached = "no effect to halve" if half is None else f"half of the effect at α = {half:.2f}"
-        none = "the effect of α = 1 may be none" if self.too_weak else ""
+        reached = "no effect" if half is None else f"half of the effect at α = {half:.2f}"
+        none = "the effect of α = 1 may be zero" if self.too_weak else ""
         return (judge("monotone", self.monotone(), self.subject, reached, self.effect.doubt or none),)
 
 
@@ -83,12 +80,12 @@ def strengths(
     subject: str,
     alphas: Sequence[float] = ALPHAS,
 ) -> tuple[Strengths, ...]:
-    """A circuit's paths patched at each strength, `subject` in verdicts; then those that pass each of its `members`.
+    """A circuit's paths patched at each strength, `subject` in verdicts; then its paths through each of its `members`.
 
     Raises `UserError` unless strengths rise from 0, with 1 among them, and for a node on no path.
     """
     if list(alphas) != sorted({*alphas, 0.0, 1.0}) or alphas[0] != 0:
-        raise UserError(f"strengths have to rise from 0, with 1 among them, not be {', '.join(map(str, alphas))}")
+        raise UserError(f"strengths have to rise from 0 and include 1; these are {', '.join(map(str, alphas))}")
     parts = {subject: paths}
     for name, node in members.items():
         if (passing := paths.passing([node])) is None:

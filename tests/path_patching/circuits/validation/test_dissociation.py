@@ -107,7 +107,7 @@ def test_own_loss_is_what_is_lost_beyond_chance():
     """The circuit takes all, 1; the other heads at END write nothing of the year, so random circuits take 0: 1 − 0."""
     (own, chance) = dissociation([alike("mine", AT_LAST)], random.Random(0)).verdicts()
     assert own.measured.value == pytest.approx(1, abs=1e-3)
-    assert own.remark == "its circuit takes 1.000, random ones 0.000"
+    assert own.remark == "its circuit takes 1.000, random circuits 0.000"
     assert (own.passed, chance.passed) == (True, None)
 
 
@@ -123,7 +123,7 @@ def test_random_circuits_have_other_nodes_at_end_than_the_circuit(monkeypatch):
     table = dissociation([ability], random.Random(0))
     assert table.by_chance == {}
     (verdict,) = table.verdicts()
-    assert (verdict.passed, verdict.remark) == (None, "there is no random circuit of its shape to compare with")
+    assert (verdict.passed, verdict.remark) == (None, "no random circuit of its shape to compare with")
 
 
 @pytest.mark.parametrize(
@@ -206,5 +206,5 @@ def test_plain_sentences_are_disturbed_by_nodes_that_act_on_them(engine_name):
 def test_two_abilities_of_one_name_are_one_line():
     long, short = abilities("torch")
     assert short.end == BEFORE_END
-    with pytest.raises(UserError, match="names of their own"):
+    with pytest.raises(UserError, match="two abilities have one name"):
         dissociation([long, replace(short, name="long")], random.Random(0))

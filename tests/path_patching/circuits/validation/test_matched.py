@@ -56,7 +56,7 @@ def test_too_few_circuits_are_not_judged_by():
         [False, False],
     ]
     assert [verdict.remark for verdict in enough] == ["0 of 99 drawn do as much", "0 of 99 drawn take as much"]
-    assert few[0].remark.startswith("too few random circuits to judge by")
+    assert few[0].remark.startswith("too few random circuits")
     doubtful = of(alone=torch.zeros(99), without=torch.ones(99), doubt="1 sentence; give two or more").verdicts()
     assert [verdict.passed for verdict in doubtful] == [None, None]
     assert enough[0].subject == "full circuit alone, same layers", "a number of each kind has a key of its own"

@@ -63,13 +63,13 @@ def test_p_is_the_chance_of_so_few_that_matter_less_and_is_corrected_for_the_lin
     verdict = BesideRandom("late half", {ONE: 0.2, OTHER: 0.6}, {ONE: ten, OTHER: ten}).verdict()
     assert verdict.measured == pytest.approx(2 * binomial_p(6, 10))
     assert verdict.passed is False
-    assert verdict.remark == "no more than random ones (cut one at a time): a1.h1@END → logits@END"
+    assert verdict.remark == "no more than random links (cut one at a time): a1.h1@END → logits@END"
 
 
 def test_links_with_few_random_ones_of_their_kind_are_not_judged():
     enough, few = (0.0,) * FEWEST, (1.0,) * (FEWEST - 1)
     some = BesideRandom("late half", {ONE: 1, OTHER: 0}, {ONE: enough, OTHER: few}).verdict()
-    assert (some.passed, some.remark) == (True, "1 of 2 links have too few random ones of their kind")
+    assert (some.passed, some.remark) == (True, "1 of 2 links have too few random links of their kind")
     none = BesideRandom("late half", {OTHER: 0}, {OTHER: few}).verdict()
     assert none.passed is None
     assert none.remark.startswith("too few random links")

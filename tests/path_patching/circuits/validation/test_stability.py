@@ -68,7 +68,7 @@ def test_below_a_threshold_searches_end_at_end():
 def test_a_metric_that_may_be_none_is_not_searched_for():
     engine = make_engine("torch", planted_model(), planted_sentences())
     signs = torch.tensor([1, -1, 1, 1])
-    with pytest.raises(UserError, match=r"may be none \(-0\.\d+ to 0\.\d+ on 3 draws of the sentences\)"):
+    with pytest.raises(UserError, match=r"may be zero \(-0\.\d+ to 0\.\d+ on 3 draws of the sentences\)"):
         stability(remembered_effects(engine, lambda probs: signs * greater_than(YEARS)(probs)), WEIGHTS, YY, END)
 
 
@@ -121,7 +121,7 @@ def test_the_consensus_is_held_against_the_circuit(circuit, index):
     verdicts = [each for each in found.verdicts(circuit, 0.02) if each.bar == "consensus" and each.passed is not None]
     assert verdicts[-1].measured == pytest.approx(index)
     assert verdicts[-1].passed == (index >= 0.7)
-    shown = [each for each in found.verdicts(circuit, 0.02) if each.remark == "another threshold, to compare"]
+    shown = [each for each in found.verdicts(circuit, 0.02) if each.remark == "another threshold, for comparison"]
     assert len(shown) == 4
     assert all(each.passed is None for each in shown)
 

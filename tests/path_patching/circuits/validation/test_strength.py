@@ -65,5 +65,5 @@ def test_a_node_on_no_path_and_strengths_without_an_end_are_one_line():
     with pytest.raises(UserError, match=r"no path passes a2\.h0@END"):
         strengths(engine, scale, paths, {"a2.h0@END": Node.head(2, 0, END)}, "late half")
     for alphas in [(0, 0.5), (0.5, 1), (1, 0), (-1, 0, 1)]:
-        with pytest.raises(UserError, match="strengths have to rise from 0, with 1 among them"):
+        with pytest.raises(UserError, match="strengths have to rise from 0 and include 1"):
             strengths(engine, scale, paths, {}, "late half", alphas)
