@@ -1,9 +1,9 @@
-"""Is it a circuit? What the field has come to ask of a claimed circuit, and the paper does not answer.
+"""Is it a circuit? The tests that the field asks of a circuit, beyond those of the paper.
 
 python circuit_validation.py [--model gpt2|standin|NAME|PATH] [--circuit paper|auto|FILE] [--only TEST ...] [--quick]
 
-Each test is judged by a bar that was written down before anything was measured (docs/validation.md says what each asks,
-and what it cannot show). The late half is judged, and the full circuit. validation_plots.py draws the figures.
+Each test has a bar that was written before anything was measured (docs/validation.md says what each asks, and what it
+cannot show). The late half and the full circuit are judged. validation_plots.py draws the figures.
 """
 
 # %% What is asked, of which model? In an interactive window, change the settings here.
@@ -53,7 +53,7 @@ from tasks.other_twins import with_twins
 from tasks.plain_sentences import plain_sentences
 from utils import cutoff_sharpness, draw_sentences, greater_than, log_odds, start_experiment, year_metrics
 
-FEW = 194  # sentences, of the year spans two of each YY, for what takes thousands of evaluations
+FEW = 194  # sentences (two of each YY) for tests with thousands of evaluations
 
 # %% Which sentences, and which circuit? ∅, the run with everything on 01 data, is scored on the original YY.
 experiment = start_experiment(settings)
@@ -73,13 +73,13 @@ clean = evaluations.note("clean", engine.clean(), "clean")["probability_differen
 few = slice(FEW)
 engine_of_few, clusters_of_few = engine.like(engine.sentences.rows(few)), [each[few] for each in experiment.clusters]
 metric_of_few = greater_than(dataset.years_YY[few])
-UNMEASURED = "what could not be measured, the span being zero"
+UNMEASURED = "not measured, since the span is zero"
 tokenizer = load_tokenizer()
 years = get_valid_years(tokenizer, as_published=settings.as_published)
 
 
 def save(name: str, rows: list[dict[str, object]], **about: str) -> None:
-    """Stage one of the tables from which the figures are drawn, if it has a row."""
+    """Stage one of the tables that the figures show, if it has a row."""
     if rows:
         run.save_table(
             f"validation_{name}.csv", [pd.DataFrame(rows)], kind=f"validation_{name}", **{"nan": UNMEASURED, **about}
@@ -100,17 +100,19 @@ if "faithfulness" in settings.only:
         of_divergence = divergence(engine, apart, paths, part)
         found += [*of_difference.verdicts(), of_odds.verdict(), *of_divergence.verdicts()]
         key = f"faithfulness/{as_key(part)}"
-        verdicts.measure(f"{key}/cutoff_sharpness", of_sharpness.normalized, f"{part}: F of cutoff sharpness")
-        verdicts.measure(f"{key}/log_odds/complement", of_odds.complement, f"{part}: F of log odds of the complement")
+        verdicts.measure(f"{key}/cutoff_sharpness", of_sharpness.normalized, f"{part}: F of the cutoff sharpness")
+        verdicts.measure(
+            f"{key}/log_odds/complement", of_odds.complement, f"{part}: F of the log odds of the complement"
+        )
         if scale.largest is not None:
-            run.note(f"{key}/largest", scale.largest, f"{part}: the largest that F can be")
+            run.note(f"{key}/largest", scale.largest, f"{part}: the largest possible F")
         run.note(f"{key}/kl_divergence", of_divergence.alone, f"{part}: KL divergence from the model, in nats")
         run.note(
             f"{key}/kl_divergence/nothing", of_divergence.nothing, f"{part}: KL divergence of ∅ from the model, in nats"
         )
         by_sentence = {f"{share:.0%}": value for share, value in spread(of_difference.each).items()}
         if of_difference.each.isfinite().any():
-            run.note(f"{key}/of_sentences", by_sentence, f"{part}: F of single sentences, below which so many lie")
+            run.note(f"{key}/of_sentences", by_sentence, f"{part}: quantiles of F over the sentences")
     verdicts.note("faithfulness", found)
 
 # %% Is it the same with other sentences? Nouns and centuries are drawn anew; the YYs are the same, 02 … 98 in turn.
@@ -127,7 +129,7 @@ if "seeds" in settings.only:
             by_seed[part].append(value)
     for part, values in by_seed.items():
         if all(map(math.isfinite, values)):
-            run.note(f"seeds/{as_key(part)}", values, f"{part}: F with each of {settings.seeds} data sets")
+            run.note(f"seeds/{as_key(part)}", values, f"{part}: F on each of {settings.seeds} data sets")
     remark, doubt = "nouns and centuries drawn anew, the same YYs", next(iter(doubts), "")
     verdicts.note(
         "seeds", [judge("seeds", max(each) - min(each), part, remark, doubt) for part, each in by_seed.items()]
@@ -168,10 +170,10 @@ if "minimality" in settings.only:
             less = {"random_less": beside.less(link.link), "random_drawn": len(beside.others[link.link])}
             of_links.append(told | less | columns(**both))
         if lost.idle_links is not None:
-            words = f"{part}: what F loses with all links together that are not needed"
+            words = f"{part}: what F loses without all links that are not needed"
             verdicts.measure(f"minimality/{as_key(part)}/idle_links", lost.idle_links, words)
     save("nodes", of_nodes)
-    save("links", of_links, nan="a link that is needed alone is not asked for its class")
+    save("links", of_links, nan="a link that is needed alone is not removed after its class")
     verdicts.note("minimality", found)
 
 # %% Is nothing left out that takes over when nodes are removed?
@@ -207,7 +209,7 @@ if "counterfactuals" in settings.only:
         rows.append(told | columns(span=each.span, share_of_01=each.of_first, **of_parts))
     save("counterfactuals", rows, nan="all effects of the sweep are equal, or the span is zero")
 
-# %% How good is the best circuit of each size? One half of the sentences ranks nodes, the other is evaluated.
+# %% How good is the best circuit of each size? One half of the sentences ranks nodes, F is measured on the other.
 if "sizes" in settings.only and len(dataset) < 2:
     verdicts.note("sizes", [], {"sizes": "how good is the best circuit of each size? One sentence has no two halves"})
 elif "sizes" in settings.only:
@@ -227,7 +229,7 @@ elif "sizes" in settings.only:
         verdicts.measure(f"sizes/{name}/cmd", each.cmd, f"{words}: CMD, the area between F and 1")
     run.note("sizes/circuit/nodes", point.size, "nodes of the circuit at END")
     verdicts.measure(
-        "sizes/circuit/faithfulness", point.own, "F of the circuit's late half, on that half of the sentences"
+        "sizes/circuit/faithfulness", point.own, "F of the circuit's late half, on the evaluated half of the sentences"
     )
     three = zip(curve.sizes, curve.faithfulness, by_chance.faithfulness, strict=True)
     save("sizes", [{"nodes": size, "by_effect": one, "at_random": other} for size, one, other in three])
@@ -243,7 +245,7 @@ if "stability" in settings.only:
         verdicts.note("stability", [], {"searches": f"is it found again? {none}"})
     else:
         judged_at = searches.judged_at(circuit)
-        run.note("stability/threshold", judged_at, "threshold of the searches that are judged, as a share of clean")
+        run.note("stability/threshold", judged_at, "threshold of the search that is judged, as a share of clean")
         verdicts.note("stability", searches.verdicts(circuit))
         rows = []
         for at in searches.named_as(circuit):
@@ -269,7 +271,7 @@ if "specificity" in settings.only:
     if is_gpt2_small(experiment.model):
         others += [ask(tokenizer, settings.n, settings.seed) for ask in (indirect_object, subject_verb_number)]
     else:
-        without["other abilities"] = "indirect objects, subject–verb number and plain sentences ask for GPT-2 small"
+        without["other abilities"] = "indirect objects, subject–verb number and plain sentences need GPT-2 small"
     for data in others:
         some = data.first(FEW)
         try:
@@ -285,7 +287,7 @@ if "specificity" in settings.only:
     for (ability, impeded), lost in table.losses.items():
         chance = table.by_chance.get((ability, impeded))
         if chance is None:
-            why = f"{ability} without random circuits like that of {impeded}; there are none"
+            why = f"{ability} without random circuits like that of {impeded}: there are none"
             without[f"{ability} without {impeded}"] = why
         both = {"lost": lost} | ({"lost_by_chance": chance} if chance is not None else {})
         rows.append({"ability": ability, "circuit": impeded} | columns(**both))
@@ -299,7 +301,7 @@ if "specificity" in settings.only:
             words = f"plain sentences: KL divergence with the circuit of {name} mean-ablated, in nats"
             run.note(f"specificity/plain_sentences/{as_key(name)}", moved, words)
 
-# %% Do its nodes add up? And what do its MLPs do directly, what by way of others?
+# %% Do its nodes add up? And what do its MLPs do directly, and what through later ones?
 if "interactions" in settings.only:
     late = parts["late half"]
     together = interactions(engine, scale, late, members(late, YY, END))

@@ -1,8 +1,8 @@
-"""From a cell of a figure to the definition: what it is, its value in the artifact, and the same asked again.
+"""A cell of a figure, explained: what it is, its value in the artifact, and the same value measured again.
 
-A `Cell` is made of the words that name it in a panel, and says how it is measured: the metric of each sentence with
-some paths patched, a probability, a logit, an attention weight. `explained` asks for it on the run's sentences, and on
-a few of them of the reference (`path_patching/reference.py`) as well.
+A `Cell` is found by the words that name it in a panel, and has what measures it: the metric of each sentence with some
+paths patched, a probability, a logit, an attention weight. `explained` measures it on the run's sentences with the
+run's engine, and on a few sentences with the reference (`path_patching/reference.py`).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from reproduction.numbers import shown
 from reproduction.publication import sha256
 from reproduction.shown import Panel
 
-FIRST_YY, LAST_YY = START_YEAR.values[0], START_YEAR.values[-1]  # of the rows of what is kept by YY
+FIRST_YY, LAST_YY = START_YEAR.values[0], START_YEAR.values[-1]  # of tables with a row for each YY
 PATHS_SHOWN = 4
-PATCHED, ALONE = "those paths on 01 data, all else on clean data", "those paths on clean data, all else on 01 data"
+PATCHED, ALONE = "these paths on 01 data, all else on clean data", "these paths on clean data, all else on 01 data"
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """Whom a cell is asked of: an engine on N sentences, their YY (N,), and the metric of sentences with some YY."""
+    """What measures a cell: an engine on N sentences, their YY (N,), and the metric of sentences with given YY."""
 
     engine: Engine
     start_yy: torch.Tensor
@@ -45,7 +45,7 @@ class Asked:
     clusters: Clusters
     seed: int
     sentence: str
-    """One of them, as text."""
+    """One of the sentences, as text."""
 
     @property
     def end(self) -> int:
@@ -58,30 +58,30 @@ class Asked:
         return replace(self, engine=some, start_yy=self.start_yy[rows], clusters=[each[rows] for each in self.clusters])
 
     def of_reference(self) -> Asked:
-        """The same asked of the definition."""
+        """The same with the reference as engine."""
         reference = make_engine("reference", "cpu", self.engine.model, self.engine.sentences, check=False)
         return replace(self, engine=reference)
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A cell of a panel: what it is in words, its unit, what the artifact has there, and how it is measured."""
+    """A cell of a panel: what it is in words, its unit, its value in the artifact, and how it is measured."""
 
     words: str
     unit: str
     held: float | Estimate
     measure: Callable[[Asked], torch.Tensor]
-    """The quantity of each sentence, (N,), whose mean the cell is."""
+    """The quantity of each sentence, (N,); the cell is its mean."""
     rows: Callable[[Asked], torch.Tensor] = lambda asked: torch.arange(len(asked.start_yy))
-    """The sentences that it is the mean of, (n,)."""
+    """The sentences of that mean, (n,)."""
     paths: Callable[[Asked], PathSet | None] = lambda asked: None
-    """The path set behind it; none where nothing is patched, or no such path is there."""
+    """The path set behind it; None if nothing is patched, or if there is no such path."""
     data: str = "clean data"
-    """What is on which data."""
+    """What is on clean and what on 01 data."""
 
 
 def asked_by(about: Mapping[str, Any], circuit: Circuit, yy: int, end: int) -> tuple[PathSet, int, AnyVia]:
-    """What a sweep asked, from its entry in a run's index: receivers, where the senders stand, and the input read."""
+    """The receivers of a sweep, the position of its senders and the input read, from its entry in a run's index."""
     position = {END: end, YY: yy}[about["position"]]
     if about.get("of") == "heads":
         return late_half(circuit, end), position, about["through"]
@@ -93,10 +93,10 @@ def asked_by(about: Mapping[str, Any], circuit: Circuit, yy: int, end: int) -> t
 
 
 def cell_of(panel: Panel, words: Sequence[str]) -> Cell:
-    """The cell that some words name in a panel. Raises `UserError` that says how its cells are named."""
+    """The cell of a panel that some words name. Raises `UserError` for other words, and says how cells are named."""
     kind = panel.about["kind"]
     if kind not in KINDS:
-        raise UserError(f"{panel.figure} shows {panel.artifact}, whose cells cannot be asked for again ({kind})")
+        raise UserError(f"{panel.figure} shows {panel.artifact}, whose cells cannot be measured again ({kind})")
     named, make = KINDS[kind]
     if len(words) != len(named):
         raise UserError(f"a cell of {' '.join(panel.words)} is named {' '.join(named)}; {len(words)} words are given")
@@ -147,7 +147,7 @@ def _probability(panel: Panel, start: str, end_year: str) -> Cell:
 def _logit(panel: Panel, start: str, end_year: str) -> Cell:
     table, name = panel.made.load(panel.artifact), panel.about["node"]
     yy, year = _number(start, FIRST_YY, LAST_YY, "YY"), _number(end_year, 0, 99, "YEAR")
-    of_mlp = panel.about["of"] == "mlp"  # of which years are drawn relative to 00
+    of_mlp = panel.about["of"] == "mlp"  # figures of MLPs show logits relative to year 00
 
     def seen(logits: torch.Tensor) -> torch.Tensor:
         return logits[..., year] - logits[..., 0] if of_mlp else logits[..., year]
@@ -156,7 +156,7 @@ def _logit(panel: Panel, start: str, end_year: str) -> Cell:
         written = asked.engine.writes([Node.named(name, asked.end)])
         return seen(logit_lens(written, asked.engine.model, asked.engine.sentences.answers)[0])
 
-    less = " less that of year 00" if of_mlp else ""
+    less = " minus that of year 00" if of_mlp else ""
     words = f"the logit of end year {year:02d}{less} in what {name} writes at END, where YY is {yy:02d} (logit lens)"
     return Cell(words, "", seen(table[yy - FIRST_YY]).item(), measure, _with_yy(yy))
 
@@ -169,7 +169,7 @@ def _attention_of_all(panel: Panel, name: str, query: str, key: str) -> Cell:
     patterns = panel.made.load(panel.artifact)["patterns"]  # (L, H, sentences, T, T)
     head = _node(name, *patterns.shape[:2])
     if head.kind != "head":
-        raise UserError(f"{name} attends to nothing; name a head, as a9.h1")
+        raise UserError(f"{name} has no attention; name a head, such as a9.h1")
     cell = _of_head(panel, name, query, key, patterns[head.layer, head.index].mean(0))
     return replace(cell, rows=lambda asked: torch.arange(patterns.shape[2]))
 
@@ -212,7 +212,7 @@ KINDS: Mapping[str, tuple[Sequence[str], Callable[..., Cell]]] = {  # how a cell
 
 
 def explained(panel: Panel, cell: Cell, asked: Asked, few: int) -> Iterator[str]:
-    """All that is to be said of a cell, line by line; `few` sentences are asked of the reference as well."""
+    """A cell explained, line by line; `few` sentences are measured with the reference, too."""
     rows = cell.rows(asked)
     whole = asked.on(rows)
     some = whole.on(torch.arange(min(few, len(rows))))
@@ -223,7 +223,7 @@ def explained(panel: Panel, cell: Cell, asked: Asked, few: int) -> Iterator[str]
     yield f"  artifact   {shown(cell.held, cell.unit)}"
     now = mean(cell.measure(whole), whole.seed, whole.clusters).without_plain()
     with_interval = isinstance(cell.held, Estimate)
-    yield f"  engine     {shown(now if with_interval else now.value, cell.unit)} ({whole.engine.name}, asked now)"
+    yield f"  engine     {shown(now if with_interval else now.value, cell.unit)} ({whole.engine.name}, measured now)"
     of_engine, of_reference = (cell.measure(each).mean().item() for each in (some, some.of_reference()))
     yield f"  {f'of the first {n_few}':<10} {shown(of_engine, cell.unit)} ({whole.engine.name})"
     yield f"  the same   {shown(of_reference, cell.unit)} (reference, path_patching/reference.py)"
@@ -239,7 +239,7 @@ def explained(panel: Panel, cell: Cell, asked: Asked, few: int) -> Iterator[str]
 
 
 def _paths_in_words(paths: PathSet | None, asked: Asked) -> Iterator[str]:
-    """The paths of a set, or the first few of many, with the names of places."""
+    """The first few paths of a set, with YY and END for their positions, and how many more there are."""
     if paths is None:
         return
     places = {asked.yy: YY, asked.end: END}
@@ -259,9 +259,7 @@ def _cell_line(panel: Panel) -> str:
 def _circuit(panel: Panel) -> Circuit:
     circuit = panel.made.circuit
     if circuit is None:
-        raise UserError(
-            f"{panel.made.script}.json names no circuit, without which {panel.artifact} cannot be asked for"
-        )
+        raise UserError(f"{panel.made.script}.json names no circuit, so {panel.artifact} cannot be measured again")
     return circuit
 
 
@@ -276,7 +274,7 @@ def _prompt(panel: Panel) -> Sequence[str]:
 
 
 def _position(name: str, prompt: Sequence[str]) -> int:
-    """The position of a name in the prompt, of END or of a number."""
+    """The position of END, of a token of the prompt, or of a number."""
     if name == END:
         return len(prompt) - 1
     if prompt.count(name) == 1:
@@ -291,12 +289,12 @@ def _node(name: str, n_layers: int, n_heads: int) -> Node:
     """A head or an MLP of a sweep."""
     node = Node.named(name, 0)
     if node.kind not in ("head", "mlp"):
-        raise UserError(f"{name} has no cell; heads and MLPs have, as a9.h1 and m10")
+        raise UserError(f"{name} has no cell; name a head or an MLP, such as a9.h1 or m10")
     node.check_fits(n_layers, n_heads, 1, 1)
     return node
 
 
 def _number(text: str, least: int, most: int, what: str) -> int:
     if not text.isdecimal() or not least <= int(text) <= most:
-        raise UserError(f"{what} {shortened(text)!r}: give a year of two digits, {least:02d} to {most:02d}")
+        raise UserError(f"{what} {shortened(text)!r}: give two digits, {least:02d} to {most:02d}")
     return int(text)

@@ -1,4 +1,4 @@
-"""Which panel of which figure shows which artifact, as plotting scripts said when they drew it (`Plots.write`)."""
+"""Which panel of which figure shows which artifact, from the records of the plotting scripts (`Plots.write`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reproduction.run import Artifacts, read_artifacts
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel of a figure: its title, empty if it is the only one, and the artifact that it shows, of which run."""
+    """A panel of a figure: its title, "" if it is the only one, and the artifact that it shows with its run."""
 
     figure: str
     title: str
@@ -26,13 +26,13 @@ class Panel:
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """What the run's index says of the artifact."""
+        """The artifact's entry in the run's index."""
         about: Mapping[str, Any] = self.made.record["index"][self.artifact]
         return about
 
     @property
     def words(self) -> list[str]:
-        """How `reproduce.py explain` is told the panel: its figure, by the last part of the name, and its title."""
+        """The words for `reproduce.py explain`: the last part of the figure's name, and the panel's title."""
         return [Path(self.figure).name, *([self.title] if self.title else [])]
 
     def command(self, cell: str) -> str:
@@ -43,9 +43,9 @@ class Panel:
 
 
 def read_panels(folder: Path, plots: Path) -> dict[str, dict[str, Panel]]:
-    """The panels of all figures in `plots` that show artifacts in `folder`: by figure, and there by title.
+    """The panels of all figures in `plots` that show artifacts in `folder`, by figure and title.
 
-    Raises `UserError` if there are none, or if figures are of other artifacts than lie there now.
+    Raises `UserError` if there are none, or if a figure was drawn from other artifacts than `folder` has now.
     """
     drawn = [read_artifacts(plots, name) for name in PLOTS if record_path(plots, name).is_file()]
     for each in drawn:
@@ -60,7 +60,7 @@ def read_panels(folder: Path, plots: Path) -> dict[str, dict[str, Panel]]:
 
 
 def panels_of(drawn: Sequence[Artifacts], folder: Path) -> dict[str, dict[str, Panel]]:
-    """The same of the figures of some plotting scripts; nothing if none of them shows artifacts cell by cell."""
+    """The panels of the figures of some plotting scripts, by figure and title; empty if there are none."""
     return {name: panels for each in drawn for name, panels in _panels_of(each, folder)}
 
 
@@ -85,9 +85,9 @@ def _panels_of(drawn: Artifacts, folder: Path) -> Iterator[tuple[str, dict[str, 
 def choose_panel(
     panels: Mapping[str, Mapping[str, Panel]], figure: str, words: Sequence[str]
 ) -> tuple[Panel, Sequence[str]]:
-    """The panel of a figure that is named by its title, if it has several; and the words that name the cell in it.
+    """The panel that a figure's name and, if it has several, the first word name; and the words left for the cell.
 
-    A figure is named whole or by the last part of its name. Raises `UserError` that names what there is.
+    A figure may be named by the last part of its name. Raises `UserError` with the names there are.
     """
     named = {Path(name).name: name for name in panels} | {name: name for name in panels}
     if figure not in named:
@@ -96,5 +96,5 @@ def choose_panel(
     if [*of_figure] == [""]:
         return of_figure[""], words
     if not words or words[0] not in of_figure:
-        raise UserError(f"{figure} has the panels {', '.join(of_figure)}; name one of them behind the figure")
+        raise UserError(f"{figure} has the panels {', '.join(of_figure)}; name one of them after the figure")
     return of_figure[words[0]], words[1:]

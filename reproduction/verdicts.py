@@ -1,10 +1,10 @@
-"""Verdicts of a run: each number under a key, with its bar; one table of them, which the report shows.
+"""Verdicts of a run: each number under a key, with its bar, and one table of them, which the report shows.
 
-    asked, subject, measured [interval], N, bar, verdict, p, the verdict corrected for their number, remark
+    asked, subject, measured [interval], N, bar, verdict, p, the verdict corrected for the number of verdicts, remark
 
-What a test could not ask is recorded with the reason, and the report shows that below the table. So is a number that
-could not be measured, as a share of a span of zero: it is in the table, without a value, and never ends a run.
-The tables of a validation hold estimates in columns: `faithfulness`, `faithfulness_low`, `faithfulness_high`.
+What was left out is recorded with the reason; the report shows it below the table. A number that could not be measured,
+such as a share of a span of zero, is in the table without a value, and does not end a run. The tables of a validation
+have estimates in columns: `faithfulness`, `faithfulness_low`, `faithfulness_high`.
 """
 
 from __future__ import annotations
@@ -34,35 +34,34 @@ OUTCOMES = {True: "passed", False: "failed", None: "not judged"}
 
 @dataclass(frozen=True, eq=False)
 class Verdicts:
-    """The verdicts of a run, and what was left out, test by test; a test that is run again replaces its own."""
+    """The verdicts of a run, and what was left out, by test; a test that is run again replaces its own."""
 
     run: Run
     by_test: dict[str, tuple[Verdict, ...]] = field(default_factory=dict)
     left_out: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def note(self, test: str, verdicts: Iterable[Verdict], left_out: Mapping[str, str] = NOTHING) -> None:
-        """Record what a test measured, each number under the test, its subject and its bar.
+        """Record and print the verdicts of a test, each number under the test, its subject and its bar.
 
-        `left_out` says of which subjects it was not asked, and why; of each a line is printed, and of each verdict one
-        with its bar and outcome.
+        `left_out` has the subjects that were left out, and why; a line is printed for each.
         """
         self.by_test[test], self.left_out[test] = tuple(verdicts), dict(left_out)
         for subject, why in left_out.items():
             self.run.leave_out(f"{test}/{as_key(subject)}", why)
-        self.run.asked.add(f"{test}/verdicts")  # of which there may be none
+        self.run.asked.add(f"{test}/verdicts")  # even if there are none
         for verdict in self.by_test[test]:
             words = f"{verdict.subject}: {BARS[verdict.bar].asked}"
             self.measure(f"{test}/{as_key(verdict.subject)}/{verdict.bar}", verdict.measured, words, str(verdict))
 
     def measure(self, key: str, value: Estimate | float, words: str, line: str | None = None) -> None:
-        """Record and print a number, or say that it could not be measured; see `Run.note`."""
+        """Record and print a number, or print that it could not be measured; see `Run.note`."""
         if isinstance(value, Estimate) or math.isfinite(value):
             self.run.note(key, value, words, line=line)
         else:
             print(line or f"{words}: {NOT_MEASURED}")
 
     def save(self) -> None:
-        """Stage the table, record how many verdicts there are of each kind, and print what failed or was not judged."""
+        """Stage the tables, record how many verdicts have each outcome, and print what failed or was not judged."""
         every = [(test, verdict) for test, verdicts in self.by_test.items() for verdict in verdicts]
         after = corrected([verdict for _, verdict in every])
         lines = [_line(*each, *by_holm) for each, by_holm in zip(every, after, strict=True)]
@@ -70,8 +69,8 @@ class Verdicts:
         for outcome in OUTCOMES.values():
             self.run.note(f"verdicts/{as_key(outcome)}", counts[outcome], f"verdicts: {outcome}")
         by_holm = [line["corrected"] for line in lines if line["corrected"]]
-        self.run.note("verdicts/with_p", len(by_holm), "verdicts by a p or an interval")
-        words = "passed of these, corrected for their number by Holm's method"
+        self.run.note("verdicts/with_p", len(by_holm), "verdicts with a p or an interval")
+        words = "of these passed, corrected for their number by Holm's method"
         self.run.note("verdicts/with_p/passed", by_holm.count("passed"), words)
         self._print_open()
         for outcome in ("failed", "passed"):
@@ -84,14 +83,14 @@ class Verdicts:
                 advice = "; more sentences or draws would tell" if outcome == "failed" else ""
                 print(f"{outcome}, corrected for {len(by_holm)} verdicts{advice}: {listed(changed)}")
         if lines:
-            nan = "a number without an interval or a p, or not measured"
+            nan = "no interval, no p, or not measured"
             self.run.save_table(TABLE, [pd.DataFrame(lines)], kind=KIND, nan=nan)
         left_out = [(test, *each) for test, whys in self.left_out.items() for each in whys.items()]
         if left_out:
             self.run.save_table(LEFT_OUT_TABLE, [pd.DataFrame(left_out, columns=LEFT_OUT_COLUMNS)], kind=LEFT_OUT)
 
     def _print_open(self) -> None:
-        """A line for each verdict that failed; and of those not judged one for each reason, with how many share it."""
+        """Print a line for each verdict that failed, and for each reason one with the verdicts not judged."""
         every = [verdict for verdicts in self.by_test.values() for verdict in verdicts]
         for verdict in every:
             if verdict.passed is False:
@@ -113,7 +112,7 @@ def read_verdicts(made: Artifacts) -> pd.DataFrame:
 
 
 def read_left_out(made: Artifacts) -> pd.DataFrame:
-    """What a run's tests did not ask: (test, subject, why), no row if there is none. Raises like `Artifacts.load`."""
+    """What a run left out: (test, subject, why), without rows if nothing was. Raises like `Artifacts.load`."""
     tables = [made.load(name) for name in made.find(kind=LEFT_OUT)]
     return tables[0] if tables else pd.DataFrame(columns=LEFT_OUT_COLUMNS)
 
@@ -124,7 +123,7 @@ def as_key(words: str) -> str:
 
 
 def columns(**named: Estimate) -> dict[str, float]:
-    """Estimates as columns of a table: the value, and the ends of its interval, by name."""
+    """Estimates as columns of a table: each value and the ends of its interval."""
     found: dict[str, float] = {}
     for name, each in named.items():
         found |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}

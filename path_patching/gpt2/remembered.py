@@ -1,11 +1,10 @@
-"""What `transformers` answers, kept in the tensor cache: importing it takes longer than a whole question does.
+"""A cache of what `transformers` answers, because importing it takes longer than a whole question.
 
-Answers are kept for models out of the tensor cache alone, whose fingerprint is a hash of their content, by all that
-they depend on: the fingerprint, the checkpoint's config, the sentences, the versions of the libraries, and our code
-that hands the model over and reads the answers. Nothing is concluded from what is kept but that an engine agrees with
-it: whoever finds a difference asks `transformers` again.
+Only models from the tensor cache are cached, for their fingerprint is a hash of their content. The key has all that an
+answer depends on: the fingerprint, the checkpoint's config, the sentences, the versions of the libraries, and our code
+that calls `transformers`. The cache only confirms that an engine agrees: if it does not, `transformers` is run again.
 
-    >>> remembered(model, sentences) is None  # a model of random numbers has no such fingerprint
+    >>> remembered(model, sentences) is None  # a random model has no such fingerprint
     True
 """
 
@@ -38,7 +37,7 @@ OUR_CODE = (to_transformers, end_logits, full_precision, answer_probabilities)
 
 
 def remembered(model: Model, sentences: Sentences) -> dict[str, torch.Tensor] | None:
-    """The probabilities (N, A) on clean and on corrupted sentences, if they are kept and can be read."""
+    """The cached probabilities (N, A) on clean and on corrupted sentences; None if there are none."""
     path = _path_of(model, sentences)
     if path is None:
         return None
@@ -51,7 +50,7 @@ def remembered(model: Model, sentences: Sentences) -> dict[str, torch.Tensor] | 
 
 
 def remember(model: Model, sentences: Sentences, answers: dict[str, torch.Tensor]) -> None:
-    """Keep the probabilities (N, A) on clean and on corrupted sentences, where that can be done."""
+    """Cache the probabilities (N, A) on clean and on corrupted sentences, if possible."""
     path = _path_of(model, sentences)
     if path is not None:
         with suppress(OSError), written_whole(path) as partial:
@@ -64,7 +63,7 @@ def _path_of(model: Model, sentences: Sentences) -> Path | None:
     tokens = [each.tolist() for each in (sentences.clean, sentences.corrupted, sentences.answers)]
     versions = [metadata.version(name) for name in DEPENDENCIES]
     config = None if model.config is None else dict(model.config)
-    with suppress(UserError, OSError):  # there is no folder for it, or our code is nowhere to be read
+    with suppress(UserError, OSError):  # there is no cache folder, or our code cannot be read
         files = dict.fromkeys(str(sys.modules[each.__module__].__file__) for each in OUR_CODE)
         code = [sha256(Path(file).read_bytes()).hexdigest() for file in files]
         key = json.dumps([model.fingerprint, config, tokens, versions, code], sort_keys=True)
