@@ -53,14 +53,6 @@ class Faithfulness:
     """The metric of a circuit alone, and of the model without it."""
 
     subject: str
-    whole: Estimate
-    """m(M), the upper end."""
-    nothing: Estimate
-    """m(∅), the lower end."""
-    alone: Estimate
-    """m(C)."""
-    without: Estimate
-    """m(M∖C)."""
     normalized: Estimate
     """F(C)."""
     complement: Estimate
@@ -110,10 +102,6 @@ def faithfulness(engine: Engine, scale: Scale, paths: PathSet, subject: str) -> 
     in_bar = has_span & torch.tensor([BARS["faithfulness"].side(value) == 0 for value in each.tolist()])
     return Faithfulness(
         subject,
-        whole=scale.mean(scale.whole),
-        nothing=scale.mean(scale.nothing),
-        alone=scale.mean(alone),
-        without=scale.mean(without),
         normalized=scale.normalized(alone),
         complement=scale.normalized(without),
         ratio=scale.share(alone, scale.whole),
