@@ -48,7 +48,7 @@ def numbers(engine_name: str) -> dict[str, float]:
     needed = minimality(engine, scale, late, yy, end, "late")
     complete = completeness(engine, scale, late, yy, end, "late", random_sets=2)
     random = matched(engine, scale, CIRCUIT, lambda drawn: late_half(drawn, end), "same layers", "late", count=2)
-    found = {name: getattr(faithful, name) for name in ("alone", "without", "normalized", "complement", "ratio")}
+    found = {name: getattr(faithful, name) for name in ("normalized", "complement", "ratio")}
     found |= {f"KL {name}": getattr(apart, name) for name in ("alone", "without", "nothing", "left")}
     found |= {f"without {node.name}": node.alone for node in needed.nodes}
     found |= {f"without the class of {node.name}": node.given_class for node in needed.nodes}
