@@ -249,7 +249,7 @@ def _lost(validation: Artifacts | None, kind: str, **of: str) -> Iterator[tuple[
         for column, value in of.items():
             table = table[table[column] == value]
         for row in table.to_dict("records"):
-            for what, words in {"alone": "", "given_class": ", when the rest of its class is gone as well"}.items():
+            for what, words in {"alone": "", "given_class": ", after the rest of its class"}.items():
                 if what in row:
                     estimate = Estimate(row[what], row[f"{what}_low"], row[f"{what}_high"], 0)
                     yield f"F of the {row['part']}{words}", shown(estimate, "")

@@ -50,7 +50,7 @@ def test_the_lens_is_a_curve_that_steps_up_behind_yy(known):
 def test_what_is_lost_without_a_node_is_the_validations(known):
     assert known["a9.h1@END"].lost == (
         ("F of the late half", "0.21 [0.20, 0.22]"),
-        ("F of the late half, when the rest of its class is gone as well", "0.31 [0.30, 0.32]"),
+        ("F of the late half, after the rest of its class", "0.31 [0.30, 0.32]"),
     )
     assert known["a8.h11@END"].lost == ()
 
