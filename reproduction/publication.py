@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from filelock import FileLock, Timeout
 
@@ -95,8 +95,7 @@ class Publication:
         head = {"record_version": RECORD_VERSION, "script": script_of(self.name)}
         with writing_to(self.folder), interrupts_held():
             self._keep_published()
-            staged = sorted(path for path in self.staging.rglob("*") if path.is_file())
-            files = {path.relative_to(self.staging).as_posix(): path for path in staged}
+            files = {path.relative_to(self.staging).as_posix(): path for path in sorted(_files_below(self.staging))}
             hashes = {name: sha256(path) for name, path in files.items()}
             text = json.dumps(signed({**head, **record, "artifacts": hashes}), indent=2, allow_nan=False) + "\n"
             self._exchange(files, text)
@@ -168,9 +167,19 @@ def _put_back(aside: Path, folder: Path) -> None:
     """Bring back files that a killed process had moved aside, unless it had moved all: the new record comes last."""
     earlier = aside / EARLIER
     if (aside / NEW_RECORD).exists():
-        for file in [path for path in earlier.rglob("*") if not path.is_dir()]:
+        for file in [*_files_below(earlier)] if earlier.is_dir() else ():
             file.replace(folder / file.relative_to(earlier))
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and its subfolders. Raises `OSError` where `Path.rglob` leaves out what it cannot read."""
+    for place, _, names in os.walk(folder, onerror=_raise):
+        yield from (Path(place) / name for name in names)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def _check_no_folder(place: Path, name: str) -> None:
