@@ -101,6 +101,8 @@ class YearDataset:
                 alone.
         """
         check_count(n)
+        if not is_whole(seed):
+            raise UserError(f"a seed is a whole number, not {shortened(repr(seed))}")
         candidates = as_years(years)
         if not candidates:
             raise UserError("there are no valid years to draw from; see dataset.get_valid_years")

@@ -38,7 +38,9 @@ import numpy as np
 import torch
 
 from path_patching.errors import UserError, is_whole, shortened
+from path_patching.plain_tensors import as_tensor
 
+MEASURED = "what was measured of each sentence"
 RESAMPLES = 2000
 LEVEL = 0.95
 SMALL = 1e-3  # smaller numbers would show one digit in four decimals
@@ -99,7 +101,7 @@ class Estimate:
 
 def mean(values: torch.Tensor, seed: int = 0, clusters: Clusters = (), resamples: int = RESAMPLES) -> Estimate:
     """The mean of a per-sentence quantity (N,), with its 95 % percentile interval."""
-    return means(torch.as_tensor(values)[None], seed, clusters, resamples)[0]
+    return means(as_tensor(values, MEASURED)[None], seed, clusters, resamples)[0]
 
 
 def means(
@@ -116,14 +118,14 @@ def share(
 
     Where the mean of `whole` is not clearly different from zero, the share means nothing and its interval is huge.
     """
-    return shares(torch.as_tensor(part)[None], whole, seed, clusters, resamples)[0]
+    return shares(as_tensor(part, MEASURED)[None], whole, seed, clusters, resamples)[0]
 
 
 def shares(
     parts: torch.Tensor, whole: torch.Tensor, seed: int = 0, clusters: Clusters = (), resamples: int = RESAMPLES
 ) -> tuple[Estimate, ...]:
     """The means of several `parts` (Q, N), each as a share of the mean of `whole` (N,), in the time of one."""
-    parts, whole = torch.as_tensor(parts), torch.as_tensor(whole)
+    parts, whole = as_tensor(parts, MEASURED), as_tensor(whole, MEASURED)
     if parts.ndim != 2 or whole.shape != parts.shape[1:]:
         raise BootstrapError(f"parts (Q, N) need a whole (N,), got {tuple(parts.shape)} and {tuple(whole.shape)}")
     values = torch.cat([parts.double(), whole.double()[None]])
@@ -175,6 +177,7 @@ def resampled_means(
     """
     if not is_whole(resamples) or resamples < 1:
         raise BootstrapError(f"{shortened(repr(resamples))} draws: give a whole number of them, one or more")
+    values = as_tensor(values, MEASURED)
     if values.ndim != 2 or 0 in values.shape:
         raise BootstrapError(f"expected (quantities, N) with at least one sentence, got {tuple(values.shape)}")
     ones = torch.ones(1, values.shape[1], dtype=torch.float64)  # summed, they count sentences

@@ -22,11 +22,13 @@ import torch
 from concept_erasure import LeaceEraser
 
 from path_patching.errors import UserError
+from path_patching.plain_tensors import as_tensor
 
 Edit = Callable[[torch.Tensor], torch.Tensor]  # of an activation (n, D), to (n, D) float64
 
 NEGLIGIBLE = 1e-8  # share of the variance; fainter directions, and random draws from them, depend on rounding
 FAINTEST = 1e-6  # the least correlation with a concept that is erased; the library's own least is 0.01
+LABELS = "labels of sentences"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +67,7 @@ def principal_components(activation: torch.Tensor) -> Subspace:
     PCA leaves their signs open; here the largest entry of each direction is positive. Directions that come from the
     rounding of the activation alone are left out. Raises `UserError` for what is no activation.
     """
-    _check_activation(activation)
+    activation = _checked(activation)
     rounding = torch.finfo(activation.dtype).eps
     activation = activation.double()
     mean = activation.mean(0)
@@ -79,11 +81,18 @@ def principal_components(activation: torch.Tensor) -> Subspace:
     return Subspace(mean, directions * largest.sign(), variances / variances.sum())
 
 
-def _check_activation(activation: torch.Tensor) -> None:
-    """Raise `UserError` for what is not (N, D) of finite floats."""
-    if activation.ndim != 2 or not activation.is_floating_point() or not activation.isfinite().all():
+def _checked(activation: torch.Tensor) -> torch.Tensor:
+    """An activation; `UserError` for what is not (N, D) of finite floats."""
+    activation = as_tensor(activation, "an activation")
+    if (
+        activation.ndim != 2
+        or 0 in activation.shape
+        or not activation.is_floating_point()
+        or not activation.isfinite().all()
+    ):
         given = f"{tuple(activation.shape)} of {activation.dtype}"
         raise UserError(f"an activation is (N, D) of floats, all finite; this one, {given}, is not")
+    return activation
 
 
 def means_by_label(activation: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -93,11 +102,12 @@ def means_by_label(activation: torch.Tensor, labels: torch.Tensor) -> torch.Tens
 
 def as_number(labels: torch.Tensor) -> torch.Tensor:
     """Integer labels (N,) as a concept of one dimension, (N, 1): erasing it takes one direction."""
-    return labels[:, None].double()
+    return as_tensor(labels, LABELS)[:, None].double()
 
 
 def as_classes(labels: torch.Tensor) -> torch.Tensor:
     """Integer labels (N,) as a concept with a dimension each, (N, labels): erasing it takes labels − 1 directions."""
+    labels = as_tensor(labels, LABELS)
     distinct: torch.Tensor = labels.unique()
     return (labels[:, None] == distinct).double()
 
@@ -109,8 +119,8 @@ def leace(activation: torch.Tensor, concept: torch.Tensor) -> Edit:
     than a constant. Raises `UserError` if all sentences have the same concept: then there is nothing to erase;
     and for what is no activation, or no concept of its sentences.
     """
-    _check_activation(activation)
-    if concept.ndim != 2 or len(concept) != len(activation) or len(concept) == 0 or not concept.isfinite().all():
+    activation, concept = _checked(activation), as_tensor(concept, "a concept")
+    if concept.ndim != 2 or len(concept) != len(activation) or 0 in concept.shape or not concept.isfinite().all():
         shapes = f"{tuple(concept.shape)} for {len(activation)} sentences"
         raise UserError(f"a concept is (N, C), as as_number or as_classes makes it of labels, finite, not {shapes}")
     concept = concept.double()

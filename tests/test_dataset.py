@@ -142,6 +142,11 @@ def test_unknown_noun_type(nouns):
         dataset(nouns=nouns)
 
 
+def test_a_seed_that_is_no_whole_number_is_one_line():
+    with pytest.raises(UserError, match=r"^a seed is a whole number, not \[1\]$"):
+        dataset(seed=[1])
+
+
 @pytest.mark.parametrize("tokenizer", [None, "gpt2"])
 def test_what_is_no_tokenizer_is_one_line(tokenizer):
     for ask in (lambda: get_valid_years(tokenizer), lambda: YearDataset([1742], 3, "war", tokenizer)):

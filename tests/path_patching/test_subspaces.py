@@ -145,7 +145,7 @@ def test_what_is_no_concept_of_the_sentences_is_one_line(concept):
 
 
 def test_leace_of_no_sentence_is_one_line():
-    with pytest.raises(UserError, match=r"not \(0, 1\) for 0 sentences"):
+    with pytest.raises(UserError, match=r"an activation is \(N, D\) of floats"):
         leace(X[:0], as_number(torch.arange(0)))
 
 

@@ -1,0 +1,26 @@
+"""What users hand over as numbers, as a plain tensor."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from path_patching.errors import UserError, shortened
+
+
+def as_tensor(given: object, what: str) -> torch.Tensor:
+    """A plain tensor as it is; a NumPy array, or numbers in lists, as one.
+
+    Raises `UserError`, which says `what` it is, for anything else: text, lists of unequal lengths, and tensors that are
+    sparse, quantized or without numbers.
+    """
+    if not isinstance(given, torch.Tensor):
+        try:
+            array = np.asarray(given)
+        except (TypeError, ValueError):  # lists of unequal lengths, or a list of tensors
+            array = np.asarray(None)
+        if array.dtype.kind in "biuf":
+            return torch.as_tensor(array)
+    elif given.layout == torch.strided and not given.is_meta and not given.is_quantized and not given.is_complex():
+        return given
+    raise UserError(f"{what} has to be a tensor of numbers, not {shortened(repr(given))}")
