@@ -72,9 +72,10 @@ def principal_components(activation: torch.Tensor) -> Subspace:
     activation = activation.double()
     mean = activation.mean(0)
     mean = mean + (activation - mean).mean(0)  # the mean's own rounding, which all sentences would share
-    _, scales, directions = torch.linalg.svd(activation - mean, full_matrices=False)
+    unit = (activation - mean).abs().max().item() or 1.0  # in which squares are neither too large nor too small
+    _, scales, directions = torch.linalg.svd((activation - mean) / unit, full_matrices=False)
     variances = scales.square()
-    from_rounding = rounding**2 * activation.square().sum() / min(activation.shape)
+    from_rounding = rounding**2 * (activation / unit).square().sum() / min(activation.shape)
     varying = variances > torch.maximum(NEGLIGIBLE * variances.sum(), from_rounding)
     directions, variances = directions[varying], variances[varying]
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))

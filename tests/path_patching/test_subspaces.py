@@ -144,6 +144,13 @@ def test_what_is_no_concept_of_the_sentences_is_one_line(concept):
         leace(X, concept)
 
 
+@pytest.mark.parametrize("size", [1e160, 1e-200])
+def test_components_do_not_depend_on_how_large_an_activation_is(size):
+    of_one, of_size = principal_components(X.double()), principal_components(size * X.double())
+    torch.testing.assert_close(of_size.directions, of_one.directions)
+    torch.testing.assert_close(of_size.shares, of_one.shares)
+
+
 def test_leace_of_no_sentence_is_one_line():
     with pytest.raises(UserError, match=r"an activation is \(N, D\) of floats"):
         leace(X[:0], as_number(torch.arange(0)))
