@@ -5,6 +5,7 @@ Everything is looked up in artifacts. What a run did not measure is left out.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ class Attention:
 
     shares: tuple[tuple[str, float], ...]
     to_yy: str
+    few: str
+    """Of how few sentences it is the mean; empty if of all."""
 
 
 @dataclass(frozen=True)
@@ -212,15 +215,19 @@ def receivers(about: Mapping[str, Any]) -> str:
 
 
 def _attention(node: str, discovery: Artifacts) -> Attention | None:
+    """Where a head looks: the mean of all sentences where the run kept it, else of the few of all heads' patterns."""
     for name in discovery.find(kind="attention_of_all_heads") if node.startswith("a") else ():
         held = discovery.load(name)
         head, prompt = Node.named(node, 0), held["prompt"]
         patterns = held["patterns"]  # (L, H, sentences, T, T)
         if head.layer >= patterns.shape[0] or head.index >= patterns.shape[1]:
             return None
-        shares = patterns[head.layer, head.index].mean(0)[-1].tolist()
+        of_all = [discovery.load(mean) for mean in discovery.find(kind="attention", node=node)]  # (T, T)
+        pattern = of_all[0] if of_all else patterns[head.layer, head.index].mean(0)
+        shares = pattern[-1].tolist()
         to_yy = with_unit(shares[prompt.index("YY")], "%") if "YY" in prompt else ""
-        return Attention(tuple(zip(prompt, shares, strict=True)), to_yy)
+        few = "" if of_all else f"mean of {patterns.shape[2]} sentences"
+        return Attention(tuple(zip(prompt, shares, strict=True)), to_yy, few)
     return None
 
 
@@ -250,9 +257,9 @@ def _lost(validation: Artifacts | None, kind: str, **of: str) -> Iterator[tuple[
             table = table[table[column] == value]
         for row in table.to_dict("records"):
             for what, words in {"alone": "", "given_class": ", after the rest of its class"}.items():
-                if what in row:
+                if not math.isnan(row.get(what, math.nan)):  # a link that is needed alone is not asked for its class
                     estimate = Estimate(row[what], row[f"{what}_low"], row[f"{what}_high"], 0)
-                    yield f"F of the {row['part']}{words}", shown(estimate, "")
+                    yield f"loss of F, {row['part']}{words}", shown(estimate, "")
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -57,6 +58,7 @@ def publish_whole(folder: Path) -> None:
     artifacts = {name: (table, {"kind": "sweep"} | about) for name, (table, about) in SWEEPS.items()} | {
         "intervals.pt": ({"ipp_mlp9.pt": torch.tensor(ENDS).repeat(12, 13, 1)}, {"kind": "sweep_intervals"}),
         "attn_patterns_all.pt": ({"patterns": patterns, "prompt": PROMPT}, {"kind": "attention_of_all_heads"}),
+        "attn_patterns_a9.h1.pt": (patterns[9, 1, 0] / 2, {"kind": "attention", "node": "a9.h1"}),  # of all sentences
         "lens.pt": (rising, {"kind": "logit_lens", "of": "mlp", "node": "m10"}),
         "circuit.json": ({"name": PAPER.name, "links": links}, {"kind": "circuit"}),
     }
@@ -69,6 +71,10 @@ def publish_whole(folder: Path) -> None:
     ends = {"alone": 0.21, "alone_low": 0.2, "alone_high": 0.22}
     given = {"given_class": 0.31, "given_class_low": 0.3, "given_class_high": 0.32}
     validated.save_table("validation_nodes.csv", [pd.DataFrame([row | ends | given])], kind="validation_nodes")
+    link = {"part": "late half", "reader": "logits@END", "via": "in", "sender": "m10@END", "needed": True}
+    not_asked = dict.fromkeys(given, math.nan)
+    links = pd.DataFrame([link | ends | not_asked])
+    validated.save_table("validation_links.csv", [links], kind="validation_links", nan="not asked")
     verdicts = Verdicts(validated)
     verdicts.note("faithfulness", [judge("faithfulness", Estimate(0.9, 0.85, 0.95, 490), "late half"),
                                    judge("complement", Estimate(0.5, 0.4, 0.6, 490), "late half")])  # fmt: skip

@@ -32,9 +32,10 @@ def test_a_heads_effects_are_those_of_the_sweeps_at_its_place_with_their_rank(kn
 
 def test_where_a_head_looks_is_its_row_from_end(known):
     attention = known["a9.h1@END"].attention
-    assert attention.to_yy == "88.0 %"
-    assert dict(attention.shares)["YY"] == pytest.approx(0.88)
-    assert known["a8.h11@END"].attention.to_yy == "1.0 %"
+    assert (attention.to_yy, attention.few) == ("44.0 %", ""), "of all sentences, as in the report's sentences"
+    assert dict(attention.shares)["YY"] == pytest.approx(0.44)
+    other = known["a8.h11@END"].attention
+    assert (other.to_yy, other.few) == ("1.0 %", "mean of 20 sentences")
     assert known["m10@END"].attention is None
 
 
@@ -49,10 +50,12 @@ def test_the_lens_is_a_curve_that_steps_up_behind_yy(known):
 
 def test_what_is_lost_without_a_node_is_the_validations(known):
     assert known["a9.h1@END"].lost == (
-        ("F of the late half", "0.21 [0.20, 0.22]"),
-        ("F of the late half, after the rest of its class", "0.31 [0.30, 0.32]"),
+        ("loss of F, late half", "0.21 [0.20, 0.22]"),
+        ("loss of F, late half, after the rest of its class", "0.31 [0.30, 0.32]"),
     )
     assert known["a8.h11@END"].lost == ()
+    of_link = known["m10@END→:logits@END"].lost
+    assert of_link == (("loss of F, late half", "0.21 [0.20, 0.22]"),), "what was not asked is no number"
 
 
 def test_every_node_and_link_has_its_evidence_and_the_drawing_names_each_once(known):
