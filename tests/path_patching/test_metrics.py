@@ -73,6 +73,7 @@ WRONG = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("wrong", WRONG)
 def test_what_is_no_number_a_sentence_is_one_line(wrong):
     metric, complaint = WRONG[wrong]

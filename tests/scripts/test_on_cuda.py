@@ -18,7 +18,6 @@ from path_patching import edits, unembedding
 from reproduction.compare import compare
 from tests.helpers.experiments import made_by, random_gpt2, run_experiment
 from tests.helpers.pretend_cuda import pretend_cuda
-from tests.helpers.scripts import error_line
 
 CIRCUIT = {
     "name": "mine",
@@ -80,4 +79,6 @@ def test_a_script_publishes_on_a_gpu_what_it_publishes_on_the_cpu(script, model,
 def test_a_script_for_a_gpu_that_is_not_there_is_one_line(model, tmp_path):
     with pretend_cuda():
         run = run_experiment("topk_years", tmp_path, model, 97, "--device", "cuda:1")
-    assert error_line(run) == "error: device cuda:1: PyTorch sees cuda:0 alone; give one that it sees, or cpu"
+    assert run.returncode == 1
+    assert run.stdout == "topk_years.py: mine, 97 sentences\n"
+    assert run.stderr == "error: device cuda:1: PyTorch sees cuda:0 alone; give one that it sees, or cpu\n"
