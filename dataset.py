@@ -101,6 +101,9 @@ class YearDataset:
                 alone.
         """
         check_count(n)
+        for name, flag in {"balanced": balanced, "eos": eos, "as_published": as_published}.items():
+            if flag not in (True, False):
+                raise UserError(f"{name} is True or False, not {shortened(repr(flag))}")
         if not is_whole(seed):
             raise UserError(f"a seed is a whole number, not {shortened(repr(seed))}")
         candidates = as_years(years)

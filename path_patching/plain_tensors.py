@@ -1,4 +1,10 @@
-"""What users hand over as numbers, as a plain tensor."""
+"""What users hand over as numbers, as a plain tensor.
+
+Lists and arrays of numbers will do; what holds no numbers is one line.
+
+    >>> as_tensor([0.5, 1.5], "what was measured")
+    tensor([0.5000, 1.5000], dtype=torch.float64)
+"""
 
 from __future__ import annotations
 

@@ -142,6 +142,12 @@ def test_unknown_noun_type(nouns):
         dataset(nouns=nouns)
 
 
+@pytest.mark.parametrize("name", ["balanced", "eos", "as_published"])
+def test_a_switch_that_is_no_boolean_is_one_line(name):
+    with pytest.raises(UserError, match=rf"^{name} is True or False, not 'no'$"):
+        dataset(**{name: "no"})
+
+
 def test_a_seed_that_is_no_whole_number_is_one_line():
     with pytest.raises(UserError, match=r"^a seed is a whole number, not \[1\]$"):
         dataset(seed=[1])
