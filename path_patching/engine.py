@@ -38,6 +38,7 @@ from path_patching.devices import check_default_device, resolve_device
 from path_patching.errors import UserError, first_line, shortened
 from path_patching.gpt2.model import Model
 from path_patching.paths import AnyVia, Node, PathSet, PathSetError, check_nodes, check_path_set
+from path_patching.plain_tensors import is_plain
 from path_patching.unembedding import Unembedding
 
 Data = Literal["clean", "corrupted", "mean", "zero"]
@@ -115,7 +116,7 @@ class Sentences:
     def __post_init__(self) -> None:
         for name in ("clean", "corrupted", "answers"):
             tokens = getattr(self, name)
-            if not isinstance(tokens, torch.Tensor) or tokens.is_meta or tokens.layout != torch.strided:
+            if not is_plain(tokens):
                 raise UserError(f"{name} tokens must be a tensor of token ids, not {shortened(repr(tokens))}")
         if self.clean.ndim != 2 or self.clean.shape != self.corrupted.shape or 0 in self.clean.shape:
             shapes = f"{tuple(self.clean.shape)} and {tuple(self.corrupted.shape)}"

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from path_patching.errors import UserError, shortened
+from path_patching.plain_tensors import is_plain
 
 Metric = Callable[[torch.Tensor], torch.Tensor]  # answer probabilities (N, A) to one number a sentence, (N,)
 
@@ -30,7 +31,7 @@ def measured_by(metric: Metric, probabilities: torch.Tensor) -> torch.Tensor:
     n, found = len(probabilities), metric(probabilities)
     if isinstance(found, np.ndarray) and not isinstance(found, np.ma.MaskedArray) and found.dtype.kind in "biuf":
         found = torch.from_numpy(found.astype(np.float64))
-    if not isinstance(found, torch.Tensor) or found.layout != torch.strided or found.is_meta or found.is_quantized:
+    if not is_plain(found):
         raise UserError(
             f"the metric gives {_described(found)}; it has to give a tensor, a number for each sentence, ({n},)"
         )

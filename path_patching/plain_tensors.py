@@ -8,10 +8,22 @@ Lists and arrays of numbers will do; what holds no numbers is one line.
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import numpy as np
 import torch
 
 from path_patching.errors import UserError, shortened
+
+
+def is_plain(given: object) -> TypeGuard[torch.Tensor]:
+    """Whether it is a tensor that holds its numbers one by one: not sparse, not quantized, not on "meta"."""
+    return (
+        isinstance(given, torch.Tensor)
+        and given.layout == torch.strided
+        and not given.is_meta
+        and not given.is_quantized
+    )
 
 
 def as_tensor(given: object, what: str) -> torch.Tensor:
@@ -27,6 +39,6 @@ def as_tensor(given: object, what: str) -> torch.Tensor:
             array = np.asarray(None)
         if array.dtype.kind in "biuf":
             return torch.as_tensor(array)
-    elif given.layout == torch.strided and not given.is_meta and not given.is_quantized and not given.is_complex():
+    elif is_plain(given) and not given.is_complex():
         return given
     raise UserError(f"{what} has to be a tensor of numbers, not {shortened(repr(given))}")
