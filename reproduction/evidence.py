@@ -35,10 +35,11 @@ LENS_WIDTH, LENS_HEIGHT = 240, 90  # pixels of the curve of a logit lens
 
 @dataclass(frozen=True)
 class Effect:
-    """A node's effect in one sweep, in words, and its rank among all nodes by size."""
+    """A node's effect in one sweep, in words, its size, and its rank among all nodes by size."""
 
     of: str
     shown: str
+    size: float
     rank: int
     among: int
     artifact: str
@@ -148,7 +149,7 @@ def _of_node(
         name,
         name,
         tuple(_paper_says(name)),
-        tuple(sorted(_effects(node, place, discovery, panels), key=lambda effect: effect.rank)),
+        tuple(sorted(_effects(node, place, discovery, panels), key=lambda effect: -effect.size)),
         _attention(node, discovery) if place != YY else None,
         _lens(node, discovery) if place != YY else None,
         tuple(_lost(validation, "validation_nodes", node=name)),
@@ -175,10 +176,11 @@ def _effects(node: str, place: str, discovery: Artifacts, panels: Mapping[str, P
         if about["position"] != (place or END) or not _holds(table, place_at):
             continue
         effect = effect_of(place_at, table, intervals.get(artifact))
-        rank = 1 + int((table.abs() > table[in_sweep(place_at)].abs()).sum())
+        size = table[in_sweep(place_at)].abs().item()
+        rank = 1 + int((table.abs() > size).sum())
         cell = str(about.get("cell", ""))
         command = panels[artifact].command(node) if artifact in panels else ""
-        yield Effect(receivers(about), shown(effect, "points"), rank, table.numel(), artifact, cell, command)
+        yield Effect(receivers(about), shown(effect, "points"), size, rank, table.numel(), artifact, cell, command)
 
 
 def intervals_of(made: Artifacts) -> dict[str, torch.Tensor]:

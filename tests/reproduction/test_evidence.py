@@ -30,6 +30,13 @@ def test_a_heads_effects_are_those_of_the_sweeps_at_its_place_with_their_rank(kn
     ]
 
 
+def test_a_nodes_largest_effect_stands_first_whatever_its_rank(known):
+    assert [(each.shown, each.rank) for each in known["m8@END"].effects] == [
+        ("2.0 points", 3),
+        ("1.0 points [−7.0, −5.5]", 2),
+    ]
+
+
 def test_where_a_head_looks_is_its_row_from_end(known):
     attention = known["a9.h1@END"].attention
     assert (attention.to_yy, attention.few) == ("44.0 %", ""), "of all sentences, as in the report's sentences"
