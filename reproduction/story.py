@@ -3,7 +3,7 @@
 `page/story.toml` has the text. A slot in it, `{script:key|unit}`, becomes the number of that key in this run, with its
 unit and interval; if several scripts are named, from the first that measured it. The paper's number is added if it is
 known and the run is of GPT-2 small. So no number in a sentence is typed by hand, and a sentence with a number that this
-run did not measure is left out.
+run did not measure is left out. What a validation comes to is looked up in its verdicts in the same way.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from path_patching.bootstrap import Estimate
+from path_patching.circuits.validation.verdicts import BARS
 from reproduction.claims import Claim, is_of_paper
 from reproduction.numbers import in_unit, shown, with_unit
 from reproduction.run import Artifacts
+from reproduction.verdicts import KIND as VERDICTS
+from reproduction.verdicts import read_verdicts
 
 STORY = Path(__file__).parent / "page" / "story.toml"
 SLOT = re.compile(r"\{([\w,]+):([^|}]+)(?:\|([^}]*))?\}")
@@ -88,6 +91,8 @@ class Answers:
     def _said(self, script: str, key: str, unit: str | None) -> str | None:
         if script == "circuit":
             return self._of_circuit(key)
+        if script == "verdicts":
+            return self._conclusion() if key == "conclusion" else self._asked(key)
         return next(filter(None, (self._of_run(each, key, unit or "") for each in script.split(","))), None)
 
     def _of_run(self, script: str, key: str, unit: str) -> str | None:
@@ -105,6 +110,33 @@ class Answers:
         circuit = next((run.circuit for run in self.runs.values() if run.circuit is not None), None)
         names: Sequence[str] = getattr(circuit, part, ())
         return _listed(names) if names else None
+
+    def _conclusion(self) -> str | None:
+        outcomes = self._verdicts
+        if not any(outcomes.values()):
+            return None
+        found = next((each for each in ("failed", "unclear") if outcomes[each]), None)
+        return str(_story()["conclusions"][found or ("open" if outcomes["not judged"] else "passed")])
+
+    def _asked(self, outcome: str) -> str | None:
+        """What the verdicts with an outcome ask, each with the parts that it is of."""
+        asked = _story()["asked"]
+        told = [f"{asked[bar]} ({'; '.join(subjects)})" for bar, subjects in self._verdicts[outcome].items()]
+        return ", ".join(told) or None
+
+    @cached_property
+    def _verdicts(self) -> Mapping[str, Mapping[str, Sequence[str]]]:
+        """The subjects of all verdicts by bar, by outcome; `unclear` failed by the width of an interval alone."""
+        found: dict[str, dict[str, list[str]]] = {each: {} for each in ("failed", "unclear", "not judged", "passed")}
+        run = self.runs.get("circuit_validation")
+        if run is None or not run.find(kind=VERDICTS):
+            return found
+        bars = {bar.asked: name for name, bar in BARS.items()}
+        for line in read_verdicts(run).to_dict("records"):
+            name = bars[line["asked"]]
+            within = line["verdict"] == "failed" and BARS[name].side(line["value"]) == 0
+            found["unclear" if within else line["verdict"]].setdefault(name, []).append(line["subject"])
+        return found
 
     def _number(self, run: Artifacts, key: str, unit: str) -> str | None:
         number = run.number(key)

@@ -36,7 +36,10 @@ def sweep_of(**effects: float) -> torch.Tensor:
 
 
 SWEEPS = {
-    "ipp_logits.pt": (sweep_of(m10=-0.3, a9_h1=-0.041, m8=0.02), {"of": "logits", "receiver": "logits", "position": "END"}),
+    "ipp_logits.pt": (
+        sweep_of(m10=-0.3, a9_h1=-0.041, m8=0.02),
+        {"of": "logits", "receiver": "logits", "position": "END"},
+    ),
     "ipp_mlp9.pt": (sweep_of(a9_h1=-0.0625, m8=0.01), {"of": "mlp", "receiver": "m9", "position": "END"}),
     "attn_v.pt": (sweep_of(m0=-0.2, a9_h1=-0.5), {"of": "heads", "through": "v", "position": "YY"}),
 }

@@ -7,10 +7,13 @@ import re
 import pytest
 
 from path_patching.bootstrap import Estimate
+from path_patching.circuits.validation.verdicts import BARS, Verdict, judge
 from reproduction import story
 from reproduction.claims import read_claims
 from reproduction.experiments import EXPERIMENTS
-from reproduction.run import read_artifacts
+from reproduction.run import read_artifacts, start_run
+from reproduction.settings import Settings
+from reproduction.verdicts import Verdicts
 from tests.helpers.made import MODEL, edit_record, publish_experiments
 
 
@@ -32,7 +35,12 @@ def test_a_changed_number_is_found_in_every_sentence_that_names_it(folder, tmp_p
             before = answers(folder).filled(sentence)
             for slot in story.SLOT.finditer(sentence):
                 scripts, key, unit = slot.groups()
-                if scripts == "circuit" or unit in ("n", "count", "text") or "*" in key or unit.startswith("nodes"):
+                if (
+                    scripts in ("circuit", "verdicts")
+                    or unit in ("n", "count", "text")
+                    or "*" in key
+                    or unit.startswith("nodes")
+                ):
                     continue
                 path = folder / f"{scripts.split(',')[0]}.json"
                 kept = path.read_bytes()
@@ -50,7 +58,7 @@ def test_every_key_of_a_sentence_is_one_that_a_script_measures():
     for question in (story.summary(), *story.questions()):
         for sentence in question.sentences:
             for scripts, key, _ in story.SLOT.findall(sentence):
-                if scripts != "circuit" and not key.startswith("verdicts/"):
+                if scripts not in ("circuit", "verdicts") and not key.startswith("verdicts/"):
                     pattern = re.escape(key).replace(r"\*", "[^/]+")
                     assert any(re.fullmatch(pattern, each) for script, each in known if script in scripts.split(","))
                     assert set(scripts.split(",")) <= {*EXPERIMENTS}
@@ -72,3 +80,64 @@ def test_of_another_model_the_papers_numbers_are_not_beside(folder):
 def test_a_star_lists_every_node_with_its_number(folder):
     listed = answers(folder).filled("{circuit_discovery:attention/*/end_to_yy|% bare}")
     assert listed == "a7.h10 50.0 %, a8.h11 50.0 %"
+
+
+def concluded(folder, *verdicts: Verdict) -> list[str]:
+    """What the section on the validation says of these verdicts, without its numbers of other tests."""
+    run = start_run("circuit_validation", Settings(out=folder), MODEL, "torch", "cpu")
+    noted = Verdicts(run)
+    noted.note("a_test", verdicts)
+    noted.save()
+    run.publish()
+    (question,) = [each for each in story.questions() if each.id == "validation"]
+    said = story.Answers({"circuit_validation": read_artifacts(folder, "circuit_validation")}, [])
+    return said.of(question)
+
+
+def judged(measured: float | Estimate, bar: str = "faithfulness", part: str = "late half") -> Verdict:
+    return judge(bar, measured, part)
+
+
+UNSURE = Estimate(0.9, 0.7, 1.1, 97)  # within the bar of faithfulness, its interval is not
+UNJUDGED = Estimate(0.9, 0.7, 1.1, 1, doubt="1 sentence")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "conclusion", "counts"),
+    [
+        ([0.9], "Every test says so", (1, 0, 0)),
+        ([0.9, 0.9, 0.5], "Not by every test", (2, 1, 0)),
+        ([0.9, UNSURE], "Perhaps: no test fails clearly", (1, 1, 0)),
+        ([0.5, UNSURE, UNJUDGED], "Not by every test", (0, 2, 1)),
+        ([0.9, UNJUDGED], "No test that is judged says otherwise", (1, 0, 1)),
+    ],
+)
+def test_what_the_validation_comes_to_follows_from_its_verdicts(tmp_path, numbers, conclusion, counts):
+    first = concluded(tmp_path, *(judged(each, part=f"part {place}") for place, each in enumerate(numbers)))[0]
+    assert first.startswith(f"{conclusion}: ")
+    passed, failed, open_ = counts
+    assert f"{passed} are passed, {failed} failed and {open_} not judged" in first
+
+
+def test_what_to_doubt_is_said_with_its_parts(tmp_path):
+    of_nodes = judged(0.5, "minimality", "full circuit")
+    said = concluded(
+        tmp_path, judged(0.5), judged(0.6, part="full circuit"), of_nodes, judged(UNSURE), judged(UNJUDGED)
+    )
+    assert said[1:4] == [
+        "Failed, so that a reader should doubt: whether it does alone what the model does (late half; full circuit), "
+        "whether every node is needed (full circuit).",
+        "Failed only because the interval is too wide, so that more sentences would tell: "
+        "whether it does alone what the model does (late half).",
+        "Not judged, so that it is open: whether it does alone what the model does (late half).",
+    ]
+
+
+def test_without_verdicts_nothing_is_concluded(tmp_path):
+    assert not any("test" in sentence or "doubt" in sentence for sentence in concluded(tmp_path))
+
+
+def test_every_bar_has_words_for_what_it_asks(tmp_path):
+    for bar in BARS:
+        told = concluded(tmp_path, judged(UNJUDGED, bar, "some part"))
+        assert any("whether" in sentence and "(some part)" in sentence for sentence in told)
