@@ -1,6 +1,6 @@
 """Do the tests notice a fault? Plausible ones are put into the code, one at a time: which live?
 
-python benchmarks/mutations.py [--area AREA ...] [--only TEXT ...] [--jobs N] [--slow] [--check]
+python benchmarks/mutations.py [--area AREA ...] [--only TEXT ...] [--every N] [--jobs N] [--slow] [--check]
 
 `mutations.txt` beside this file is the table. `# plotting scripts` begins an area; a fault has three lines, the file
 and what goes wrong, the code as it stands, and the code with the fault:
@@ -311,7 +311,7 @@ def _chosen(faults: Sequence[Fault], options: argparse.Namespace) -> list[Fault]
     texts = options.only or [""]
     if absent := [text for text in texts if not any(text in str(each) for each in of_areas)]:
         raise UserError(f"--only {absent[0]}: no fault's file or words hold this text")
-    return [each for each in of_areas if any(text in str(each) for text in texts)]
+    return [each for each in of_areas if any(text in str(each) for text in texts)][:: options.every]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -322,12 +322,14 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--area", nargs="+", help="of these areas alone")
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="only faults whose file or words hold one of these")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only one in N of these, spread over all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many faults at a time")
     parser.add_argument("--slow", action="store_true", help="let what survives meet the slow tests as well")
     parser.add_argument("--check", action="store_true", help="only look whether the table still fits the code")
     options = parser.parse_args(arguments)
-    if options.jobs < 1:
-        raise UserError(f"--jobs {options.jobs}: give at least one")
+    for name in ("jobs", "every"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} {getattr(options, name)}: give at least one")
     faults = _chosen(read_faults(), options)
     if wrong := [*complaints(faults)] or [*not_python(faults)]:
         print(*wrong, sep="\n", file=sys.stderr)

@@ -14,6 +14,7 @@ from benchmarks.mutations import (
     complaints,
     files_of_tests,
     main,
+    main,
     not_python,
     read_faults,
     report,
@@ -91,6 +92,13 @@ def test_a_table_of_another_form_is_refused_with_its_line(tmp_path: Path, text: 
     path.write_text(text)
     with pytest.raises(UserError, match=rf"^faults\.txt, line {line}: "):
         read_faults(path)
+
+
+def test_one_in_some_faults_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--check", "--every", "10"])
+    assert capsys.readouterr().out == f"{len(read_faults()[::10])} faults fit the code\n"
+    with pytest.raises(UserError, match="--every 0"):
+        main(["--check", "--every", "0"])
 
 
 def test_what_is_tested_is_noticed_and_what_is_not_lives(
