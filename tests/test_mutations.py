@@ -14,7 +14,6 @@ from benchmarks.mutations import (
     complaints,
     files_of_tests,
     main,
-    main,
     not_python,
     read_faults,
     report,
