@@ -52,7 +52,8 @@ SILENCE = 900.0  # seconds in which no test ends: far more than any takes, on ho
 PATIENCE = 0.2  # seconds between two looks at a run
 OWN_TESTS = "test_mutations.py"  # they ask whether the table fits the code, which no copy with a fault does
 FAST, SLOW = "not slow", "slow"
-PASSED, FAILED, NONE_CHOSEN = (0,), (1, 2), 5  # exit statuses of pytest; 2 is of a file that cannot be imported
+# Exit statuses of pytest: 2 is of a file that cannot be imported, 4 of a conftest.py that cannot be.
+PASSED, FAILED, NONE_STARTS, NONE_CHOSEN = (0,), (1, 2), 4, 5
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,8 @@ class Runner:
                     return True, f"no test ended for {self.silence:.0f} s"
                 if status in (*PASSED, NONE_CHOSEN):
                     break
+                if status == NONE_STARTS and self._passes_clean(files[0]):
+                    return True, "no test starts"
                 failed = _failed(copy)
                 if status not in FAILED or unsound.issuperset(failed):
                     return False, f"unclear: pytest ended with {status}"

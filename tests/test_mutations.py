@@ -129,6 +129,15 @@ def test_a_run_that_hangs_is_noticed_and_ended(shop: Path, tmp_path: Path) -> No
     assert (outcome.noticed, outcome.by, runner.running) == (True, "no test ended for 0 s", set())
 
 
+def test_a_fault_with_which_no_test_starts_is_noticed(shop: Path, tmp_path: Path) -> None:
+    (shop / "tests" / "conftest.py").write_text("from shop.price import price\n\nassert price(1) == 3\n")
+    outcome = Runner(shop, tmp_path).outcome(fault("3 * n", "4 * n"))
+    assert (outcome.noticed, outcome.by) == (False, "unclear: pytest ended with 4")  # a test fails in any case
+    (shop / "tests" / "test_price.py").write_text("def test_nothing_more():\n    pass\n")
+    outcome = Runner(shop, tmp_path).outcome(fault("3 * n", "4 * n"))
+    assert (outcome.noticed, outcome.by) == (True, "no test starts")
+
+
 def test_the_tests_called_like_a_module_come_first(shop: Path) -> None:
     for name, text in {"test_shop.py": "", "test_till.py": "import shop.price", "test_other.py": ""}.items():
         (shop / "tests" / name).write_text(text)
