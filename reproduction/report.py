@@ -116,7 +116,9 @@ def page(
     environment.globals["style"] = (PAGE / "page.css").read_text(encoding="utf-8")
     environment.globals["behaviour"] = (PAGE / "panel.js").read_text(encoding="utf-8")
     first = next(iter(runs.values())).record
-    effects = link_effects_of(runs.get("circuit_discovery"))
+    discovery = runs.get("circuit_discovery")
+    effects = link_effects_of(discovery)
+    drawing = circuit_svg(effects) if effects else None
     known = evidence(effects, runs, panels)
     nodes, links = _nodes_and_links(known)
     answers = story.Answers(runs, read_claims())
@@ -126,7 +128,9 @@ def page(
         model=first["model"]["name"],
         is_gpt2_small=first["model"]["is_gpt2_small"],
         answer=answers.of(story.summary()),
-        drawing=circuit_svg(effects) if effects else None,
+        drawing=drawing,
+        hidden=sum(each.share < drawing.seen and not each.kept for each in drawing.links) if drawing else 0,
+        counted=discovery.number("circuit/size") if discovery else None,
         nodes=nodes,
         links=links,
         sections=sections_of(figures, answers),
@@ -159,8 +163,11 @@ def _validation(validation: Artifacts | None) -> dict[str, object]:
             outcomes.append(
                 (as_key(outcome), outcome, [{str(key): cell for key, cell in line.items()} for line in lines])
             )
+    changed = {}
+    if validation is not None and (with_p := validation.number("verdicts/with_p")):
+        changed = {outcome: words.format(with_p) for outcome, words in story.changed().items()}
     left_out = read_left_out(validation).to_dict("records") if validation else []
-    return {"outcomes": outcomes, "left_out": left_out}
+    return {"outcomes": outcomes, "changed": changed, "left_out": left_out}
 
 
 def _picture(drawn: Artifacts, file: str) -> str:

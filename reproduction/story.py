@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from path_patching.bootstrap import Estimate
-from path_patching.circuits.validation.verdicts import BARS
+from path_patching.circuits.validation.verdicts import BARS, NO_BAR
 from reproduction.claims import Claim, is_of_paper
 from reproduction.numbers import in_unit, shown, with_unit
 from reproduction.run import Artifacts
@@ -64,6 +64,12 @@ def words() -> dict[str, str]:
     return {each["word"]: each["means"] for each in _story()["word"]}
 
 
+def changed() -> Mapping[str, str]:
+    """What a verdict means that is corrected to an outcome, with a gap for the number of verdicts."""
+    found: Mapping[str, str] = _story()["changed"]
+    return found
+
+
 @cache
 def _story() -> Mapping[str, Any]:
     return tomllib.loads(STORY.read_text(encoding="utf-8"))
@@ -92,7 +98,7 @@ class Answers:
         if script == "circuit":
             return self._of_circuit(key)
         if script == "verdicts":
-            return self._conclusion() if key == "conclusion" else self._asked(key)
+            return self._of_verdicts(key)
         return next(filter(None, (self._of_run(each, key, unit or "") for each in script.split(","))), None)
 
     def _of_run(self, script: str, key: str, unit: str) -> str | None:
@@ -111,31 +117,37 @@ class Answers:
         names: Sequence[str] = getattr(circuit, part, ())
         return _listed(names) if names else None
 
-    def _conclusion(self) -> str | None:
-        outcomes = self._verdicts
-        if not any(outcomes.values()):
+    def _of_verdicts(self, what: str) -> str | None:
+        """What all verdicts come to, why some are not judged, or what those with an outcome ask and of which parts."""
+        if not any(self._verdicts.values()):
             return None
-        found = next((each for each in ("failed", "unclear") if outcomes[each]), None)
-        return str(_story()["conclusions"][found or ("open" if outcomes["not judged"] else "passed")])
-
-    def _asked(self, outcome: str) -> str | None:
-        """What the verdicts with an outcome ask, each with the parts that it is of."""
+        if what == "conclusion":
+            outcome = next((each for each in ("failed", "unclear") if self._verdicts[each]), "passed")
+            return str(_story()["conclusions"][outcome])
+        if what == "not judged":
+            return "; ".join(f"{why} ({len(subjects)})" for why, subjects in self._verdicts[what].items()) or None
         asked = _story()["asked"]
-        told = [f"{asked[bar]} ({'; '.join(subjects)})" for bar, subjects in self._verdicts[outcome].items()]
+        told = [f"{asked[bar]} ({'; '.join(subjects)})" for bar, subjects in self._verdicts[what].items()]
         return ", ".join(told) or None
 
     @cached_property
     def _verdicts(self) -> Mapping[str, Mapping[str, Sequence[str]]]:
-        """The subjects of all verdicts by bar, by outcome; `unclear` failed by the width of an interval alone."""
+        """The subjects of all verdicts by outcome and bar, those not judged by the reason.
+
+        Those that failed by the width of an interval alone are `unclear`.
+        """
         found: dict[str, dict[str, list[str]]] = {each: {} for each in ("failed", "unclear", "not judged", "passed")}
         run = self.runs.get("circuit_validation")
         if run is None or not run.find(kind=VERDICTS):
             return found
         bars = {bar.asked: name for name, bar in BARS.items()}
         for line in read_verdicts(run).to_dict("records"):
-            name = bars[line["asked"]]
-            within = line["verdict"] == "failed" and BARS[name].side(line["value"]) == 0
-            found["unclear" if within else line["verdict"]].setdefault(name, []).append(line["subject"])
+            outcome, by = line["verdict"], bars[line["asked"]]
+            if outcome == "failed" and BARS[by].side(line["value"]) == 0:
+                outcome = "unclear"
+            if outcome == "not judged":
+                by = line["remark"].partition("; ")[0] if line["bar"] != NO_BAR else "only described"
+            found[outcome].setdefault(by, []).append(line["subject"])
         return found
 
     def _number(self, run: Artifacts, key: str, unit: str) -> str | None:

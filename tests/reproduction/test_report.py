@@ -95,6 +95,14 @@ def test_a_figure_stands_under_the_question_that_it_answers(report):
     assert asked == {"logits-ipp": "nodes", "attn-patterns": "read", "appendix/three": "circuit_discovery_plotting"}
 
 
+def test_the_page_says_what_each_number_of_links_counts(report):
+    text = report.read_text()
+    hidden = text.count(' thin" href="#')
+    assert 0 < hidden < len(EFFECTS)
+    assert f"{len(EFFECTS)} links were measured, and each has a panel. The drawing hides {hidden} at first" in text
+    assert "one from each node in the circuit's size: a word." in text  # what the record of this run says
+
+
 def test_every_figure_that_a_script_draws_has_a_question():
     for experiment in EXPERIMENTS.values():
         for name in experiment.drawn if experiment.drawn_by else ():
@@ -104,12 +112,14 @@ def test_every_figure_that_a_script_draws_has_a_question():
 
 def test_doubtful_verdicts_come_first_and_open(report):
     text = report.read_text()
-    assert re.search(r'href="#verdicts-failed">1 failed</a>.*href="#verdicts-not_judged">0 not judged</a>.*>1 passed<',
+    assert re.search(r'href="#verdicts-failed">1 failed</a>.*href="#verdicts-not_judged">0 not judged</a>.*>2 passed<',
                      text, re.DOTALL)  # fmt: skip
     assert re.search(r'<details id="verdicts-failed" open>', text)
     assert re.search(r'<details id="verdicts-passed" >', text)
     assert "<td>0.8 to 1.2</td><td>passed</td>" in text
-    assert "Of 2 that have a p or an interval, 1 pass if corrected" in text
+    assert "Of 3 that have a p or an interval, 1 pass if corrected" in text
+    words = "passed by itself, but not surely enough among 3 verdicts: more sentences or draws would tell"
+    assert f'<td>at most 0.01</td><td>failed<br><span class="faint">{words}</span></td>' in text
     assert "<li><code>stability</code>, searches: is it found again? &lt;none&gt; of it</li>" in text
 
 

@@ -105,11 +105,11 @@ UNJUDGED = Estimate(0.9, 0.7, 1.1, 1, doubt="1 sentence")
 @pytest.mark.parametrize(
     ("numbers", "conclusion", "counts"),
     [
-        ([0.9], "Every test says so", (1, 0, 0)),
+        ([0.9], "Every test that is judged says so", (1, 0, 0)),
         ([0.9, 0.9, 0.5], "Not by every test", (2, 1, 0)),
         ([0.9, UNSURE], "Perhaps: no test fails clearly", (1, 1, 0)),
         ([0.5, UNSURE, UNJUDGED], "Not by every test", (0, 2, 1)),
-        ([0.9, UNJUDGED], "No test that is judged says otherwise", (1, 0, 1)),
+        ([0.9, UNJUDGED], "Every test that is judged says so", (1, 0, 1)),
     ],
 )
 def test_what_the_validation_comes_to_follows_from_its_verdicts(tmp_path, numbers, conclusion, counts):
@@ -121,15 +121,15 @@ def test_what_the_validation_comes_to_follows_from_its_verdicts(tmp_path, number
 
 def test_what_to_doubt_is_said_with_its_parts(tmp_path):
     of_nodes = judged(0.5, "minimality", "full circuit")
-    said = concluded(
-        tmp_path, judged(0.5), judged(0.6, part="full circuit"), of_nodes, judged(UNSURE), judged(UNJUDGED)
-    )
+    described, unsure = judged(0.3, "interactions"), judged(UNSURE)
+    both = judged(0.5), judged(0.6, part="full circuit")
+    said = concluded(tmp_path, *both, of_nodes, unsure, judged(UNJUDGED), described)
     assert said[1:4] == [
         "Failed, so that a reader should doubt: whether it does alone what the model does (late half; full circuit), "
         "whether every node is needed (full circuit).",
         "Failed only because the interval is too wide, so that more sentences would tell: "
         "whether it does alone what the model does (late half).",
-        "Not judged, so that it is open: whether it does alone what the model does (late half).",
+        "Not judged, and why: 1 sentence (1); only described (1).",
     ]
 
 
@@ -138,6 +138,8 @@ def test_without_verdicts_nothing_is_concluded(tmp_path):
 
 
 def test_every_bar_has_words_for_what_it_asks(tmp_path):
+    far = -1.0, 2.0  # one of them is beyond the bar
     for bar in BARS:
-        told = concluded(tmp_path, judged(UNJUDGED, bar, "some part"))
-        assert any("whether" in sentence and "(some part)" in sentence for sentence in told)
+        if bar != "interactions":  # which has none
+            told = concluded(tmp_path, *(judged(each, bar, "some part") for each in far))
+            assert any("doubt: whether" in sentence and "(some part" in sentence for sentence in told)
