@@ -33,6 +33,7 @@ from reproduction.run import Artifacts, read_artifacts
 from reproduction.shown import Panel, first_showing, panels_of
 from reproduction.steps import read_experiments
 from reproduction.verdicts import KIND, as_key, read_left_out, read_verdicts
+from reproduction.words import Explained, word_id
 
 PAGE = Path(__file__).parent / "page"
 DOUBTFUL_FIRST = ("failed", "not judged", "passed")  # the order of verdicts on the page
@@ -63,6 +64,7 @@ class Section:
     question: str
     sentences: tuple[str, ...]
     figures: tuple[Figure, ...]
+    words: tuple[str, ...] = ()
 
 
 def figures_of(drawn: Artifacts, runs: Mapping[str, Artifacts]) -> dict[str, Figure]:
@@ -95,7 +97,8 @@ def sections_of(figures: Mapping[str, Figure], answers: story.Answers) -> list[S
     for question in story.questions():
         shown = [name for name in left if question.shows(name)]
         of_question = tuple(left.pop(name) for name in shown)
-        sections.append(Section(question.id, question.question, tuple(answers.of(question)), of_question))
+        said = tuple(answers.of(question))
+        sections.append(Section(question.id, question.question, said, of_question, question.words))
     for script, drawn_by in PLOTS.items():
         others = tuple(figure for figure in left.values() if figure.script == script)
         sections.append(Section(script, drawn_by.title, (), others))
@@ -114,6 +117,7 @@ def page(
     environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.globals["style"] = (PAGE / "page.css").read_text(encoding="utf-8")
+    environment.globals |= {"told": Explained(story.forms()), "word_id": word_id}
     environment.globals["behaviour"] = (PAGE / "panel.js").read_text(encoding="utf-8")
     first = next(iter(runs.values())).record
     discovery = runs.get("circuit_discovery")

@@ -39,6 +39,8 @@ class Question:
     question: str
     sentences: tuple[str, ...]
     figures: tuple[str, ...]
+    words: tuple[str, ...] = ()
+    """Words that stand in its figures and tables."""
 
     def shows(self, figure: str) -> bool:
         """Whether a figure of this name belongs here."""
@@ -49,7 +51,13 @@ class Question:
 def questions() -> tuple[Question, ...]:
     """The sections in their order."""
     return tuple(
-        Question(each["id"], each["question"], tuple(each["sentences"]), tuple(each["figures"]))
+        Question(
+            each["id"],
+            each["question"],
+            tuple(each["sentences"]),
+            tuple(each["figures"]),
+            tuple(each.get("words", ())),
+        )
         for each in _story()["section"]
     )
 
@@ -62,6 +70,11 @@ def summary() -> Question:
 def words() -> dict[str, str]:
     """What the field's words mean."""
     return {each["word"]: each["means"] for each in _story()["word"]}
+
+
+def forms() -> dict[str, str]:
+    """The word for each form in which one may stand in a text."""
+    return {form: each["word"] for each in _story()["word"] for form in (each["word"], *each.get("forms", ()))}
 
 
 def changed() -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-// What the page does beyond being read: the panel of a node or link, the slider of the drawing, interactive figures.
+// What the page does beyond being read: the panel of a node or link, words, the slider of the drawing, interactive figures.
 "use strict";
 (() => {
   const panel = document.getElementById("panel");
@@ -73,9 +73,50 @@
   addEventListener("popstate", show);
   addEventListener("hashchange", show);
   addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !panel.hidden) close();
+    if (event.key !== "Escape") return;
+    if (told) tell(null);
+    else if (!panel.hidden) close();
   });
   document.getElementById("close").addEventListener("click", close);
+
+  // A word that is explained says what it means under a pointer, with focus, or at a touch; a click, Enter or a second
+  // touch leads to the list of words.
+  const tip = document.getElementById("tip");
+  let told = null; // the word that the tip is about
+  let touched = null; // the same when a touch began; undefined for a pointer that hovers
+  const place = () => {
+    if (told === null) return;
+    const word = told.getBoundingClientRect(), room = document.documentElement.clientWidth - tip.offsetWidth - 8;
+    const above = word.bottom + tip.offsetHeight > innerHeight && word.top > tip.offsetHeight;
+    tip.style.left = `${Math.max(8, Math.min(word.left, room))}px`;
+    tip.style.top = `${above ? word.top - tip.offsetHeight : word.bottom}px`;
+  };
+  const tell = (word) => {
+    if (told) told.removeAttribute("aria-describedby");
+    told = word;
+    tip.hidden = word === null;
+    if (word === null) return;
+    word.setAttribute("aria-describedby", "tip");
+    tip.textContent = document.getElementById(decodeURIComponent(word.hash.slice(1))).nextElementSibling.textContent;
+    place();
+  };
+  const wordAt = (event) => event.target.closest ? event.target.closest("a.word") : null;
+  addEventListener("pointerover", (event) => {
+    if (event.pointerType === "mouse" && event.target !== tip) tell(wordAt(event));
+  });
+  addEventListener("focusin", (event) => tell(wordAt(event)));
+  addEventListener("pointerdown", (event) => {
+    touched = event.pointerType === "mouse" ? undefined : told;
+    if (event.target !== tip || touched !== undefined) tell(wordAt(event));
+  });
+  addEventListener("click", (event) => {
+    const word = wordAt(event);
+    if (word === null) return;
+    const first = touched !== undefined && event.detail > 0 && touched !== word;
+    if (first) event.preventDefault();
+    tell(first ? word : null);
+  });
+  addEventListener("scroll", place, {capture: true, passive: true});
 
   const least = document.getElementById("least");
   if (least) {

@@ -95,6 +95,15 @@ def test_a_figure_stands_under_the_question_that_it_answers(report):
     assert asked == {"logits-ipp": "nodes", "attn-patterns": "read", "appendix/three": "circuit_discovery_plotting"}
 
 
+def test_the_words_of_the_validation_and_of_links_are_explained(report):
+    text = report.read_text()
+    explained = {*re.findall(r'class="word" href="#word-[^"]*">([^<]+)</a>', text)}
+    assert explained >= {"CPR", "CMD", "∅", "α", "→q", "Jaccard index", "consensus", "complement", "KL divergence",
+                         "corrected", "counterfactual", "NOUN", "XX1"}  # fmt: skip
+    for word in {*re.findall(r'class="word" href="#(word-[^"]*)"', text)}:
+        assert text.count(f'<dt id="{word}">') == 1
+
+
 def test_the_page_says_what_each_number_of_links_counts(report):
     text = report.read_text()
     hidden = text.count(' thin" href="#')
@@ -117,7 +126,8 @@ def test_doubtful_verdicts_come_first_and_open(report):
     assert re.search(r'<details id="verdicts-failed" open>', text)
     assert re.search(r'<details id="verdicts-passed" >', text)
     assert "<td>0.8 to 1.2</td><td>passed</td>" in text
-    assert "Of 3 that have a p or an interval, 1 pass if corrected" in text
+    said = re.sub("</?a[^>]*>", "", text)
+    assert "Of 3 that have a p or an interval, 1 pass if corrected" in said
     words = "passed by itself, but not surely enough among 3 verdicts: more sentences or draws would tell"
     assert f'<td>at most 0.01</td><td>failed<br><span class="faint">{words}</span></td>' in text
     assert "<li><code>stability</code>, searches: is it found again? &lt;none&gt; of it</li>" in text
@@ -251,12 +261,55 @@ def test_an_accessibility_checker_finds_nothing(opened):
     assert [(each["id"], each["nodes"][0]["html"][:200]) for each in found] == []
 
 
+def word_of(page, word: str):
+    """Where a word is explained in the first section."""
+    return page.locator(f'#answer a.word[href="#word-{word}"]').first
+
+
 @needs_browser
-def test_a_word_is_explained_where_it_stands_by_keyboard_too(opened):
-    opened.locator("#answer .word").first.focus()
-    tip = opened.locator("#answer .word .tip").first
-    assert tip.is_visible()
+def test_a_word_is_explained_where_it_stands_by_keyboard_and_pointer(opened):
+    tip = opened.locator("#tip")
+    word_of(opened, "END").focus()
     assert tip.inner_text() == story.words()["END"]
+    assert word_of(opened, "END").get_attribute("aria-describedby") == "tip"
+    opened.keyboard.press("Escape")
+    assert not tip.is_visible()
+    word_of(opened, "MLP").hover()
+    assert tip.inner_text() == story.words()["MLP"]
+    tip.hover()
+    assert tip.is_visible(), "a reader may point at the tip"
+    opened.locator("h1").hover()
+    assert not tip.is_visible()
+
+
+@needs_browser
+def test_a_word_is_explained_in_the_panel_too_and_the_list_of_words_is_a_click_away(opened):
+    opened.locator('.drawing a.box[href="#a9.h1@END"]').click()
+    opened.locator('#panel a.word[href="#word-NOUN"]').focus()
+    assert opened.locator("#tip").inner_text() == story.words()["NOUN"]
+    opened.keyboard.press("Enter")
+    assert opened.url.endswith("#word-NOUN")
+    assert not opened.locator("#tip").is_visible()
+
+
+@needs_browser
+def test_a_touch_explains_a_word_within_a_small_screen_and_another_leads_to_the_list(browser, report):
+    phone = browser.new_context(has_touch=True, is_mobile=True, viewport={"width": 390, "height": 800})
+    page = phone.new_page()
+    page.set_default_timeout(HANGS)
+    page.goto(report.as_uri())
+    tip = page.locator("#tip")
+    for word in page.locator("#answer a.word").all():
+        word.tap()
+        assert tip.inner_text() == story.words()[word.get_attribute("href").removeprefix("#word-").replace("-", " ")]
+        assert "#word" not in page.url
+        assert page.evaluate("(({left, right}) => left >= 0 && right <= innerWidth)(tip.getBoundingClientRect())")
+        page.locator("h1").tap()
+        assert not tip.is_visible()
+    word_of(page, "END").tap()
+    word_of(page, "END").tap()
+    assert page.url.endswith("#word-END")
+    phone.close()
 
 
 @needs_browser
