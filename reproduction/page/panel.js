@@ -153,6 +153,18 @@
   }, {rootMargin: "300px"});
   for (const place of document.querySelectorAll("[data-plot]")) watch.observe(place);
 
+  // What scrolls sideways can be reached by keyboard. The drawing begins at its right end, with the logits.
+  const drawing = document.querySelector(".drawing");
+  const fit = () => {
+    for (const each of document.querySelectorAll(".sheet")) {
+      if (each.scrollWidth > each.clientWidth) each.tabIndex = 0;
+      else each.removeAttribute("tabindex");
+    }
+    if (drawing) drawing.scrollLeft = drawing.scrollWidth;
+  };
+  addEventListener("resize", fit);
+  fit();
+
   addEventListener("load", show); // after the browser has scrolled to what the address names
   show();
 })();

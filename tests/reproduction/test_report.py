@@ -252,6 +252,43 @@ def test_nothing_scrolls_sideways(opened):
 
 
 @needs_browser
+@pytest.mark.parametrize(("opened", "label"), [((1400, "light"), "none"), ((390, "light"), '"measured: "')],
+                         indirect=["opened"])  # fmt: skip
+def test_a_number_keeps_the_heading_of_its_column_where_a_row_becomes_a_block(opened, label):
+    for table in ("verdicts", "results"):
+        before = (
+            f"getComputedStyle(document.querySelector('table.{table} td[data-label=measured]'), '::before').content"
+        )
+        assert opened.evaluate(before) == label
+
+
+@needs_browser
+@pytest.mark.parametrize("opened", [(390, "light")], indirect=True)
+def test_figures_and_the_drawing_are_not_shrunk_until_they_cannot_be_read(opened):
+    sheet = opened.locator('[data-plot="logits-ipp"]')
+    sheet.scroll_into_view_if_needed()
+    shown, drawn = sheet.evaluate("each => [each.scrollWidth, Number(each.dataset.width)]")
+    assert shown >= 0.75 * drawn > 390
+    assert sheet.get_attribute("tabindex") == "0", "what scrolls is reached by keyboard"
+    pixels = opened.evaluate("document.querySelector('.drawing .box text').getBoundingClientRect().height")
+    assert pixels >= 11
+    opened.evaluate("dispatchEvent(new Event('resize'))")
+    seen = opened.locator('.drawing a.box[href="#logits@END"]').bounding_box()
+    assert 0 <= seen["x"] <= 390 - seen["width"], "it begins with the logits"
+
+
+@needs_browser
+@pytest.mark.parametrize("opened", [(1400, "dark"), (390, "dark")], indirect=True)
+def test_in_the_dark_a_figure_is_a_card_with_its_own_colours(opened):
+    look = "each => [each, each.querySelector('.sheet')].map(getComputedStyle)"
+    colours = f"each => ({look})(each).map(style => [style.backgroundColor, style.filter])"
+    around, card = opened.locator("figure.plot").first.evaluate(colours)
+    assert around[0] != "rgb(255, 255, 255)"
+    assert card == ["rgb(255, 255, 255)", "none"]
+    assert opened.locator("figure.plot .sheet").first.evaluate("each => getComputedStyle(each).borderRadius") != "0px"
+
+
+@needs_browser
 @pytest.mark.parametrize("opened", [(1400, "light"), (1400, "dark"), (390, "light")], indirect=True)
 def test_an_accessibility_checker_finds_nothing(opened):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="the checker is not installed")
