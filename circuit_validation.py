@@ -19,6 +19,7 @@ from reproduction.settings import ValidationSettings
 settings = read_settings(__doc__, ValidationSettings(n=490)).chosen()
 
 import pandas as pd
+import torch
 
 from dataset import get_valid_years
 from path_patching.bootstrap import sentence_weights
@@ -39,7 +40,7 @@ from path_patching.circuits.validation.size_curve import halves, on_curve, rando
 from path_patching.circuits.validation.stability import stability
 from path_patching.circuits.validation.strength import strengths
 from path_patching.circuits.validation.verdicts import judge
-from path_patching.engine import Request
+from path_patching.engine import Engine, Request
 from path_patching.errors import UserError
 from path_patching.gpt2.tensor_cache import is_gpt2_small
 from path_patching.gpt2.tokenizer import load_tokenizer
@@ -53,7 +54,8 @@ from tasks.other_twins import with_twins
 from tasks.plain_sentences import plain_sentences
 from utils import cutoff_sharpness, draw_sentences, greater_than, log_odds, start_experiment, year_metrics
 
-FEW = 194  # sentences (two of each YY) for tests with thousands of evaluations
+SOME = 194  # of each 490 sentences, for tests with hundreds of evaluations: two of each YY
+FEW = 97  # for tests with thousands: one of each YY
 
 # %% Which sentences, and which circuit? ∅, the run with everything on 01 data, is scored on the original YY.
 experiment = start_experiment(settings)
@@ -67,12 +69,19 @@ paths_of = {
 }
 parts = {part: of(circuit) for part, of in paths_of.items()}
 drawn_of_each = experiment.clusters, ("nouns", "YYs")
+
+
+def on(rows: slice | torch.Tensor) -> tuple[Engine, Scale]:
+    """Some of the sentences alone, and their scale."""
+    some, clusters = engine.like(engine.sentences.rows(rows)), [each[rows] for each in experiment.clusters]
+    return some, Scale.of(some, greater_than(dataset.years_YY[rows]), clusters, drawn_of_each[1], most=1)
+
+
 scale = Scale.of(engine, experiment.metric, *drawn_of_each, most=1)
+times = max(1, len(dataset) // 490)
+(engine_of_some, scale_of_some), (engine_of_few, scale_of_few) = (on(slice(each * times)) for each in (SOME, FEW))
 verdicts, evaluations = Verdicts(run), Evaluations(run, dataset.as_table(), year_metrics())
 clean = evaluations.note("clean", engine.clean(), "clean")["probability_difference"]
-few = slice(FEW)
-engine_of_few, clusters_of_few = engine.like(engine.sentences.rows(few)), [each[few] for each in experiment.clusters]
-metric_of_few = greater_than(dataset.years_YY[few])
 UNMEASURED = "not measured, since the span is zero"
 tokenizer = load_tokenizer()
 years = get_valid_years(tokenizer, as_published=settings.as_published)
@@ -138,7 +147,6 @@ if "seeds" in settings.only:
 # %% Do random circuits of its shape do less? From any layers, and with as many heads in each layer.
 if "random" in settings.only:
     rows, found, none_drawn = [], [], {}
-    scale_of_few = Scale.of(engine_of_few, metric_of_few, clusters_of_few, drawn_of_each[1])
     for part, of in paths_of.items():
         for kind in DRAWS:
             try:
@@ -157,8 +165,10 @@ if "random" in settings.only:
 if "minimality" in settings.only:
     of_nodes, of_links, found = [], [], []
     for part, paths in parts.items():
-        lost = minimality(engine, scale, paths, YY, END, part, circuit.placed)
-        beside = beside_random_links(engine, scale, circuit, paths_of[part], lost, YY, END, seed=settings.seed)
+        lost = minimality(engine_of_some, scale_of_some, paths, YY, END, part, circuit.placed)
+        beside = beside_random_links(
+            engine_of_some, scale_of_some, circuit, paths_of[part], lost, YY, END, seed=settings.seed
+        )
         found += [*lost.verdicts(), beside.verdict()]
         for node in lost.nodes:
             ends = columns(alone=node.alone, given_class=node.given_class)
@@ -180,7 +190,9 @@ if "minimality" in settings.only:
 if "completeness" in settings.only:
     rows, found = [], []
     for part, paths in parts.items():
-        complete = completeness(engine, scale, paths, YY, END, part, settings.seed, placed=circuit.placed)
+        complete = completeness(
+            engine_of_some, scale_of_some, paths, YY, END, part, settings.seed, placed=circuit.placed
+        )
         found += complete.verdicts()
         for gap in complete.gaps:
             ends = {"model": gap.model, "circuit": gap.circuit} | columns(gap=gap.gap)
@@ -213,12 +225,9 @@ if "counterfactuals" in settings.only:
 if "sizes" in settings.only and len(dataset) < 2:
     verdicts.note("sizes", [], {"sizes": "how good is the best circuit of each size? One sentence has no two halves"})
 elif "sizes" in settings.only:
-    ranking, held_out = halves(len(dataset), settings.seed)
-    start_yy, drawn_of = dataset.years_YY, dataset.as_table()
-    order = ranked_nodes(engine.like(engine.sentences.rows(ranking)), greater_than(start_yy[ranking]), END)
-    evaluated = engine.like(engine.sentences.rows(held_out))
-    clusters_of_half = clusters_of(drawn_of.iloc[held_out.tolist()])
-    scale_of_half = Scale.of(evaluated, greater_than(start_yy[held_out]), clusters_of_half, drawn_of_each[1])
+    ranking, held_out = halves(len(engine_of_some.sentences), settings.seed)
+    (ranked, scale_of_ranked), (evaluated, scale_of_half) = on(ranking), on(held_out)
+    order = ranked_nodes(ranked, scale_of_ranked.metric, END)
     curve = size_curve(evaluated, scale_of_half, order, END)
     by_chance = random_curve(evaluated, scale_of_half, END, seed=settings.seed)
     point = on_curve(evaluated, scale_of_half, order, circuit, END)
@@ -236,10 +245,11 @@ elif "sizes" in settings.only:
 
 # %% Is it found again? The search by rule, on draws of the nouns and years, at several thresholds.
 if "stability" in settings.only:
-    weights = sentence_weights(len(engine_of_few.sentences), settings.seed, clusters_of_few, settings.bootstraps)
-    effects = remembered_effects(engine_of_few, metric_of_few)
+    n_few, clusters_of_few = len(engine_of_few.sentences), scale_of_few.clusters
+    weights = sentence_weights(n_few, settings.seed, clusters_of_few, settings.bootstraps)
+    effects = remembered_effects(engine_of_few, scale_of_few.metric)
     try:
-        doubt = too_few(len(engine_of_few.sentences), clusters_of_few, drawn_of_each[1])
+        doubt = too_few(n_few, clusters_of_few, drawn_of_each[1])
         searches = stability(effects, weights, YY, END, settings.thresholds, doubt=doubt)
     except UserError as none:
         verdicts.note("stability", [], {"searches": f"is it found again? {none}"})
@@ -256,7 +266,7 @@ if "stability" in settings.only:
 # %% Does a stronger patch do more?
 if "strength" in settings.only:
     late = parts["late half"]
-    graded = strengths(engine, scale, late, members(late, YY, END), "late half")
+    graded = strengths(engine_of_some, scale_of_some, late, members(late, YY, END), "late half")
     verdicts.note("strength", [verdict for each in graded for verdict in each.verdicts()])
     rows = []
     for each in graded:

@@ -241,7 +241,7 @@ def test_a_test_that_there_is_not_is_one_line():
 
 # Every test is asked of the sentences and the paths that its name says, and its answers are in its table
 
-FEW_HERE = 40  # sentences, in place of the script's own number, so that they are not all of them
+SOME_HERE, FEW_HERE = 60, 40  # sentences, in place of the script's own numbers, so that they are not all of them
 RECORDED = {
     "faithfulness": ("faithfulness", "divergence"),
     "matched": ("matched",),
@@ -305,8 +305,11 @@ def recorded(tmp_path_factory, model) -> Recorded:
     folder = tmp_path_factory.mktemp("recorded")
     script, calls = folder / f"{SCRIPT}.py", defaultdict(list)
     text = (ROOT / script.name).read_text()
-    assert text.count("\nFEW = 194 ") == 1
-    script.write_text(text.replace("\nFEW = 194 ", f"\nFEW = {FEW_HERE} "))
+    of_each = {"SOME = 194 ": f"SOME = {SOME_HERE // 2} ", "FEW = 97 ": f"FEW = {FEW_HERE // 2} ", "// 490)": "// 48)"}
+    for own, here in of_each.items():  # twice these, of 97 sentences
+        assert text.count(own) == 1
+        text = text.replace(own, here)
+    script.write_text(text)
 
     def recording(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def recorded(*args: object, **named: object) -> Any:
@@ -398,7 +401,7 @@ def test_nodes_and_links_are_taken_from_both_parts(recorded, test):
     for asked, _ in calls:
         assert asked.paths == recorded.parts[asked.subject]
         assert (asked.yy, asked.end) == (recorded.experiment.YY, recorded.experiment.END)
-        assert recorded.rows(asked.engine) == [*range(97)]
+        assert recorded.rows(asked.engine) == [*range(SOME_HERE)]
         recorded.check_scale(asked.engine, asked.scale)
 
 
@@ -412,6 +415,8 @@ def test_what_is_lost_is_in_the_row_of_its_node_link_or_set(recorded):
             key = (asked.subject, link.link.reader, link.link.via, link.link.sender)
             values_of(links[key], alone=link.alone)
     for asked, beside in recorded.calls["beside_random_links"]:
+        assert recorded.rows(asked.engine) == [*range(SOME_HERE)]
+        recorded.check_scale(asked.engine, asked.scale)
         assert asked.part(recorded.circuit) == recorded.parts[beside.subject]
         for link, others in beside.others.items():
             line = links[beside.subject, link.reader, link.via, link.sender]
@@ -451,8 +456,8 @@ def test_counterfactuals_differ_where_their_names_say(recorded):
         assert (line["control"], line["too_weak"]) == (each.control, each.too_weak)
 
 
-def test_one_half_of_the_sentences_ranks_nodes_and_the_other_is_evaluated(recorded):
-    ranking, held_out = halves(97, 3)
+def test_one_half_of_some_sentences_ranks_nodes_and_the_other_is_evaluated(recorded):
+    ranking, held_out = halves(SOME_HERE, 3)
     ((ranked, order),) = recorded.calls["ranked_nodes"]
     assert recorded.rows(ranked.engine) == ranking.tolist()
     own_yy = recorded.experiment.dataset.years_YY[ranking]
@@ -495,10 +500,10 @@ def test_searches_are_on_draws_of_few_sentences(recorded):
 def test_strengths_and_interactions_are_those_of_the_late_half(recorded):
     (strong,), (pairs,) = recorded.calls["strengths"], recorded.calls["interactions"]
     late = {"m1@END", "a0.h0@END", "a1.h1@END"}
-    for asked, _ in (strong, pairs):
+    for (asked, _), n_sentences in ((strong, SOME_HERE), (pairs, 97)):
         assert asked.paths == recorded.parts["late half"]
         assert {*asked.members} == late
-        assert recorded.rows(asked.engine) == [*range(97)]
+        assert recorded.rows(asked.engine) == [*range(n_sentences)]
         recorded.check_scale(asked.engine, asked.scale)
     table = by_row(recorded.made.load("validation_strength.csv"), "subject", "alpha")
     for each in strong.found:
