@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from itertools import pairwise
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +31,7 @@ from reproduction.paper import PAPER
 from reproduction.run import read_artifacts
 from reproduction.steps import Step
 from tests.helpers.experiments import made_by, random_gpt2
-from tests.helpers.scripts import error_line, output, run_python, run_script
+from tests.helpers.scripts import error_line, output, run_script
 from utils import cutoff_sharpness, prob_diff, start_experiment
 
 
@@ -198,7 +200,7 @@ def test_a_step_that_does_not_end_after_ctrl_c_is_ended(tmp_path, monkeypatch, i
 
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("tidies_up", [True, False])
-def test_a_request_to_end_is_passed_on_to_the_step_and_waited_for(tmp_path, which, tidies_up):
+def test_a_request_to_end_is_passed_on_to_the_step_and_waited_for(tmp_path, monkeypatch, which, tidies_up):
     """The step went on alone, and published."""
     on_end = "lambda *_: (time.sleep(0.6), open(sys.argv[0] + '.tidy', 'w'), os._exit(0))"
     (tmp_path / "neuron_plots.py").write_text(
@@ -207,14 +209,16 @@ def test_a_request_to_end_is_passed_on_to_the_step_and_waited_for(tmp_path, whic
         + f"open(sys.argv[0] + '.pid', 'w').write(str(os.getpid())); os.kill(os.getppid(), {which:d}); time.sleep(60)\n"
         "open(sys.argv[0] + '.published', 'w')"
     )
-    ended = run_python(
-        "-c",
-        "import sys, signal; from pathlib import Path; import reproduce, reproduction.steps as steps\n"
-        f"signal.signal({which:d}, signal.SIG_DFL)\n"
-        f"folder = steps.ROOT = Path({str(tmp_path)!r})\n"
-        "reproduce.run_step(steps.Step('neuron_plots', (), folder, folder))",
-    )
-    assert ended.returncode == -which
+    monkeypatch.setattr("reproduction.steps.ROOT", tmp_path)
+
+    def run() -> None:
+        signal.signal(which, signal.SIG_DFL)
+        reproduce.run_step(Step("neuron_plots", (), tmp_path, tmp_path))
+
+    ended = ForkProcess(target=run)  # a copy of this process, which has imported already what takes long
+    ended.start()
+    ended.join()
+    assert ended.exitcode == -which
     assert (tmp_path / "neuron_plots.py.tidy").is_file() == tidies_up
     assert not (tmp_path / "neuron_plots.py.published").exists()
     with pytest.raises(ProcessLookupError):
@@ -265,10 +269,8 @@ def test_a_circuit_is_printed_as_edges_and_nothing_is_lost(tmp_path):
 def test_edges_are_written_with_arrows_that_the_output_can_hold(tmp_path, encoding):
     """Each arrow was a question mark, and what was written could not be read."""
     path = tmp_path / "paper.txt"
-    command = [sys.executable, str(ROOT / "reproduce.py"), "circuit", "paper", "--to", "edges"]
-    with path.open("wb") as file:
-        environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
-        subprocess.run(command, stdout=file, env=environment, check=True)
+    with path.open("w", encoding=encoding, errors="replace") as file, redirect_stdout(file):
+        show_circuits(["paper", "--to", "edges"])
     assert ("→" in path.read_text(encoding="utf-8")) == (encoding == "utf-8")
     assert read_circuit(path).links == PAPER.links
 
@@ -374,20 +376,21 @@ def test_killed_twice_it_ends_with_the_results_of_an_undisturbed_run(tmp_path, m
     whole = {script: made_by(script, tmp_path, model, 97, "--engine", "torch") for script in scripts}
 
     flags = ["--model", str(model), "--engine", "torch", "--n", "97", "--out", str(tmp_path / "killed")]
-    command = [sys.executable, str(ROOT / "reproduce.py"), *flags, "--only", *scripts]
-    environment = {"TENSORS_CACHE_DIR": str(tmp_path / "tensors"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command_line = [*flags, "--only", *scripts]
+    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(reproduce.sys, "excepthook", reproduce.sys.excepthook)
     folder = tmp_path / "killed" / "paper-cache"
     moments = (
         (lambda: any(folder.glob(".circuit_discovery.*.staged/*")), True),  # in the middle of a step
         (lambda: any(folder.glob(".random_circuit_ablation.*.staged")), False),  # it goes on alone
     )
     for happened, with_its_step in moments:
-        started = subprocess.Popen(
-            command, env=os.environ | environment, stdout=subprocess.DEVNULL, start_new_session=True
-        )
+        command = [sys.executable, str(ROOT / "reproduce.py"), *command_line]
+        started = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         kill_once_it_has(started, happened, with_its_step)
-    finished = output(run_python(*command[1:], settings=environment))
-    assert "circuit_discovery is done already" in finished
+    reproduce.main(command_line)
+    assert "circuit_discovery is done already" in capsys.readouterr().out
     for script, undisturbed in whole.items():
         made = read_artifacts(folder, script)
         assert made.record["numbers"] == undisturbed.record["numbers"]
@@ -396,7 +399,5 @@ def test_killed_twice_it_ends_with_the_results_of_an_undisturbed_run(tmp_path, m
             assert torch.equal(one, other) if isinstance(one, torch.Tensor) else str(one) == str(other), name
     assert not list(folder.glob(".*.staged"))
 
-    monkeypatch.setenv("TENSORS_CACHE_DIR", environment["TENSORS_CACHE_DIR"])
-    monkeypatch.setattr(reproduce.sys, "excepthook", reproduce.sys.excepthook)
-    reproduce.main(command[2:])
+    reproduce.main(command_line)
     assert capsys.readouterr().out.count("is done already") == len(scripts)
