@@ -10,9 +10,9 @@ from examples import colour_model
 from path_patching.files import ROOT
 from path_patching.gpt2.tokenizer import load_tokenizer
 from tests.helpers.experiments import random_gpt2
-from tests.helpers.scripts import output, run_python
+from tests.helpers.scripts import output, run_script
 
-SCRIPT = str(ROOT / "examples" / "own_task.py")
+SCRIPT = ROOT / "examples" / "own_task.py"
 
 
 def test_words_are_one_token_so_that_sentences_are_of_one_length():
@@ -24,7 +24,7 @@ def test_words_are_one_token_so_that_sentences_are_of_one_length():
 def test_it_runs_on_any_model(tmp_path):
     model = random_gpt2(tmp_path / "mine")
     flags = ["--model", str(model), "--n", "12", "--out", str(tmp_path / "out")]
-    printed = output(run_python(SCRIPT, *flags, settings={"TENSORS_CACHE_DIR": str(tmp_path / "tensors")}))
+    printed = output(run_script(SCRIPT, *flags, settings={"TENSORS_CACHE_DIR": str(tmp_path / "tensors")}))
     assert "corrupted: '<|endoftext|> The" in printed
     assert "full circuit alone" in printed
     assert len(re.findall(r"; bar: .*; (?:passed|failed|not judged)", printed)) == 11
@@ -35,7 +35,7 @@ def test_it_runs_on_any_model(tmp_path):
 def test_a_model_that_learned_the_task_has_a_circuit_for_it(tmp_path):
     folder = tmp_path / "out"
     flags = ["--n", "60", "--engine", "torch", "--out", str(folder)]
-    printed = output(run_python(SCRIPT, *flags, settings={"TENSORS_CACHE_DIR": str(tmp_path / "tensors")}))
+    printed = output(run_script(SCRIPT, *flags, settings={"TENSORS_CACHE_DIR": str(tmp_path / "tensors")}))
     clean = float(re.search(r"^colour-model: clean ([\d.]+)", printed, re.MULTILINE)[1])
     assert clean > 4, "the model has learned to repeat the colour"
     late = float(re.search(r"^late half alone: .*, ([-−\d.]+) % of clean", printed, re.MULTILINE)[1])
