@@ -427,7 +427,7 @@ def through_by_hand(paths: set[tuple], senders: list[Node]) -> set[tuple]:
 
 
 properties = settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much]
+    max_examples=75, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much]
 )
 
 

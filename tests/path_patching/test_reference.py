@@ -126,7 +126,7 @@ def repeated() -> tuple[Setup, Sentences]:
     return setup, setup.sentences.rows(torch.tensor([2, 0, 1, 2, 3]))
 
 
-@pytest.mark.parametrize("memory_gb", [4.0, 1e-9])
+@pytest.mark.parametrize("memory_gb", [4.0, 1e-3])
 def test_as_an_engine_it_gives_the_same_however_sentences_are_cut(memory_gb):
     setup, sentences = repeated()
     engine, reference = ReferenceEngine(setup.model, sentences, memory_gb=memory_gb), Reference(setup.model, sentences)

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from itertools import count
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import NoReturn
 
@@ -76,9 +77,8 @@ def hold_the_lock(folder, ready) -> None:
 @pytest.fixture
 def busy(tmp_path):
     """Another process in the middle of a run in `tmp_path`."""
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    process = context.Process(target=hold_the_lock, args=(tmp_path, ready))
+    ready = multiprocessing.get_context("fork").Event()
+    process = ForkProcess(target=hold_the_lock, args=(tmp_path, ready))
     process.start()
     assert ready.wait(60)
     yield process
@@ -103,10 +103,9 @@ def test_what_a_killed_run_left_is_cleared_and_does_not_block(busy, tmp_path):
 
 
 def test_waiting_ends_with_the_other_run(busy, tmp_path, capsys):
-    context = multiprocessing.get_context("spawn")
-    waiting = context.Process(target=wait_for, args=(NAME, tmp_path))
+    waiting = ForkProcess(target=wait_for, args=(NAME, tmp_path))
     waiting.start()
-    waiting.join(5)
+    waiting.join(1)
     assert waiting.is_alive()
     busy.kill()
     waiting.join(30)

@@ -384,7 +384,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
     assert torch.equal(read_artifacts(tmp_path, "circuit_discovery").load("probs.pt"), torch.ones(2, 3))
 
 
-@tried(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@tried(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     file=st.sampled_from(["probs.pt", "deep/probs.pt", "circuit_discovery.json"]),
     kept=st.floats(0, 1),
@@ -443,7 +443,7 @@ def change_somewhere(part: dict, draw) -> None:
         part[draw(st.sampled_from([name, name, "../x"]))] = draw(VALUES)
 
 
-@tried(max_examples=300, deadline=None, derandomize=True)
+@tried(max_examples=100, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_record_is_read_as_it_was_written_or_refused_in_one_line(a_record, data):
     """Edited, spoiled, or written by a run of ours that went astray (`signed`)."""
