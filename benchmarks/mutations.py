@@ -1,6 +1,6 @@
 """Do the tests notice a fault? Plausible ones are put into the code, one at a time: which live?
 
-python benchmarks/mutations.py [--area AREA ...] [--only TEXT ...] [--every N] [--jobs N] [--slow] [--check]
+python benchmarks/mutations.py [--area AREA ...] [--only TEXT ...] [--every N] [--jobs N] [--near | --slow] [--check]
 
 `mutations.txt` beside this file is the table. `# plotting scripts` begins an area; a fault has three lines, the file
 and what goes wrong, the code as it stands, and the code with the fault:
@@ -11,9 +11,10 @@ and what goes wrong, the code as it stands, and the code with the fault:
 
 What stands behind `- ` has to be in its file exactly once; `--check` asks for no more than that, and the tests do, too.
 For each fault the repository, as it lies there, is copied to a temporary folder, the fault put in, and tests are run
-until one fails: those of the files called like the module, then the fast ones of the files that name it, then all other
-fast ones; with `--slow` the slow ones, too, before a fault is said to live. A test that fails without the fault as well
-counts for nothing. A run in which no test ends for a long time hangs, which counts as noticed.
+until one fails: those of the files called like the module, then the fast ones of the files that name it, and then, but
+for `--near`, all other fast ones; with `--slow` the slow ones, too, before a fault is said to live. A test that fails
+without the fault as well counts for nothing. A run in which no test ends for a long time hangs, which counts as
+noticed.
 
 Whoever writes a fault should not have written the tests that are to see it.
 """
@@ -153,6 +154,7 @@ class Runner:
     root: Path
     folder: Path
     slow: bool = False
+    near: bool = False
     silence: float = SILENCE
     running: set[subprocess.Popen[bytes]] = field(default_factory=set)
     passes_clean: dict[str, bool] = field(default_factory=dict)
@@ -172,7 +174,8 @@ class Runner:
         """Whether a test notices the fault in a copy, and which."""
         mirrored, naming, others = files_of_tests(fault.file, copy)
         unsound: set[str] = set()  # seen in this copy
-        stages = [(mirrored, ""), (naming, FAST), (others, FAST)]
+        stages = [(mirrored, ""), (naming, FAST)]
+        stages += [] if self.near else [(others, FAST)]
         stages += [([*naming, *others], SLOW)] if self.slow else []
         for files, marked in stages:
             while files:
@@ -189,7 +192,7 @@ class Runner:
                 if noticing := [test for test in failed if self._passes_clean(test)]:
                     return True, noticing[0]
                 unsound.update(failed)
-        return False, "all tests passed" if self.slow else "all fast tests passed"
+        return False, f"all {'' if self.slow else 'near and fast ' if self.near else 'fast '}tests passed"
 
     def _passes_clean(self, test: str) -> bool:
         """Whether a test passes without a fault; one that does not is not run again."""
@@ -327,7 +330,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="only faults whose file or words hold one of these")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only one in N of these, spread over all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many faults at a time")
-    parser.add_argument("--slow", action="store_true", help="let what survives meet the slow tests as well")
+    how_far = parser.add_mutually_exclusive_group()
+    how_far.add_argument("--near", action="store_true", help="ask only tests that are called like a file or name it")
+    how_far.add_argument("--slow", action="store_true", help="let what survives meet the slow tests as well")
     parser.add_argument("--check", action="store_true", help="only look whether the table still fits the code")
     options = parser.parse_args(arguments)
     for name in ("jobs", "every"):
@@ -341,7 +346,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{len(faults)} faults fit the code")
         return
     with tempfile.TemporaryDirectory(prefix="mutations-", ignore_cleanup_errors=True) as folder:
-        runner = Runner(snapshot(ROOT, Path(folder) / "repository"), Path(folder), options.slow)
+        runner = Runner(snapshot(ROOT, Path(folder) / "repository"), Path(folder), options.slow, options.near)
         print(f"\n{report(run_all(faults, runner, options.jobs))}")
 
 

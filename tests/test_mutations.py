@@ -114,6 +114,17 @@ def test_what_is_tested_is_noticed_and_what_is_not_lives(
     assert (shop / "shop" / "price.py").read_text() == MODULE
 
 
+def test_near_leaves_out_tests_that_do_not_name_the_file(shop: Path, tmp_path: Path) -> None:
+    (shop / "tests" / "test_price.py").rename(shop / "tests" / "test_far.py")
+    (shop / "tests" / "test_far.py").write_text(TESTS.replace("shop.price", "shop .price"))
+    price = fault("3 * n", "4 * n")
+    found = [Runner(shop, tmp_path, near=near).outcome(price) for near in (True, False)]
+    assert [(each.noticed, each.by) for each in found] == [
+        (False, "all near and fast tests passed"),
+        (True, "tests/test_far.py::test_price"),
+    ]
+
+
 def test_a_snapshot_has_new_files_and_none_that_git_ignores(shop: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no git checkout"):
         snapshot(tmp_path / "nowhere", tmp_path / "copy")
