@@ -54,6 +54,9 @@ class Figure:
     commands: tuple[str, ...]
     script: str
     """The plotting script."""
+    name: str
+    asks: frozenset[str]
+    """What each of its panels shows, of whichever run; empty where the record does not say."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,29 @@ class Section:
     question: str
     sentences: tuple[str, ...]
     figures: tuple[Figure, ...]
+    folded: tuple[Figure, ...] = ()
+    """Figures that are seen once the reader unfolds them."""
+    elsewhere: tuple[tuple[Figure, tuple[str, ...]], ...] = ()
+    """Figures of the page that show what others do, too, and the names of those, which are not on the page."""
     words: tuple[str, ...] = ()
 
+    @property
+    def all_figures(self) -> tuple[Figure, ...]:
+        """Its figures, folded or not."""
+        return self.figures + self.folded
 
-def figures_of(drawn: Artifacts, runs: Mapping[str, Artifacts]) -> dict[str, Figure]:
+    @property
+    def commands(self) -> list[str]:
+        """The commands that made its figures."""
+        return list(dict.fromkeys(command for figure in self.all_figures for command in figure.commands))
+
+
+def figures_of(
+    drawn: Artifacts, runs: Mapping[str, Artifacts], panels: Mapping[str, Mapping[str, Panel]]
+) -> dict[str, Figure]:
     """The figures of a plotting script by name; `runs`, by their records' names, are what it may be drawn from.
+
+    `panels` are those that show artifacts, by figure and title.
 
     Raises `UserError` if a figure's data is missing or damaged.
     """
@@ -87,22 +108,51 @@ def figures_of(drawn: Artifacts, runs: Mapping[str, Artifacts]) -> dict[str, Fig
             _picture(drawn, f"{name}.png"),
             (*commands, drawn.record["command"]),
             drawn.script,
+            name,
+            frozenset(_asked(panel, data["data"][0]["type"]) for panel in panels.get(name, {}).values()),
         )
     return found
 
 
+def _asked(panel: Panel, kind: str) -> str:
+    """What a panel shows, and as which kind of plot: the same for the same question to another run."""
+    about = {key: value for key, value in panel.about.items() if key not in ("cell", "nan")}
+    return json.dumps([kind, about], sort_keys=True)
+
+
 def sections_of(figures: Mapping[str, Figure], answers: story.Answers) -> list[Section]:
-    """The sections in the paper's order; figures that no section names come last, by plotting script."""
-    left, sections = dict(figures), []
+    """The sections in the paper's order; figures that no section names come last, by plotting script.
+
+    What is shown already is not shown again.
+    """
+    left, sections, shown_by = dict(figures), [], dict[str, Figure]()
     for question in story.questions():
-        shown = [name for name in left if question.shows(name)]
-        of_question = tuple(left.pop(name) for name in shown)
+        of_question = {name: left.pop(name) for name in question.of(left)}
+        shown, elsewhere = _each_once(of_question, shown_by)
+        open_ = tuple(figure for name, figure in shown.items() if not question.folds(name))
+        folded = tuple(figure for name, figure in shown.items() if question.folds(name))
         said = tuple(answers.of(question))
-        sections.append(Section(question.id, question.question, said, of_question, question.words))
+        sections.append(Section(question.id, question.question, said, open_, folded, elsewhere, question.words))
     for script, drawn_by in PLOTS.items():
         others = tuple(figure for figure in left.values() if figure.script == script)
         sections.append(Section(script, drawn_by.title, (), others))
-    return [each for each in sections if each.sentences or each.figures]
+    return [each for each in sections if each.sentences or each.all_figures]
+
+
+def _each_once(
+    figures: Mapping[str, Figure], shown_by: dict[str, Figure]
+) -> tuple[dict[str, Figure], tuple[tuple[Figure, tuple[str, ...]], ...]]:
+    """Those figures that show something new, and which figures show what the others do; `shown_by` is added to."""
+    shown: dict[str, Figure] = {}
+    elsewhere: dict[str, tuple[Figure, list[str]]] = {}
+    for name, figure in figures.items():
+        if figure.asks and figure.asks <= shown_by.keys():
+            first = shown_by[min(figure.asks)]
+            elsewhere.setdefault(first.id, (first, []))[1].append(name)
+        else:
+            shown[name] = figure
+            shown_by |= dict.fromkeys(figure.asks - shown_by.keys(), figure)
+    return shown, tuple((first, tuple(names)) for first, names in elsewhere.values())
 
 
 def page(
@@ -201,10 +251,10 @@ def main(arguments: list[str]) -> None:
         check_up_to_date(made, folder)
     report = start_plots("report", settings, *runs.values(), results, *drawn, might_read=(*EXPERIMENTS, *PLOTS))
     by_record = {record_path(folder, run.script).name: run for run in runs.values()}
-    figures = {name: each for script in drawn for name, each in figures_of(script, by_record).items()}
+    panels = panels_of(drawn, folder)
+    figures = {name: each for script in drawn for name, each in figures_of(script, by_record, panels).items()}
     title = report.plainly_titled("How does GPT-2 compute greater-than?")
-    panels = first_showing(panels_of(drawn, folder))
-    text = page(title, command("report"), runs, results, figures, panels)
+    text = page(title, command("report"), runs, results, figures, first_showing(panels))
     report.publication.stage("report.html", text.encode())
     report.publish()
-    print(f"{len(figures)} figures are in {plot_folder / 'report.html'}")
+    print(f"{text.count('<figure id=')} figures are in {plot_folder / 'report.html'}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache, cached_property
@@ -39,12 +39,19 @@ class Question:
     question: str
     sentences: tuple[str, ...]
     figures: tuple[str, ...]
+    folded: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     """Words that stand in its figures and tables."""
 
-    def shows(self, figure: str) -> bool:
-        """Whether a figure of this name belongs here."""
-        return any(fnmatch(figure, pattern) for pattern in self.figures)
+    def of(self, figures: Iterable[str]) -> list[str]:
+        """The names of those figures that belong here, in the order of its patterns."""
+        names = list(figures)
+        ordered = (name for pattern in self.figures for name in names if fnmatch(name, pattern))
+        return list(dict.fromkeys(ordered))
+
+    def folds(self, figure: str) -> bool:
+        """Whether a figure of this name is seen only once the reader unfolds it."""
+        return any(fnmatch(figure, pattern) for pattern in self.folded)
 
 
 @cache
@@ -56,6 +63,7 @@ def questions() -> tuple[Question, ...]:
             each["question"],
             tuple(each["sentences"]),
             tuple(each["figures"]),
+            tuple(each.get("folded", ())),
             tuple(each.get("words", ())),
         )
         for each in _story()["section"]

@@ -135,6 +135,7 @@
     const {plot, width, height} = place.dataset;
     const picture = place.querySelector("img");
     if (picture && place.clientWidth < Number(width)) return;
+    watch.unobserve(place);
     const figure = JSON.parse(document.getElementById("data-" + plot).textContent);
     const sheet = document.createElement("div");
     sheet.style.width = width + "px";
@@ -146,9 +147,7 @@
   };
   const watch = new IntersectionObserver((entries) => {
     for (const entry of entries) {
-      if (!entry.isIntersecting) continue;
-      watch.unobserve(entry.target);
-      draw(entry.target);
+      if (entry.isIntersecting) draw(entry.target);
     }
   }, {rootMargin: "300px"});
   for (const place of document.querySelectorAll("[data-plot]")) watch.observe(place);
@@ -159,11 +158,22 @@
     for (const each of document.querySelectorAll(".sheet")) {
       if (each.scrollWidth > each.clientWidth) each.tabIndex = 0;
       else each.removeAttribute("tabindex");
+      if (each.querySelector("img")) { // in a wider window there may be room to draw it
+        watch.unobserve(each);
+        watch.observe(each);
+      }
     }
-    if (drawing) drawing.scrollLeft = drawing.scrollWidth;
   };
   addEventListener("resize", fit);
+  addEventListener("toggle", fit, {capture: true}); // of what is folded
   fit();
+  if (drawing) drawing.scrollLeft = drawing.scrollWidth;
+
+  // What is folded is printed, too, but for the panels of all links.
+  addEventListener("beforeprint", () => {
+    for (const each of document.querySelectorAll("details:not(#all-links)")) each.open = true;
+    for (const each of document.querySelectorAll("img")) each.loading = "eager";
+  });
 
   addEventListener("load", show); // after the browser has scrolled to what the address names
   show();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,15 +62,18 @@ def led_by(nodes: tuple[str, ...]) -> dict[str, float]:
     return dict.fromkeys(nodes, -0.3) | {"a11.h2": 1e-3, "a11.h3": -1e-3}
 
 
-def draw_figures(artifacts: Path, plots: Path, *names: str, shows: str | None = None) -> None:
-    """Figures of circuit discovery, one of each name, whose titles could be taken for markup; each `shows` this."""
+def draw_figures(artifacts: Path, plots: Path, shows: Mapping[str, str]) -> None:
+    """Figures of circuit discovery, whose titles could be taken for markup, by name with the artifact that each shows.
+
+    Those with an empty name show none.
+    """
     settings = PlotSettings(artifacts=artifacts, out=plots)
     drawn = start_plots("circuit_discovery_plotting", settings, read_artifacts(artifacts, "circuit_discovery"))
-    for name in names:
+    for name, artifact in shows.items():
         title = drawn.titled(f"Figure {name} &lt;/script&gt;")
         drawn.write(
             lines({"": torch.linspace(0, 1, 97)}, title, years("YY", 2, 98), "share"),
             name,
-            {"": shows} if shows else {},
+            {"": artifact} if artifact else {},
         )
     drawn.publish()

@@ -23,7 +23,18 @@ from tests.helpers.scripts import output, run_script
 
 PROMPT = ["<|endoftext|>", "The", "NOUN", "lasted", "from", "the", "year", "XX1", "YY", "to", "the", "year", "XX2"]
 EFFECTS = {link: -0.3 / (place + 1) for place, link in enumerate(PAPER.links)}
-FIGURES = ("logits-ipp", "attn-patterns", "appendix/three")
+FIGURES = {  # with the artifact that each shows
+    "logits-ipp": "ipp_logits.pt",
+    "attn-patterns": "",
+    "appendix/three": "",
+    "mlps-ipp": "ipp_mlp9.pt",
+    "appendix/generalization-probs-1": "",
+    "patched-probability-heatmap": "patched_probs.pt",
+}
+REPEATED = {  # the same by itself, and on other sentences
+    "appendix/m9-ipp": "ipp_mlp9.pt",
+    "late-half-probability-heatmap": "late_half_probs.pt",
+}
 
 
 def sweep_of(**effects: float) -> torch.Tensor:
@@ -63,6 +74,10 @@ def publish_whole(folder: Path) -> None:
         "attn_patterns_all.pt": ({"patterns": patterns, "prompt": PROMPT}, {"kind": "attention_of_all_heads"}),
         "attn_patterns_a9.h1.pt": (patterns[9, 1, 0] / 2, {"kind": "attention", "node": "a9.h1"}),  # of all sentences
         "lens.pt": (rising, {"kind": "logit_lens", "of": "mlp", "node": "m10"}),
+        **{
+            f"{name}_probs.pt": (torch.zeros(97, 100), {"kind": "probabilities", "evaluation": "late_half"})
+            for name in ("patched", "late_half")
+        },
         "circuit.json": ({"name": PAPER.name, "links": links}, {"kind": "circuit"}),
     }
     claims = [claim for claim in read_claims() if claim.script == "circuit_discovery"]
@@ -91,7 +106,7 @@ def make_whole(folder: Path) -> Path:
     """The same with figures, results and the report, whose path is returned."""
     artifacts, plots = folder / "artifacts", folder / "plots"
     publish_whole(artifacts)
-    draw_figures(artifacts, plots, *FIGURES, shows="ipp_logits.pt")
+    draw_figures(artifacts, plots, REPEATED | FIGURES)
     for word in ("results", "report"):
         output(run_script(ROOT / "reproduce.py", word, "--artifacts", str(artifacts), "--out", str(plots)))
     return plots / "report.html"

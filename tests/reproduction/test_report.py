@@ -34,7 +34,7 @@ def run(word: str, folder: Path):
 def made(tmp_path):
     """All that a report is made of."""
     publish_experiments(tmp_path / "artifacts")
-    draw_figures(tmp_path / "artifacts", tmp_path / "plots", *FIGURES)
+    draw_figures(tmp_path / "artifacts", tmp_path / "plots", dict.fromkeys(FIGURES, ""))
     output(run("results", tmp_path))
     return tmp_path
 
@@ -84,7 +84,8 @@ class Text(HTMLParser):
 def test_an_effect_names_the_command_that_explains_it(report):
     commands = re.findall(r"python reproduce.py explain ([^<]+) --model [^<]+<", report.read_text())
     assert {"logits-ipp a9.h1", "logits-ipp m10"} < {*commands}
-    assert len(commands) == len(re.findall(r'<code class="faint">ipp_logits.pt', report.read_text()))
+    shown = re.findall(r'<code class="faint">(?:ipp_logits|ipp_mlp9).pt', report.read_text())
+    assert len(commands) == len(shown)
 
 
 def test_a_figure_stands_under_the_question_that_it_answers(report):
@@ -92,7 +93,30 @@ def test_a_figure_stands_under_the_question_that_it_answers(report):
     places = {name: text.index(f'<figure id="{name.replace("/", "-")}"') for name in FIGURES}
     heading = {name: text.rindex('<h2 id="', 0, place) for name, place in places.items()}
     asked = {name: re.match(r'<h2 id="([\w-]+)"', text[at:])[1] for name, at in heading.items()}
-    assert asked == {"logits-ipp": "nodes", "attn-patterns": "read", "appendix/three": "circuit_discovery_plotting"}
+    assert asked == {
+        "logits-ipp": "nodes",
+        "attn-patterns": "read",
+        "appendix/three": "circuit_discovery_plotting",
+        "mlps-ipp": "nodes",
+        "appendix/generalization-probs-1": "prompts",
+        "patched-probability-heatmap": "alone",
+    }
+
+
+def test_what_a_figure_shows_already_is_named_and_not_shown_again(report):
+    text = report.read_text()
+    first = {"appendix/m9-ipp": "mlps-ipp", "late-half-probability-heatmap": "patched-probability-heatmap"}
+    for again, by in first.items():
+        assert f'<figure id="{again.replace("/", "-")}"' not in text
+        assert re.search(rf'<a href="#{by}">[^<]*</a> shows the same as <code>{again}</code>', text)
+    assert text.count("<figure id=") == len(FIGURES)
+    assert text.count('type="application/json"') == len(FIGURES)
+
+
+def test_the_commands_of_a_section_stand_once(report):
+    text = report.read_text()
+    of_nodes = text[text.index('<h2 id="nodes"') :].partition("</section>")[0]
+    assert of_nodes.count("circuit_discovery_plotting.py") == 1
 
 
 def test_the_words_of_the_validation_and_of_links_are_explained(report):
@@ -116,7 +140,7 @@ def test_every_figure_that_a_script_draws_has_a_question():
     for experiment in EXPERIMENTS.values():
         for name in experiment.drawn if experiment.drawn_by else ():
             one = re.sub(r"\[(.)[^]]*\]", r"\1", name)  # of `attn_[qkv]`
-            assert any(each.shows(one) for each in story.questions()), name
+            assert any(each.of([one]) for each in story.questions()), name
 
 
 def test_doubtful_verdicts_come_first_and_open(report):
@@ -125,11 +149,11 @@ def test_doubtful_verdicts_come_first_and_open(report):
                      text, re.DOTALL)  # fmt: skip
     assert re.search(r'<details id="verdicts-failed" open>', text)
     assert re.search(r'<details id="verdicts-passed" >', text)
-    assert "<td>0.8 to 1.2</td><td>passed</td>" in text
+    assert '<td data-label="bar">0.8 to 1.2</td><td data-label="corrected">passed</td>' in text
     said = re.sub("</?a[^>]*>", "", text)
     assert "Of 3 that have a p or an interval, 1 pass if corrected" in said
     words = "passed by itself, but not surely enough among 3 verdicts: more sentences or draws would tell"
-    assert f'<td>at most 0.01</td><td>failed<br><span class="faint">{words}</span></td>' in text
+    assert f'<td data-label="corrected">failed<br><span class="faint">{words}</span></td>' in text
     assert "<li><code>stability</code>, searches: is it found again? &lt;none&gt; of it</li>" in text
 
 
@@ -272,9 +296,6 @@ def test_figures_and_the_drawing_are_not_shrunk_until_they_cannot_be_read(opened
     assert sheet.get_attribute("tabindex") == "0", "what scrolls is reached by keyboard"
     pixels = opened.evaluate("document.querySelector('.drawing .box text').getBoundingClientRect().height")
     assert pixels >= 11
-    opened.evaluate("dispatchEvent(new Event('resize'))")
-    seen = opened.locator('.drawing a.box[href="#logits@END"]').bounding_box()
-    assert 0 <= seen["x"] <= 390 - seen["width"], "it begins with the logits"
 
 
 @needs_browser
@@ -330,11 +351,13 @@ def test_a_word_is_explained_in_the_panel_too_and_the_list_of_words_is_a_click_a
 
 
 @needs_browser
-def test_a_touch_explains_a_word_within_a_small_screen_and_another_leads_to_the_list(browser, report):
+def test_on_a_phone_a_touch_explains_a_word_and_another_leads_to_the_list(browser, report):
     phone = browser.new_context(has_touch=True, is_mobile=True, viewport={"width": 390, "height": 800})
     page = phone.new_page()
     page.set_default_timeout(HANGS)
     page.goto(report.as_uri())
+    logits = page.locator('.drawing a.box[href="#logits@END"]').bounding_box()
+    assert 0 <= logits["x"] <= 390 - logits["width"], "the drawing begins with the logits"
     tip = page.locator("#tip")
     for word in page.locator("#answer a.word").all():
         word.tap()
@@ -347,6 +370,19 @@ def test_a_touch_explains_a_word_within_a_small_screen_and_another_leads_to_the_
     word_of(page, "END").tap()
     assert page.url.endswith("#word-END")
     phone.close()
+
+
+@needs_browser
+def test_figures_that_are_folded_are_seen_when_they_are_asked_for_and_printed(opened):
+    figure = opened.locator("#appendix-generalization-probs-1")
+    assert not figure.is_visible()
+    opened.locator("#more-prompts summary").click()
+    assert figure.is_visible()
+    opened.locator("#more-prompts summary").click()
+    opened.evaluate("document.getElementById('all-links').open = false")
+    opened.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert figure.is_visible()
+    assert opened.locator("#all-links").get_attribute("open") is None, "hundreds of panels are not printed"
 
 
 @needs_browser
