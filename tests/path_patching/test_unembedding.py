@@ -113,6 +113,18 @@ def test_equal_rows_of_the_unembedding_change_nothing(equal, different):
     torch.testing.assert_close(got, exact, rtol=3e-6, atol=0)
 
 
+def test_rows_are_not_taken_for_equal_because_a_large_number_hides_how_they_differ():
+    """Beside 1e30 the others are lost in any sum of a row; the logits leave it out."""
+    model = model_with_equal_rows(700, 300)
+    rows = model.tensors["t.w.unembed_arr"]
+    rows[:, 0] = 1e30
+    normed = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(2))
+    normed[..., 0] = 0
+    answers = torch.tensor([0, 3, 17, 500, 999])
+    exact = (normed.double() @ rows.double().T).softmax(-1)[..., answers]
+    torch.testing.assert_close(Unembedding(model, answers, "cpu").probabilities(normed), exact, rtol=3e-6, atol=0)
+
+
 def test_what_a_probability_of_nearly_1_lacks_is_true():
     """Log odds need it. From two matrix products, for the answer and for the sum, it was off by half of itself."""
     model, answers = model_with_equal_rows(700, 300), torch.tensor([0, 3, 17])
