@@ -296,14 +296,14 @@ def curves(
     subtitle: str = "",
     points: Mapping[str, tuple[float, float]] | None = None,
 ) -> go.Figure:
-    """Curves through points (n, 2), x and y, named by their keys; `points` are single ones, as rings."""
+    """Curves through points (n, 2), x and y, named by their keys; `points` are single ones, as rings and squares."""
     figure = _panels([""], 1, size=(560, 360), gap=0)
     dashes = [dash for dash in ("solid", "dash", "dot") for _ in CURVES]  # more curves than colours differ in these
     for (name, values), colour, dash in zip(named_curves.items(), cycle(CURVES), cycle(dashes)):
         dots = _finite(values)
         figure.add_scatter(x=dots[:, 0], y=dots[:, 1], name=name, mode="lines", line={"color": colour, "dash": dash})
-    for name, (x, y) in (points or {}).items():
-        ring = {"symbol": "circle-open", "size": 12, "color": INK, "line_width": 2}
+    for (name, (x, y)), symbol in zip((points or {}).items(), cycle(("circle-open", "square-open"))):
+        ring = {"symbol": symbol, "size": 12, "color": INK, "line_width": 2}
         figure.add_scatter(x=[x], y=[y], name=name, mode="markers", marker=ring)
     figure.update_xaxes(title_text=x_title).update_yaxes(title_text=y_title, zeroline=True, zerolinewidth=1)
     figure.update_layout(showlegend=True, margin_r=190)
@@ -346,6 +346,10 @@ def intervals(
     figure.update_xaxes(title_text=x_title, zeroline=True, zerolinewidth=1, zerolinecolor=MISSING)
     for bar in bars:
         figure.add_vline(bar, line_dash="dash", line_width=1)
+    if bars:  # plotly alone would draw the outermost on the axis
+        reach = np.concatenate([np.array(bars), *(_finite(values).ravel() for values in groups.values())])
+        low, high = np.nanmin(reach), np.nanmax(reach)
+        figure.update_xaxes(range=[low - 0.05 * (high - low), high + 0.05 * (high - low)])
     figure.update_yaxes(rows.layout() | {"title_text": rows.title, "range": [len(rows.values) - 0.5, -0.5]})
     longest = max(map(len, rows.ticks.values()))
     wider = max(0, int(LETTER * longest) - MARGIN["l"] + 20)
@@ -603,4 +607,4 @@ def _round_step(span: float, most: int) -> int:
 
 
 def _in_percent(number: float) -> str:
-    return f"{number:.0f} %".replace("-", "−")
+    return f"{round(number)} %".replace("-", "−")

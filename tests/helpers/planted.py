@@ -41,6 +41,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 
@@ -219,6 +220,38 @@ SHAPES = {
     "cancelling": planted_cancelling,
     "against": planted_against,
 }
+
+
+AT_LAST = in_papers_shape("at the last", (), ("a0.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())
+BEFORE = varied(AT_LAST, name="one before", heads=("a1.h0",))
+BOTH = varied(AT_LAST, name="both", heads=("a0.h1", "a1.h0"))
+
+
+@cache
+def two_abilities() -> Model:
+    """a0.h1 brings the year to END, a1.h0 to the position before it, which is END for sentences that are `cut`."""
+    tensors = blank(SIZES)
+    moving_head(tensors, "a0", 1, YEAR, ANSWER, to=AT_END)
+    moving_head(tensors, "a1", 0, YEAR, ANSWER, to=AT_BEFORE_END)
+    constant_head(tensors, "a0", 0, SHIFT, ANSWER)
+    return Model("two", SIZES, tensors, "two")
+
+
+@cache
+def planted_turn() -> tuple[Model, Circuit]:
+    """Two heads, the larger of which is ANSWER: max(2u + ½, −2u − 1½). It falls up to year 25, and rises from there."""
+    tensors = blank(SIZES)
+    for head, feature, size, shift in ((0, MOVED, 2, 1 / 2), (1, JUNK, -2, -3 / 2)):
+        moving_head(tensors, "a1", head, YEAR, feature, to=AT_END, size=size)
+        constant_head(tensors, "a0", head, shift, feature)
+    larger_of(tensors, "m2", MOVED, JUNK, {ANSWER: 1})
+    ends = {"heads_feed": ("m2",), "first_below": ("embeds",), "further_below": (), "followed": ("v",), "whole": ()}
+    return Model("a turn", SIZES, tensors, "turn"), in_papers_shape("a turn", ("m2",), ("a1.h0", "a1.h1"), **ends)
+
+
+def cut(sentences: Sentences) -> Sentences:
+    """The sentences without their last token."""
+    return Sentences(sentences.clean[:, :END], sentences.corrupted[:, :END], sentences.answers)
 
 
 def planted_sentences(years: torch.Tensor = YEARS) -> Sentences:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from functools import cache
 from itertools import cycle
 
 import pytest
 import torch
 
 from path_patching.bootstrap import Estimate
-from path_patching.circuits.circuit import LOGITS, Circuit, Link
+from path_patching.circuits.circuit import Circuit, Link
 from path_patching.circuits.papers_shape import in_papers_shape, varied
 from path_patching.circuits.validation.dissociation import (
     Ability,
@@ -26,54 +25,27 @@ from path_patching.circuits.validation.faithfulness import divergence_scale
 from path_patching.circuits.validation.measuring import Scale
 from path_patching.engine import Engine, Sentences
 from path_patching.errors import UserError
-from path_patching.gpt2.model import Model
 from path_patching.paths import Node, PathSet
 from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.planted import (
-    ANSWER,
-    AT_BEFORE_END,
-    AT_END,
+    AT_LAST,
+    BEFORE,
     BEFORE_END,
+    BOTH,
     END,
-    LARGE,
-    SHIFT,
     SIZES,
-    YEAR,
     YEARS,
-    constant_head,
-    embed,
-    moving_head,
+    cut,
     planted_model,
     planted_sentences,
-    unembed,
+    two_abilities,
 )
 from utils import greater_than
 
-AT_LAST = in_papers_shape("at the last", (), ("a0.h1",), (LOGITS,), ("embeds",), (), followed=("v",), whole=())
-BEFORE = varied(AT_LAST, name="one before", heads=("a1.h0",))
-BOTH = varied(AT_LAST, name="both", heads=("a0.h1", "a1.h0"))
-
-
-@cache
-def two_abilities() -> Model:
-    """a0.h1 brings the year to END, a1.h0 to the position before it, which is END for sentences cut there."""
-    tensors = {name: torch.zeros(shape) for name, shape in SIZES.tensor_shapes().items()}
-    for name, tensor in tensors.items():
-        if name.endswith("ln.w.scale_arr"):
-            tensor.fill_(LARGE / 3)
-    embed(tensors)
-    moving_head(tensors, "a0", 1, YEAR, ANSWER, to=AT_END)
-    moving_head(tensors, "a1", 0, YEAR, ANSWER, to=AT_BEFORE_END)
-    constant_head(tensors, "a0", 0, SHIFT, ANSWER)
-    unembed(tensors)
-    return Model("two", SIZES, tensors, "two")
-
 
 def abilities(engine_name: str, circuits: tuple[Circuit, Circuit] = (AT_LAST, BEFORE)) -> list[Ability]:
-    whole = planted_sentences()
-    cut = Sentences(whole.clean[:, :END], whole.corrupted[:, :END], whole.answers)
-    found = []
-    for name, sentences, circuit in zip(("long", "short"), (whole, cut), circuits, strict=True):
+    whole, found = planted_sentences(), []
+    for name, sentences, circuit in zip(("long", "short"), (whole, cut(whole)), circuits, strict=True):
         engine = make_engine(engine_name, two_abilities(), sentences)
         scale = Scale.of(engine, greater_than(YEARS))
         assert scale.span.mean() > 1
