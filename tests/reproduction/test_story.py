@@ -116,7 +116,7 @@ def test_what_the_validation_comes_to_follows_from_its_verdicts(tmp_path, number
     first = concluded(tmp_path, *(judged(each, part=f"part {place}") for place, each in enumerate(numbers)))[0]
     assert first.startswith(f"{conclusion}: ")
     passed, failed, open_ = counts
-    assert f"{passed} are passed, {failed} failed and {open_} not judged" in first
+    assert f"{passed} verdicts are passed, {failed} failed and {open_} not judged" in first
 
 
 def test_what_to_doubt_is_said_with_its_parts(tmp_path):
