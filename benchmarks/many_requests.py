@@ -29,7 +29,7 @@ from reproduction.command_line import prepare
 import torch
 
 from benchmarks.measuring import Cost, in_own_process, machine, median_cost, timed
-from benchmarks.subjects import SHAPES, Subject, spread, subject
+from benchmarks.subjects import SHAPES, STANDIN, Subject, spread, subject
 from benchmarks.tables import ratio, seconds, table
 from path_patching.circuits.circuit import full_circuit, late_half
 from path_patching.circuits.random_circuits import random_circuit
@@ -42,7 +42,6 @@ from path_patching.unembedding import ROWS_AT_ONCE, Unembedding
 from reproduction.paper import PAPER
 
 AGREEMENT = 1e-5  # of probabilities, the repository's promise; rust_circuit's sums have no order of their own
-STANDIN = "standin"
 RANDOM, AVOIDING = "random late halves", "full circuit, a node avoided"
 
 

@@ -4,7 +4,8 @@ python benchmarks/reproduction.py [--n N] [--steps STEP ...] [--engines rust_cir
 
 Each step is the script itself, run in a process of its own as `reproduce.py` runs it, with the paper's circuit, on a
 random model of GPT-2 small's shape (year tokens made likely), written to a temporary folder as a checkpoint. Its time
-is all of it, from the start of Python to the record.
+is all of it, from the start of Python to the record. A random model has no circuit, so the validation leaves out the
+tests that search for one; with `--model-shape wide-standin` it leaves out none.
 
 The floor counts matrix products alone, of what was asked for while the step ran, each thing once (`needs.py`):
 
@@ -39,7 +40,7 @@ from benchmarks.floor import layer_cost, mlp_cost, unembedding_cost
 from benchmarks.measuring import in_own_process, machine, peak_gb
 from benchmarks.needs import Count, counting
 from benchmarks.neurons import core_time_of_exponential
-from benchmarks.subjects import SHAPES, subject
+from benchmarks.subjects import SHAPES, WIDE_STANDIN, subject, wide_standin
 from benchmarks.tables import gigabytes, ratio, seconds, table
 from path_patching.errors import UserError
 from path_patching.gpt2.model import Architecture, to_transformers
@@ -90,12 +91,11 @@ def _core_time(count: Count, sizes: Architecture, row: float) -> Count:
     )
 
 
-def measure(engine: str, options: argparse.Namespace, folder: Path) -> dict[str, Measured]:
-    """Every step asked for on one engine, in order; the model lies in `folder`, where results go too."""
+def measure(engine: str, options: argparse.Namespace, folder: Path, sizes: Architecture) -> dict[str, Measured]:
+    """Every step asked for on one engine, in order; the model of these sizes lies in `folder`, where results go too."""
     flags = ["--engine", engine, "--device", "cpu", *(["--n", str(options.n)] if options.n else [])]
     out = folder / engine
     steps = steps_of(str(folder / "model"), flags, out / "paper-cache", out / "paper-plots", out, "paper")
-    sizes = SHAPES[options.model_shape]
     return {
         step.script: in_own_process(run_step, step, sizes, time.time(), threads=options.threads)
         for step in steps
@@ -110,12 +110,14 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{machine('cpu', options.threads)}\n")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        to_transformers(subject(options.model_shape, 1).model).save_pretrained(folder / "model")
+        shape = options.model_shape
+        model = wide_standin() if shape == WIDE_STANDIN else subject(shape, 1).model
+        to_transformers(model).save_pretrained(folder / "model")
         with patch.dict(os.environ, {"TENSORS_CACHE_DIR": str(folder / "tensors")}):
             for engine in options.engines:
-                found = measure(engine, options, folder)
+                found = measure(engine, options, folder, model.architecture)
                 number = f"--n {options.n}" if options.n else "each with its own number of sentences"
-                print(f"Steps of the reproduction, {options.model_shape} shape, {engine}, {number}.\n")
+                print(f"Steps of the reproduction, {shape} shape, {engine}, {number}.\n")
                 rows = [[step, *_cells(each)] for step, each in found.items()]
                 print(table([*HEADERS], [*rows, *_sums(found)]))
                 print()
@@ -154,7 +156,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--n", type=int, help="sentences of every step (each step's own default)")
     parser.add_argument("--steps", nargs="+", choices=every, default=every, metavar="STEP", help="(all of them)")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES, help="(both)")
-    parser.add_argument("--model-shape", choices=SHAPES, default="small", help="with random weights (small)")
+    parser.add_argument(
+        "--model-shape", choices=[*SHAPES, WIDE_STANDIN], default="small", help="random weights (small)"
+    )
     parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch (its own choice)")
     options = parser.parse_args(arguments)
     if options.n is not None and options.n < 1:

@@ -12,6 +12,7 @@ from dataset import NOUNS_FILE, YearDataset, get_valid_years, year_indices
 from path_patching.engine import Sentences
 from path_patching.errors import UserError
 from path_patching.gpt2.model import GPT2_SMALL, Architecture, Model, random_model
+from path_patching.gpt2.tensor_cache import load_model
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node, layer_nodes
 
@@ -20,6 +21,9 @@ T = TypeVar("T")
 WEIGHT_STD = 0.05  # attends to some tokens more than to others, and single nodes have effects of a percent
 YEAR_LOGIT_STD = 4.0  # gives the years much of the probability, as a trained model does
 PROMPT_LENGTH = 13
+STANDIN, WIDE_STANDIN = "standin", "wide-standin"
+READS_STREAM = {"q_arr", "k_arr", "v_arr", "proj_in_arr", "unembed_arr"}
+UNEQUAL = 1e-4  # a standard deviation of noise that makes rows of an unembedding differ
 
 
 def _of_width(n_layers: int, n_heads: int, d_model: int) -> Architecture:
@@ -87,3 +91,34 @@ def _model(architecture: Architecture, answers: torch.Tensor) -> Model:
     unembedding = model.tensors["t.w.unembed_arr"].clone()
     unembedding[answers] *= YEAR_LOGIT_STD / (WEIGHT_STD * architecture.d_model**0.5)
     return replace(model, tensors={**model.tensors, "t.w.unembed_arr": unembedding})
+
+
+def wide_standin() -> Model:
+    """The stand-in in GPT-2 small's widths: it answers as the stand-in does, and takes the time of GPT-2 small.
+
+    Each number of the residual stream stands several times, and what is left is filled with the stream's mean, so
+    LayerNorm subtracts the same mean, and divides by as much but for a factor. What reads the stream reads the average
+    of the copies. Heads and MLPs are filled up with zeros. The stand-in's unembedding has mostly equal rows, which an
+    engine computes once; here they differ a little, as in GPT-2.
+    """
+    narrow = load_model(STANDIN)
+    width = narrow.architecture.d_model
+    times = GPT2_SMALL.d_model // width
+    tensors = {}
+    for name, shape in GPT2_SMALL.tensor_shapes().items():
+        tensor, kind = narrow.tensors[name], name.rpartition(".")[2]
+        for axis in [axis for axis, size in enumerate(tensor.shape) if size == width]:
+            read = kind in READS_STREAM
+            copies = tensor.repeat_interleave(times, axis) / (times if read else 1)
+            rest = tensor.mean(axis, keepdim=True) * (not read)
+            rest = rest.repeat_interleave(shape[axis] - copies.shape[axis], axis)
+            tensor = torch.cat([copies, rest], axis)
+        if "ln.w.scale" in name:
+            tensor = tensor * (times * width / GPT2_SMALL.d_model) ** 0.5
+        if kind in ("q_arr", "q_bias_arr"):  # scores are divided by the square root of the heads' width
+            tensor = tensor * (GPT2_SMALL.d_head / narrow.architecture.d_head) ** 0.5
+        tensors[name] = torch.zeros(shape)
+        tensors[name][tuple(map(slice, tensor.shape))] = tensor
+    unembedding = tensors["t.w.unembed_arr"]
+    unembedding += UNEQUAL * torch.randn(unembedding.shape, generator=torch.Generator().manual_seed(0))
+    return replace(narrow, architecture=GPT2_SMALL, tensors=tensors, config=None)

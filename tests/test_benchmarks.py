@@ -21,12 +21,14 @@ from benchmarks.measuring import Cost, NotMeasuredError, in_own_process, peak_gb
 from benchmarks.needs import Count, counting
 from benchmarks.path_patching import check_agreement, differences_from, main
 from benchmarks.phases import Point, Sweep
-from benchmarks.subjects import SHAPES, spread, subject
+from benchmarks.subjects import SHAPES, spread, subject, wide_standin
 from path_patching import sweeps
 from path_patching.edits import EditedRuns
 from path_patching.engine import Request
 from path_patching.errors import UserError
 from path_patching.files import ROOT
+from path_patching.gpt2.model import GPT2_SMALL, end_logits, to_transformers
+from path_patching.gpt2.tensor_cache import load_model
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node, PathSet, layer_nodes
 from path_patching.prefixes import distinct_prefixes
@@ -105,6 +107,15 @@ def test_sentences_longer_than_the_prompt_differ_from_their_twins_at_yy_alone() 
         subject("tiny", 5, length=12)
     with pytest.raises(UserError, match="give one of tiny"):
         subject("huge", 5)
+
+
+@pytest.mark.benchmark
+def test_the_wide_stand_in_answers_as_the_stand_in_does_and_hardly_any_rows_of_its_unembedding_are_equal() -> None:
+    wide, narrow, tokens = wide_standin(), load_model("standin"), subject("tiny", 5).sentences.clean
+    assert {name: tuple(each.shape) for name, each in wide.tensors.items()} == GPT2_SMALL.tensor_shapes()
+    found, expected = (end_logits(to_transformers(each), tokens).softmax(-1) for each in (wide, narrow))
+    torch.testing.assert_close(found, expected, rtol=0.03, atol=1e-7)  # the rows' noise is some thousandths of a logit
+    assert len((wide.tensors["t.w.unembed_arr"] @ torch.arange(768.0)).unique()) > 0.9 * GPT2_SMALL.vocab_size
 
 
 def test_nodes_are_spread_from_the_first_to_the_last() -> None:
