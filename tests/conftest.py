@@ -13,11 +13,6 @@ from reproduction.experiments import EXPERIMENTS
 from reproduction.run import Artifacts, read_artifacts
 from tests.helpers.experiments import made_by
 
-FIRST_LOOK = (
-    *("--only", "faithfulness", "seeds", "random", "minimality", "completeness", "sizes", "stability"),
-    *("--circuits", "2", "--seeds", "2", "--bootstraps", "2", "--thresholds", "0.02"),
-)
-
 
 def is_slow(item: pytest.Item) -> bool:
     return item.get_closest_marker("slow") is not None
@@ -38,10 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def standin_made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifacts]:
-    """What an experiment leaves on the stand-in: N = 97, torch engine, the paper's circuit, run once for all tests.
-
-    Of the validation the tests that the results table names, with few draws.
-    """
+    """What an experiment leaves on the stand-in: N = 97, torch engine, the paper's circuit, run once for all tests."""
     folder = tmp_path_factory.getbasetemp()
     shared = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "standin"
     shared.mkdir(exist_ok=True)
@@ -51,7 +43,6 @@ def standin_made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ar
         with FileLock(shared / f"{script}.lock"):
             if (shared / script / "out").is_dir():
                 return read_artifacts(shared / script / "out", script)
-            few = FIRST_LOOK if script == "circuit_validation" else ()
-            return made_by(script, shared / script, "standin", 97, "--engine", "torch", *circuit, *few)
+            return made_by(script, shared / script, "standin", 97, "--engine", "torch", *circuit)
 
     return made
