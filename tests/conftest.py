@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
 
 from reproduction.experiments import EXPERIMENTS
-from reproduction.run import Artifacts, read_artifacts
-from tests.helpers.experiments import made_by
+
+if TYPE_CHECKING:
+    from reproduction.run import Artifacts
 
 
 def is_slow(item: pytest.Item) -> bool:
@@ -34,6 +36,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def standin_made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifacts]:
     """What an experiment leaves on the stand-in: N = 97, torch engine, the paper's circuit, run once for all tests."""
+    from reproduction.run import read_artifacts  # here, for xdist's own process imports this file, and runs no test
+    from tests.helpers.experiments import made_by
+
     folder = tmp_path_factory.getbasetemp()
     shared = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "standin"
     shared.mkdir(exist_ok=True)

@@ -157,7 +157,7 @@ def test_an_mlp_s_direct_and_indirect_effects_are_those_of_the_definition(tmp_pa
 @pytest.fixture(scope="module")
 def with_heatmaps(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("heatmaps")
-    assert "left out" not in output(run_experiment(SCRIPT, folder, checkpoint, 1500))
+    assert "left out" not in output(run_experiment(SCRIPT, folder, checkpoint, 1500, "--engine", "torch"))
     return read_artifacts(folder / "out", SCRIPT)
 
 
