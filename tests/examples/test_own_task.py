@@ -34,7 +34,7 @@ def test_it_runs_on_any_model(tmp_path):
 @pytest.mark.slow
 def test_a_model_that_learned_the_task_has_a_circuit_for_it(tmp_path):
     folder = tmp_path / "out"
-    flags = ["--n", "60", "--engine", "torch", "--out", str(folder)]
+    flags = ["--n", "30", "--engine", "torch", "--out", str(folder)]
     printed = output(run_script(SCRIPT, *flags, settings={"TENSORS_CACHE_DIR": str(tmp_path / "tensors")}))
     clean = float(re.search(r"^colour-model: clean ([\d.]+)", printed, re.MULTILINE)[1])
     assert clean > 4, "the model has learned to repeat the colour"

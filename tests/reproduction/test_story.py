@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -14,25 +15,21 @@ from reproduction.experiments import EXPERIMENTS
 from reproduction.run import read_artifacts, start_run
 from reproduction.settings import Settings
 from reproduction.verdicts import Verdicts
-from tests.helpers.made import MODEL, edit_record, publish_experiments
+from tests.helpers.made import MODEL, publish_experiments
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def answers(tmp_path_factory) -> story.Answers:
     folder = tmp_path_factory.mktemp("artifacts")
     publish_experiments(folder)
-    return folder
-
-
-def answers(folder) -> story.Answers:
     scripts = sorted({claim.script for claim in read_claims()})
     return story.Answers({script: read_artifacts(folder, script) for script in scripts}, read_claims())
 
 
-def test_a_changed_number_is_found_in_every_sentence_that_names_it(folder, tmp_path):
+def test_a_changed_number_is_found_in_every_sentence_that_names_it(answers):
     for question in (story.summary(), *story.questions()):
         for sentence in question.sentences:
-            before = answers(folder).filled(sentence)
+            before = answers.filled(sentence)
             for slot in story.SLOT.finditer(sentence):
                 scripts, key, unit = slot.groups()
                 if (
@@ -42,13 +39,11 @@ def test_a_changed_number_is_found_in_every_sentence_that_names_it(folder, tmp_p
                     or unit.startswith("nodes")
                 ):
                     continue
-                path = folder / f"{scripts.split(',')[0]}.json"
-                kept = path.read_bytes()
-                run = read_artifacts(folder, path.stem)
-                numbers = run.record["numbers"] | {key: {"words": "w", **Estimate(0.4321, 0.4, 0.5, 97).as_json()}}
-                edit_record(path, numbers=numbers)
-                after = answers(folder).filled(sentence)
-                path.write_bytes(kept)
+                script = scripts.split(",")[0]
+                record = answers.runs[script].record
+                numbers = record["numbers"] | {key: {"words": "w", **Estimate(0.4321, 0.4, 0.5, 97).as_json()}}
+                changed = replace(answers.runs[script], record=record | {"numbers": numbers})
+                after = story.Answers({**answers.runs, script: changed}, read_claims()).filled(sentence)
                 assert after != before
                 assert ("43.2" if unit.startswith(("%", "points")) else "0.43") in after
 
@@ -64,21 +59,20 @@ def test_every_key_of_a_sentence_is_one_that_a_script_measures():
                     assert set(scripts.split(",")) <= {*EXPERIMENTS}
 
 
-def test_a_sentence_of_which_a_number_is_missing_is_left_out(folder):
-    said = answers(folder)
-    assert said.filled("It is {circuit_discovery:no/such_key|%}.") is None
-    assert said.filled("It is {no_such_script:clean/probability_difference|%}.") is None
+def test_a_sentence_of_which_a_number_is_missing_is_left_out(answers):
+    assert answers.filled("It is {circuit_discovery:no/such_key|%}.") is None
+    assert answers.filled("It is {no_such_script:clean/probability_difference|%}.") is None
     known = "{no_such_script,big_ds_experiments:clean/probability_difference|points}"
-    assert said.filled(f"It is {known}.") == "It is 81.7 points [80.7, 82.7]."
+    assert answers.filled(f"It is {known}.") == "It is 81.7 points [80.7, 82.7]."
 
 
-def test_of_another_model_the_papers_numbers_are_not_beside(folder):
-    assert "the paper" not in answers(folder).filled("{big_ds_experiments:late_half/probability_difference|%}")
+def test_of_another_model_the_papers_numbers_are_not_beside(answers):
+    assert "the paper" not in answers.filled("{big_ds_experiments:late_half/probability_difference|%}")
     assert not MODEL.name.startswith("GPT-2")
 
 
-def test_a_star_lists_every_node_with_its_number(folder):
-    listed = answers(folder).filled("{circuit_discovery:attention/*/end_to_yy|% bare}")
+def test_a_star_lists_every_node_with_its_number(answers):
+    listed = answers.filled("{circuit_discovery:attention/*/end_to_yy|% bare}")
     assert listed == "a7.h10 50.0 %, a8.h11 50.0 %"
 
 
