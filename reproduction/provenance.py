@@ -137,6 +137,7 @@ def _absolute(statement: ast.ImportFrom, parts: tuple[str, ...]) -> str:
     return ".".join([*package, *([statement.module] if statement.module else [])])
 
 
+@cache
 def _version(library: str) -> str | None:
     try:
         return metadata.version(library)

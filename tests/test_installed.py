@@ -84,7 +84,8 @@ def test_an_installed_wheel_works_in_an_empty_folder(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     pip("install", "--no-deps", "--target", str(target), str(wheel))
     assert {path.name.partition("-")[0] for path in target.iterdir()} == {"path_patching", "gpt2_greater_than"}
-    settings = {"PYTHONPATH": str(target), "TENSORS_CACHE_DIR": str(tmp_path / "tensors"), "HF_HUB_OFFLINE": "1"}
+    no_hub = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}  # the tokenizer comes with the package
+    settings = {"PYTHONPATH": str(target), "TENSORS_CACHE_DIR": str(tmp_path / "tensors")} | no_hub
     results, file = output(run_python("-c", WITH_ITS_USAGE_BLOCK, cwd=empty, settings=settings)).splitlines()[-2:]
     assert results.startswith("TestResults(failed=0, attempted=1")
     assert Path(file).is_relative_to(target)

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,8 +17,6 @@ from path_patching.gpt2.tokenizer import (
     transformers_tokenizer,
 )
 from tests.helpers.refusals import put_there
-
-REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +49,6 @@ def test_every_year_token_decodes_to_its_two_digits(tokenizer):
 def test_tokens_are_shown_as_the_text_that_they_stand_for(tokenizer):
     assert token_texts(tokenizer, tokenizer(" 1732, orchestrated")["input_ids"]) == [" 17", "32", ",", " orchestrated"]
     assert token_texts(tokenizer, torch.tensor([50256])) == ["<|endoftext|>"]
-
-
-def test_it_loads_from_another_working_directory_without_a_hub(tmp_path):
-    code = "from path_patching.gpt2.tokenizer import load_tokenizer; print(load_tokenizer()(' The')['input_ids'])"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.strip() == "[383]"
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
