@@ -142,7 +142,7 @@ BARS: dict[str, Bar] = {
     "completeness": Bar(
         "is nothing missing from it? Largest |F(M∖K) − F(C∖K)| over sets of its nodes K, removed from both",
         most=0.3,
-        reason="about twice what a circuit may lack, since both may fall short",
+        reason="alone it may lack 0.2, and without it 0.2 may be left; two such faults, if independent, make 0.28",
     ),
     "counterfactual": Bar(
         "does it hold with another counterfactual? F",
