@@ -42,7 +42,7 @@ def predict_next(
     """
     _check_fits(hf_model, torch.cat([tokens.flatten(), answers]), tokens.shape[1])
     with placing("the model's weights", device):
-        hf_model.to(device)  # type: ignore[arg-type]  # transformers wraps it without its self
+        hf_model.to(device)
 
     def of_batch(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         probabilities = end_logits(hf_model, batch.to(device)).double().softmax(-1)  # (B, V)

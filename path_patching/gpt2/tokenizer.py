@@ -102,7 +102,7 @@ def transformers_tokenizer(folder: Path = TOKENIZER_FOLDER) -> GPT2Tokenizer:
     vocabulary, merges = _parsed(*_read(folder))
     # transformers 5 silently ignores `vocab_file=` and `merges_file=` and makes an empty tokenizer. Other libraries,
     # such as TransformerLens, ask a tokenizer for its name.
-    return GPT2Tokenizer(vocab=vocabulary, merges=merges, name_or_path=NAME)  # type: ignore[arg-type]
+    return GPT2Tokenizer(vocab=vocabulary, merges=merges, name_or_path=NAME)
 
 
 def check_reads_alike(
