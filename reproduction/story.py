@@ -146,10 +146,9 @@ class Answers:
             outcome = next((each for each in ("failed", "unclear") if self._verdicts[each]), "passed")
             return str(_story()["conclusions"][outcome])
         if what == "not judged":
-            return "; ".join(f"{why} ({len(subjects)})" for why, subjects in self._verdicts[what].items()) or None
+            return _as_lines(f"{why} ({len(subjects)})" for why, subjects in self._verdicts[what].items())
         asked = _story()["asked"]
-        told = [f"{asked[bar]} ({'; '.join(subjects)})" for bar, subjects in self._verdicts[what].items()]
-        return ", ".join(told) or None
+        return _as_lines(f"{asked[bar]} ({'; '.join(subjects)})" for bar, subjects in self._verdicts[what].items())
 
     @cached_property
     def _verdicts(self) -> Mapping[str, Mapping[str, Sequence[str]]]:
@@ -196,6 +195,11 @@ class Answers:
 
 def _without_plain(number: float | Estimate) -> float | Estimate:
     return number.without_plain() if isinstance(number, Estimate) else number
+
+
+def _as_lines(items: Iterable[str]) -> str | None:
+    """Each in a line of its own; None without any."""
+    return "".join(f"\n{each}" for each in items) or None
 
 
 def _listed(names: Sequence[str]) -> str:

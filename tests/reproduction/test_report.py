@@ -58,15 +58,18 @@ def test_one_file_holds_everything(report):
 
 def test_a_name_is_shown_as_it_was_given_and_runs_nothing(report):
     name = 'R&D <b>"x" | $y$ </script><script>alert(1)</script>'
-    plots, artifacts = report.parent, report.parent.parent / "artifacts"
-    runs = read_experiments(artifacts)
-    for script, made in runs.items():
-        runs[script] = replace(made, record=made.record | {"model": made.record["model"] | {"name": name}})
-    text = page(f"title {name}", "a command", runs, read_artifacts(plots, "results"), {}, {})
     seen = Text()
-    seen.feed(text)
+    seen.feed(page_of_model(report, name))
     assert sum(name in each for each in seen.said) >= 2  # the title, and which model it is
     assert "alert" not in "".join(seen.scripts)
+
+
+def page_of_model(report: Path, name: str) -> str:
+    """The page, without figures, as if a model of this name had been run."""
+    runs = read_experiments(report.parent.parent / "artifacts")
+    for script, made in runs.items():
+        runs[script] = replace(made, record=made.record | {"model": made.record["model"] | {"name": name}})
+    return page(f"title {name}", "a command", runs, read_artifacts(report.parent, "results"), {}, {})
 
 
 class Text(HTMLParser):
@@ -113,10 +116,22 @@ def test_what_a_figure_shows_already_is_named_and_not_shown_again(report):
     assert text.count('type="application/json"') == len(FIGURES)
 
 
-def test_the_commands_of_a_section_stand_once(report):
+def test_the_commands_of_a_section_stand_once_and_folded(report):
     text = report.read_text()
     of_nodes = text[text.index('<h2 id="nodes"') :].partition("</section>")[0]
     assert of_nodes.count("circuit_discovery_plotting.py") == 1
+    assert "circuit_discovery_plotting.py" in of_nodes.partition("<summary>How this section was made</summary>")[2]
+
+
+def test_what_to_doubt_is_a_list(report):
+    (doubts,) = re.findall(r"so that a reader should doubt:</p>\s*<ul>(.*?)</ul>", report.read_text())
+    assert doubts.count("<li>whether ") == doubts.count("whether ") > 0
+
+
+def test_the_box_at_the_top_says_what_the_stand_in_is(report):
+    for name, said in {"stand-in": story.words()["stand-in"], "another": "They say nothing of GPT-2."}.items():
+        box = page_of_model(report, name).partition('<p class="note" role="note">')[2].partition("</p>")[0]
+        assert said in box
 
 
 def test_the_words_of_the_validation_and_of_links_are_explained(report):

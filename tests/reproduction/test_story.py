@@ -119,11 +119,12 @@ def test_what_to_doubt_is_said_with_its_parts(tmp_path):
     both = judged(0.5), judged(0.6, part="full circuit")
     said = concluded(tmp_path, *both, of_nodes, unsure, judged(UNJUDGED), described)
     assert said[1:4] == [
-        "Failed, so that a reader should doubt: whether it does alone what the model does (late half; full circuit), "
-        "whether every node is needed (full circuit).",
-        "Failed only because the interval is too wide, so that more sentences would tell: "
-        "whether it does alone what the model does (late half).",
-        "Not judged, and why: 1 sentence (1); only described (1).",
+        "Failed, so that a reader should doubt:\n"
+        "whether it does alone what the model does (late half; full circuit)\n"
+        "whether every node is needed (full circuit)",
+        "Failed only because the interval is too wide, so that more sentences would tell:\n"
+        "whether it does alone what the model does (late half)",
+        "Not judged, and why:\n1 sentence (1)\nonly described (1)",
     ]
 
 
@@ -136,4 +137,4 @@ def test_every_bar_has_words_for_what_it_asks(tmp_path):
     for bar in BARS:
         if bar != "interactions":  # which has none
             told = concluded(tmp_path, *(judged(each, bar, "some part") for each in far))
-            assert any("doubt: whether" in sentence and "(some part" in sentence for sentence in told)
+            assert any("doubt:\nwhether" in sentence and "(some part" in sentence for sentence in told)
