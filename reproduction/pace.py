@@ -1,8 +1,8 @@
 """About how long the steps of a run that are left will take.
 
 What a step takes is what it took in its last run, by its record. Without one it is what it took on two cores, where it
-was measured; of the stand-in the sum was measured, and a step is taken to have the same part in it. From the first step
-that has ended on, both are scaled by how long the steps of this run have taken.
+was measured, or a minute; of the stand-in the sum was measured, and a step is taken to have the same part in it. From
+the first step that has ended on, both are scaled by how long the steps of this run have taken.
 """
 
 from __future__ import annotations
@@ -31,13 +31,17 @@ MEASURED = {  # seconds, at GPT-2 small's shape (benchmarks/README.md); those of
     "results": 13.6,
     "report": 42.5,
 }
+UNMEASURED = 60.0  # seconds, of a step that is new
 STANDIN = 620.0  # seconds of all steps (docs/machines.md)
 SHARES = {"gpt2": 1.0, "standin": STANDIN / sum(MEASURED.values())}
 
 
 def usual_seconds(steps: Sequence[Step], model: str) -> dict[str, float]:
     """What each step of a model takes, by script."""
-    return {each.script: last_seconds(each) or SHARES.get(model, 1.0) * MEASURED[each.script] for each in steps}
+    return {
+        each.script: last_seconds(each) or SHARES.get(model, 1.0) * MEASURED.get(each.script, UNMEASURED)
+        for each in steps
+    }
 
 
 def last_seconds(step: Step) -> float | None:

@@ -54,7 +54,7 @@ def read_panels(folder: Path, plots: Path) -> dict[str, dict[str, Panel]]:
     if not found:
         raise UserError(
             f"no figure in {plots} says which artifact it shows; draw them with python circuit_discovery_plotting.py, "
-            "or name their folder with --figures"
+            "name their model with --model, or their folder with --figures"
         )
     return found
 

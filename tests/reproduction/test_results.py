@@ -16,7 +16,6 @@ from path_patching.errors import UserError
 from path_patching.files import ROOT
 from reproduction import run as artifacts
 from reproduction.claims import Claim, read_claims
-from reproduction.experiments import EXPERIMENTS
 from reproduction.paper import PAPER
 from reproduction.results import NOT_MEASURED, markdown, results_table, sections
 from reproduction.results import main as results_main
@@ -125,7 +124,7 @@ def test_runs_of_two_models_are_refused_by_their_names(tmp_path):
 def test_what_was_changed_by_hand_is_no_result(tmp_path, spoil):
     publish_experiments(tmp_path)
     record, artifact = tmp_path / "big_ds_experiments.json", tmp_path / "big_ds_experiments.pt"
-    assert len(read_experiments(tmp_path)) == len(EXPERIMENTS)
+    assert "big_ds_experiments" in read_experiments(tmp_path)
     if spoil == "a number":
         edited = json.loads(record.read_text())
         edited["numbers"]["clean/probability_difference"]["value"] += 0.1
@@ -158,7 +157,7 @@ def test_no_runs_are_one_line(tmp_path):
 
 def test_a_verdict_is_of_the_paper_s_circuit_alone(tmp_path, as_gpt2):
     publish_experiments(tmp_path, circuit=varied(PAPER, heads_feed=("m8", "m9")))  # under the paper's name
-    made = {script: read_artifacts(tmp_path, script) for script in EXPERIMENTS}
+    made = read_experiments(tmp_path)
     table = results_table(CLAIMS, made)
     of_circuit = [each.of_circuit for each in CLAIMS]
     assert set(table.assign(of_circuit=of_circuit)[table["verdict"] != ""]["of_circuit"]) == {""}

@@ -24,7 +24,6 @@ MORE_FLAGS = {
 NAMING_NODES = (
     "big_ds_experiments", "circuit_discovery", "neuron_investigations", "pca_experiments", "sequence_generalization",
 )  # fmt: skip
-WITHOUT_CIRCUIT = ("neuron_investigations", "random_years", "topk_years")
 SHARES = ("share_of_clean", "share_lost", "share_of_sum")  # of one mean in another
 
 
@@ -69,7 +68,7 @@ def test_it_leaves_what_the_table_says(noted_and_made):
 
 def test_a_run_that_evaluates_a_circuit_keeps_it_whole(noted_and_made):
     _, made = noted_and_made
-    if made.script in WITHOUT_CIRCUIT:
+    if not EXPERIMENTS[made.script].evaluates_circuit:
         assert made.circuit is None
     else:
         assert made.record["circuit"] == as_json(made.circuit)
@@ -151,7 +150,6 @@ def test_all_that_the_paper_claims_is_measured(noted_and_made):
     """But for what is of nodes that a small model lacks."""
     _, made = noted_and_made
     measured = claims_measured(made)
-    assert measured
     assert made.script in NAMING_NODES or all(measured.values()), measured
 
 
