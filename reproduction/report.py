@@ -253,7 +253,7 @@ def main(arguments: list[str]) -> None:
     by_record = {record_path(folder, run.script).name: run for run in runs.values()}
     panels = panels_of(drawn, folder)
     figures = {name: each for script in drawn for name, each in figures_of(script, by_record, panels).items()}
-    title = report.plainly_titled("How does GPT-2 compute greater-than?")
+    title = report.plainly_titled("A reproduction of “How does GPT-2 compute greater-than?”")
     text = page(title, command("report"), runs, results, figures, first_showing(panels))
     report.publication.stage("report.html", text.encode())
     report.publish()

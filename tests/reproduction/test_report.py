@@ -148,9 +148,7 @@ def test_the_page_says_what_each_number_of_links_counts(report):
     hidden = text.count(' thin" href="#')
     assert 0 < hidden < len(EFFECTS)
     assert f"{len(EFFECTS)} links were measured, and each has a panel. The drawing hides {hidden} at first:" in text
-    assert (
-        "In the circuit's size it has one from each node below it: a word." in text
-    )  # what the record of this run says
+    assert "The circuit's size counts one from each node below: a word." in text  # what the record of this run says
 
 
 def test_every_figure_that_a_script_draws_has_a_question():
