@@ -69,15 +69,21 @@ paths_of = {
 }
 parts = {part: of(circuit) for part, of in paths_of.items()}
 drawn_of_each = experiment.clusters, ("nouns", "YYs")
+scale = Scale.of(engine, experiment.metric, *drawn_of_each, most=1)
 
 
 def on(rows: slice | torch.Tensor) -> tuple[Engine, Scale]:
     """Some of the sentences alone, and their scale."""
-    some, clusters = engine.like(engine.sentences.rows(rows)), [each[rows] for each in experiment.clusters]
-    return some, Scale.of(some, greater_than(dataset.years_YY[rows]), clusters, drawn_of_each[1], most=1)
+    own = replace(
+        scale,
+        metric=greater_than(dataset.years_YY[rows]),
+        whole=scale.whole[rows],
+        nothing=scale.nothing[rows],
+        clusters=[each[rows] for each in experiment.clusters],
+    )
+    return engine.like(engine.sentences.rows(rows)), own
 
 
-scale = Scale.of(engine, experiment.metric, *drawn_of_each, most=1)
 times = max(1, len(dataset) // 490)
 (engine_of_some, scale_of_some), (engine_of_few, scale_of_few) = (on(slice(each * times)) for each in (SOME, FEW))
 verdicts, evaluations = Verdicts(run), Evaluations(run, dataset.as_table(), year_metrics())
