@@ -4,6 +4,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
+unexport PYTHONDONTWRITEBYTECODE # else each of the tests' many processes compiles every module anew
 
 .PHONY: figures test style types tests test-benchmarks clean
 
