@@ -10,9 +10,11 @@ import base64
 import html
 import io
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -32,7 +34,7 @@ from reproduction.results import sections as table_sections
 from reproduction.run import Artifacts, read_artifacts
 from reproduction.shown import Panel, first_showing, panels_of
 from reproduction.steps import read_experiments
-from reproduction.verdicts import KIND, as_key, read_left_out, read_verdicts
+from reproduction.verdicts import KIND, as_key, corrected_counts, read_left_out, read_verdicts
 from reproduction.words import Explained, word_id
 
 PAGE = Path(__file__).parent / "page"
@@ -82,6 +84,15 @@ class Section:
     def commands(self) -> list[str]:
         """The commands that made its figures."""
         return list(dict.fromkeys(command for figure in self.all_figures for command in figure.commands))
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a circuit should be, and whether each of its parts is: an outcome, words, a verdict's identity."""
+
+    word: str
+    means: str
+    cells: tuple[tuple[str, str, str] | None, ...]
 
 
 def figures_of(
@@ -208,20 +219,55 @@ def _results_table(results: Artifacts) -> list[tuple[str, list[dict[str, object]
 
 
 def _validation(validation: Artifacts | None) -> dict[str, object]:
-    """The verdicts by outcome, the doubtful ones first, and the questions that were not asked."""
-    outcomes: list[tuple[str, str, list[dict[str, object]]]] = []
+    """The verdicts by outcome, the doubtful ones first, what they come to, and the questions that were not asked."""
+    outcomes: list[tuple[str, str, list[dict[str, Any]]]] = []
+    after, properties = Counter[str](), list[Answered]()
     if validation is not None and validation.find(kind=KIND):
         table = read_verdicts(validation)
-        for outcome in DOUBTFUL_FIRST:
-            lines = table[table["verdict"] == outcome].to_dict("records")
-            outcomes.append(
-                (as_key(outcome), outcome, [{str(key): cell for key, cell in line.items()} for line in lines])
-            )
+        rows = [{**line, "id": f"verdict-{place}"} for place, line in enumerate(table.to_dict("records"))]
+        outcomes = [
+            (as_key(outcome), outcome, [row for row in rows if row["verdict"] == outcome]) for outcome in DOUBTFUL_FIRST
+        ]
+        after, properties = corrected_counts(table), _answered(rows)
     changed = {}
     if validation is not None and (with_p := validation.number("verdicts/with_p")):
         changed = {outcome: words.format(with_p) for outcome, words in story.changed().items()}
     left_out = read_left_out(validation).to_dict("records") if validation else []
-    return {"outcomes": outcomes, "changed": changed, "left_out": left_out}
+    return {
+        "outcomes": outcomes,
+        "after": after,
+        "properties": properties,
+        "changed": changed,
+        "left_out": left_out,
+    }
+
+
+def _answered(rows: Sequence[Mapping[str, Any]]) -> list[Answered]:
+    """What each property of a circuit comes to by the verdicts; those that no verdict asks for are left out."""
+    found = []
+    for each in story.properties():
+        cells = []
+        for part in each.parts:
+            judged = [row for row in rows if each.of(story.bar_of(row["asked"]), part, row["subject"])]
+            cells.append(_cell([row for row in judged if row["verdict"] != "not judged"] or judged))
+        if any(cells):
+            found.append(Answered(each.word, each.means, tuple(cells)))
+    return found
+
+
+def _cell(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str, str] | None:
+    """An outcome, its words, and the verdict to read first, of some verdicts; None without any."""
+    if not rows:
+        return None
+    passed = [row for row in rows if row["verdict"] == "passed"]
+    first = next((row for row in rows if row["verdict"] == "failed"), rows[0])
+    if rows[0]["verdict"] == "not judged":
+        return "not_judged", "not judged", first["id"]
+    if len(passed) == len(rows):
+        return "passed", "yes", first["id"]
+    if not passed:
+        return "failed", "no", first["id"]
+    return "not_judged", f"by {len(passed)} of {len(rows)} tests", first["id"]
 
 
 def _picture(drawn: Artifacts, file: str) -> str:

@@ -23,11 +23,12 @@ from reproduction.claims import Claim, is_of_paper
 from reproduction.numbers import in_unit, shown, with_unit
 from reproduction.run import Artifacts
 from reproduction.verdicts import KIND as VERDICTS
-from reproduction.verdicts import read_verdicts
+from reproduction.verdicts import corrected_counts, read_verdicts
 
 STORY = Path(__file__).parent / "page" / "story.toml"
 SLOT = re.compile(r"\{([\w,]+):([^|}]+)(?:\|([^}]*))?\}")
 BARE = " bare"  # behind a unit: without the interval
+IF_CORRECTED = " if corrected"  # behind an outcome: how many verdicts have it then
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
@@ -83,6 +84,33 @@ def words() -> dict[str, str]:
 def forms() -> dict[str, str]:
     """The word for each form in which one may stand in a text."""
     return {form: each["word"] for each in _story()["word"] for form in (each["word"], *each.get("forms", ()))}
+
+
+def bar_of(asked: str) -> str:
+    """The name of the bar that asks this."""
+    return next(name for name, bar in BARS.items() if bar.asked == asked)
+
+
+@dataclass(frozen=True)
+class Property:
+    """What a circuit should be (`sufficient`), what that means, and the bars that ask for it, of each of its parts."""
+
+    word: str
+    means: str
+    bars: tuple[str, ...]
+    parts: tuple[str, ...]
+
+    def of(self, bar: str, part: str, subject: str) -> bool:
+        """Whether a verdict by this bar, on this subject, tells whether a part has the property."""
+        return bar in self.bars and part in subject
+
+
+def properties() -> tuple[Property, ...]:
+    """What a circuit should be, in the order of the report."""
+    return tuple(
+        Property(each["word"], each["means"], tuple(each["bars"]), tuple(each["parts"]))
+        for each in _story()["property"]
+    )
 
 
 def changed() -> Mapping[str, str]:
@@ -145,6 +173,10 @@ class Answers:
         if what == "conclusion":
             outcome = next((each for each in ("failed", "unclear") if self._verdicts[each]), "passed")
             return str(_story()["conclusions"][outcome])
+        if what.endswith(IF_CORRECTED):
+            return str(
+                corrected_counts(read_verdicts(self.runs["circuit_validation"]))[what.removesuffix(IF_CORRECTED)]
+            )
         if what == "not judged":
             return _as_lines(f"{why} ({len(subjects)})" for why, subjects in self._verdicts[what].items())
         asked = _story()["asked"]
@@ -160,9 +192,8 @@ class Answers:
         run = self.runs.get("circuit_validation")
         if run is None or not run.find(kind=VERDICTS):
             return found
-        bars = {bar.asked: name for name, bar in BARS.items()}
         for line in read_verdicts(run).to_dict("records"):
-            outcome, by = line["verdict"], bars[line["asked"]]
+            outcome, by = line["verdict"], bar_of(line["asked"])
             if outcome == "failed" and BARS[by].side(line["value"]) == 0:
                 outcome = "unclear"
             if outcome == "not judged":

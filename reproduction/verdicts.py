@@ -111,6 +111,11 @@ def read_verdicts(made: Artifacts) -> pd.DataFrame:
     return table
 
 
+def corrected_counts(table: pd.DataFrame) -> Counter[str]:
+    """How many of a run's verdicts have each outcome, corrected for their number where they have a p."""
+    return Counter(line["corrected"] or line["verdict"] for line in table.to_dict("records"))
+
+
 def read_left_out(made: Artifacts) -> pd.DataFrame:
     """What a run left out: (test, subject, why), without rows if nothing was. Raises like `Artifacts.load`."""
     tables = [made.load(name) for name in made.find(kind=LEFT_OUT)]

@@ -63,9 +63,10 @@
     const id = decodeURIComponent(link.getAttribute("href").slice(1));
     const target = document.getElementById(id);
     if (target === null) return;
-    const details = target.closest("details");
-    if (details && !target.classList.contains("evidence")) details.open = true;
-    if (!target.classList.contains("evidence")) return;
+    if (!target.classList.contains("evidence")) {
+      for (let at = target; at; at = at.parentElement) if (at.tagName === "DETAILS") at.open = true;
+      return;
+    }
     event.preventDefault();
     if (decodeURIComponent(location.hash.slice(1)) !== id) history.pushState(null, "", "#" + id);
     show();
@@ -102,7 +103,9 @@
   };
   const wordAt = (event) => event.target.closest ? event.target.closest("a.word") : null;
   addEventListener("pointerover", (event) => {
-    if (event.pointerType === "mouse" && event.target !== tip) tell(wordAt(event));
+    if (event.pointerType !== "mouse" || event.target === tip) return;
+    const word = wordAt(event);
+    if (word || told !== document.activeElement) tell(word); // what has focus is told, whatever scrolls below a pointer
   });
   addEventListener("focusin", (event) => tell(wordAt(event)));
   addEventListener("pointerdown", (event) => {

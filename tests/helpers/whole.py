@@ -94,8 +94,10 @@ def publish_whole(folder: Path) -> None:
     links = pd.DataFrame([link | ends | not_asked])
     validated.save_table("validation_links.csv", [links], kind="validation_links", nan="not asked")
     verdicts = Verdicts(validated)
+    unjudged = Estimate(0.9, 0.9, 0.9, 1, doubt="1 sentence")
     verdicts.note("faithfulness", [judge("faithfulness", Estimate(0.9, 0.85, 0.95, 490), "late half"),
-                                   judge("complement", Estimate(0.5, 0.4, 0.6, 490), "late half")])  # fmt: skip
+                                   judge("complement", Estimate(0.5, 0.4, 0.6, 490), "late half"),
+                                   judge("faithfulness", unjudged, "full circuit")])  # fmt: skip
     verdicts.note("random", [judge("random", 0.02 / 3, "late half")])  # 0.0133 if corrected
     verdicts.note("stability", [], {"searches": "is it found again? <none> of it"})
     verdicts.save()

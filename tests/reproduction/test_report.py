@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shutil
 from collections.abc import Iterator
@@ -160,16 +161,39 @@ def test_every_figure_that_a_script_draws_has_a_question():
 
 def test_doubtful_verdicts_come_first_and_open(report):
     text = report.read_text()
-    assert re.search(r'href="#verdicts-failed">1 failed</a>.*href="#verdicts-not_judged">0 not judged</a>.*>2 passed<',
+    assert re.search(r'href="#verdicts-failed">1 failed</a>.*href="#verdicts-not_judged">1 not judged</a>.*>2 passed<',
                      text, re.DOTALL)  # fmt: skip
     assert re.search(r'<details id="verdicts-failed" open>', text)
     assert re.search(r'<details id="verdicts-passed" >', text)
     assert '<td data-label="bar">0.8 to 1.2</td><td data-label="corrected">passed</td>' in text
-    said = re.sub("</?a[^>]*>", "", text)
-    assert "Of 3 that have a p or an interval, 1 pass if corrected" in said
+    said = html.unescape(re.sub("</?a[^>]*>", "", text))
+    assert "3 have a p or an interval. Corrected for their number by Holm's method, 1 verdicts pass and 2 fail." in said
+    assert "corrected for their number: 2 failed, 1 passed" in said
     words = "passed by itself, but not surely enough among 3 verdicts: more sentences or draws would tell"
     assert f'<td data-label="corrected">failed<br><span class="faint">{words}</span></td>' in text
     assert "<li><code>stability</code>, searches: is it found again? &lt;none&gt; of it</li>" in text
+
+
+def test_what_a_circuit_should_be_is_answered_by_its_verdicts_and_leads_to_them(report):
+    text = report.read_text()
+    (table,) = re.findall(r'<table class="properties".*?</table>', text, re.DOTALL)
+    cells = {
+        word: re.findall(r'<td[^>]*>(?:<a class="\w+" href="#([\w-]+)">)?([^<]+)', row)
+        for word, row in re.findall(r'<th scope="row">(\w+)\?(.*?)</tr>', table, re.DOTALL)
+    }
+    assert {word: [said for _, said in of] for word, of in cells.items()} == {
+        "sufficient": ["yes", "not judged"],
+        "necessary": ["no", "not asked"],
+    }
+    row = text.partition(f'<tr id="{cells["necessary"][0][0]}">')[2].partition("</tr>")[0]
+    assert "is the ability gone without it?" in row
+
+
+def test_what_is_not_judged_is_not_held_to_a_bar(report):
+    unjudged = report.read_text().partition('<details id="verdicts-not_judged"')[2].partition("</details>")[0]
+    assert "1 sentence" in unjudged
+    assert ">bar<" not in unjudged
+    assert 'data-label="bar"' not in unjudged
 
 
 @pytest.fixture(scope="module")
@@ -283,6 +307,14 @@ def test_the_slider_hides_thin_links(opened):
 
 
 @needs_browser
+def test_a_property_leads_to_its_verdict_though_that_is_folded(opened):
+    opened.locator(".properties a.passed").first.click()
+    row = opened.locator("tr:target")
+    assert row.is_visible()
+    assert "does it alone do what the model does" in row.inner_text()
+
+
+@needs_browser
 @pytest.mark.parametrize("opened", [(1400, "light"), (700, "light"), (390, "light")], indirect=True)
 def test_nothing_scrolls_sideways(opened):
     opened.locator('.drawing a.box[href="#a9.h1@END"]').focus()
@@ -343,7 +375,8 @@ def word_of(page, word: str):
 def test_a_word_is_explained_where_it_stands_by_keyboard_and_pointer(opened):
     tip = opened.locator("#tip")
     word_of(opened, "END").focus()
-    assert tip.inner_text() == story.words()["END"]
+    opened.locator("h1").hover()
+    assert tip.inner_text() == story.words()["END"], "what has focus is told, whatever is under the pointer"
     assert word_of(opened, "END").get_attribute("aria-describedby") == "tip"
     opened.keyboard.press("Escape")
     assert not tip.is_visible()
