@@ -94,6 +94,7 @@ def test_the_readme_shows_what_its_lines_print(tensors, monkeypatch):
 def test_the_same_lines_are_a_cell(repository, tensors, expected, monkeypatch):
     monkeypatch.setenv("TENSORS_CACHE_DIR", str(tensors))
     monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # the scripts' own is no artifact
     before = {*repository.iterdir()}
     with open_window(repository) as window:
         check("".join(window.run(QUESTION + IN_FULL)), expected)
