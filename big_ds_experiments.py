@@ -42,8 +42,7 @@ requests = {
     "full_circuit": Request.isolate(full_circuit(circuit, YY, END)),
 }
 if by_values is None:
-    why = f"what queries and keys cost; the late half of {circuit.name} has no heads"
-    run.leave_out("late_half/queries_and_keys/share_lost", why)
+    print(f"left out: what queries and keys cost; the late half of {circuit.name} has no heads")
 else:
     requests["late_half/values_alone"] = Request.isolate(by_values)
 WORDS = {
@@ -99,8 +98,6 @@ if by_values is not None:
 
 # %% What share of the clean probability difference is lost with each MLP's direct effect, and with its indirect one?
 clean = measured["clean"]["probability_difference"]
-if not circuit.mlps:
-    run.leave_out("mlps/none/share_of_clean")
 for mlp in in_order(circuit.mlps):
     for effect in ("direct", "indirect"):
         key = f"mlps/{mlp}/{effect}"
@@ -113,8 +110,6 @@ for mlp in in_order(circuit.mlps):
 if has_every_yy(start_yy):
     for artifact, key in heatmaps.items():
         run.save(artifact, collated[key].means(), kind="probabilities", evaluation=key)
-else:
-    run.leave_out("clean_probs.pt")
 
 # %% Everything ran: publish it.
 evaluations.save()

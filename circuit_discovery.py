@@ -61,8 +61,6 @@ def save_by_yy(artifact: str, values: torch.Tensor, **about: object) -> None:
     """Save the means of a per-sentence quantity (N, ...) for each YY, (97, ...)."""
     if every_yy:
         run.save(artifact, collate(values, start_yy), **about)
-    else:
-        run.leave_out(artifact)
 
 
 save_by_yy("probs.pt", clean, kind="probabilities", evaluation="clean")
@@ -97,7 +95,7 @@ def patch_every_node(
     """Patch receivers∘node for every node at END or YY; save the (L, H + 1) effects and name the strongest."""
     position = {"END": END, "YY": YY}[at]
     if not receivers.reachable(Node.head(0, 0, position), via):
-        run.leave_out(artifact, f"{artifact}; no head and no MLP comes before what it asks about")
+        print(f"left out: {artifact}; no head and no MLP comes before what it asks about")
         return
     save_sweep(run, artifact, f"sweeps/{key}", effects(receivers, position, via), position=at, **about)
     changes = effects.changes(receivers, position, via)
@@ -108,7 +106,7 @@ patch_every_node("ipp_logits.pt", "logits", PathSet.at(Node.logits(END)), "END",
 
 # %% Which nodes act through the late MLPs? Each MLP is reached by every chain of the circuit's later ones.
 if not mlps:
-    run.leave_out("ipp_mlp*.pt", "what acts through late MLPs, of which there are none")
+    print("left out: what acts through late MLPs, of which there are none")
 for mlp in reversed(mlps):
     artifact = f"ipp_{mlp.replace('m', 'mlp')}.pt"
     patch_every_node(artifact, mlp, into_mlp(circuit, mlp, END), "END", of="mlp", receiver=mlp)
@@ -163,7 +161,7 @@ for via, at in {"q": "END", "k": "YY", "v": "YY"}.items():
 # %% And the early MLPs at YY that the heads' values come from?
 early = [mlp for mlp in nodes(lower, YY) if mlp.kind == "mlp" and late.reachable(mlp, "v")]
 if not early:
-    run.leave_out("results_mlp*.pt", "what acts through early MLPs, of which the heads' values read none")
+    print("left out: what acts through early MLPs, of which the heads' values read none")
 for mlp in early:
     artifact, receivers = f"results_mlp{mlp.layer}.pt", late.extend([mlp], via="v")
     patch_every_node(artifact, f"{mlp.name}/v", receivers, "YY", of="mlp", receiver=mlp.name, through="v")

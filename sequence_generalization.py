@@ -107,8 +107,7 @@ if is_the_papers(circuit):
     words = "late half with m7, a6.h1 and a7.h11"
     evaluate_late_half("late_half_with_m7", words, "late_half_m7_probs", 2, larger)
 else:
-    why = f"m7_2.pt; m7, a6.h1 and a7.h11 are what the paper's circuit lacks in task 2, not {circuit.name}"
-    run.leave_out("task_2/late_half_with_m7/probability_difference", why)
+    print(f"left out: m7_2.pt; m7, a6.h1 and a7.h11 are what the paper's circuit lacks in task 2, not {circuit.name}")
 
 # %% Everything ran: publish it.
 evaluations.save()

@@ -29,7 +29,7 @@ from path_patching.errors import UserError, first_line
 from path_patching.files import parse_json
 from path_patching.gpt2.model import Model
 from path_patching.gpt2.tensor_cache import is_gpt2_small
-from reproduction.cells import CELLS, Halves, cells_not_run
+from reproduction.cells import Cells, needed_cells, text_of
 from reproduction.numbers import printed, unit_of
 from reproduction.paper import truly_named
 from reproduction.provenance import made_by
@@ -44,7 +44,7 @@ from reproduction.publication import (
     sha256,
 )
 from reproduction.settings import Settings, model_folder
-from reproduction.terminal import after_each_cell, imports_are_done, in_notebook, seconds_so_far
+from reproduction.terminal import after_each_cell, imports_are_done, in_notebook, running_cell, seconds_so_far, window
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,12 +101,8 @@ class Run:
     index: dict[str, dict[str, object]] = field(default_factory=dict)
     read: dict[str, str | None] = field(default_factory=dict)
     circuit: dict[str, object] = field(default_factory=dict)
-    cells: Mapping[str, str] = field(default_factory=dict)
-    """What each cell makes, by its question (`reproduction.cells`)."""
-    asked: set[str] = field(default_factory=set)
-    """Numbers and artifacts that were asked for but cannot be computed, by key or name."""
-    halves: Halves = field(default_factory=Halves)
-    """What was made by cells that ended half-way."""
+    cells: Cells = field(default_factory=Cells)
+    """Which cells it needs in a window, and which ran."""
 
     @property
     def folder(self) -> Path:
@@ -146,7 +142,6 @@ class Run:
         said = {"kind": kind, **{key: each for key, each in about.items() if each is not None}}
         _as_json(name, said)
         self.publication.stage(name, content)
-        self.halves.of_this_cell.add(name)
         self.index[name] = {**said, **_cell_of(f"{self.script}.py")}
 
     def staged(self, name: str) -> Any:
@@ -168,22 +163,13 @@ class Run:
             raise ValueError(f"{key!r} is no key; write a path of lower-case parts, as late_half/cutoff_sharpness")
         if isinstance(value, Estimate) and not value.is_finite:
             self.numbers.pop(key, None)  # of an earlier time
-            self.leave_out(key)
             print(line or f"{words}: {NOT_MEASURED}")
             return
         print(f"{words}: {printed(value, unit_of(key))}" if line is None else line)
         number: dict[str, Any] = dict(value.as_json()) if isinstance(value, Estimate) else {"value": value}
         check_finite(key, number)
         _as_json(key, number)
-        self.halves.of_this_cell.add(key)
         self.numbers[key] = {"words": words, **number} | ({"kind": kind} if kind else {})
-
-    def leave_out(self, name: str, why: str | None = None) -> None:
-        """Record that an artifact or a number was asked for and cannot be computed; a line says `why`, if given."""
-        self.halves.of_this_cell.add(name)
-        self.asked.add(name)
-        if why:
-            print(f"left out: {why}")
 
     def note_circuit(self, circuit: Circuit) -> None:
         """Record the whole circuit that the run evaluates, and print its name: the paper's only for the paper's."""
@@ -201,8 +187,8 @@ class Run:
         Raises `UserError` if it cannot be written, and if some cells did not run to their end; with `partial` it is
         published, and the record says which cells are missing.
         """
-        made = self.halves.without((*self.numbers, *self.index, *self.asked))
-        not_run = cells_not_run(self.cells, made, self.provenance["settings"])
+        self.cells.ended(text_of(self.script) if _cell_of(f"{self.script}.py") else running_cell())
+        not_run = self.cells.not_run()
         if not_run and not partial:
             raise UserError(
                 f"nothing is published, since these cells were not run to their end: {' '.join(not_run)} Run them, or "
@@ -252,11 +238,9 @@ def start_run(
     engine: str,
     device: str,
     warnings: Sequence[str] = (),
-    cells: Mapping[str, str] | None = None,
 ) -> Run:
     """Open a run of `script`. Its record will have the `warnings`, and so will records of figures drawn from it.
 
-    `cells` say what each of its cells makes (`reproduction.cells`): without all of it, the run is published as a part.
     Raises `UserError` if its folder is busy or cannot be written to.
     """
     provenance = {
@@ -267,8 +251,9 @@ def start_run(
         "device": device,
         "warnings": list(warnings),
     }
-    run = Run(open_publication(script, settings.artifact_folder()), provenance, cells=cells or {})
-    after_each_cell(run.halves.cell_ended)
+    cells = needed_cells(text_of(script), getattr(settings, "only", None)) if window() else {}
+    run = Run(open_publication(script, settings.artifact_folder()), provenance, cells=Cells(cells))
+    after_each_cell(run.cells.ended)
     return run
 
 
@@ -301,8 +286,8 @@ def open_run(script: str, experiment: Experiment) -> Run:
 
     Raises `UserError` if its folder is busy or cannot be written to.
     """
-    engine, device, cells = experiment.engine_name, experiment.device, CELLS.get(script)
-    run = start_run(script, experiment.settings, experiment.model, engine, device, experiment.warnings, cells)
+    engine, device = experiment.engine_name, experiment.device
+    run = start_run(script, experiment.settings, experiment.model, engine, device, experiment.warnings)
     if in_notebook():
         # Not an import that `provenance` follows: how a window draws changes no result.
         import_module("reproduction.window").show_what_cells_make(run)

@@ -96,10 +96,21 @@ def in_notebook() -> bool:
     return kernel is not None and kernel.IPKernelApp.initialized()
 
 
-def after_each_cell(tell: Callable[[bool], None]) -> None:
-    """In an interactive window, `tell` after each cell, from the present one on, whether it ran to its end."""
-    if in_interactive_window() and (shell := _ipython()):
-        shell.events.register("post_run_cell", lambda result: tell(result.success))
+def window() -> Any:
+    """IPython, if this runs in a notebook or an editor's interactive window; else None."""
+    return getattr(builtins, "get_ipython", lambda: None)() if in_interactive_window() else None
+
+
+def running_cell() -> str:
+    """The text of the window's cell that runs now; empty outside of a window."""
+    shell = window()
+    return shell.user_ns["In"][-1] if shell else ""
+
+
+def after_each_cell(tell: Callable[[str, bool], None]) -> None:
+    """In a window, `tell` the text of each cell, from the present one on, and whether it ran to its end."""
+    if shell := window():
+        shell.events.register("post_run_cell", lambda result: tell(result.info.raw_cell, result.success))
 
 
 def arguments_of(script: str) -> list[str] | None:
@@ -165,13 +176,8 @@ def _shorten_interrupts() -> None:
     def show(shell: Any, kind: type[BaseException], error: BaseException, trace: TracebackType, tb_offset: Any) -> None:
         shell._showtraceback(kind, error, [INTERRUPTED])
 
-    if shell := _ipython():
+    if shell := window():
         shell.set_custom_exc((KeyboardInterrupt,), show)
-
-
-def _ipython() -> Any:
-    """IPython, if this runs in it."""
-    return getattr(builtins, "get_ipython", lambda: None)()
 
 
 def _end_at_once(signal_number: int, frame: FrameType | None) -> None:

@@ -46,9 +46,8 @@ class Verdicts:
         `left_out` has the subjects that were left out, and why; a line is printed for each.
         """
         self.by_test[test], self.left_out[test] = tuple(verdicts), dict(left_out)
-        for subject, why in left_out.items():
-            self.run.leave_out(f"{test}/{as_key(subject)}", why)
-        self.run.asked.add(f"{test}/verdicts")  # even if there are none
+        for why in left_out.values():
+            print(f"left out: {why}")
         for verdict in self.by_test[test]:
             words = f"{verdict.subject}: {BARS[verdict.bar].asked}"
             self.measure(f"{test}/{as_key(verdict.subject)}/{verdict.bar}", verdict.measured, words, str(verdict))

@@ -60,7 +60,7 @@ def show_what_cells_make(run: Run) -> None:
     """From here on, each cell is followed by the figures of what it has saved for this run."""
     shown: dict[str, About] = {}
 
-    def show_what_is_new(_: bool) -> None:
+    def show_what_is_new(*_: object) -> None:
         saved = {name: about for name, about in run.index.items() if shown.get(name) is not about}
         shown.update(saved)
         in_cells = {name: about for name, about in saved.items() if "cell" not in about}  # else a script, in %run

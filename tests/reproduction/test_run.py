@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -35,7 +36,7 @@ MODEL = random_model(Architecture(1, 1, 4, 4, 8, 16, 10))
 
 
 def new_run(folder, script="circuit_discovery") -> Run:
-    return start_run(script, Settings(out=folder, seed=3), MODEL, "torch", "cpu")
+    return start_run(script, Settings(out=folder, seed=3), MODEL, "torch", "cpu", ["a warning"])
 
 
 def visible(folder) -> list[str]:
@@ -62,54 +63,60 @@ def test_a_published_run_is_read_back_with_its_record(tmp_path):
     assert visible(tmp_path) == ["circuit_discovery.json", "deep", "probs.pt"]
 
 
-CELLS_OF = {"Is it so?": "so/*", "And what else?": "else.pt", "And why?": "why"}
+SCRIPT = """
+# %% Which sentences?
+run = new_run(folder)  # as open_run(
+
+# %% Is it so?
+run.note("so/far", 1.0, "so far")
+
+# %% And what else?
+run.save("else.pt", torch.ones(1), kind="else")
+
+# %% Everything ran: publish it.
+path = run.publish()
+"""
+OPENING, SO, ELSE, LAST = SCRIPT.split("\n\n")
 
 
-def half_a_run(folder) -> Run:
-    run = start_run("circuit_discovery", Settings(out=folder), MODEL, "torch", "cpu", ["a warning"], CELLS_OF)
-    run.note("so/far", 1.0, "so far")
-    return run
-
-
-def test_half_a_run_does_not_replace_a_whole_one(tmp_path, capsys):
-    published(tmp_path)
-    before = visible(tmp_path)
-    run = half_a_run(tmp_path)
-    with pytest.raises(
-        UserError, match=r"^nothing is published, since these cells were not run to their end: And what else\? And "
-    ):
-        run.publish()
-    assert visible(tmp_path) == before
-    run.save("else.pt", torch.ones(1), kind="else")
-    run.leave_out("why", "the reason; there is none")
-    assert "left out: the reason; there is none" in capsys.readouterr().out
-    run.publish()
-    assert "partial" not in read_artifacts(tmp_path, "circuit_discovery").record
-
-
-def test_a_cell_that_ended_half_way_was_not_run(tmp_path, monkeypatch):
+@pytest.fixture
+def run_cell(tmp_path, monkeypatch) -> Callable[[str], BaseException | None]:
+    """Run a cell of a script in a window; gives the error that it raises."""
     monkeypatch.setattr(sys, "ps1", "In: ", raising=False)
-    shell = InteractiveShell(user_ns={"half_a_run": half_a_run, "folder": tmp_path})
-
-    def run_cell(*lines: str) -> BaseException | None:
-        return shell.run_cell("\n".join(lines)).error_in_exec
-
-    assert run_cell("run = half_a_run(folder)", "run.leave_out('else.pt')") is None
-    half, whole, last = "run.note('why', 1.0, 'why')", "run.note('why', 2.0, 'why')", "path = run.publish()"
-    assert isinstance(run_cell(half, "raise KeyboardInterrupt"), KeyboardInterrupt)
-    assert str(run_cell(last)).startswith("nothing is published, since these cells were not run to their end: And why?")
-    assert run_cell(whole) is None
-    assert run_cell(last) is None
-    assert read_artifacts(tmp_path, "circuit_discovery").number("why") == 2.0
+    monkeypatch.setattr("reproduction.cells.ROOT", tmp_path)
+    (tmp_path / "circuit_discovery.py").write_text(SCRIPT)
+    shell = InteractiveShell(user_ns={"new_run": new_run, "folder": tmp_path / "out", "torch": torch})
+    return lambda cell: shell.run_cell(cell, store_history=True).error_in_exec
 
 
-def test_a_part_that_is_published_as_one_says_so_to_every_reader(tmp_path, capsys):
-    half_a_run(tmp_path).publish(partial=True)
+def test_half_a_run_does_not_replace_a_whole_one(tmp_path, run_cell):
+    published(tmp_path / "out")
+    before = visible(tmp_path / "out")
+    for cell in (OPENING, SO):
+        assert run_cell(cell) is None
+    refused = "nothing is published, since these cells were not run to their end: And what else? Run them, or give"
+    assert str(run_cell(LAST)).startswith(refused)
+    assert isinstance(run_cell(f"{ELSE}\nraise KeyboardInterrupt"), KeyboardInterrupt)
+    assert str(run_cell(LAST)).startswith(refused)
+    assert visible(tmp_path / "out") == before
+    assert run_cell(f"{ELSE}\n{LAST}") is None
+    assert "partial" not in read_artifacts(tmp_path / "out", "circuit_discovery").record
+
+
+def test_a_script_that_a_window_runs_as_one_has_all_its_cells(tmp_path, run_cell):
+    assert run_cell(f"exec(compile({SCRIPT!r}, 'circuit_discovery.py', 'exec'))") is None
+    assert run_cell(SO) is None
+    assert run_cell(LAST) is None
+
+
+def test_a_part_that_is_published_as_one_says_so_to_every_reader(tmp_path, capsys, run_cell):
+    for cell in (OPENING, "run.publish(partial=True)"):
+        assert run_cell(cell) is None
     capsys.readouterr()
-    artifacts = read_artifacts(tmp_path, "circuit_discovery")
-    said = "a part of circuit_discovery.py, without: And what else? And why?"
-    assert capsys.readouterr().out == f"note: {tmp_path / 'circuit_discovery.json'} is of {said}\n"
-    assert artifacts.record["partial"] == ["And what else?", "And why?"]
+    artifacts = read_artifacts(tmp_path / "out", "circuit_discovery")
+    said = "a part of circuit_discovery.py, without: Is it so? And what else?"
+    assert capsys.readouterr().out == f"note: {tmp_path / 'out' / 'circuit_discovery.json'} is of {said}\n"
+    assert artifacts.record["partial"] == ["Is it so?", "And what else?"]
     assert artifacts.record["warnings"] == ["a warning", said]
     made = artifacts.load_all()
     assert made.get("else.pt") is None
@@ -237,11 +244,10 @@ def test_what_json_cannot_hold_is_refused_when_it_is_given(tmp_path):
 
 @pytest.mark.parametrize("value", [Estimate(NAN, NAN, NAN, 9), Estimate(1.0, NAN, NAN, 9), Estimate(1.0, 0.9, INF, 9)])
 def test_a_share_of_zero_is_left_out_and_ends_no_run(tmp_path, capsys, value):
-    run = half_a_run(tmp_path)
+    run = new_run(tmp_path)
     run.note("why", 1.0, "share")
     run.note("why", value, "share")
     assert capsys.readouterr().out.splitlines()[-1] == "share: not measured, what it is a share of is zero or may be"
-    run.leave_out("else.pt")
     run.publish()
     assert "why" not in read_artifacts(tmp_path, run.script).keys
 
