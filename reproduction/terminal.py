@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -64,10 +65,16 @@ def imports_are_done() -> None:
     What is there now is not looked through for garbage again, neither later nor at the end.
     """
     gc.set_threshold(*COLLECTED_AFTER)
-    if not in_interactive_window() and not gc.get_freeze_count():
-        gc.freeze()
+    if not in_interactive_window():
+        _keep_what_is_there()
     if signal.getsignal(signal.SIGINT) is _end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@cache
+def _keep_what_is_there() -> None:
+    """Once in a process. (Asking Python whether it was done takes longer than most of what runs read and write.)"""
+    gc.freeze()
 
 
 def explain_errors() -> None:
