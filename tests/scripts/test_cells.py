@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,14 +19,27 @@ from reproduction.verdicts import Verdicts
 from tests.helpers.experiments import random_gpt2
 from tests.helpers.windows import Window, open_window
 
+QUESTION = """\
+from path_patching import PathSet
+from utils import start_experiment
+experiment = start_experiment(model={model!r}, n=24)
+print(experiment.effect(PathSet.parse("a1.h1 → m1 → logits", end=experiment.END)))
+"""
 FIGURE = ["application/vnd.plotly.v1+json", "image/png"]
 
 
-@pytest.fixture
-def window(tmp_path, monkeypatch) -> Iterator[Window]:
-    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
-    with open_window(ROOT) as opened:
-        yield opened
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return random_gpt2(tmp_path_factory.mktemp("model") / "mine")
+
+
+@pytest.fixture(scope="module")
+def window(model) -> Iterator[Window]:
+    """One for all tests, since what is imported there takes long; each begins with a first cell."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TENSORS_CACHE_DIR", str(model.parent / "tensors"))
+        with open_window(ROOT) as opened:
+            yield opened
 
 
 def cells_of(script: str, settings: str, changed: str) -> list[str]:
@@ -35,8 +49,25 @@ def cells_of(script: str, settings: str, changed: str) -> list[str]:
     return re.split(r"(?m)^(?=# %%)", text.replace(settings, changed))[1:]
 
 
-def test_the_cells_of_an_experiment_and_of_its_figures_run_in_a_window(tmp_path, window):
-    model, out, plots = random_gpt2(tmp_path / "mine"), tmp_path / "out", tmp_path / "plots"
+def test_in_a_window_an_error_is_one_line_and_progress_needs_no_widgets(window):
+    window.run(cells_of("circuit_discovery", "DiscoverySettings(n=490)", "DiscoverySettings()")[0])
+    assert window.run("import tqdm.auto") == [], "which the libraries import, and which asks for ipywidgets"
+    bar = "from path_patching import progress; progress.SECONDS_BEFORE_A_BAR = 0; list(progress.progress('ab', 'here'))"
+    assert any("here:   0%" in said for said in window.run(f"{bar};"))
+
+    interrupted = "interrupted: what was published before is as it was"
+    assert window.lines_of_error("import signal; signal.raise_signal(signal.SIGINT)") == [interrupted]
+    [line] = window.lines_of_error("DiscoverySettings(modle='standin')")
+    assert line.startswith("error: there is no setting 'modle'; settings are model, engine,")
+
+
+def test_five_lines_in_a_cell_answer_a_question(model, window):
+    said = "".join(window.run(QUESTION.format(model=str(model))))
+    assert re.search(r"0\.\d+ \[\S+, \S+\], plain \[\S+, \S+\]\n", said)
+
+
+def test_the_cells_of_an_experiment_and_of_its_figures_run_in_a_window(tmp_path, model, window):
+    out, plots = tmp_path / "out", tmp_path / "plots"
     window.run("from pathlib import Path")
     settings = f"DiscoverySettings(model={str(model)!r}, n=97, out=Path({str(out)!r}))"
     cells = cells_of("circuit_discovery", "DiscoverySettings(n=490)", settings)
@@ -69,18 +100,6 @@ def test_the_cells_of_an_experiment_and_of_its_figures_run_in_a_window(tmp_path,
     assert shown == 2 * FIGURE
     window.run(others[-1])
     assert (plots / "probability-heatmap.html").is_file()
-
-
-def test_in_a_window_an_error_is_one_line_and_progress_needs_no_widgets(window):
-    window.run(cells_of("circuit_discovery", "DiscoverySettings(n=490)", "DiscoverySettings()")[0])
-    assert window.run("import tqdm.auto") == [], "which the libraries import, and which asks for ipywidgets"
-    bar = "from path_patching import progress; progress.SECONDS_BEFORE_A_BAR = 0; list(progress.progress('ab', 'here'))"
-    assert any("here:   0%" in said for said in window.run(f"{bar};"))
-
-    interrupted = "interrupted: what was published before is as it was"
-    assert window.lines_of_error("import signal; signal.raise_signal(signal.SIGINT)") == [interrupted]
-    [line] = window.lines_of_error("DiscoverySettings(modle='standin')")
-    assert line.startswith("error: there is no setting 'modle'; settings are model, engine,")
 
 
 SCRIPTS = [path.stem for path in sorted(ROOT.glob("*.py")) if "\n# %%" in path.read_text()]

@@ -27,12 +27,10 @@ from path_patching.engine import Engine, Request
 from path_patching.errors import UserError
 from path_patching.files import ROOT
 from path_patching.paths import PathSet
-from reproduction.compare import compare
 from reproduction.run import Artifacts, read_artifacts
 from reproduction.settings import VALIDATION, ValidationSettings
 from reproduction.verdicts import as_key, read_left_out, read_verdicts
 from tests.helpers.checkpoints import edit_tensors
-from tests.helpers.engines import skip_without
 from tests.helpers.experiments import made_by, random_gpt2, run_experiment
 from tests.helpers.scripts import error_line, output, run_script
 from tests.helpers.validation_tables import COLUMNS
@@ -50,19 +48,6 @@ CIRCUIT = {
 }
 HEADS_ALONE = {"name": "heads alone", "mlps": [], "heads": ["a1.h0", "a1.h1"], "heads_feed": ["logits"]}
 NO_LOWER = {"first_below": [], "further_below": [], "followed": [], "whole": ["q", "k", "v"]}
-HARDLY_A_SPAN = "|".join(
-    [
-        "by_sentence",
-        "of_sentences",
-        "largest",
-        "log_odds",
-        "idle_links",
-        "share_of_clean",
-        "another_yy",
-        "mean_ablation",
-        "specificity/century_copying",
-    ]
-)
 TABLES = {"random", "nodes", "links", "completeness", "counterfactuals", "sizes", "membership", "strength",
           "specificity", "interactions"}  # fmt: skip
 
@@ -124,21 +109,6 @@ def test_every_node_of_the_circuit_is_asked_about(made):
     assert full == late | {"m0@YY", "a0.h1@YY"}
     assert set(made.load("validation_interactions.csv")["one"]) == late
     assert set(made.load("validation_strength.csv")["subject"]) == {"late half", *late}
-
-
-def test_both_engines_make_the_same_numbers(made, model):
-    """Where they are no shares, nor ends of intervals of shares, of a span that a random model hardly has."""
-    skip_without("rust_circuit")
-    flags = (*FEW[:-1], "rust_circuit", *circuit_file(model.parent, CIRCUIT))
-    other = made_by(SCRIPT, model.parent / "rust", model, 97, *flags)
-    tables = [each.load("validation_counterfactuals.csv").set_index("scheme") for each in (made, other)]
-    rows, columns = ["01", "mean ablation", "zero ablation"], ["span", "late_half", "full_circuit"]
-    shares = [table.loc[rows, columns] for table in tables]
-    pd.testing.assert_frame_equal(*shares, rtol=0, atol=1e-5)
-    differences = compare(made, other)
-    numbers = differences[(differences["kind"] == "number") & ~differences["name"].str.contains(HARDLY_A_SPAN)]
-    assert len(numbers) > 70
-    assert numbers[~(numbers["difference"] < 1e-5)].empty
 
 
 def test_tests_that_are_not_asked_for_are_not_made(made, tmp_path, model):

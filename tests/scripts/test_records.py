@@ -124,7 +124,7 @@ def test_both_engines_make_the_same_artifacts(noted_and_made, model):
     if by_torch.record["engine"] == "transformers":
         pytest.skip("the script patches nothing, and needs no engine")
     if by_torch.script == "circuit_validation":
-        pytest.skip("all are shares of a span that this model hardly has; see test_circuit_validation.py")
+        pytest.skip("all are shares of a span that this model hardly has; see validation/test_engines_agree.py")
     circuit = ("--circuit", str(found)) if of_circuit else ()
     flags = ("--engine", "rust_circuit", *MORE_FLAGS.get(by_torch.script, ()), *circuit)
     differences = compare(by_torch, made_by(by_torch.script, model.parent / "rust", model, 97, *flags))
@@ -164,7 +164,7 @@ def test_all_that_the_paper_claims_of_its_nodes_is_measured(standin_made, script
 @pytest.mark.slow
 def test_both_engines_measure_the_same_with_the_papers_circuit(tmp_path):
     skip_without("rust_circuit")
-    few = ("standin", 12, "--circuit", "paper", "--engine")
+    few = ("standin", 3, "--circuit", "paper", "--engine")
     differences = compare(*(made_by("big_ds_experiments", tmp_path / name, *few, name) for name in CLASSES))
     assert len(differences) > 20
     assert differences[~(differences["difference"] < 1e-5)].empty
