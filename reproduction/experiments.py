@@ -1,8 +1,8 @@
 """The table of experiments: each script, what it asks, what it makes, and which script draws it.
 
 A new experiment is an entry here and a script of that name. The rest comes from the table: the steps of `reproduce.py`
-and their order, `--only` and `--skip`, which scripts take `--circuit`, the sections of the report, and the tables of
-README.md, docs/artifacts.md and docs/figures.md, which this prints:
+and their order, `--only` and `--skip`, which scripts take `--circuit`, a section of the report, and the tables of
+README.md, docs/artifacts.md and docs/figures.md, which this writes:
 
     python -m reproduction.experiments
 
@@ -12,10 +12,12 @@ holds, every whole run has the artifact. `lacking` and `unknown` compare a run w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from path_patching.files import ROOT, write_text
 from reproduction.settings import PAPER_LAYER, NeuronSettings, Settings, ValidationSettings
 
 WORDS = ("results", "report")  # of reproduce.py; they come last, since they read what all scripts made
@@ -59,14 +61,6 @@ def papers_layer_by_yy(settings: Settings) -> bool:
     return papers_layer(settings) and every_yy(settings)
 
 
-@dataclass(frozen=True)
-class Plots:
-    """A plotting script, and the title of its section of the report."""
-
-    script: str
-    title: str
-
-
 @dataclass(frozen=True, eq=False)
 class Experiment:
     """A script that asks something of a model."""
@@ -77,7 +71,8 @@ class Experiment:
     """Its artifacts, without the table of its sentences, which every experiment makes."""
     evaluates_circuit: bool = False
     """Whether it takes `--circuit`."""
-    drawn_by: Plots | None = None
+    drawn_by: str | None = None
+    """The plotting script of its figures."""
     figures: Mapping[str, Made] = field(default_factory=dict)
     """Its figures, by what they show."""
 
@@ -103,12 +98,6 @@ def unknown(made: Made, names: Collection[str]) -> tuple[str, ...]:
     return tuple(name for name in names if not any(fnmatchcase(name, pattern) for pattern in made))
 
 
-DISCOVERY = Plots("circuit_discovery_plotting", "Circuit discovery, and the circuit on many sentences")
-NEURONS = Plots("neuron_plots", "Single neurons")
-APPENDIX = Plots("appendix_plots", "Other prompts, and random circuits")
-PCA = Plots("pca_plots", "PCA and causal tests")
-VALIDATION = Plots("validation_plots", "Is it a circuit? The tests as figures")
-
 TABLE = (
     Experiment(
         "circuit_discovery",
@@ -130,7 +119,7 @@ TABLE = (
             "circuit.json": always,
         },
         evaluates_circuit=True,
-        drawn_by=DISCOVERY,
+        drawn_by="circuit_discovery_plotting",
         figures={
             "probability heatmap, and one row of it": {"probability-heatmap": every_yy, "probability-slice": every_yy},
             "direct contributions to the logits": {"logits-ipp": always},
@@ -159,7 +148,7 @@ TABLE = (
             "complement_probs.pt": many,
         },
         evaluates_circuit=True,
-        drawn_by=DISCOVERY,
+        drawn_by="circuit_discovery_plotting",
         figures={
             "the circuit alone, 10,000 sentences": {
                 "patched-probability-heatmap": many,
@@ -182,7 +171,7 @@ TABLE = (
             ),
             always,
         ),
-        drawn_by=NEURONS,
+        drawn_by="neuron_plots",
         figures={
             "neurons of m10": {
                 "top3-neurons": papers_layer_by_yy,
@@ -207,7 +196,7 @@ TABLE = (
             "generalization/late_half_m7_probs_2.pt": may_lack,
         },
         evaluates_circuit=True,
-        drawn_by=APPENDIX,
+        drawn_by="appendix_plots",
         figures={
             "related prompts (tasks 0, 8, 2)": {"appendix/success-probs": always, "appendix/success-ipps": always},
             "prompts without greater-than (tasks 3, 4, 5)": {
@@ -234,7 +223,7 @@ TABLE = (
         "how do activations hold YY, and does the model need those dimensions?",
         {"pca.pt": always, "pca_ablation.pt": always},
         evaluates_circuit=True,
-        drawn_by=PCA,
+        drawn_by="pca_plots",
         figures={
             "PCA of m8's input, a7.h10, a7.h8 and the YY embedding": {"pca": always},
             "ablating PCA dimensions, erasing YY with LEACE (text only in the paper)": {
@@ -247,7 +236,7 @@ TABLE = (
         "what do random circuits of the same shape recover?",
         {"random_circuits.pt": always},
         evaluates_circuit=True,
-        drawn_by=APPENDIX,
+        drawn_by="appendix_plots",
         figures={"random circuits": {"appendix/random-circuits": always}},
     ),
     Experiment(
@@ -279,7 +268,7 @@ TABLE = (
             "validation_interactions.csv": tested("interactions"),
         },
         evaluates_circuit=True,
-        drawn_by=VALIDATION,
+        drawn_by="validation_plots",
         figures={
             "is it a circuit? (not in the paper)": {
                 "validation/sizes": tested("sizes"),
@@ -297,21 +286,21 @@ TABLE = (
     ),
 )
 EXPERIMENTS = {each.script: each for each in TABLE}  # in the order in which they are run
-PLOTS = {each.drawn_by.script: each.drawn_by for each in TABLE if each.drawn_by}
+PLOTS = (*dict.fromkeys(each.drawn_by for each in TABLE if each.drawn_by),)
 STEPS = (*EXPERIMENTS, *PLOTS, *WORDS)  # of reproduce.py, in order
 
 
 def table_of_scripts() -> str:
     """The README's table of scripts, as Markdown."""
     lines = ["| script | asks | drawn by |", "|---|---|---|"]
-    lines += [f"| {_script(each)} | {each.asks} | {_script(each.drawn_by)} |" for each in TABLE]
+    lines += [f"| {_script(each.script)} | {each.asks} | {_script(each.drawn_by)} |" for each in TABLE]
     return "\n".join(lines)
 
 
 def table_of_artifacts() -> str:
     """The table of artifacts of docs/artifacts.md, as Markdown."""
     lines = ["| script | makes, in `paper-cache` |", "|---|---|"]
-    lines += [f"| {_script(each)} | {_listed(each.makes)} |" for each in TABLE]
+    lines += [f"| {_script(each.script)} | {_listed(each.makes)} |" for each in TABLE]
     return "\n".join(lines)
 
 
@@ -323,8 +312,8 @@ def table_of_figures() -> str:
     return "\n".join(lines)
 
 
-def _script(of: Experiment | Plots | None) -> str:
-    return f"`{of.script}.py`" if of else "–"
+def _script(name: str | None) -> str:
+    return f"`{name}.py`" if name else "–"
 
 
 def _listed(made: Made) -> str:
@@ -339,4 +328,7 @@ PAGES = {  # where each table stands
 
 if __name__ == "__main__":
     for page, table in PAGES.items():
-        print(f"{page}\n\n{table()}\n")
+        text, now = (ROOT / page).read_text(encoding="utf-8"), table()
+        header, _, _ = now.partition("\n")
+        _, old, _ = re.split(rf"(?m)^({re.escape(header)}(?:\n\|.*)*)$", text)
+        write_text(ROOT / page, text.replace(old, now))

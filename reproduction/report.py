@@ -54,8 +54,6 @@ class Figure:
     picture: str
     """WebP as a data URI; empty where no picture could be rendered."""
     commands: tuple[str, ...]
-    script: str
-    """The plotting script."""
     name: str
     asks: frozenset[str]
     """What each of its panels shows, of whichever run; empty where the record does not say."""
@@ -118,7 +116,6 @@ def figures_of(
             _in_script(data),
             _picture(drawn, f"{name}.png"),
             (*commands, drawn.record["command"]),
-            drawn.script,
             name,
             frozenset(_asked(panel, data["data"][0]["type"]) for panel in panels.get(name, {}).values()),
         )
@@ -132,7 +129,7 @@ def _asked(panel: Panel, kind: str) -> str:
 
 
 def sections_of(figures: Mapping[str, Figure], answers: story.Answers) -> list[Section]:
-    """The sections in the paper's order; figures that no section names come last, by plotting script.
+    """The sections in the paper's order; figures that no section names come last.
 
     What is shown already is not shown again.
     """
@@ -144,9 +141,7 @@ def sections_of(figures: Mapping[str, Figure], answers: story.Answers) -> list[S
         folded = tuple(figure for name, figure in shown.items() if question.folds(name))
         said = tuple(answers.of(question))
         sections.append(Section(question.id, question.question, said, open_, folded, elsewhere, question.words))
-    for script, drawn_by in PLOTS.items():
-        others = tuple(figure for figure in left.values() if figure.script == script)
-        sections.append(Section(script, drawn_by.title, (), others))
+    sections.append(Section("others", "What else was drawn?", (), (*left.values(),)))
     return [each for each in sections if each.sentences or each.all_figures]
 
 

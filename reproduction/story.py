@@ -20,7 +20,8 @@ from typing import Any
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.validation.verdicts import BARS, NO_BAR
 from reproduction.claims import Claim, is_of_paper
-from reproduction.numbers import in_unit, shown, with_unit
+from reproduction.experiments import EXPERIMENTS, Experiment
+from reproduction.numbers import in_unit, printed, shown, unit_of, with_unit
 from reproduction.run import Artifacts
 from reproduction.verdicts import KIND as VERDICTS
 from reproduction.verdicts import corrected_counts, read_verdicts
@@ -57,8 +58,8 @@ class Question:
 
 @cache
 def questions() -> tuple[Question, ...]:
-    """The sections in their order."""
-    return tuple(
+    """The sections in their order: those of the text, then one of each experiment for what the text does not name."""
+    of_text = tuple(
         Question(
             each["id"],
             each["question"],
@@ -69,6 +70,17 @@ def questions() -> tuple[Question, ...]:
         )
         for each in _story()["section"]
     )
+    told = " ".join(sentence for each in of_text for sentence in each.sentences)
+    return of_text + tuple(
+        Question(name, _asked(each), () if name in told else (f"Measured:{{{name}:*}}",), (*each.drawn,))
+        for name, each in EXPERIMENTS.items()
+    )
+
+
+def _asked(experiment: Experiment) -> str:
+    """What it asks, as a title, without what is added in brackets."""
+    asks, _, _ = experiment.asks.partition(" (")
+    return asks[0].upper() + asks[1:]
 
 
 def summary() -> Question:
@@ -154,6 +166,9 @@ class Answers:
         run = self.runs.get(script)
         if run is None:
             return None
+        if key == "*":
+            words = {each: number["words"] for each, number in run.record["numbers"].items()}
+            return _as_lines(f"{words[each]}: {printed(run.number(each), unit_of(each))}" for each in run.keys)
         if "*" not in key:
             return self._number(run, key, unit)
         before, after = key.split("*")

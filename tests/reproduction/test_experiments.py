@@ -20,6 +20,7 @@ from reproduction.experiments import (
     lacking,
     unknown,
 )
+from reproduction.pace import UNMEASURED
 from reproduction.provenance import code_sha256
 from reproduction.settings import NeuronSettings, Settings, ValidationSettings
 from tests.helpers.scripts import output, run_python
@@ -30,7 +31,7 @@ NEW = """
         "is anything new?",
         {"new.pt": always},
         evaluates_circuit=True,
-        drawn_by=Plots("new_plots", "What is new"),
+        drawn_by="new_plots",
         figures={"all that is new": {"new-figure": always}},
     ),
 )
@@ -39,20 +40,18 @@ FOUND = """
 import json
 from pathlib import Path
 import reproduce
-from reproduction import experiments, provenance, report, steps
+from reproduction import experiments, pace, provenance, steps, story
 
-def steps_with(*circuit):
-    listed = steps.steps_of("standin", [], Path("a"), Path("p"), None, *circuit)
-    return [step.script for step in listed if not circuit or circuit[0] in step.arguments]
+def steps_of(*circuit):
+    return steps.steps_of("standin", [], Path("a"), Path("p"), None, *circuit)
 
-tables = [table() for table in experiments.PAGES.values()]
 print(json.dumps({
-    "steps": steps_with(),
-    "with a circuit": steps_with("auto"),
+    "steps": [step.script for step in steps_of()],
+    "with a circuit": [step.script for step in steps_of("auto") if "auto" in step.arguments],
     "only": reproduce._read_options(["--only", "new_question", "new_plots"]).only,
-    "sections": {name: plots.title for name, plots in report.PLOTS.items()},
-    "tables": tables,
-    "in the pages": [table() in Path(page).read_text() for page, table in experiments.PAGES.items()],
+    "seconds": pace.usual_seconds([step for step in steps_of() if step.script == "new_question"], "gpt2"),
+    "sections": [vars(each) for each in story.questions() if each.of(["new-figure"])],
+    "tables": [Path(page).read_text() for page in experiments.PAGES],
     "code": {name: provenance.code_sha256(name) for name in ("random_years", "report")},
 }))
 """
@@ -60,17 +59,14 @@ print(json.dumps({
 
 def test_pages_have_the_tables():
     for page, table in PAGES.items():
-        assert table() in (ROOT / page).read_text(), (
-            f"print it with python -m reproduction.experiments; put it in {page}"
-        )
+        assert table() in (ROOT / page).read_text(), f"{page}: run python -m reproduction.experiments"
     options = (ROOT / "docs" / "options.md").read_text()
     of_commands = options[options.index("| command | asks | makes |") :].split("\n\n")[0]
     assert {name for name in COMMANDS if f"`reproduce.py {name}" in of_commands} == {*COMMANDS}
 
 
 def test_every_script_is_there_and_named_once():
-    plots = {each.drawn_by for each in TABLE if each.drawn_by}
-    scripts = [each.script for each in (*TABLE, *plots)]
+    scripts = [*(each.script for each in TABLE), *PLOTS]
     assert len({*scripts, *WORDS}) == len(scripts) + len(WORDS)
     assert [name for name in scripts if not (ROOT / f"{name}.py").is_file()] == []
     assert [name for name in WORDS if name not in COMMANDS] == []
@@ -93,16 +89,25 @@ def test_an_experiment_that_is_added_to_the_table_is_found_everywhere(copy):
     whole, text = "\n)\nEXPERIMENTS = {", path.read_text()
     assert text.count(whole) == 1
     path.write_text(text.replace(whole, NEW))
+    run_python("-m", "reproduction.experiments", cwd=copy).check_returncode()
     found = json.loads(output(run_python("-c", FOUND, cwd=copy)))
     assert found["steps"] == [*EXPERIMENTS, "new_question", *PLOTS, "new_plots", *WORDS]
     assert found["with a circuit"] == [*(each.script for each in TABLE if each.evaluates_circuit), "new_question"]
     assert found["only"] == ["new_question", "new_plots"]
-    assert found["sections"] == {name: plots.title for name, plots in PLOTS.items()} | {"new_plots": "What is new"}
-    of_scripts, of_artifacts, of_figures = found["tables"]
-    assert of_scripts.endswith("| `new_question.py` | is anything new? | `new_plots.py` |")
-    assert of_artifacts.endswith("| `new_question.py` | `new.pt` |")
-    assert of_figures.endswith("| all that is new | `new_plots.py` | `new-figure` |")
-    assert found["in the pages"] == [False, False, False]
+    assert found["seconds"] == {"new_question": UNMEASURED}
+    [section] = found["sections"]
+    assert section["question"] == "Is anything new?"
+    assert section["sentences"] == ["Measured:{new_question:*}"]
+    for page, line in zip(
+        found["tables"],
+        (
+            "| `new_question.py` | is anything new? | `new_plots.py` |",
+            "| `new_question.py` | `new.pt` |",
+            "| all that is new | `new_plots.py` | `new-figure` |",
+        ),
+        strict=True,
+    ):
+        assert f" |\n{line}\n" in page
     assert found["code"]["random_years"] == code_sha256("random_years")  # which stays done
     assert found["code"]["report"] != code_sha256("report")
 

