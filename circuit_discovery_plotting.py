@@ -72,7 +72,7 @@ to_mlps = {"kind": "sweep", "position": "END", "of": "mlp"}
 if ipp := by_node("what acts through the late MLPs", "receiver", later_first=True, **to_mlps):
     title = titled("Path patching: node → MLP → logits")
     subtitle = "nodes at END, through each MLP and any chain of the late MLPs above it"
-    write(sweeps(loaded(ipp), title, subtitle, one_range=False), "mlps-ipp", ipp)
+    write(sweeps(loaded(ipp), title, subtitle), "mlps-ipp", ipp)
 for mlp, sweep in loaded(ipp).items():
     title = titled(f"Path patching: node → {mlp} → logits")
     figure = sweeps({"": sweep}, title, f"nodes at END, through {mlp} and any chain of the late MLPs above it")
@@ -118,7 +118,7 @@ to_early = {"kind": "sweep", "position": "YY", "of": "mlp"}
 if early := by_node("what the early MLPs read", "receiver", later_first=True, **to_early):
     title = titled("Path patching: node → early MLP → values of heads")
     subtitle = f"nodes at YY, through each MLP at YY, then the heads and late MLPs of {circuit}"
-    figure = sweeps(loaded(early), title, subtitle, one_range=False)
+    figure = sweeps(loaded(early), title, subtitle)
     write(figure, "appendix/low-mlps-ipp", early)
 
 # %% What is left of the probability heatmap when all but a part of the circuit gets the 01 data?

@@ -321,7 +321,7 @@ if "specificity" in settings.only:
 if "interactions" in settings.only:
     late = parts["late half"]
     together = interactions(engine, scale, late, members(late, YY, END))
-    verdicts.note("interactions", together.verdicts())
+    verdicts.note("interactions", together.verdicts("points"))
     alone = [{"one": name, "other": name} | columns(effect=each) for name, each in together.alone.items()]
     pairs = [{"one": a, "other": b} | columns(effect=each) for (a, b), each in together.pairs.items()]
     save("interactions", alone + pairs)

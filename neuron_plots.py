@@ -97,19 +97,20 @@ if panels := dict(zip(names[3:11], lens[3:11], strict=False)):
 
 # %% Do ten of them together write greater-than?
 relative = lens - lens[..., :1]
-title = titled(f"Logit lens of neurons of {mlp}")
 if panels := sums_of(relative, 10):
+    title = titled(f"Logit lens of the top 10 neurons of {mlp}, summed")
     write(facets(panels, title, PREDICTED_YEAR, YY, figures.relative_logit, LENS), "top10-neurons-logitlenssum")
 
 # %% Do more?
 if panels := sums_of(relative, 100, 200):
+    title = titled(f"Logit lens of the top 100 and more neurons of {mlp}, summed")
     write(facets(panels, title, PREDICTED_YEAR, YY, figures.relative_logit, LENS), "top100-neurons")
 
 # %% Is what the top ten do together the sum of what each does alone?
 if summed := sums_of(lost, 10):
     panels = {f"{name}, each patched alone": panel for name, panel in summed.items()}
     panels["top 10 patched together"] = collate(together, start_yy)
-    title = titled(f"Direct effects of neurons of {mlp}")
+    title = titled(f"Direct effects of the top 10 neurons of {mlp}")
     write(facets(panels, title, PREDICTED_YEAR, YY, lost_logit), "top10-neurons-directeffects")
 
 # %% Everything is drawn: publish it.

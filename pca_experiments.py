@@ -23,7 +23,7 @@ from path_patching.edits import EditedRuns, activation
 from path_patching.errors import UserError
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node
-from path_patching.subspaces import fitted_edits, principal_components
+from path_patching.subspaces import all_differ, fitted_edits, principal_components
 from reproduction.circuit_choice import choose_circuit
 from reproduction.evaluations import Evaluations
 from reproduction.paper import is_the_papers
@@ -92,6 +92,14 @@ WORDS = {  # of the edits
 }
 fitted = torch.arange(len(dataset)) % 2 == 0
 generator = torch.Generator().manual_seed(settings.seed)
+n_fitted = int(fitted.sum())
+control = f"the YYs of the {n_fitted} sentences that it is fitted on, shuffled"
+if all_differ(start_yy[fitted]):
+    control = (
+        f"none. Each YY is there once in the {n_fitted} sentences that it is fitted on, so that it erases these "
+        "sentences, and the change says nothing of YY; that of more sentences would"
+    )
+run.note("leace_classes/control", control, "control of LEACE, YY as classes")
 
 # %% What does each edit cost? The edited activation is put back, and what reads it is computed anew.
 held_out = start_yy[~fitted]

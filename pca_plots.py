@@ -13,8 +13,8 @@ settings = read_settings(__doc__, PlotSettings())
 import torch
 
 from path_patching.circuits.validation.verdicts import joined
+from path_patching.numbers import in_unit, with_unit
 from reproduction.figures import YY, named, scatter
-from reproduction.numbers import in_unit, with_unit
 from reproduction.plots import start_plots
 from reproduction.run import read_artifacts
 
@@ -68,6 +68,8 @@ remarks = [
     f"the control of “{edit}” does as much ({', '.join(names)}): the change is no sign of YY"
     for edit, names in alike.items()
 ]
+if (control := artifacts.number("leace_classes/control") or "").startswith("none"):
+    remarks.append(f"control of “LEACE, YY as classes”: {control}")
 title = titled("Probability difference after an edit")
 subtitle = "control: as many random dimensions, or YY shuffled before it is erased; dashed: nothing edited"
 x_title, edits = "probability difference (percentage points)", named("", list(rows))

@@ -21,6 +21,7 @@ from path_patching.circuits.circuit import Link
 from path_patching.circuits.validation.matched import least_to_pass
 from path_patching.circuits.validation.measuring import CHANGE
 from path_patching.circuits.validation.verdicts import BARS, joined
+from path_patching.numbers import in_unit
 from reproduction.circuit_drawing import Measure, circuit_figure
 from reproduction.figures import (
     change,
@@ -34,7 +35,6 @@ from reproduction.figures import (
     share_histogram,
     small_curves,
 )
-from reproduction.numbers import in_unit
 from reproduction.plots import start_plots
 from reproduction.run import read_artifacts
 from reproduction.verdicts import interval_columns
@@ -57,7 +57,7 @@ MEASURED = {  # the column of each table without which there is nothing to draw
     "interactions": "effect",
     "membership": "share",
 }
-F = "F: 0 for all on 01 data, 1 for the whole model"
+F = "F (%): 0 for all on 01 data, 100 for the whole model"
 
 
 def made(*names: str) -> bool:
@@ -87,10 +87,10 @@ def square(table: pd.DataFrame, rows: str, columns: str, values: str) -> pd.Data
 if made("sizes"):
     sizes, behind = tables["sizes"], BARS["on_curve"].most
     by_order = {
-        "nodes by |effect|": sizes[["nodes", "by_effect"]].to_numpy(float),
-        "nodes at random (mean)": sizes[["nodes", "at_random"]].to_numpy(float),
+        "nodes by |effect|": sizes[["nodes", "by_effect"]].to_numpy(float) * [1, 100],
+        "nodes at random (mean)": sizes[["nodes", "at_random"]].to_numpy(float) * [1, 100],
     }
-    by_order[f"the bar: {behind:g} below"] = by_order["nodes by |effect|"] - [0, behind]
+    by_order[f"the bar: {100 * behind:g} % below"] = by_order["nodes by |effect|"] - [0, 100 * behind]
     nodes, own = artifacts.number("sizes/circuit/nodes"), artifacts.number("sizes/circuit/faithfulness")
     areas = ", ".join(
         f"{measure.upper()} {artifacts.number(f'sizes/by_effect/{measure}'):.3f} "
@@ -99,7 +99,7 @@ if made("sizes"):
     )
     title = plots.titled("Faithfulness of circuits of each size")
     subtitle = f"nodes at END, ranked on one half of the sentences, evaluated on the other; {areas}"
-    write(curves(by_order, title, "nodes at END", F, subtitle, {circuit: (nodes, own.value)}), "sizes")
+    write(curves(by_order, title, "nodes at END", F, subtitle, {circuit: (nodes, 100 * own.value)}), "sizes")
 
 # %% Do random circuits do less?
 if made("random"):
@@ -117,12 +117,14 @@ if made("random"):
 # %% What does F lose with each node?
 if made("nodes"):
     for part, lost in tables["nodes"].groupby("part", sort=False):
-        groups = {"alone": interval_columns(lost, "alone"), "without its class": interval_columns(lost, "given_class")}
+        columns = {"alone": "alone", "without its class": "given_class"}
+        groups = {name: 100 * interval_columns(lost, column) for name, column in columns.items()}
         title, rows = plots.titled(f"What the {part} loses with each node"), named("", list(lost["node"]))
+        least = 100 * CHANGE
         counts = (
-            f"needed: one of the two, whichever, is {CHANGE:g} (dashed) or more with its whole interval, either way"
+            f"needed: one of the two, whichever, is {least:g} % (dashed) or more with its whole interval, either way"
         )
-        figure = intervals(groups, title, "loss of F", rows, f"{circuit}; {counts}", (-CHANGE, CHANGE))
+        figure = intervals(groups, title, "loss of F (%)", rows, f"{circuit}; {counts}", (-least, least))
         write(figure, f"minimality-{part}".replace(" ", "-"))
 
 
@@ -136,19 +138,21 @@ if made("completeness"):
     for part, gaps in tables["completeness"].groupby("part", sort=False):
         removed = [shown_set(line.removed, line.nodes) for line in gaps.itertuples()]
         title, rows = plots.titled(f"Completeness of the {part}"), named("", removed)
-        bar = BARS["completeness"].most
-        subtitle = f"{circuit}; 0: what is removed costs the model what it costs the circuit; dashed: the bar, ±{bar:g}"
-        x_title = "F of the model − F of the circuit, both without these"
-        figure = intervals({"": interval_columns(gaps, "gap")}, title, x_title, rows, subtitle, (-bar, bar))
+        bar = 100 * BARS["completeness"].most
+        subtitle = (
+            f"{circuit}; 0: what is removed costs the model what it costs the circuit; dashed: the bar, ±{bar:g} %"
+        )
+        x_title = "F of the model − F of the circuit, both without these (%)"
+        figure = intervals({"": 100 * interval_columns(gaps, "gap")}, title, x_title, rows, subtitle, (-bar, bar))
         write(figure, f"completeness-{part}".replace(" ", "-"))
 
 # %% Does it hold for other counterfactuals?
 if made("counterfactuals"):
     found = tables["counterfactuals"]
     columns = {
-        "span (of 01's)": "share_of_01",
-        "F, late half": "late_half",
-        "F, full circuit": "full_circuit",
+        "span (% of 01's)": "share_of_01",
+        "F, late half (%)": "late_half",
+        "F, full circuit (%)": "full_circuit",
         "sweep like 01's (ρ)": "rank_correlation",
     }
     values = found[[*columns.values()]].astype(float)
@@ -159,24 +163,24 @@ if made("counterfactuals"):
     title = plots.titled("Other counterfactuals")
     judged = f"bars: F from {BARS['counterfactual'].words}, a control's span {BARS['control'].words}"
     subtitle = f"{circuit}; {judged}; grey: the span is too small to judge F by; each column has its own colours"
-    by_column = {name: values[[column]].to_numpy() for name, column in columns.items()}
-    colours = partial(diverging, title="1: as the whole model, or as 01")
+    unit_of = {name: "" if column == "rank_correlation" else "%" for name, column in columns.items()}
+    by_column = {name: (100 if unit_of[name] else 1) * values[[column]].to_numpy() for name, column in columns.items()}
+    colours = partial(diverging, title="100 %, or ρ of 1: as the whole model, or as 01")
     figure = facets(by_column, title, named("", [""]), y, colours, subtitle, 4, one_range=False, size=(110, 260))
-    for trace, numbers in zip(figure.data, by_column.values(), strict=True):
-        trace.update(
-            text=[["" if pd.isna(each) else in_unit(each, "")] for each in numbers.flat], texttemplate="%{text}"
-        )
+    for trace, (name, column) in zip(figure.data, columns.items(), strict=True):
+        shown = ["" if pd.isna(each) else in_unit(each, unit_of[name]) for each in values[column]]
+        trace.update(text=[[each] for each in shown], texttemplate="%{text}")
     write(figure, "counterfactuals")
 
 # %% Does a stronger patch do more?
 if made("strength"):
     graded = {
-        subject: of_subject[["alpha", "probability_difference"]].to_numpy(float)
+        subject: of_subject[["alpha", "probability_difference"]].to_numpy(float) * [1, 100]
         for subject, of_subject in tables["strength"].groupby("subject", sort=False)
     }
     title = plots.titled("Patches of graded strength")
     subtitle = f"{circuit}; all paths of the late half, and those through each node"
-    figure = small_curves(graded, title, "strength α (1: 01 data)", "probability difference", subtitle)
+    figure = small_curves(graded, title, "strength α (1: 01 data)", "probability difference (points)", subtitle)
     write(figure, "strength")
 
 # %% Is it the circuit of greater-than alone?

@@ -36,8 +36,8 @@ from path_patching import (
 )
 from path_patching.circuits.circuit_file import table
 from path_patching.files import ROOT, written_whole
+from path_patching.numbers import with_unit
 from reproduction.circuit_drawing import Measure, circuit_figure
-from reproduction.numbers import with_unit
 from reproduction.settings import Settings
 
 TRAINED = "colour-model"

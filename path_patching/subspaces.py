@@ -168,6 +168,11 @@ def erasures(
     return [leace(activation, concept(labels[order])) for order in orders]
 
 
+def all_differ(labels: torch.Tensor) -> bool:
+    """Whether each label of some sentences, (N,), is there once."""
+    return len(labels.unique()) == len(labels)
+
+
 def fitted_edits(
     activation: torch.Tensor, labels: torch.Tensor, ranks: Sequence[int], n_controls: int, generator: torch.Generator
 ) -> dict[str, list[Edit]]:
@@ -175,9 +180,11 @@ def fitted_edits(
 
     `pca_top_{rank}` ablate. LEACE erases the labels: `leace_number` as a number, which takes one direction,
     `leace_classes` as classes, which takes up to labels − 1. `by_mean` leaves only the mean, and has no control.
+    Classes have none where each label is there once: shuffled, they are the same classes.
     """
     ablated = ablations(activation, labels, ranks, n_controls, generator)
     edits = {f"pca_top_{rank}": each for rank, each in ablated.items()}
     for name, concept in {"number": as_number, "classes": as_classes}.items():
-        edits[f"leace_{name}"] = erasures(activation, labels, concept, n_controls, generator)
+        count = 0 if name == "classes" and all_differ(labels) else n_controls
+        edits[f"leace_{name}"] = erasures(activation, labels, concept, count, generator)
     return edits | {"by_mean": [lambda other: activation.double().mean(0).expand_as(other)]}

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from path_patching.circuits.circuit import Link
+from path_patching.numbers import in_unit
 from reproduction.circuit_layout import (
     EDGE,
     HALF_BOX,
@@ -26,7 +27,6 @@ from reproduction.circuit_layout import (
     worth_drawing,
 )
 from reproduction.figures import CURVES, INK, MARGIN, dressed
-from reproduction.numbers import in_unit
 
 # Lengths in pixels.
 LEGEND, LEGEND_HEIGHT = 190, 170

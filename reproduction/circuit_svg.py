@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from path_patching.circuits.circuit import Link
+from path_patching.numbers import with_unit
 from reproduction.circuit_drawing import INPUTS
 from reproduction.circuit_layout import BOX_HEIGHT, BOX_WIDTH, Layout, Line, laid_out, worth_drawing
 from reproduction.evidence import link_id
-from reproduction.numbers import with_unit
 
 SEEN = 0.02  # links with at least this share of the strongest effect are seen at first
 

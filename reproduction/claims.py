@@ -30,9 +30,9 @@ import pandas as pd
 
 from path_patching.bootstrap import Estimate
 from path_patching.errors import UserError, first_line
+from path_patching.numbers import HUNDREDTHS, in_unit, shown, with_unit
 from path_patching.paths import Node, PathSetError
 from reproduction.experiments import EXPERIMENTS
-from reproduction.numbers import HUNDREDTHS, in_unit, shown, with_unit
 from reproduction.paper import is_the_papers
 from reproduction.run import KEY, Artifacts
 

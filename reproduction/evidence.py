@@ -19,12 +19,12 @@ import torch
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.circuit import END, EVERYTHING, YY, Link, bare, place_of
 from path_patching.circuits.circuit_file import links_from_json
+from path_patching.numbers import shown, with_unit
 from path_patching.paths import Node
 from reproduction.circuit_drawing import INPUTS
 from reproduction.circuit_layout import sender_of
 from reproduction.figures import PREDICTED_YEAR
 from reproduction.figures import YY as START_YEAR
-from reproduction.numbers import shown, with_unit
 from reproduction.run import Artifacts
 from reproduction.shown import Panel
 
@@ -78,6 +78,9 @@ class Evidence:
     id: str
     name: str
     says: tuple[str, ...] = ()
+    """What the paper says of the node in GPT-2 small."""
+    here: tuple[str, ...] = ()
+    """What was measured of a node of which the paper says something."""
     effects: tuple[Effect, ...] = ()
     attention: Attention | None = None
     lens: Lens | None = None
@@ -145,16 +148,33 @@ def _of_node(
     node, place = bare(name), place_of(name)
     if node == EVERYTHING:
         return Evidence(name, name, links=tuple(links))
+    says = tuple(_paper_says(name))
+    of_sweeps = sorted(_effects(node, place, discovery, panels), key=lambda effect: -effect.size)
+    attention = _attention(node, discovery) if place != YY else None
     return Evidence(
         name,
         name,
-        tuple(_paper_says(name)),
-        tuple(sorted(_effects(node, place, discovery, panels), key=lambda effect: -effect.size)),
-        _attention(node, discovery) if place != YY else None,
+        says,
+        tuple(_measured_here(node, place, of_sweeps, attention, discovery)) if says else (),
+        tuple(of_sweeps),
+        attention,
         _lens(node, discovery) if place != YY else None,
         tuple(_lost(validation, "validation_nodes", node=name)),
         tuple(links),
     )
+
+
+def _measured_here(
+    node: str, place: str, effects: Sequence[Effect], attention: Attention | None, discovery: Artifacts
+) -> Iterator[str]:
+    """What stands beside the paper's words: a node's largest effect, its attention to YY, the years that it raises."""
+    for effect in effects[:1]:
+        yield f"its largest effect is {effect.shown}, {effect.of} (rank {effect.rank} of {effect.among})"
+    if attention and attention.to_yy:
+        yield f"from END, it gives YY {attention.to_yy} of its attention"
+    raised = discovery.number(f"logit_lens/{node}/later_above_others") if place != YY else None
+    if isinstance(raised, Estimate):
+        yield f"by the logit lens, the years after YY stand {shown(raised.without_plain(), '')} logits above the others"
 
 
 def _of_link(link: Link, effect: float, runs: Mapping[str, Artifacts]) -> Evidence:
@@ -261,7 +281,7 @@ def _lost(validation: Artifacts | None, kind: str, **of: str) -> Iterator[tuple[
             for what, words in {"alone": "", "given_class": ", after the rest of its class"}.items():
                 if not math.isnan(row.get(what, math.nan)):  # a link that is needed alone is not asked for its class
                     estimate = Estimate(row[what], row[f"{what}_low"], row[f"{what}_high"], 0)
-                    yield f"loss of F, {row['part']}{words}", shown(estimate, "")
+                    yield f"loss of F, {row['part']}{words}", shown(estimate, "%")
 
 
 @cache

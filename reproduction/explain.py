@@ -20,12 +20,12 @@ from path_patching.engine import Engine, Request
 from path_patching.engine_choice import make_engine
 from path_patching.errors import UserError, shortened
 from path_patching.metrics import Metric
+from path_patching.numbers import shown
 from path_patching.paths import AnyVia, Node, PathSet
 from path_patching.sweeps import changes
 from path_patching.unembedding import logit_lens
 from reproduction.evidence import effect_of, intervals_of, receivers
 from reproduction.figures import YY as START_YEAR
-from reproduction.numbers import shown
 from reproduction.publication import sha256
 from reproduction.shown import Panel
 

@@ -148,15 +148,15 @@ def attention_patterns(panels: Mapping[str, Values], positions: Sequence[str], t
 
 
 def logit_lenses(panels: Mapping[str, Values], title: str) -> go.Figure:
-    """Collated year logits (97, 100) of nodes, each in colours of its own."""
-    return facets(panels, title, PREDICTED_YEAR, YY, logit, columns=3, one_range=False)
+    """Collated year logits (97, 100) of nodes."""
+    return facets(panels, title, PREDICTED_YEAR, YY, logit, columns=3)
 
 
 def relative_logit_lenses(panels: Mapping[str, torch.Tensor], title: str) -> go.Figure:
     """The same, relative to year 00: of MLPs, which move all year logits together."""
     relative = {name: logits - logits[:, :1] for name, logits in panels.items()}
     columns = 2 if len(relative) <= 4 else 3
-    return facets(relative, title, PREDICTED_YEAR, YY, relative_logit, columns=columns, one_range=False)
+    return facets(relative, title, PREDICTED_YEAR, YY, relative_logit, columns=columns)
 
 
 def heatmap(

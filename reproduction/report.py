@@ -48,6 +48,8 @@ class Figure:
     id: str
     title: str
     short: str
+    below: str
+    """Its subtitle."""
     width: int
     height: int
     data: str
@@ -111,6 +113,7 @@ def figures_of(
             name.replace("/", "-"),
             title,
             title.removesuffix(of_model),
+            html.unescape(data["layout"]["title"].get("subtitle", {}).get("text", "").replace("<br>", " ")),
             data["layout"]["width"],
             data["layout"]["height"],
             _in_script(data),

@@ -19,9 +19,11 @@ from typing import Any
 
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.validation.verdicts import BARS, NO_BAR
+from path_patching.errors import UserError
+from path_patching.numbers import in_unit, shown, with_unit
 from reproduction.claims import Claim, is_of_paper
 from reproduction.experiments import EXPERIMENTS, Experiment
-from reproduction.numbers import in_unit, printed, shown, unit_of, with_unit
+from reproduction.numbers import printed, unit_of
 from reproduction.run import Artifacts
 from reproduction.verdicts import KIND as VERDICTS
 from reproduction.verdicts import corrected_counts, read_verdicts
@@ -99,8 +101,11 @@ def forms() -> dict[str, str]:
 
 
 def bar_of(asked: str) -> str:
-    """The name of the bar that asks this."""
-    return next(name for name, bar in BARS.items() if bar.asked == asked)
+    """The name of the bar that asks this. Raises `UserError` if none does: bars of an earlier version asked it."""
+    for name, bar in BARS.items():
+        if bar.asked == asked:
+            return name
+    raise UserError(f"no bar asks “{asked}”: the validation is of another version; run circuit_validation.py again")
 
 
 @dataclass(frozen=True)

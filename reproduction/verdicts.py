@@ -150,7 +150,7 @@ def _line(test: str, verdict: Verdict, p_corrected: float | None, passed: bool |
         "test": test,
         "asked": bar.asked,
         "subject": verdict.subject,
-        "measured": str(measured) if isinstance(measured, Estimate) else f"{measured:.4g}",
+        "measured": verdict.number,
         **number,
         "bar": bar.words,
         "reason": bar.reason,

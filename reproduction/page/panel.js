@@ -155,8 +155,7 @@
   }, {rootMargin: "300px"});
   for (const place of document.querySelectorAll("[data-plot]")) watch.observe(place);
 
-  // What scrolls sideways can be reached by keyboard. The drawing begins at its right end, with the logits.
-  const drawing = document.querySelector(".drawing");
+  // What scrolls sideways can be reached by keyboard.
   const fit = () => {
     for (const each of document.querySelectorAll(".sheet")) {
       if (each.scrollWidth > each.clientWidth) each.tabIndex = 0;
@@ -170,7 +169,6 @@
   addEventListener("resize", fit);
   addEventListener("toggle", fit, {capture: true}); // of what is folded
   fit();
-  if (drawing) drawing.scrollLeft = drawing.scrollWidth;
 
   // What is folded is printed, too, but for the panels of all links.
   addEventListener("beforeprint", () => {

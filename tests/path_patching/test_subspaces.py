@@ -10,6 +10,7 @@ from path_patching.subspaces import (
     as_classes,
     as_number,
     erasures,
+    fitted_edits,
     leace,
     means_by_label,
     principal_components,
@@ -219,6 +220,15 @@ def test_ablations_come_with_random_ones_of_their_rank(dated, years):
         assert {int(torch.linalg.matrix_rank(each, rtol=1e-6)) for each in moved} == {rank}
     lost = [(edit(dated) - dated).square().sum() for edit in edits[1]]
     assert lost[0] > max(lost[1:]), "the first component varies most"
+
+
+@pytest.mark.parametrize(("labels", "controls"), [([1, 2, 3, 4, 5, 6], 0), ([1, 2, 3, 4, 5, 5], 2)])
+def test_classes_of_one_sentence_each_have_no_control_for_shuffled_they_are_the_same(labels, controls):
+    activation = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    edits = fitted_edits(activation, torch.tensor(labels), (1,), 2, torch.Generator().manual_seed(0))
+    assert {name: len(each) - 1 for name, each in edits.items()} == {
+        "pca_top_1": 2, "leace_number": 2, "leace_classes": controls, "by_mean": 0,
+    }  # fmt: skip
 
 
 def test_erasures_come_with_those_of_shuffled_labels(dated, years):

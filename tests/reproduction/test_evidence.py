@@ -57,12 +57,12 @@ def test_the_lens_is_a_curve_that_steps_up_behind_yy(known):
 
 def test_what_is_lost_without_a_node_is_the_validations(known):
     assert known["a9.h1@END"].lost == (
-        ("loss of F, late half", "0.21 [0.20, 0.22]"),
-        ("loss of F, late half, after the rest of its class", "0.31 [0.30, 0.32]"),
+        ("loss of F, late half", "21.0 % [20.0, 22.0]"),
+        ("loss of F, late half, after the rest of its class", "31.0 % [30.0, 32.0]"),
     )
     assert known["a8.h11@END"].lost == ()
     of_link = known["m10@END→:logits@END"].lost
-    assert of_link == (("loss of F, late half", "0.21 [0.20, 0.22]"),), "what was not asked is no number"
+    assert of_link == (("loss of F, late half", "21.0 % [20.0, 22.0]"),), "what was not asked is no number"
 
 
 def test_every_node_and_link_has_its_evidence_and_the_drawing_names_each_once(known):
@@ -78,6 +78,15 @@ def test_every_node_and_link_has_its_evidence_and_the_drawing_names_each_once(kn
 def test_what_the_paper_says_of_a_node_stands_with_its_place(known):
     assert any("m9" in text for text in known["a9.h1@END"].says)
     assert known["everything@END"].says == ()
+
+
+def test_beside_the_paper_s_words_stands_what_was_measured(known):
+    assert known["a9.h1@END"].here[:2] == (
+        "its largest effect is −6.2 points [−7.0, −5.5], through m9 and any later MLPs of the circuit (rank 1 of 156)",
+        "from END, it gives YY 44.0 % of its attention",
+    )
+    assert known["m10@END"].here[-1].startswith("by the logit lens, the years after YY stand ")
+    assert known["everything@END"].here == (), "the paper says nothing of it"
 
 
 def test_thin_links_are_hidden_at_first_but_the_strongest_of_each_node():

@@ -51,7 +51,7 @@ def test_one_file_holds_everything(report):
     assert len(text) < 20e6
     assert outside_scripts.count("data:image/png") == 0, "PNGs of all figures would take 18 MB"
     assert "Not GPT-2 small" in text
-    assert "81.7 % [80.7, 82.7]" in text
+    assert "81.7 points [80.7, 82.7]" in text
     assert 'href="#run-big_ds_experiments"' in text
     assert MODEL.fingerprint.partition("(")[0] in text
 
@@ -89,6 +89,13 @@ def test_an_effect_names_the_command_that_explains_it(report):
     assert {"logits-ipp a9.h1", "logits-ipp m10"} < {*commands}
     shown = re.findall(r'<code class="faint">(?:ipp_logits|ipp_mlp9).pt', report.read_text())
     assert len(commands) == len(shown)
+
+
+def test_the_paper_s_words_and_what_was_measured_are_told_apart(report):
+    text = html.unescape(report.read_text())
+    panel = text.partition('<article class="evidence" id="a9.h1@END"')[2].partition("</article>")[0]
+    assert "The paper (GPT-2 small):</span> One of the heads" in panel
+    assert f"Measured here ({MODEL.name}):</span> its largest " in re.sub("<a [^>]*>|</a>", "", panel)
 
 
 def test_a_figure_stands_under_the_question_that_it_answers(report):
@@ -157,7 +164,7 @@ def test_doubtful_verdicts_come_first_and_open(report):
                      text, re.DOTALL)  # fmt: skip
     assert re.search(r'<details id="verdicts-failed" open>', text)
     assert re.search(r'<details id="verdicts-passed" >', text)
-    assert '<td data-label="bar">0.8 to 1.2</td><td data-label="corrected">passed</td>' in text
+    assert '<td data-label="bar">80 to 120 %</td><td data-label="corrected">passed</td>' in text
     said = html.unescape(re.sub("</?a[^>]*>", "", text))
     assert "3 have a p or an interval. Corrected for their number by Holm's method, 1 verdicts pass and 2 fail." in said
     assert "corrected for their number: 2 failed, 1 passed" in said
@@ -338,6 +345,14 @@ def test_figures_and_the_drawing_are_not_shrunk_until_they_cannot_be_read(opened
 
 
 @needs_browser
+@pytest.mark.parametrize(("opened", "above"), [((390, "light"), True), ((1400, "light"), False)], indirect=["opened"])
+def test_on_a_phone_a_figure_s_title_stands_above_it_whole(opened, above):
+    figure = opened.locator("figure.plot").first
+    caption, sheet = (figure.locator(each).bounding_box() for each in ("figcaption", ".sheet"))
+    assert (caption["y"] < sheet["y"]) == above
+
+
+@needs_browser
 @pytest.mark.parametrize("opened", [(1400, "dark"), (390, "dark")], indirect=True)
 def test_in_the_dark_a_figure_is_a_card_with_its_own_colours(opened):
     look = "each => [each, each.querySelector('.sheet')].map(getComputedStyle)"
@@ -435,11 +450,13 @@ def test_figures_become_interactive_where_there_is_room(opened):
 
 @needs_browser
 def test_without_javascript_figures_tables_and_evidence_are_there(browser, report):
-    window = browser.new_context(java_script_enabled=False)
+    window = browser.new_context(java_script_enabled=False, viewport={"width": 390, "height": 800})
     page = window.new_page()
     page.set_default_timeout(HANGS)
     page.goto(report.as_uri())
     assert page.locator('article[id="a9.h1@END"]').is_visible()
+    logits = page.locator('.drawing a.box[href="#logits@END"]').bounding_box()
+    assert 0 <= logits["x"] <= 390 - logits["width"], "the drawing begins with the logits"
     pictures = page.locator("figure.plot img").count()
     assert pictures in (0, len(FIGURES))  # as many as could be rendered
     window.close()

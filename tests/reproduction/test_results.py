@@ -49,8 +49,8 @@ def results(folder, *flags: str):
 def test_the_paper_s_numbers_agree_with_themselves(tmp_path, as_gpt2):
     publish_experiments(tmp_path)
     printed = output(results(tmp_path, "--check"))
-    assert "| 81.7 % [80.7, 82.7] | 1,000 | 81.7 % ± 3 | agrees |" in printed
-    assert "| −36.6 % [−37.6, −35.6] | 1,000 | −36.6 % ± 5 | agrees |" in printed
+    assert "| 81.7 points [80.7, 82.7] | 1,000 | 81.7 points ± 3 | agrees |" in printed
+    assert "| −36.6 points [−37.6, −35.6] | 1,000 | −36.6 points ± 5 | agrees |" in printed
     assert "m8, m9, m10, m11, a9.h1 (≥ 4 of 5) | agrees" in printed
     assert "differs" not in printed
     assert (tmp_path / "plots" / "results.md").read_text().strip() in printed
@@ -89,7 +89,7 @@ def test_what_differs_fails_the_check_and_is_named(tmp_path, as_gpt2):
     publish_experiments(tmp_path, off_by=-0.2)
     run = results(tmp_path, "--check")
     assert run.returncode == 1
-    assert "failed: the model: probability difference (61.7 % [60.7, 62.7], not 81.7 % ± 3)" in run.stderr
+    assert "failed: the model: probability difference (61.7 points [60.7, 62.7], not 81.7 points ± 3)" in run.stderr
     assert (tmp_path / "plots" / "results.md").is_file()
     assert results(tmp_path).returncode == 0, "without --check a difference is no failure"
 
@@ -105,10 +105,10 @@ def test_what_was_not_measured_fails_the_check(tmp_path, as_gpt2):
 def test_of_another_model_the_paper_says_nothing(tmp_path):
     publish_experiments(tmp_path)
     printed = output(results(tmp_path, "--check"))
-    assert "81.7 % ±" not in printed
+    assert "81.7 points ±" not in printed
     assert "agrees" not in printed
     assert "nothing to check" in printed
-    assert "81.7 % [80.7, 82.7]" in printed, "what was measured stands there"
+    assert "81.7 points [80.7, 82.7]" in printed, "what was measured stands there"
 
 
 def test_runs_of_two_models_are_refused_by_their_names(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.validation.verdicts import BARS, Verdict, judge
+from path_patching.errors import UserError
 from reproduction import story
 from reproduction.claims import read_claims
 from reproduction.experiments import EXPERIMENTS
@@ -136,6 +137,11 @@ def test_what_to_doubt_is_said_with_its_parts(tmp_path):
         "whether it does alone what the model does (late half)",
         "Not judged, and why:\n1 sentence (1)\nonly described (1)",
     ]
+
+
+def test_verdicts_of_another_version_are_one_line():
+    with pytest.raises(UserError, match=r"no bar asks “is it so.”: .* run circuit_validation.py again"):
+        story.bar_of("is it so?")
 
 
 def test_without_verdicts_nothing_is_concluded(tmp_path):

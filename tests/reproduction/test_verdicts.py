@@ -63,7 +63,7 @@ def test_each_verdict_is_printed_whole_and_what_failed_or_was_not_judged_again_a
     noted.note("interactions", [judge("interactions", 0.3, "m8 and m9")])
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == str(failed)
-    assert "bar: -0.2 to 0.2; failed (what is outside" in lines[1]
+    assert "50.0 %; bar: −20 to 20 %; failed (what is outside" in lines[1]
     noted.save()
     assert capsys.readouterr().out.splitlines()[-3:] == [
         f"failed: {failed}",

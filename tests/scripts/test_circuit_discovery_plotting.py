@@ -118,7 +118,7 @@ def test_every_figure_has_its_title_and_nothing_is_left_out(drawing):
         "logits-ipp": ("Path patching: node → logits", one_by_one),
         "mlps-ipp": (
             "Path patching: node → MLP → logits",
-            f"nodes at END, through each MLP {chains}; colours: {POINTS}",
+            f"nodes at END, through each MLP {chains}",
         ),
         "attn-patterns": ("Mean attention patterns", ""),
         "appendix/attn_proportion": ("Attention of a7.h10 from END to YY", ""),
@@ -126,12 +126,11 @@ def test_every_figure_has_its_title_and_nothing_is_left_out(drawing):
             "Attention patterns of all heads",
             "means of 20 sentences; queries run downwards, keys to the right",
         ),
-        "attn-logitlens": ("Logit lens of heads at END", "colours: logit"),
-        "mlps-logitlens": ("Logit lens of MLPs at END", "colours: logit minus year 00's logit"),
+        "attn-logitlens": ("Logit lens of heads at END", ""),
+        "mlps-logitlens": ("Logit lens of MLPs at END", ""),
         "appendix/low-mlps-ipp": (
             "Path patching: node → early MLP → values of heads",
-            "nodes at YY, through each MLP at YY, then the heads and late MLPs of a circuit of a test; "
-            f"colours: {POINTS}",
+            "nodes at YY, through each MLP at YY, then the heads and late MLPs of a circuit of a test",
         ),
         "circuit": (
             "A circuit of a test",
@@ -218,22 +217,25 @@ def test_a_sweep_is_drawn_in_points(drawing, name, number):
         ("appendix/low-mlps-ipp", {f"m{layer}": 5 + layer for layer in (3, 2, 1, 0)}),
     ],
 )
-def test_sweeps_of_mlps_stand_side_by_side_the_last_first_each_in_its_own_colours(drawing, name, numbers):
+def test_sweeps_of_mlps_stand_side_by_side_the_last_first_in_one_range_of_colours(drawing, name, numbers):
     in_points = {mlp: 100 * told(number, 12, 13, least=-0.9) for mlp, number in numbers.items()}
-    expected = {mlp: heatmap(values, HEADS, LAYERS, POINTS) for mlp, values in in_points.items()}
+    of_all = [*in_points.values()]
+    expected = {mlp: heatmap(values, HEADS, LAYERS, POINTS, of=of_all) for mlp, values in in_points.items()}
     check_heatmaps(drawing.figures[name], expected)
 
 
 def test_logit_lenses_of_heads_stand_in_the_order_of_layers(drawing):
     numbers = {"a7.h10": 36, "a8.h11": 37, "a9.h1": 35}
-    expected = {head: heatmap(value(number), YEARS, YY, "logit") for head, number in numbers.items()}
+    of_all = [value(number) for number in numbers.values()]
+    expected = {head: heatmap(value(number), YEARS, YY, "logit", of=of_all) for head, number in numbers.items()}
     check_heatmaps(drawing.figures["attn-logitlens"], expected)
 
 
 def test_logit_lenses_of_mlps_are_relative_to_year_00_the_last_first(drawing):
     lenses = {f"m{layer}": value(20 + layer) for layer in (11, 10, 9, 8)}
     relative = {mlp: lens - lens[:, [0]] for mlp, lens in lenses.items()}
-    expected = {mlp: heatmap(each, YEARS, YY, "logit minus year 00's logit") for mlp, each in relative.items()}
+    bar, of_all = "logit minus year 00's logit", [*relative.values()]
+    expected = {mlp: heatmap(each, YEARS, YY, bar, of=of_all) for mlp, each in relative.items()}
     check_heatmaps(drawing.figures["mlps-logitlens"], expected)
 
 

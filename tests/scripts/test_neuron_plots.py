@@ -74,9 +74,9 @@ def test_every_figure_has_its_title_and_nothing_is_left_out(drawing):
         "top3-neurons": ("Logit lens of the top 3 neurons of m10", LENS),
         "top3-neurons-directeffects": ("Direct effects of the top 3 neurons of m10", "each patched alone"),
         "appendix/neurons": ("Logit lens of the next 8 neurons of m10", LENS),
-        "top10-neurons-logitlenssum": ("Logit lens of neurons of m10", LENS),
-        "top100-neurons": ("Logit lens of neurons of m10", LENS),
-        "top10-neurons-directeffects": ("Direct effects of neurons of m10", ""),
+        "top10-neurons-logitlenssum": ("Logit lens of the top 10 neurons of m10, summed", LENS),
+        "top100-neurons": ("Logit lens of the top 100 and more neurons of m10, summed", LENS),
+        "top10-neurons-directeffects": ("Direct effects of the top 10 neurons of m10", ""),
     })  # fmt: skip
     assert [line for line in drawing.lines if "left out" in line] == []
 

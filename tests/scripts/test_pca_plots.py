@@ -20,7 +20,7 @@ from reproduction.figures import YY, scatter
 from reproduction.figures import named as drawn_axis
 from reproduction.run import read_artifacts
 from tests.helpers.checkpoints import save_checkpoint
-from tests.helpers.drawn import Axis, axes_read, bar_title, check_titles, draw, named, panels, publish, told
+from tests.helpers.drawn import Axis, axes_read, bar_title, check_titles, draw, named, panels, publish, subtitle, told
 from tests.helpers.experiments import random_gpt2
 from tests.helpers.scripts import output, run_script
 from utils import collate, prob_diff, start_experiment
@@ -66,9 +66,12 @@ def check_run(folder: Path, activations: list[str]) -> dict[str, dict[str, list[
     for by_edit in ablation["differences"].values():
         assert set(by_edit) <= {*EDITS, *WHOLE}
         assert set(by_edit) >= {"PCA, top 1", *EDITS[-2:], *WHOLE}
-        assert {len(differences) for edit, differences in by_edit.items() if edit in EDITS} == {6}
+        controls = {edit: len(differences) - 1 for edit, differences in by_edit.items() if edit in EDITS}
+        assert controls.pop("LEACE, YY as classes") == 0, "each YY is fitted on one sentence"
+        assert {*controls.values()} == {5}
         assert all(-1 <= each <= 1 for differences in by_edit.values() for each in differences)
     assert ablation["clean"] == artifacts.number("clean/probability_difference").value
+    assert artifacts.number("leace_classes/control").startswith("none. Each YY is there once in the ")
     return ablation["differences"]
 
 
@@ -215,7 +218,7 @@ ACTIVATIONS = ["input of m8 at END", "output of a7.h10 at END", "output of a7.h8
                "input of m0 at END"]  # fmt: skip
 
 
-def publish_pca(folder: Path, count: int) -> tuple[dict, dict]:
+def publish_pca(folder: Path, count: int, numbers: dict | None = None) -> tuple[dict, dict]:
     """A run that looked at so many activations, the last of them of too few dimensions for one edit."""
     names, number = ACTIVATIONS[:count], count_from(1)
     pca = {"activations": names, "points": told(7, count, 97, 2), "shares": told(30, count, 2, least=0.1)}
@@ -229,8 +232,15 @@ def publish_pca(folder: Path, count: int) -> tuple[dict, dict]:
     del differences[names[-1]]["PCA, top 10"]
     ablation = {"differences": differences, "clean": 0.8125}
     artifacts = {"pca.pt": (pca, {"kind": "pca"}), "pca_ablation.pt": (ablation, {"kind": "edits"})}
-    publish("pca_experiments", folder, artifacts, {})
+    publish("pca_experiments", folder, artifacts, numbers or {})
     return pca, ablation
+
+
+def test_the_figure_says_where_an_edit_has_no_control(tmp_path):
+    why = "none. Each YY is there once"
+    publish_pca(tmp_path, 1, {"leace_classes/control": why})
+    said = subtitle(draw("pca_plots", tmp_path).figures["appendix/pca-ablation"])
+    assert said.endswith(f"; control of “LEACE, YY as classes”: {why}")
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -11,7 +11,7 @@ import pytest
 from path_patching.circuits.validation.measuring import CHANGE
 from path_patching.circuits.validation.verdicts import BARS
 from path_patching.gpt2.model import GPT2_SMALL
-from reproduction.numbers import in_unit
+from path_patching.numbers import in_unit
 from tests.helpers.drawn import (
     Drawing,
     axes_read,
@@ -34,7 +34,7 @@ from tests.helpers.validation_tables import ABILITIES, CIRCUIT, KINDS, LOWER, NO
 SCRIPT = "validation_plots"
 TABLES = tables()
 CELL = "{:.1f}<br>[{:.1f}, {:.1f}]"
-F = "F: 0 for all on 01 data, 1 for the whole model"
+F = "F (%): 0 for all on 01 data, 100 for the whole model"
 
 
 def publish_tables(folder, tables: dict[str, pd.DataFrame], numbers=NUMBERS) -> None:
@@ -75,7 +75,7 @@ def test_every_figure_has_its_title_and_nothing_is_left_out(drawing):
             "Other counterfactuals",
             f"{CIRCUIT}; bars: F from {BARS['counterfactual'].words}, a control's span {BARS['control'].words}; grey: "
             "the span is too small to judge F by; each column has its own colours; "
-            "colours: 1: as the whole model, or as 01",
+            "colours: 100 %, or ρ of 1: as the whole model, or as 01",
         ),
         "strength": (
             "Patches of graded strength",
@@ -98,10 +98,10 @@ def test_every_figure_has_its_title_and_nothing_is_left_out(drawing):
     }
     for part in PARTS:
         name = part.replace(" ", "-")
-        counts = "needed: one of the two, whichever, is 0.01 (dashed) or more with its whole interval, either way"
+        counts = "needed: one of the two, whichever, is 1 % (dashed) or more with its whole interval, either way"
         needed = f"{CIRCUIT}; {counts}"
         said[f"minimality-{name}"] = (f"What the {part} loses with each node", needed)
-        equal = f"{CIRCUIT}; 0: what is removed costs the model what it costs the circuit; dashed: the bar, ±0.3"
+        equal = f"{CIRCUIT}; 0: what is removed costs the model what it costs the circuit; dashed: the bar, ±30 %"
         said[f"completeness-{name}"] = (f"Completeness of the {part}", equal)
         for kind in KINDS:
             below = f"119 circuits of the same shape, {kind}"
@@ -113,10 +113,10 @@ def test_every_figure_has_its_title_and_nothing_is_left_out(drawing):
 def test_curves_over_sizes_are_those_of_their_order_and_the_circuit_is_a_ring(figures):
     sizes = rows("sizes")
     expected = {
-        "nodes by |effect|": sizes[["nodes", "by_effect"]],
-        "nodes at random (mean)": sizes[["nodes", "at_random"]],
-        "the bar: 0.1 below": sizes[["nodes", "by_effect"]].to_numpy(float) - [0, 0.1],
-        CIRCUIT: [(3, 0.875)],
+        "nodes by |effect|": sizes[["nodes", "by_effect"]] * [1, 100],
+        "nodes at random (mean)": sizes[["nodes", "at_random"]] * [1, 100],
+        "the bar: 10 % below": sizes[["nodes", "by_effect"]].to_numpy(float) * [1, 100] - [0, 10],
+        CIRCUIT: [(3, 87.5)],
     }
     check_curves(figures["sizes"], expected, "nodes at END", F)
     assert [trace.mode for trace in figures["sizes"].data] == ["lines", "lines", "lines", "markers"]
@@ -137,36 +137,37 @@ def test_random_circuits_are_counted_beside_the_circuit_alone_and_the_model_with
 @pytest.mark.parametrize("part", PARTS)
 def test_what_each_part_loses_with_its_nodes(figures, part):
     lost = rows("nodes", part=part)
-    groups = {"alone": lost[[*ends("alone")]], "without its class": lost[[*ends("given_class")]]}
+    groups = {"alone": 100 * lost[[*ends("alone")]], "without its class": 100 * lost[[*ends("given_class")]]}
     figure = figures[f"minimality-{part}".replace(" ", "-")]
-    check_intervals(figure, groups, "loss of F", [*lost["node"]])
-    assert [line.x0 for line in figure.layout.shapes] == [-CHANGE, CHANGE]
+    check_intervals(figure, groups, "loss of F (%)", [*lost["node"]])
+    assert [line.x0 for line in figure.layout.shapes] == [-100 * CHANGE, 100 * CHANGE]
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_completeness_is_the_gap_of_each_removal_with_the_nodes_of_few_random_ones(figures, part):
     removed = ["nothing", "MLPs", "nodes at random: a7.h10@END m8@END", "nodes at random: a7.h10@END m8@END m9@END"]
-    x_title = "F of the model − F of the circuit, both without these"
-    gaps = rows("completeness", part=part)[[*ends("gap")]]
+    x_title = "F of the model − F of the circuit, both without these (%)"
+    gaps = 100 * rows("completeness", part=part)[[*ends("gap")]]
     figure = figures[f"completeness-{part}".replace(" ", "-")]
     check_intervals(figure, {"": gaps}, x_title, removed)
-    assert [line.x0 for line in figure.layout.shapes] == [-BARS["completeness"].most, BARS["completeness"].most]
+    assert [line.x0 for line in figure.layout.shapes] == [-30, 30]
 
 
 def test_counterfactuals_have_no_f_where_their_span_is_too_weak_or_a_control_s(figures):
     columns = {
-        "span (of 01's)": "share_of_01",
-        "F, late half": "late_half",
-        "F, full circuit": "full_circuit",
+        "span (% of 01's)": "share_of_01",
+        "F, late half (%)": "late_half",
+        "F, full circuit (%)": "full_circuit",
         "sweep like 01's (ρ)": "rank_correlation",
     }
     values = rows("counterfactuals")[[*columns.values()]].to_numpy(float).copy()
     values[2:, 1:3] = np.nan
+    values[:, :3] *= 100
     schemes = ["01", "another YY", "another noun (control)", "another century (control)", "mean ablation"]
     one, y = named("", [""]), named("", schemes)
     expected = {
-        name: heatmap(of_column[:, None], one, y, "1: as the whole model, or as 01",
-                      texts=[["" if np.isnan(each) else in_unit(each, "")] for each in of_column])
+        name: heatmap(of_column[:, None], one, y, "100 %, or ρ of 1: as the whole model, or as 01",
+                      texts=[["" if np.isnan(each) else f"{each:.{2 if 'ρ' in name else 1}f}"] for each in of_column])
         for name, of_column in zip(columns, values.T, strict=True)
     }  # fmt: skip
     check_heatmaps(figures["counterfactuals"], expected)
@@ -174,7 +175,7 @@ def test_counterfactuals_have_no_f_where_their_span_is_too_weak_or_a_control_s(f
 
 def test_a_curve_over_the_strength_of_the_patch_is_that_of_its_subject(figures):
     expected = {
-        subject: rows("strength", subject=subject)[["alpha", "probability_difference"]]
+        subject: rows("strength", subject=subject)[["alpha", "probability_difference"]] * [1, 100]
         for subject in ("late half", *NODES)
     }
     figure = figures["strength"]
@@ -183,7 +184,7 @@ def test_a_curve_over_the_strength_of_the_patch_is_that_of_its_subject(figures):
     for title, trace in shown:
         np.testing.assert_allclose(np.column_stack([trace.x, trace.y]), expected[title], err_msg=title)
         x, y = axes_read(figure, trace)
-        assert (x.title, y.title) == ("strength α (1: 01 data)", "probability difference")
+        assert (x.title, y.title) == ("strength α (1: 01 data)", "probability difference (points)")
 
 
 def test_what_random_circuits_take_as_well_and_where_nodes_hardly_interact_is_said(tmp_path):

@@ -30,6 +30,7 @@ from path_patching.circuits.validation.measuring import ROUNDING, Scale, magnitu
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Data, Engine, Request
 from path_patching.errors import UserError
+from path_patching.numbers import with_unit
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import effects_on, strongest
 
@@ -85,7 +86,9 @@ class Counterfactual:
         if self.control:
             return (judge("control", magnitude(self.of_first), self.name, remark),)
         weak = (
-            f"its span is too small to judge: {self.of_first.value:.3f} of the first scheme's" if self.too_weak else ""
+            f"its span is too small to judge: {with_unit(self.of_first.value, '%')} of the first scheme's"
+            if self.too_weak
+            else ""
         )
         unjudged = weak if self.of_what_differs else "zero ablation also removes what is the same in all data"
         return tuple(

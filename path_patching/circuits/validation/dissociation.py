@@ -42,6 +42,7 @@ from path_patching.circuits.validation.measuring import Scale, magnitude, measur
 from path_patching.circuits.validation.verdicts import BARS, Verdict, judge
 from path_patching.engine import Engine, Request
 from path_patching.errors import UserError
+from path_patching.numbers import with_unit
 from path_patching.paths import Node, PathSet, union
 
 DRAWS = 5  # random circuits of each shape; their losses are averaged
@@ -97,7 +98,8 @@ class Dissociation:
             unjudged = lost.doubt or "no random circuit of its shape to compare with"
             return judge("own_loss", lost, subject, unjudged=unjudged)
         beyond, chance = self.beyond_chance[task], self.by_chance[task, task]
-        remark = f"its circuit takes {lost.value:.3f}, random circuits {chance.value:.3f}"
+        own, by_chance = (with_unit(each.value, "%") for each in (lost, chance))
+        remark = f"its circuit takes {own}, random circuits {by_chance}"
         return judge("own_loss", beyond, subject, remark, beyond.doubt or _too_large(lost, chance))
 
 

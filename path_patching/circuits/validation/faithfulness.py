@@ -41,6 +41,7 @@ from path_patching.circuits.validation.hypotheses import hypotheses
 from path_patching.circuits.validation.measuring import Scale, measured
 from path_patching.circuits.validation.verdicts import BARS, Verdict, joined, judge
 from path_patching.engine import Engine, Request
+from path_patching.numbers import with_unit
 from path_patching.paths import PathSet
 from path_patching.sweeps import Metric
 
@@ -83,7 +84,7 @@ class Faithfulness:
 
     def verdict(self) -> Verdict:
         """On the mean of the circuit alone."""
-        ceiling = "" if self.scale.largest is None else f"F cannot be over {self.scale.largest:.2f}"
+        ceiling = "" if self.scale.largest is None else f"F cannot be over {with_unit(self.scale.largest, '%')}"
         return judge("faithfulness", self.normalized, self.subject, joined(_lacking(self.normalized), ceiling))
 
 

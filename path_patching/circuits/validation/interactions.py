@@ -33,6 +33,7 @@ from path_patching.circuits.validation.measuring import Scale, measured
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Engine, Request
 from path_patching.errors import UserError
+from path_patching.numbers import with_unit
 from path_patching.paths import Node, PathSet
 
 
@@ -53,13 +54,13 @@ class Interactions:
             found[place[one], place[other]] = found[place[other], place[one]] = estimate.value
         return found
 
-    def verdicts(self) -> tuple[Verdict, ...]:
-        """On the largest interaction, which has no bar; no verdict with fewer than two nodes."""
+    def verdicts(self, unit: str = "") -> tuple[Verdict, ...]:
+        """On the largest interaction, without a bar; none with fewer than two nodes. `unit` is the metric's."""
         if not self.pairs:
             return ()
         pair = max(self.pairs, key=lambda each: abs(self.pairs[each].value))
         single = [self.alone[name].value for name in pair]
-        alone = " and ".join(f"{each:.4f}" for each in single)
+        alone = " and ".join(with_unit(each, unit) for each in single)
         less = abs(self.pairs[pair].value + sum(single)) < abs(sum(single))
         says = "less together: one needs the other" if less else "more together: one can stand in for the other"
         return (
@@ -68,6 +69,7 @@ class Interactions:
                 self.pairs[pair],
                 " and ".join(pair),
                 f"the largest interaction; effects alone {alone}; {says}",
+                unit=unit,
             ),
         )
 

@@ -36,6 +36,7 @@ from path_patching.circuits.validation.measuring import Scale, is_change, is_no_
 from path_patching.circuits.validation.members import by_name, class_of, classes, link_steps, listed
 from path_patching.circuits.validation.verdicts import Verdict, joined, judge
 from path_patching.engine import Engine, Request
+from path_patching.numbers import shown
 from path_patching.paths import PathSet
 
 Kind = tuple[str, str, str]  # the class of a link: the classes of its ends, and the input between
@@ -103,7 +104,11 @@ class Minimality:
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """On the shares of nodes and of links that are needed; the remarks name the others."""
-        together = "" if self.idle_links is None else f"F loses {self.idle_links.without_plain()} without all of these"
+        together = (
+            ""
+            if self.idle_links is None
+            else f"F loses {shown(self.idle_links.without_plain(), '%')} without all of these"
+        )
         return (
             _judged("minimality", self.nodes, self.subject, ""),
             _judged("minimality_links", self.links, self.subject, together),

@@ -33,6 +33,7 @@ from path_patching.circuits.validation.measuring import Scale, isolated, measure
 from path_patching.circuits.validation.verdicts import Verdict, judge
 from path_patching.engine import Engine
 from path_patching.errors import UserError
+from path_patching.numbers import with_unit
 from path_patching.paths import Node, PathSet
 from path_patching.sweeps import Metric, by_size, effects_of, every_node
 
@@ -159,7 +160,8 @@ class OnCurve:
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """On how far the circuit is behind."""
-        shown = f"{self.size} nodes at END: F {self.own.value:.3f}, the strongest {self.best.value:.3f}"
+        own, best = (with_unit(each.value, "%") for each in (self.own, self.best))
+        shown = f"{self.size} nodes at END: F {own}, the strongest {best}"
         return (judge("on_curve", self.behind, self.subject, shown),)
 
 

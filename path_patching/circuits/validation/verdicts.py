@@ -10,9 +10,9 @@ method.
     >>> verdict.passed
     True
     >>> print(verdict)
-    full circuit: ...: 0.9200 [0.9000, 0.9400]; bar: ...; passed
+    full circuit: ...: 92.0 % [90.0, 94.0]; bar: ...; passed
     >>> print(judge("faithfulness", Estimate(1.0, 1.0, 1.0, 1, doubt="1 sentence"), "full circuit"))
-    full circuit: ...: 1.0000 [1.0000, 1.0000]; bar: ...; not judged (1 sentence)
+    full circuit: ...: 100.0 % [100.0, 100.0]; bar: ...; not judged (1 sentence)
     >>> [f"{p:.2f}" for p in holm([0.01, 0.04, 0.03])]
     ['0.03', '0.06', '0.06']
 """
@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from path_patching.bootstrap import Estimate
+from path_patching.numbers import shown
 
 LEVEL, NORMAL_95 = 0.05, 1.96  # the level for p; half of a 95 % interval in standard errors
 NO_BAR = "none: described, not judged"
@@ -39,15 +40,23 @@ class Bar:
     reason: str = ""
     of_p: bool = False
     """Whether the number is a p."""
+    unit: str = "%"
+    """Of F and of shares; a p and a Jaccard index have none."""
 
     @property
     def words(self) -> str:
         """The bar as a reader sees it."""
         if self.least is not None and self.most is not None:
-            return f"{self.least:g} to {self.most:g}"
+            return f"{self._plain(self.least)} to {self._with_unit(self.most)}"
         if self.least is not None:
-            return f"at least {self.least:g}"
-        return f"at most {self.most:g}" if self.most is not None else NO_BAR
+            return f"at least {self._with_unit(self.least)}"
+        return f"at most {self._with_unit(self.most)}" if self.most is not None else NO_BAR
+
+    def _plain(self, end: float) -> str:
+        return f"{100 * end if self.unit else end:g}".replace("-", "−")
+
+    def _with_unit(self, end: float) -> str:
+        return f"{self._plain(end)} {self.unit}".rstrip()
 
     def side(self, value: float) -> int:
         """−1 for a number below the bar, 1 for one above it, 0 for one within."""
@@ -84,12 +93,12 @@ BARS: dict[str, Bar] = {
         "does it alone do what the model does? F",
         0.8,
         1.2,
-        "the search stops at 0.85; a part should not outdo the whole",
+        "the search stops at 85 %; a part should not outdo the whole",
     ),
     "by_sentence": Bar(
-        "does it do so on each sentence? Share of sentences with F from 0.8 to 1.2",
+        "does it do so on each sentence? Share of sentences with F from 80 to 120 %",
         0.8,
-        reason="half of the sentences at 1.6 and half at 0 have a mean of 0.8, too",
+        reason="half of the sentences at 160 % and half at 0 have a mean of 80 %, too",
     ),
     "likeliest": Bar(
         "does it give the model's answer? Share of sentences with the same likeliest answer",
@@ -103,13 +112,20 @@ BARS: dict[str, Bar] = {
         "as much as faithfulness may lack; below zero, the rest of the model does the opposite",
     ),
     "equivalence": Bar(
-        "does it score higher than the model as often as lower? p", 0.05, reason="the usual level", of_p=True
+        "does it score higher than the model as often as lower? Two-sided p if it does on 40 to 60 % "
+        "of sentences; a small one fails",
+        0.05,
+        reason="the usual level",
+        of_p=True,
+        unit="",
     ),
     "independence": Bar(
-        "are scores without it independent of the model's scores? p",
+        "are scores without it independent of the model's scores? One-sided p of so much dependence if so; "
+        "a small one fails",
         0.05,
         reason="as for equivalence",
         of_p=True,
+        unit="",
     ),
     "divergence": Bar(
         "does it give the model's probabilities? KL divergence from them, as a share of that with all data corrupted",
@@ -120,29 +136,32 @@ BARS: dict[str, Bar] = {
         "does F stay the same with other sentences? Largest F minus smallest", most=0.05, reason="for 490 sentences"
     ),
     "random": Bar(
-        "do random circuits of its shape do less? p",
+        "do random circuits of its shape do less? One-sided p if it is one of them; a small one passes",
         most=0.01,
         reason="with 200 draws, p is 0.005 at best",
         of_p=True,
+        unit="",
     ),
     "minimality": Bar(
-        "is every node needed? Share of nodes whose removal changes F by 0.01, alone or after the rest of their class",
+        "is every node needed? Share of nodes whose removal changes F by 1 %, alone or after the rest of their class",
         1.0,
-        reason="0.01, for effects of 0.00006 were called needed; after the rest of the class, for backups are needed",
+        reason="1 %, for effects of 0.006 % were called needed; after the rest of the class, for backups are needed",
     ),
     "minimality_links": Bar(
         "is every link needed? Share of links, as for nodes", 0.9, reason="there are many links, and some are weak"
     ),
     "random_links": Bar(
-        "does each link matter more than random links of its kind? Smallest p",
+        "does each link matter more than random links of its kind? Smallest one-sided p if it does more "
+        "than 90 % of them; a small one fails",
         0.05,
         reason="the usual level",
         of_p=True,
+        unit="",
     ),
     "completeness": Bar(
         "is nothing missing from it? Largest |F(M∖K) − F(C∖K)| over sets of its nodes K, removed from both",
         most=0.3,
-        reason="alone it may lack 0.2, and without it 0.2 may be left; two such faults, if independent, make 0.28",
+        reason="alone it may lack 20 %, and without it 20 % may be left; two such faults, if independent, make 28 %",
     ),
     "counterfactual": Bar(
         "does it hold with another counterfactual? F",
@@ -164,8 +183,9 @@ BARS: dict[str, Bar] = {
         "does it find the same nodes on other sentences? Mean Jaccard index of pairs of draws",
         0.7,
         reason="five of six nodes in common",
+        unit="",
     ),
-    "consensus": Bar("is it what most of these searches find? Jaccard index", 0.7, reason="as for stability"),
+    "consensus": Bar("is it what most of these searches find? Jaccard index", 0.7, reason="as for stability", unit=""),
     "monotone": Bar(
         "does a stronger patch do more? Share of the steps from α = 0 to 1 in one direction", 1.0, reason="all of them"
     ),
@@ -176,7 +196,7 @@ BARS: dict[str, Bar] = {
         "half or more beyond chance, since random circuits can take all; not over 1.2, as for faithfulness",
     ),
     "other_loss": Bar("is this ability kept? |share of its span lost|", most=0.1, reason="a tenth, lost or gained"),
-    "interactions": Bar("do their effects add up? eff(ab) − eff(a) − eff(b)"),
+    "interactions": Bar("do their effects add up? eff(ab) − eff(a) − eff(b)", unit=""),
 }
 
 
@@ -192,6 +212,15 @@ class Verdict:
     measured: Estimate | float
     passed: bool | None
     remark: str = ""
+    unit: str = ""
+    """Of the number; that of the bar, where `judge` is given no other."""
+
+    @property
+    def number(self) -> str:
+        """What was measured, as a reader sees it."""
+        if self.unit:
+            return shown(self.measured, self.unit)
+        return str(self.measured) if isinstance(self.measured, Estimate) else f"{self.measured:.4g}"
 
     @property
     def p(self) -> float | None:
@@ -208,17 +237,18 @@ class Verdict:
 
     def __str__(self) -> str:
         bar = BARS[self.bar]
-        number = str(self.measured) if isinstance(self.measured, Estimate) else f"{self.measured:.4g}"
         outcome = {True: "passed", False: "failed", None: "not judged"}[self.passed]
-        text = f"{self.subject}: {bar.asked}: {number}; bar: {bar.words}; {outcome}"
+        text = f"{self.subject}: {bar.asked}: {self.number}; bar: {bar.words}; {outcome}"
         return f"{text} ({self.remark})" if self.remark else text
 
 
-def judge(bar: str, measured: Estimate | float, subject: str, remark: str = "", unjudged: str = "") -> Verdict:
+def judge(
+    bar: str, measured: Estimate | float, subject: str, remark: str = "", unjudged: str = "", unit: str | None = None
+) -> Verdict:
     """Hold a number to its bar, an estimate with the wider of its intervals.
 
     It is not judged if it is not finite, or if `unjudged` or the estimate's own `doubt` gives a reason; the remark then
-    begins with the reason.
+    begins with the reason. `unit` is that of the number, if not the bar's.
     """
     low, high = measured.ends if isinstance(measured, Estimate) else (measured, measured)
     doubt = unjudged or (measured.doubt if isinstance(measured, Estimate) else "")
@@ -227,7 +257,7 @@ def judge(bar: str, measured: Estimate | float, subject: str, remark: str = "", 
     passed = None if doubt else BARS[bar].holds(low, high)
     wide = passed is False and isinstance(measured, Estimate) and BARS[bar].side(measured.value) == 0
     why = "the number is within the bar, its interval is not: more sentences would narrow it" if wide else doubt
-    return Verdict(bar, subject, measured, passed, joined(why, remark))
+    return Verdict(bar, subject, measured, passed, joined(why, remark), BARS[bar].unit if unit is None else unit)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -79,7 +79,7 @@ def test_own_loss_is_what_is_lost_beyond_chance():
     """The circuit takes all, 1; the other heads at END write nothing of the year, so random circuits take 0: 1 − 0."""
     (own, chance) = dissociation([alike("mine", AT_LAST)], random.Random(0)).verdicts()
     assert own.measured.value == pytest.approx(1, abs=1e-3)
-    assert own.remark == "its circuit takes 1.000, random circuits 0.000"
+    assert own.remark == "its circuit takes 100.0 %, random circuits 0.0 %"
     assert (own.passed, chance.passed) == (True, None)
 
 

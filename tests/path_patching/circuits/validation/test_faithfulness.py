@@ -155,7 +155,7 @@ def test_a_mean_of_sentences_that_do_too_much_and_of_others_that_do_nothing_is_s
     mean_of, by_sentence, likeliest, complement, *_ = found.verdicts()
     assert (by_sentence.passed, likeliest.passed, complement.passed) == (False, False, True)
     assert by_sentence.remark == "F is below the bar on 2, above it on 2 of 4 sentences"
-    assert "F cannot be over 2.00" in mean_of.remark  # (1 − 0) / (0.5 − 0)
+    assert "F cannot be over 200.0 %" in mean_of.remark  # (1 − 0) / (0.5 − 0)
 
 
 def test_sentences_without_a_span_are_no_share_of_those_in_the_bar():

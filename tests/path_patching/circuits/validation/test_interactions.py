@@ -57,6 +57,13 @@ def test_the_table_is_symmetric_by_hand():
     assert Interactions({"m1": one}, {}).verdicts() == ()
 
 
+def test_effects_in_the_remark_have_the_unit_of_the_number():
+    one, two, pair = (mean(torch.tensor([value])) for value in (-0.1, -0.25, 0.5))
+    (verdict,) = Interactions({"m1": one, "m2": two}, {("m1", "m2"): pair}).verdicts("points")
+    assert verdict.number == "50.0 points [50.0, 50.0]"
+    assert "effects alone −10.0 points and −25.0 points" in verdict.remark
+
+
 @each_engine
 def test_shares_of_mlps_are_what_their_paths_lose(engine_name):
     engine = make_engine(engine_name, planted_model(), planted_sentences())

@@ -89,7 +89,7 @@ def test_verdicts_name_what_is_not_needed():
     )
     assert (of_links.measured, of_links.passed) == (2 / 3, False)
     assert of_links.remark == (
-        "not needed (cut one at a time): a1.h0@END → m1@END; F loses 0.0300 [0.0200, 0.0400] without all of these; "
+        "not needed (cut one at a time): a1.h0@END → m1@END; F loses 3.0 % [2.0, 4.0] without all of these; "
         "redundant with others of their class: m0@YY →v a1.h1@END"
     )
     assert [verdict.remark for verdict in Minimality("", nodes[:1], links[1:2]).verdicts()] == ["", ""]
