@@ -89,7 +89,7 @@ from reproduction.paper import PAPER, named_as_read
 from reproduction.publication import lock_folder, wait_for, writing_to
 from reproduction.run import model_of
 from reproduction.settings import PlotSettings, RandomCircuitSettings, Settings
-from reproduction.shown import Panel, choose_panel, read_panels
+from reproduction.shown import Panel, choose_panel, drawn_figures, read_panels
 from reproduction.steps import Step, is_done, steps_of, to_be_run
 from tasks.prompts import TASKS, TaskDataset, build
 from utils import cutoff_sharpness, greater_than, start_experiment
@@ -300,8 +300,9 @@ def explain_cell(arguments: list[str]) -> None:
     """What is a cell of a figure? Its paths, its value in the artifact, and the same asked again."""
     options = subcommands.explain(arguments)
     settings = PlotSettings(options.model, options.artifacts, options.figures)
-    panels = read_panels(settings.artifact_folder(), settings.plot_folder(options.model or "gpt2"))
-    panel, words = choose_panel(panels, options.figure, options.cell)
+    plots = settings.plot_folder(options.model or "gpt2")
+    panels = read_panels(settings.artifact_folder(), plots)
+    panel, words = choose_panel(panels, options.figure, options.cell, drawn_figures(plots))
     cell = explain.cell_of(panel, words)
     for line in explain.explained(panel, cell, _asked_again(panel), options.sentences):
         print(line, flush=True)

@@ -20,7 +20,7 @@ from path_patching.engine import Engine, Request
 from path_patching.engine_choice import make_engine
 from path_patching.errors import UserError, shortened
 from path_patching.metrics import Metric
-from path_patching.numbers import shown
+from path_patching.numbers import precisely
 from path_patching.paths import AnyVia, Node, PathSet
 from path_patching.sweeps import changes
 from path_patching.unembedding import logit_lens
@@ -220,13 +220,14 @@ def explained(panel: Panel, cell: Cell, asked: Asked, few: int) -> Iterator[str]
     yield f"{' '.join(panel.words)}: {cell.words}"
     yield from _paths_in_words(cell.paths(whole), whole)
     yield f"  data       {n} of {len(asked.start_yy)} sentences such as {asked.sentence!r}; {cell.data}"
-    yield f"  artifact   {shown(cell.held, cell.unit)}"
+    yield f"  artifact   {precisely(cell.held, cell.unit)}"
     now = mean(cell.measure(whole), whole.seed, whole.clusters).without_plain()
     with_interval = isinstance(cell.held, Estimate)
-    yield f"  engine     {shown(now if with_interval else now.value, cell.unit)} ({whole.engine.name}, measured now)"
+    again = precisely(now if with_interval else now.value, cell.unit)
+    yield f"  engine     {again} ({whole.engine.name}, measured now)"
     of_engine, of_reference = (cell.measure(each).mean().item() for each in (some, some.of_reference()))
-    yield f"  {f'of the first {n_few}':<10} {shown(of_engine, cell.unit)} ({whole.engine.name})"
-    yield f"  the same   {shown(of_reference, cell.unit)} (reference, path_patching/reference.py)"
+    yield f"  {f'of the first {n_few}':<10} {precisely(of_engine, cell.unit)} ({whole.engine.name})"
+    yield f"  the same   {precisely(of_reference, cell.unit)} (reference, path_patching/reference.py)"
     held = cell.held.value if isinstance(cell.held, Estimate) else cell.held
     yield (
         f"  apart      artifact and engine {abs(held - now.value):.0e}, "

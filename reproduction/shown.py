@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from path_patching.errors import UserError, shortened
-from reproduction.experiments import PLOTS
+from reproduction.experiments import EXPERIMENTS, PLOTS
 from reproduction.plots import check_up_to_date
 from reproduction.publication import record_path
 from reproduction.run import Artifacts, read_artifacts
@@ -82,19 +83,41 @@ def _panels_of(drawn: Artifacts, folder: Path) -> Iterator[tuple[str, dict[str, 
             yield figure, panels
 
 
+def drawn_figures(plots: Path) -> list[str]:
+    """The names of all figures in a folder."""
+    return [name for script in PLOTS if record_path(plots, script).is_file()
+            for name in read_artifacts(plots, script).record["figures"]]  # fmt: skip
+
+
 def choose_panel(
-    panels: Mapping[str, Mapping[str, Panel]], figure: str, words: Sequence[str]
+    panels: Mapping[str, Mapping[str, Panel]], figure: str, words: Sequence[str], drawn: Collection[str] = ()
 ) -> tuple[Panel, Sequence[str]]:
     """The panel that a figure's name and, if it has several, the first word name; and the words left for the cell.
 
-    A figure may be named by the last part of its name. Raises `UserError` with the names there are.
+    A figure may be named by the last part of its name; `drawn` are the names of all, also of those without cells.
+    Raises `UserError` with the names there are, and says whether the figure was left out of the run or is none.
     """
     named = {Path(name).name: name for name in panels} | {name: name for name in panels}
     if figure not in named:
-        raise UserError(f"no figure {shortened(figure)!r} has cells to explain; these have: {', '.join(panels)}")
+        raise UserError(f"{_without_cells(figure, panels, drawn)}; these have: {', '.join(panels)}")
     of_figure = panels[named[figure]]
     if [*of_figure] == [""]:
         return of_figure[""], words
     if not words or words[0] not in of_figure:
         raise UserError(f"{figure} has the panels {', '.join(of_figure)}; name one of them after the figure")
     return of_figure[words[0]], words[1:]
+
+
+def _without_cells(figure: str, panels: Mapping[str, Mapping[str, Panel]], drawn: Collection[str]) -> str:
+    """Why a figure has no cells to explain: it has none, this run left it out, or there is no such figure."""
+    if any(figure in (name, Path(name).name) for name in drawn):
+        return f"the figure {figure} has no cells to explain"
+    made = next(iter(next(iter(panels.values())).values())).made
+    patterns = [pattern for experiment in EXPERIMENTS.values() for pattern in experiment.drawn]
+    if any(fnmatchcase(figure, name) for pattern in patterns for name in (pattern, Path(pattern).name)):
+        n = made.record["settings"]["n"]
+        return (
+            f"this run of {n:,} sentences has no figure {figure}: its plotting script was not run, or left it out, for "
+            "too few sentences or for what its circuit lacks, and said so"
+        )
+    return f"no figure {shortened(figure)!r} has cells to explain"
