@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -41,7 +43,7 @@ each_start = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
 
 
@@ -49,9 +51,18 @@ def settings_for(folder: Path, n: int = 4) -> Settings:
     return Settings(model=str(folder), engine="torch", device="cpu", n=n, out=folder.parent / "out")
 
 
+@cache
+def tokenizer_files() -> dict[str, str]:
+    """GPT-2's tokenizer as `transformers` saves it, by the name of the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        transformers_tokenizer().save_pretrained(folder)
+        return {path.name: path.read_text() for path in Path(folder).iterdir()}
+
+
 def bring_tokenizer(folder: Path, *swapped: str) -> None:
     """Put GPT-2's tokenizer beside a checkpoint, two of its tokens swapped."""
-    transformers_tokenizer().save_pretrained(folder)
+    for file, text in tokenizer_files().items():
+        (folder / file).write_text(text)
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text())
     vocabulary = content["model"]["vocab"]

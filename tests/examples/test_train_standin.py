@@ -34,7 +34,7 @@ def standin() -> GPT2LMHeadModel:
 @pytest.fixture(scope="module")
 def held_out() -> YearDataset:
     nouns = json.loads((STANDIN_FOLDER / "training.json").read_text())["held_out_nouns"]
-    return YearDataset(get_valid_years(TOKENIZER), 490, nouns, TOKENIZER, seed=1)
+    return YearDataset(get_valid_years(TOKENIZER), 98, nouns, TOKENIZER, seed=1)
 
 
 @cache

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from dataset import year_indices
 from path_patching.files import ROOT
 from reproduction.run import Artifacts, read_artifacts
-from tests.helpers.checkpoints import edit_tensors, save_checkpoint
+from tests.helpers.checkpoints import edit_tensors, files_in, save_checkpoint, written
 from tests.helpers.scripts import output, run_script
 
 
@@ -24,17 +25,24 @@ def random_gpt2(
     many are alike, which makes evaluations quick.
     """
     sizes = {"n_layer": n_layer, "n_head": 2, "n_embd": 8, "n_positions": 20, "vocab_size": 50257}
-    save_checkpoint(folder, **(sizes | config))
-    edit_tensors(folder, partial(_strengthened, strength=strength, different_tokens=different_tokens))
-    return folder
+    return written(folder, _files(strength, different_tokens, tuple(sorted((sizes | config).items()))))
+
+
+@cache
+def _files(strength: float, different_tokens: int, config: tuple[tuple[str, object], ...]) -> dict[str, bytes]:
+    with TemporaryDirectory() as folder:
+        save_checkpoint(Path(folder), **dict(config))
+        edit_tensors(Path(folder), partial(_strengthened, strength=strength, different_tokens=different_tokens))
+        return files_in(Path(folder))
 
 
 def run_experiment(
     script: str, folder: Path, model: str | Path, n: int, *more: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script on N sentences: artifacts go to `folder / "out"`, the model to `folder / "tensors"`."""
+    """Run a script on N sentences: artifacts go to `folder / "out"`, the model to "tensors" beside it or the folder."""
+    tensors = (model if isinstance(model, Path) else folder).parent / "tensors"
     flags = ["--model", str(model), "--n", str(n), "--out", str(folder / "out"), *more]
-    return run_script(ROOT / f"{script}.py", *flags, settings={"TENSORS_CACHE_DIR": str(folder / "tensors")})
+    return run_script(ROOT / f"{script}.py", *flags, settings={"TENSORS_CACHE_DIR": str(tensors)})
 
 
 def made_by(script: str, folder: Path, model: str | Path, n: int, *more: str) -> Artifacts:

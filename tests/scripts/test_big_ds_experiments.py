@@ -24,6 +24,7 @@ from utils import cutoff_sharpness, prob_diff
 
 SCRIPT = "big_ds_experiments"
 TABLE = "big_ds_experiments_sentences.csv"
+MANY = 600  # sentences, among which each YY is drawn
 HEATMAPS = ("clean_probs.pt", "patched_probs.pt", "complement_probs.pt", "full_patched_probs.pt")
 CIRCUIT = {
     "name": "a circuit of two layers",
@@ -56,7 +57,7 @@ def test_every_evaluation_is_that_of_the_definition(checkpoint, tmp_path, monkey
     assert set(artifacts.record["artifacts"]) == {TABLE}
     assert artifacts.number("circuit/name") == CIRCUIT["name"]
 
-    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
+    monkeypatch.setenv("TENSORS_CACHE_DIR", str(checkpoint.parent / "tensors"))
     dataset = drawn(n)
     end, start_yy = dataset.end, dataset.years_YY
     reference = Reference(load_model(str(checkpoint)), Sentences(dataset.good_toks, dataset.bad_toks, year_indices()))
@@ -99,7 +100,7 @@ def test_of_any_links_the_heads_queries_and_keys_alone_are_taken_away(checkpoint
     output(run_experiment(SCRIPT, tmp_path, checkpoint, n, "--circuit", str(file)))
     artifacts = read_artifacts(tmp_path / "out", SCRIPT)
 
-    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
+    monkeypatch.setenv("TENSORS_CACHE_DIR", str(checkpoint.parent / "tensors"))
     dataset = drawn(n)
     reference = Reference(load_model(str(checkpoint)), Sentences(dataset.good_toks, dataset.bad_toks, year_indices()))
     head, other = "a1.h0 → m1 → logits", "embeds → m0 → m1 → logits"
@@ -132,7 +133,7 @@ def test_an_mlp_s_direct_and_indirect_effects_are_those_of_the_definition(tmp_pa
     output(run_experiment(SCRIPT, tmp_path, checkpoint, n, "--circuit", str(tmp_path / "circuit.json")))
     artifacts = read_artifacts(tmp_path / "out", SCRIPT)
 
-    monkeypatch.setenv("TENSORS_CACHE_DIR", str(tmp_path / "tensors"))
+    monkeypatch.setenv("TENSORS_CACHE_DIR", str(checkpoint.parent / "tensors"))
     dataset = drawn(n)
     reference = Reference(load_model(str(checkpoint)), Sentences(dataset.good_toks, dataset.bad_toks, year_indices()))
     clean = prob_diff(reference.probabilities(), dataset.years_YY).mean().item()
@@ -157,14 +158,14 @@ def test_an_mlp_s_direct_and_indirect_effects_are_those_of_the_definition(tmp_pa
 @pytest.fixture(scope="module")
 def with_heatmaps(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("heatmaps")
-    assert "left out" not in output(run_experiment(SCRIPT, folder, checkpoint, 1500, "--engine", "torch"))
+    assert "left out" not in output(run_experiment(SCRIPT, folder, checkpoint, MANY, "--engine", "torch"))
     return read_artifacts(folder / "out", SCRIPT)
 
 
 def test_rows_of_the_heatmaps_average_to_the_means(with_heatmaps):
     assert set(with_heatmaps.record["artifacts"]) == {*HEATMAPS, TABLE}
-    start_yy = drawn(1500).years_YY
-    weights = torch.tensor([(start_yy == yy).sum() for yy in COLLATED_YY], dtype=torch.float64) / 1500
+    start_yy = drawn(MANY).years_YY
+    weights = torch.tensor([(start_yy == yy).sum() for yy in COLLATED_YY], dtype=torch.float64) / MANY
     names = ("clean", "late_half", "late_half/without", "full_circuit")
     for artifact, name in zip(HEATMAPS, names, strict=True):
         rows = with_heatmaps.load(artifact)
@@ -178,7 +179,7 @@ def test_rows_of_the_heatmaps_average_to_the_means(with_heatmaps):
 
 
 def test_the_clean_heatmap_is_that_of_transformers(with_heatmaps, checkpoint):
-    dataset = drawn(1500)
+    dataset = drawn(MANY)
     model = GPT2LMHeadModel.from_pretrained(checkpoint).eval()
     for yy in (2, 57, 98):
         sentences = dataset.good_toks[yy == dataset.years_YY]
@@ -209,13 +210,16 @@ def test_memory_does_not_grow_with_the_sentences(tmp_path):
     circuit = tmp_path / "circuit.json"
     circuit.write_text(json.dumps(CIRCUIT))
 
-    flags = ["--model", str(model), "--engine", "torch", "--circuit", str(circuit), "--memory-gb", "0.03"]
+    more = ["--engine", "torch", "--circuit", str(circuit), "--memory-gb", "0.03"]
+    output(run_experiment(SCRIPT, tmp_path, model, 3, *more))  # which converts and checks the model
+    flags = ["--model", str(model), *more]
     watched = f"""
 import resource, runpy, sys
-for n in (2_000, 7_000):
+for n in (1_000, 3_500):
     sys.argv = [{str(ROOT / (SCRIPT + ".py"))!r}, *{flags}, "--n", str(n), "--out", {str(tmp_path / "out")!r}]
     runpy.run_path(sys.argv[0])
     print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
-    few, many = (float(kb) / 1e6 for kb in re.findall(r"(?m)^peak (\d+)$", output(run_python("-c", watched))))
-    assert many - few < 0.03, f"{few} GB for 2,000 sentences, {many} GB for 7,000"
+    printed = output(run_python("-c", watched, settings={"TENSORS_CACHE_DIR": str(tmp_path / "tensors")}))
+    few, many = (float(kb) / 1e6 for kb in re.findall(r"(?m)^peak (\d+)$", printed))
+    assert many - few < 0.015, f"{few} GB for 1,000 sentences, {many} GB for 3,500"

@@ -34,7 +34,9 @@ SCRIPTS = {
     "sequence_generalization": ("--engine", "torch", "--circuit", "mine.json"),
     "circuit_validation": (
         *("--engine", "torch", "--circuit", "mine.json"),
-        *("--thresholds", "0.02", "--circuits", "1", "--bootstraps", "2", "--seeds", "2"),
+        *("--thresholds", "0.02", "--bootstraps", "2", "--seeds", "2"),
+        # The others ask of more circuits what these ask of one.
+        *("--only", "faithfulness", "seeds", "counterfactuals", "stability", "strength", "specificity", "interactions"),
     ),
 }
 

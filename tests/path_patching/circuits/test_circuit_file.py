@@ -265,7 +265,7 @@ def files(draw) -> str:
     return text[:place] + draw(SPLICED) + text[place + draw(st.integers(0, 3)) :]
 
 
-@tried(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@tried(max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=files())
 def test_any_file_is_a_circuit_as_it_says_or_one_line(tmp_path, text):
     path = tmp_path / "circuit.json"

@@ -227,7 +227,7 @@ def test_a_file_whose_edges_are_no_circuit_is_one_line(text, complaint, tmp_path
 some_edges = st.lists(st.sampled_from(all_edges(GPT2_SMALL)), min_size=1, max_size=30, unique=True)
 
 
-@tried(max_examples=100, deadline=None, derandomize=True)
+@tried(max_examples=60, deadline=None, derandomize=True)
 @given(edges=some_edges)
 def test_edges_are_the_same_after_a_text_and_after_a_graph(edges):
     links = from_text("\n".join(edges))
@@ -255,7 +255,7 @@ def graphs(draw) -> object:
     )
 
 
-@tried(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@tried(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(described=graphs())
 def test_any_graph_is_a_circuit_or_refused_in_one_line(tmp_path, described):
     path = tmp_path / "graph.json"
@@ -271,7 +271,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@tried(max_examples=200, deadline=None, derandomize=True)
+@tried(max_examples=80, deadline=None, derandomize=True)
 @given(pieces=st.lists(PIECES, max_size=8))
 def test_any_text_has_edges_or_is_refused_in_one_line(pieces):
     if links := unless_refused(lambda: from_text("".join(pieces))):

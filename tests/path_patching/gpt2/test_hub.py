@@ -327,18 +327,21 @@ def closed_port() -> int:
         return bound.getsockname()[1]
 
 
-def check_unavailable(reason: str, tmp_path: Path, **settings: str) -> None:
-    """GPT-2 small is not to be had, as a user sees it; with the hub's own settings."""
-    empty = {name: str(tmp_path / name) for name in ("HF_HOME", "TENSORS_CACHE_DIR", "RR_RRFS_DIR")}
-    line = error_line(run_python(*SCRIPT, "--model", "gpt2", settings=empty | settings))
-    assert line.startswith("error: GPT-2 small is not in the tensor cache")
+def check_unavailable(reason: str, line: str) -> None:
+    """That a line says how GPT-2 small can be had."""
+    assert line.startswith("GPT-2 small is not in the tensor cache")
     for words in (reason, "HF_HOME", "model PATH", "model standin"):
         assert words in line
 
 
-def test_a_hub_that_refuses_is_found_out(tmp_path: Path, closed_port: int):
-    check_unavailable("refused", tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{closed_port}")
+def test_a_hub_that_refuses_is_found_out(closed_port: int, monkeypatch):
+    go_online(monkeypatch, f"http://127.0.0.1:{closed_port}")
+    check_unavailable("refused", refused("gpt2", "refused"))
 
 
 def test_offline_is_respected(tmp_path: Path, silent_port: int):
-    check_unavailable("offline", tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{silent_port}", HF_HUB_OFFLINE="1")
+    """With the hub's own settings, which its library reads at its import."""
+    settings = {name: str(tmp_path / name) for name in ("HF_HOME", "TENSORS_CACHE_DIR", "RR_RRFS_DIR")}
+    settings |= {"HF_ENDPOINT": f"http://127.0.0.1:{silent_port}", "HF_HUB_OFFLINE": "1"}
+    line = error_line(run_python(*SCRIPT, "--model", "gpt2", settings=settings))
+    check_unavailable("offline", line.removeprefix("error: "))

@@ -18,7 +18,7 @@ from tests.helpers.plain_gpt2 import logits
 from tests.helpers.refusals import unless_refused
 
 anything = settings(
-    max_examples=300,
+    max_examples=120,
     derandomize=True,
     deadline=None,
     database=None,

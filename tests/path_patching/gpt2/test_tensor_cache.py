@@ -89,28 +89,6 @@ def test_hash_agrees_with_rust_circuit(tensor: torch.Tensor):
     assert hash_tensor(tensor) == rc.hash_tensor(tensor).hex()
 
 
-@NEEDS_RUST_CIRCUIT
-def test_rust_circuit_and_we_read_each_others_files(tmp_path: Path, cache: Path, checkpoint: Path):
-    """In a process of its own, since rust_circuit looks at TENSORS_CACHE_DIR once."""
-    model = load_model(str(checkpoint))
-    theirs = random_model(model.architecture, seed=5)
-    torch.save((dict(model.tensors), dict(theirs.tensors)), tmp_path / "both.pt")
-    code = """
-import sys, torch, rust_circuit as rc
-from path_patching.gpt2.tensor_cache import hash_tensor
-ours, theirs = torch.load(sys.argv[1])
-for name, tensor in ours.items():
-    short = hash_tensor(tensor)[:24]
-    assert torch.equal(rc.get_tensor_prefix(short), tensor), name
-    assert torch.equal(rc.Array.from_hash_prefix(name, short).value, tensor), name
-for tensor in theirs.values():
-    rc.save_tensor(tensor)
-"""
-    output(run_python("-c", code, str(tmp_path / "both.pt")))
-    found = read_model("theirs", description_of(theirs))
-    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in theirs.tensors.items())
-
-
 # The circuit description
 
 
@@ -148,17 +126,28 @@ def test_damaged_description_is_refused_and_written_anew(checkpoint: Path, edit)
 
 
 @NEEDS_RUST_CIRCUIT
-def test_description_is_what_rust_circuit_writes_and_reads(tmp_path: Path, cache: Path, checkpoint: Path):
-    """The tokenizer, which rust_circuit would fetch from the hub, is the only thing put in its place."""
+def test_rust_circuit_and_we_read_each_others_files_and_descriptions(tmp_path: Path, cache: Path, checkpoint: Path):
+    """In a process of its own, since rust_circuit looks at TENSORS_CACHE_DIR once.
+
+    The tokenizer, which rust_circuit would fetch from the hub, is the only thing put in its place.
+    """
     model = load_model(str(checkpoint))
-    torch.save(dict(model.tensors), tmp_path / "tensors.pt")
+    theirs = random_model(model.architecture, seed=5)
+    torch.save((dict(model.tensors), dict(theirs.tensors)), tmp_path / "tensors.pt")
     code = """
-import re, sys, torch, transformers
+import re, sys, torch, transformers, rust_circuit as rc
+from path_patching.gpt2.tensor_cache import hash_tensor
 from rust_circuit.module_library import load_transformer_model_string
 transformers.GPT2TokenizerFast.from_pretrained = lambda name: transformers.GPT2TokenizerFast()
 text = open(sys.argv[1]).read()
 circuits, _, info = load_transformer_model_string(text)
-tensors = torch.load(sys.argv[2])
+tensors, theirs = torch.load(sys.argv[2])
+for name, tensor in tensors.items():
+    short = hash_tensor(tensor)[:24]
+    assert torch.equal(rc.get_tensor_prefix(short), tensor), name
+    assert torch.equal(rc.Array.from_hash_prefix(name, short).value, tensor), name
+for tensor in theirs.values():
+    rc.save_tensor(tensor)
 bound = circuits["t.bind_w"]
 arrays = {circuit.name: circuit.value for circuit in bound.children if hasattr(circuit, "value")}
 arrays |= {name: circuits[name].value for name in ("t.w.tok_embeds", "t.w.pos_embeds")}
@@ -168,12 +157,13 @@ dumped = info.dump_model_string(circuits["t.w.tok_embeds"], circuits["t.w.pos_em
 assert dumped in (text, re.sub(r"\\b\\ds\\b", "?", text)), dumped  # since 0.4.7 a symbol's sizes have no names
 tokens = torch.tensor([[0, 3, 7, 1], [5, 5, 2, 9]])
 embedded = circuits["t.w.tok_embeds"].value[tokens]
-import rust_circuit as rc
 logits = info.bind_to_input(bound, rc.Array(embedded), circuits["t.w.pos_embeds"])
 torch.save(rc.substitute_all_modules(logits).evaluate(), sys.argv[3])
 """
     out = tmp_path / "logits.pt"
     output(run_python("-c", code, str(description_path(str(checkpoint))), str(tmp_path / "tensors.pt"), str(out)))
+    found = read_model("theirs", description_of(theirs))
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in theirs.tensors.items())
     expected = transformers_logits(checkpoint, torch.tensor([[0, 3, 7, 1], [5, 5, 2, 9]]))
     torch.testing.assert_close(torch.load(out).double(), expected, rtol=0, atol=1e-4)
 
@@ -568,10 +558,12 @@ def test_script_ends_in_one_line_on_an_error(tmp_path: Path):
 
 
 def test_no_space_left_is_one_line(checkpoint: Path, cache: Path):
-    def no_tensor_fits() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-
-    line = error_line(run_python(*map(str, SCRIPT), "--model", str(checkpoint), preexec_fn=no_tensor_fits))
+    earlier = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, earlier[1]))  # no tensor fits
+    try:
+        line = error_line(run_script(*SCRIPT, "--model", str(checkpoint)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, earlier)
     assert f"cannot write to the tensor cache {cache}" in line
     assert "TENSORS_CACHE_DIR" in line
     assert not [path for path in cache.rglob("*") if path.is_file()]
