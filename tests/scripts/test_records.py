@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -21,9 +22,7 @@ MORE_FLAGS = {
     "random_circuit_ablation": ("--circuits", "3"),
     "circuit_validation": ("--circuits", "3", "--bootstraps", "2", "--seeds", "2"),
 }
-NAMING_NODES = (
-    "big_ds_experiments", "circuit_discovery", "neuron_investigations", "pca_experiments", "sequence_generalization",
-)  # fmt: skip
+NAMING_NODES = sorted({claim.script for claim in read_claims() if re.search(r"[/_][am]\d|^m\d", claim.key)})
 SHARES = ("share_of_clean", "share_lost", "share_of_sum")  # of one mean in another
 
 
