@@ -148,8 +148,6 @@ class Divergence:
     subject: str
     alone: Estimate
     """KL(C)."""
-    without: Estimate
-    """KL(M∖C)."""
     nothing: Estimate
     """KL(∅)."""
     left: Estimate
@@ -169,9 +167,9 @@ def divergence(engine: Engine, scale: Scale, paths: PathSet, subject: str) -> Di
     twin differs.
     """
     check_ends(engine.sentences, paths)
-    alone, without = measured(engine, [Request.isolate(paths), Request.patch(paths)], [scale.metric])[0]
-    means = scale.mean(alone), scale.mean(without), scale.mean(scale.nothing)
-    return Divergence(subject, *means, left=replace(scale.share(alone, scale.nothing), doubt=scale.doubt))
+    alone = measured(engine, [Request.isolate(paths)], [scale.metric])[0, 0]
+    left = replace(scale.share(alone, scale.nothing), doubt=scale.doubt)
+    return Divergence(subject, scale.mean(alone), scale.mean(scale.nothing), left)
 
 
 def divergence_scale(engine: Engine, clusters: Clusters = (), kinds: tuple[str, ...] = ()) -> Scale:

@@ -49,7 +49,7 @@ def numbers(engine_name: str) -> dict[str, float]:
     complete = completeness(engine, scale, late, yy, end, "late", random_sets=2)
     random = matched(engine, scale, CIRCUIT, lambda drawn: late_half(drawn, end), "same layers", "late", count=2)
     found = {name: getattr(faithful, name) for name in ("normalized", "complement", "ratio")}
-    found |= {f"KL {name}": getattr(apart, name) for name in ("alone", "without", "nothing", "left")}
+    found |= {f"KL {name}": getattr(apart, name) for name in ("alone", "nothing", "left")}
     found |= {f"without {node.name}": node.alone for node in needed.nodes}
     found |= {f"without the class of {node.name}": node.given_class for node in needed.nodes}
     found |= {f"without {each.link}": each.alone for each in needed.links}
