@@ -95,11 +95,11 @@ def load_tokenizer(folder: Path = TOKENIZER_FOLDER) -> Tokenizer:
     return _made_of(*_read(folder))
 
 
-def transformers_tokenizer(folder: Path = TOKENIZER_FOLDER) -> GPT2Tokenizer:
+def transformers_tokenizer() -> GPT2Tokenizer:
     """The same tokenizer as `transformers` has it, for other tools. Raises like `load_tokenizer`."""
     from transformers import GPT2Tokenizer  # imported here: it takes longer than a question
 
-    vocabulary, merges = _parsed(*_read(folder))
+    vocabulary, merges = _parsed(*_read(TOKENIZER_FOLDER))
     # transformers 5 silently ignores `vocab_file=` and `merges_file=` and makes an empty tokenizer. Other libraries,
     # such as TransformerLens, ask a tokenizer for its name.
     return GPT2Tokenizer(vocab=vocabulary, merges=merges, name_or_path=NAME)

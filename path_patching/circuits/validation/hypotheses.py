@@ -54,16 +54,16 @@ def equivalence_p(higher: float, n: int) -> float:
     return min(1.0, chances[(2 * j - n).abs() >= abs(2 * higher - n)].sum().item())
 
 
-def independence_p(one: torch.Tensor, other: torch.Tensor, seed: int = 0, permutations: int = PERMUTATIONS) -> float:
+def independence_p(one: torch.Tensor, other: torch.Tensor) -> float:
     """p of independence of two numbers of each sentence, (N,) each; `MOST` sentences at random are used."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     rows = torch.randperm(len(one), generator=generator)[:MOST]
     centred, kernel = _kernel(one[rows]), _kernel(other[rows])
     centred = centred - centred.mean(0) - centred.mean(1, keepdim=True) + centred.mean()
     observed = (centred * kernel).sum() * (1 - 1e-9)  # rounding must not make a circuit fail
-    orders = (torch.randperm(len(rows), generator=generator) for _ in range(permutations))
+    orders = (torch.randperm(len(rows), generator=generator) for _ in range(PERMUTATIONS))
     as_much = sum(((centred * kernel[order][:, order]).sum() >= observed).item() for order in orders)
-    return (1 + as_much) / (1 + permutations)
+    return (1 + as_much) / (1 + PERMUTATIONS)
 
 
 def _kernel(values: torch.Tensor) -> torch.Tensor:

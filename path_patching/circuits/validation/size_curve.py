@@ -76,9 +76,9 @@ def halves(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return drawn[: n // 2].sort().values, drawn[n // 2 :].sort().values
 
 
-def size_grid(n_nodes: int, all_up_to: int = ALL_UP_TO, step: int = STEP) -> tuple[int, ...]:
-    """The sizes evaluated: each up to `all_up_to`, then every `step` nodes, and all nodes."""
-    return tuple(sorted({*range(min(all_up_to, n_nodes) + 1), *range(all_up_to, n_nodes, step), n_nodes}))
+def size_grid(n_nodes: int) -> tuple[int, ...]:
+    """The sizes evaluated: each up to `ALL_UP_TO`, then every `STEP` nodes, and all nodes."""
+    return tuple(sorted({*range(min(ALL_UP_TO, n_nodes) + 1), *range(ALL_UP_TO, n_nodes, STEP), n_nodes}))
 
 
 def names_at_end(engine: Engine) -> tuple[str, ...]:
@@ -106,35 +106,24 @@ def circuit_of(names: Sequence[str], end: int) -> PathSet | None:
     return PathSet.at(Node.logits(end)).through_chains(set(every) - set(heads)).extend(heads)
 
 
-def size_curve(
-    engine: Engine, scale: Scale, order: Sequence[str], end: int, sizes: Sequence[int] | None = None
-) -> Curve:
+def size_curve(engine: Engine, scale: Scale, order: Sequence[str], end: int) -> Curve:
     """F of the circuit of the first k nodes of an order, for each size k; `scale` is that of the engine's sentences.
 
-    Raises `UserError` unless the order has each node at END once, and sizes rise from 0 to all nodes.
+    Raises `UserError` unless the order has each node at END once.
     """
     every = names_at_end(engine)
     if sorted(order) != sorted(every):
         raise UserError(f"the order has to name each of the {len(every)} heads and MLPs once")
-    sizes = size_grid(len(every)) if sizes is None else tuple(sizes)
-    if list(sizes) != sorted({*sizes, 0, len(every)}):
-        raise UserError(f"sizes have to rise from 0 to all {len(every)} nodes")
+    sizes = size_grid(len(every))
     requests = [isolated(circuit_of(order[:size], end)) for size in sizes]
     scores = measured(engine, requests, [scale.metric])[0]  # (sizes, N)
     return Curve(sizes, tuple(scale.of_means(scores).tolist()))
 
 
-def random_curve(
-    engine: Engine,
-    scale: Scale,
-    end: int,
-    sizes: Sequence[int] | None = None,
-    orders: int = RANDOM_ORDERS,
-    seed: int = 0,
-) -> Curve:
+def random_curve(engine: Engine, scale: Scale, end: int, orders: int = RANDOM_ORDERS, seed: int = 0) -> Curve:
     """The mean curve of several random orders."""
     rng, every = random.Random(seed), names_at_end(engine)
-    drawn = [size_curve(engine, scale, rng.sample(every, len(every)), end, sizes) for _ in range(orders)]
+    drawn = [size_curve(engine, scale, rng.sample(every, len(every)), end) for _ in range(orders)]
     means = torch.tensor([curve.faithfulness for curve in drawn], dtype=torch.float64).mean(0)
     return Curve(drawn[0].sizes, tuple(means.tolist()))
 
