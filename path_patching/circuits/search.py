@@ -22,7 +22,6 @@ If no threshold is given, it is lowered until the circuit suffices, or would be 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from numbers import Real
@@ -195,9 +194,13 @@ def find_at_end(effects: Effects, yy_position: int, end: int, threshold: float) 
 def _check_threshold(threshold: Any) -> float:
     """A threshold as given. Raises `UserError` for one that is no share and would keep all nodes or none."""
     is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
-    if not is_number or not 0 < threshold <= sys.float_info.max:  # NaN fails too
+    try:
+        share = float(threshold) if is_number else math.nan
+    except OverflowError:
+        share = math.inf
+    if not 0 < share < math.inf:  # NaN fails too
         raise UserError(f"a threshold of {shortened(repr(threshold))}: give a share of the clean value, as 0.02")
-    return float(threshold)
+    return share
 
 
 def _strict(search: Search, share: float) -> Search:
