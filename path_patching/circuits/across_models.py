@@ -54,11 +54,11 @@ NARROWEST = 8  # columns for a model's name, at least
 NOTHING = "–"
 GAP = "  "
 LEGEND = (
-    "nodes: of the circuit found by rule, heads and MLPs at END and at YY. depth: mean of layer / (layers − 1) of its "
-    "heads and of its MLPs at END. F: normalized faithfulness of the full circuit, 0 with everything corrupted, 1 for "
-    "the whole model. p: the share of random circuits of its shape, with the circuit itself, that reach its F. shared: "
-    "what it shares with the first model's by kind, place and relative depth, 0 to 1; in brackets the mean for the "
-    "random circuits."
+    "Metrics are means in ones: 0.8 is 80 points. nodes: of the circuit found by rule, heads and MLPs at END and at "
+    "YY. depth: mean of layer / (layers − 1) of its heads and of its MLPs at END. F: normalized faithfulness of the "
+    "full circuit, 0 with everything corrupted, 1 for the whole model. p: the share of random circuits of its shape, "
+    "with the circuit itself, that reach its F. shared: what it shares with the first model's by kind, place and "
+    "relative depth, 0 to 1; in brackets the mean for the random circuits."
 )
 
 
