@@ -105,8 +105,8 @@ if made("sizes"):
 if made("random"):
     for (part, kind), group in tables["random"].groupby(["part", "kind"], sort=False):
         drawn, own = group[group["drawn"]], group[~group["drawn"]].iloc[0]
-        title = plots.titled(f"F of random circuits, {part}")
-        subtitle = f"{len(drawn)} circuits of the same shape, {kind}"
+        title = plots.titled(f"F of random circuits, {part}, {kind}")
+        subtitle = f"{len(drawn)} circuits of the same shape"
         marks = {circuit: own["alone"], f"the model without {circuit}": own["without"]}
         alone = torch.tensor(drawn["alone"].to_numpy(float))
         if (least := least_to_pass(alone)) is not None:
@@ -162,11 +162,11 @@ if made("counterfactuals"):
     y = named("", list(schemes))
     title = plots.titled("Other counterfactuals")
     judged = f"bars: F from {BARS['counterfactual'].words}, a control's span {BARS['control'].words}"
-    subtitle = f"{circuit}; {judged}; grey: the span is too small to judge F by; each column has its own colours"
+    subtitle = f"{circuit}; {judged}; grey: the span is too small to judge F by"
     unit_of = {name: "" if column == "rank_correlation" else "%" for name, column in columns.items()}
-    by_column = {name: (100 if unit_of[name] else 1) * values[[column]].to_numpy() for name, column in columns.items()}
-    colours = partial(diverging, title="100 %, or ρ of 1: as the whole model, or as 01")
-    figure = facets(by_column, title, named("", [""]), y, colours, subtitle, 4, one_range=False, size=(110, 260))
+    by_column = {name: 100 * values[[column]].to_numpy() for name, column in columns.items()}
+    colours = partial(diverging, title="100 % or ρ = 1: as the whole model, or as 01")
+    figure = facets(by_column, title, named("", [""]), y, colours, subtitle, 4, size=(150, 260))
     for trace, (name, column) in zip(figure.data, columns.items(), strict=True):
         shown = ["" if pd.isna(each) else in_unit(each, unit_of[name]) for each in values[column]]
         trace.update(text=[[each] for each in shown], texttemplate="%{text}")

@@ -19,7 +19,7 @@ from reproduction.run import read_artifacts
 from reproduction.steps import read_experiments
 from tests.helpers.made import MODEL, draw_figures, publish_experiments
 from tests.helpers.scripts import error_line, output, run_script
-from tests.helpers.whole import EFFECTS, FIGURES, labels_of_circuit, make_whole
+from tests.helpers.whole import EFFECTS, FIGURES, LONG, labels_of_circuit, make_whole
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -193,6 +193,12 @@ def test_what_is_not_judged_is_not_held_to_a_bar(report):
     assert "1 sentence" in unjudged
     assert ">bar<" not in unjudged
     assert 'data-label="bar"' not in unjudged
+
+
+def test_a_remark_that_lists_many_nodes_is_folded(report):
+    text = report.read_text()
+    assert text.count(f"<summary>which ones</summary>{LONG}</details>") == 1
+    assert "<summary>which ones</summary>1 sentence" not in text
 
 
 @pytest.fixture(scope="module")

@@ -74,8 +74,7 @@ def test_every_figure_has_its_title_and_nothing_is_left_out(drawing):
         "counterfactuals": (
             "Other counterfactuals",
             f"{CIRCUIT}; bars: F from {BARS['counterfactual'].words}, a control's span {BARS['control'].words}; grey: "
-            "the span is too small to judge F by; each column has its own colours; "
-            "colours: 100 %, or ρ of 1: as the whole model, or as 01",
+            "the span is too small to judge F by",
         ),
         "strength": (
             "Patches of graded strength",
@@ -104,8 +103,8 @@ def test_every_figure_has_its_title_and_nothing_is_left_out(drawing):
         equal = f"{CIRCUIT}; 0: what is removed costs the model what it costs the circuit; dashed: the bar, ±30 %"
         said[f"completeness-{name}"] = (f"Completeness of the {part}", equal)
         for kind in KINDS:
-            below = f"119 circuits of the same shape, {kind}"
-            said[f"random-{name}-{kind.replace(' ', '-')}"] = (f"F of random circuits, {part}", below)
+            below = "119 circuits of the same shape"
+            said[f"random-{name}-{kind.replace(' ', '-')}"] = (f"F of random circuits, {part}, {kind}", below)
     check_titles(drawing.figures, {f"validation/{name}": each for name, each in said.items()})
     assert [line for line in drawing.lines if "left out" in line] == []
 
@@ -162,12 +161,13 @@ def test_counterfactuals_have_no_f_where_their_span_is_too_weak_or_a_control_s(f
     }
     values = rows("counterfactuals")[[*columns.values()]].to_numpy(float).copy()
     values[2:, 1:3] = np.nan
-    values[:, :3] *= 100
+    values *= 100
     schemes = ["01", "another YY", "another noun (control)", "another century (control)", "mean ablation"]
     one, y = named("", [""]), named("", schemes)
     expected = {
-        name: heatmap(of_column[:, None], one, y, "100 %, or ρ of 1: as the whole model, or as 01",
-                      texts=[["" if np.isnan(each) else f"{each:.{2 if 'ρ' in name else 1}f}"] for each in of_column])
+        name: heatmap(of_column[:, None], one, y, "100 % or ρ = 1: as the whole model, or as 01", of=values,
+                      texts=[["" if np.isnan(each) else f"{each / 100:.2f}" if "ρ" in name else f"{each:.1f}"]
+                             for each in of_column])
         for name, of_column in zip(columns, values.T, strict=True)
     }  # fmt: skip
     check_heatmaps(figures["counterfactuals"], expected)
