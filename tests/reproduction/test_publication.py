@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 import time
-from itertools import count
+from itertools import count, product
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import NoReturn
@@ -399,9 +399,11 @@ def precious(tmp_path) -> Path:
     return tmp_path / "precious"
 
 
-@pytest.mark.parametrize("name", ELSEWHERE)
-@pytest.mark.parametrize("part", ["artifacts", "read", "beside"])
-def test_a_record_that_names_files_elsewhere_is_refused_and_they_stay(precious, name, part):
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [*product(["artifacts"], ELSEWHERE), *product(["read", "beside"], ELSEWHERE[:4])],
+)
+def test_a_record_that_names_files_elsewhere_is_refused_and_they_stay(precious, part, name):
     folder = precious.parent / "runs"
     name = str(precious) if name == "/precious" else name
     head = {"record_version": RECORD_VERSION, "script": NAME, "artifacts": {}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -40,15 +39,6 @@ def drawn(folder: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def standin(standin_made, tmp_path_factory):
-    """The default layer, and the stand-in's last one."""
-    folder = tmp_path_factory.mktemp("standin")
-    shutil.copytree(standin_made("neuron_investigations").folder, folder / "out")
-    assert "strongest neurons of m11" in output(investigate(folder, "standin", "--layer", "11"))
-    return folder
-
-
-@pytest.fixture(scope="module")
 def two_layers(tmp_path_factory):
     """A random model with fewer neurons than the figures sum."""
     folder = tmp_path_factory.mktemp("two-layers")
@@ -81,14 +71,17 @@ def check_artifacts(folder: Path, n_neurons: int) -> None:
     assert torch.linalg.matrix_rank(lens[0], rtol=1e-5) == 1
 
 
-def test_artifacts_of_the_stand_in(standin):
-    check_artifacts(standin / "out", 480)
-    check_artifacts(standin / "out" / "m11", 480)
-    named = {
-        folder: read_artifacts(standin / folder, "neuron_investigations").number("mlp/name")
-        for folder in ("out", "out/m11")
-    }
-    assert named == {"out": "m10", "out/m11": "m11"}
+def test_artifacts_of_the_stand_in(standin_made):
+    made = standin_made("neuron_investigations")
+    check_artifacts(made.folder, 480)
+    assert made.number("mlp/name") == "m10"
+
+
+def test_another_layer_has_a_folder_of_its_own(two_layers):
+    assert "strongest neurons of m1" in output(investigate(two_layers, two_layers / "model", "--layer", "1"))
+    check_artifacts(two_layers / "out" / "m1", 32)
+    names = [read_artifacts(two_layers / out, "neuron_investigations").number("mlp/name") for out in ("out", "out/m1")]
+    assert names == ["m0", "m1"]
 
 
 def test_a_layer_that_was_not_investigated_is_one_line(two_layers):
