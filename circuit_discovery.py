@@ -67,7 +67,7 @@ save_by_yy("probs.pt", clean, kind="probabilities", evaluation="clean")
 
 # %% Which circuit is followed? The paper's or a file's; or one found here by rule, from sweeps like those below.
 metric = greater_than(start_yy)
-effects = remembered_effects(engine, metric)
+effects = remembered_effects(engine, metric)  # what the search has swept is not swept again below
 found: Found | None = None
 circuit = given
 if circuit is None:
