@@ -77,7 +77,7 @@ def test_every_script_is_there_and_named_once():
 def copy(tmp_path: Path) -> Path:
     """The repository's code, to be changed."""
     for name in ("path_patching", "reproduction", "tasks", "cache"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     for path in (*ROOT.glob("*.py"), ROOT / "README.md"):
         shutil.copy(path, tmp_path)

@@ -22,14 +22,11 @@ from safetensors.torch import load_file, save_file
 
 from path_patching import progress
 from path_patching.errors import UserError
-from path_patching.files import ROOT
 from path_patching.gpt2 import hub, tensor_cache
 from path_patching.gpt2.hub import ModelUnavailable
 from path_patching.gpt2.tensor_cache import cache_folder, description_path, is_gpt2_small, load_model, source_folder
 from tests.helpers.checkpoints import edit_config, save_checkpoint
-from tests.helpers.scripts import error_line, run_python
 
-SCRIPT = str(ROOT / "reproduce.py"), "weights"
 HANGS = 60.0  # seconds: far more than six silences, far less than the minutes for which the library asks again
 NAME, PATH = "owner/little", "owner+little"
 Send = Callable[[BaseHTTPRequestHandler, bytes], None]
@@ -339,9 +336,7 @@ def test_a_hub_that_refuses_is_found_out(closed_port: int, monkeypatch):
     check_unavailable("refused", refused("gpt2", "refused"))
 
 
-def test_offline_is_respected(tmp_path: Path, silent_port: int):
-    """With the hub's own settings, which its library reads at its import."""
-    settings = {name: str(tmp_path / name) for name in ("HF_HOME", "TENSORS_CACHE_DIR", "RR_RRFS_DIR")}
-    settings |= {"HF_ENDPOINT": f"http://127.0.0.1:{silent_port}", "HF_HUB_OFFLINE": "1"}
-    line = error_line(run_python(*SCRIPT, "--model", "gpt2", settings=settings))
-    check_unavailable("offline", line.removeprefix("error: "))
+def test_offline_is_respected(silent_port: int, monkeypatch):
+    go_online(monkeypatch, f"http://127.0.0.1:{silent_port}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # what HF_HUB_OFFLINE=1 sets at the library's import
+    check_unavailable("offline", refused("gpt2", "offline"))
