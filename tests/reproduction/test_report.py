@@ -145,7 +145,8 @@ def test_the_words_of_the_validation_and_of_links_are_explained(report):
     text = report.read_text()
     explained = {*re.findall(r'class="word" href="#word-[^"]*">([^<]+)</a>', text)}
     assert explained >= {"CPR", "CMD", "∅", "α", "→q", "Jaccard index", "consensus", "complement", "KL divergence",
-                         "corrected", "counterfactual", "NOUN", "XX1"}  # fmt: skip
+                         "corrected", "counterfactual", "NOUN", "XX1", "residual stream", "queries", "keys", "values",
+                         "everything", "task", "the search", "impeded"}  # fmt: skip
     for word in {*re.findall(r'class="word" href="#(word-[^"]*)"', text)}:
         assert text.count(f'<dt id="{word}">') == 1
 
