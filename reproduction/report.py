@@ -60,6 +60,11 @@ class Figure:
     asks: frozenset[str]
     """What each of its panels shows, of whichever run; empty where the record does not say."""
 
+    @property
+    def is_drawing(self) -> bool:
+        """Whether it draws a circuit, which is read from its right end, the logits."""
+        return Path(self.name).name == "circuit"
+
 
 @dataclass(frozen=True)
 class Section:

@@ -14,7 +14,7 @@ import pytest
 
 from path_patching.files import ROOT
 from reproduction import story
-from reproduction.report import page
+from reproduction.report import Figure, page
 from reproduction.run import read_artifacts
 from reproduction.steps import read_experiments
 from tests.helpers.made import MODEL, draw_figures, publish_experiments
@@ -194,6 +194,12 @@ def test_what_is_not_judged_is_not_held_to_a_bar(report):
     assert "1 sentence" in unjudged
     assert ">bar<" not in unjudged
     assert 'data-label="bar"' not in unjudged
+
+
+def test_a_drawing_is_read_from_its_right_end_and_nothing_else_is():
+    shown = Figure("id", "title", "short", "", 1, 1, "", "", (), "circuit", frozenset())
+    names = {"circuit": True, "validation/circuit": True, "validation/minimality-full-circuit": False}
+    assert {name: replace(shown, name=name).is_drawing for name in names} == names
 
 
 def test_a_remark_that_lists_many_nodes_is_folded(report):
