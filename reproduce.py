@@ -28,13 +28,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from reproduction.command_line import prepare
 
 from path_patching.defaults import ENGINES
 from path_patching.files import named_path
 from path_patching.gpt2.names import A_MODEL
-from reproduction import subcommands
 from reproduction.experiments import STEPS
 from reproduction.subcommands import READERS, evaluation_flags
 from reproduction.terminal import explain_errors
@@ -58,12 +58,15 @@ def _read_options(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def read(arguments: list[str]) -> tuple[str, Any]:
+    """One of `COMMANDS`, empty for everything, and what it is asked."""
+    name = next(iter(arguments), "")
+    return (name, READERS[name](arguments[1:])) if name in READERS else ("", _read_options(arguments))
+
+
 if __name__ == "__main__":  # --help and a wrong flag wait for nothing that takes long
     explain_errors()
-    if reader := READERS.get("".join(sys.argv[1:2])):
-        reader(sys.argv[2:])
-    else:
-        _read_options(sys.argv[1:])
+    ASKED = read(sys.argv[1:])
 
 from dataset import YearDataset
 from path_patching.circuits import across_models, rivals
@@ -206,9 +209,8 @@ def run_all(steps: list[Step], fingerprint: str, force: bool, usual: Mapping[str
         print(f"== {step.script} took {took[step.script]:.0f} s", flush=True)
 
 
-def run_everything(arguments: list[str]) -> None:
+def run_everything(options: argparse.Namespace) -> None:
     """Run every step that was asked for."""
-    options = _read_options(arguments)
     name, model = choose_model(options.model, options.as_published)
     flags = ["--engine", options.engine, "--device", options.device, "--seed", str(options.seed)]
     flags += ["--n", str(options.n)] if options.n is not None else []
@@ -239,19 +241,17 @@ def _circuit_asked_for(circuit: str | None) -> str | None:
     return str(path)
 
 
-def show_weights(arguments: list[str]) -> None:
+def show_weights(options: argparse.Namespace) -> None:
     """Convert a model if needed, verify it, and print where it is."""
-    name = subcommands.weights(arguments).model
-    model = load_model(name)
-    print(f"{model.name}: {len(model.tensors)} tensors in {cache_folder()}, named by {description_path(name)}")
+    model = load_model(options.model)
+    print(f"{model.name}: {len(model.tensors)} tensors in {cache_folder()}, named by {description_path(options.model)}")
     if is_gpt2_small(model):
         print(f"all {len(model.tensors)} match the published hashes: --model gpt2 finds them here")
     print(f"fingerprint: {model.fingerprint}")
 
 
-def show_circuits(arguments: list[str]) -> None:
+def show_circuits(options: argparse.Namespace) -> None:
     """Print a circuit, the paper's without a file; or evaluate several side by side, with the torch engine."""
-    options = subcommands.circuit(arguments)
     circuits = [PAPER if name == "paper" else named_as_read(read_circuit(named_path(name))) for name in options.files]
     if len(circuits) > 1 and options.to:
         raise UserError(
@@ -268,9 +268,8 @@ def show_circuits(arguments: list[str]) -> None:
     print(PRINTED[options.to](circuit, sizes) if options.to else f"{circuit.name}\n\n{table(circuit)}")
 
 
-def compare_models(arguments: list[str]) -> None:
+def compare_models(options: argparse.Namespace) -> None:
     """Print a table of several models: does each do greater-than, by which circuit, and how deep does that lie?"""
-    options = subcommands.models(arguments)
     settings = replace(RandomCircuitSettings(engine="torch", circuits=options.circuits), **evaluation_flags(options))
     for name in options.models:  # a missing model is noticed before anything is evaluated
         load_model(name)
@@ -296,9 +295,8 @@ def _of_model(settings: RandomCircuitSettings) -> across_models.OfModel:
     )
 
 
-def explain_cell(arguments: list[str]) -> None:
+def explain_cell(options: argparse.Namespace) -> None:
     """What is a cell of a figure? Its paths, its value in the artifact, and the same asked again."""
-    options = subcommands.explain(arguments)
     settings = PlotSettings(options.model, options.artifacts, options.figures)
     plots = settings.plot_folder(options.model or "gpt2")
     panels = read_panels(settings.artifact_folder(), plots)
@@ -354,7 +352,8 @@ PRINTED: dict[str, Callable[[Circuit, Architecture], str]] = {  # by format
     "eap-ig": _as_eap_ig,
     "edges": lambda circuit, sizes: _as_edges(circuit),
 }
-COMMANDS = {
+COMMANDS: dict[str, Callable[[Any], None]] = {
+    "": run_everything,
     "results": results.main,
     "report": report.main,
     "compare": compare.main,
@@ -365,16 +364,12 @@ COMMANDS = {
 }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run one of `COMMANDS`, or without its name everything."""
+def main(asked: tuple[str, Any]) -> None:
+    """Run what `read` has read."""
     prepare()
-    given = sys.argv[1:] if arguments is None else arguments
-    command = COMMANDS.get(given[0]) if given else None
-    if command is None:
-        run_everything(given)
-    else:
-        command(given[1:])
+    command, options = asked
+    COMMANDS[command](options)
 
 
 if __name__ == "__main__":
-    main()
+    main(ASKED)

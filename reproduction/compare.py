@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import torch
 
 from path_patching.bootstrap import Estimate
 from path_patching.errors import UserError
-from reproduction import subcommands
 from reproduction.experiments import EXPERIMENTS
 from reproduction.publication import record_path
 from reproduction.run import Artifacts, check_alike, read_artifacts
@@ -144,9 +144,8 @@ def _run_into(folder: Path) -> list[tuple[str, str]]:
     return [(name, below) for name, below in places if record_path(folder / below, name).is_file()]
 
 
-def main(arguments: list[str]) -> None:
+def main(options: Namespace) -> None:
     """Print the largest difference of each artifact, and of all."""
-    options = subcommands.compare(arguments)
     scripts = _run_into_both(*options.folders)
     worst = 0.0
     for script, below in scripts:

@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from reproduction import story, subcommands
+from reproduction import story
 from reproduction.circuit_svg import circuit_svg
 from reproduction.claims import read_claims
 from reproduction.evidence import Evidence, evidence, link_effects_of
@@ -32,6 +32,7 @@ from reproduction.provenance import command, library_versions
 from reproduction.publication import record_path
 from reproduction.results import sections as table_sections
 from reproduction.run import Artifacts, read_artifacts
+from reproduction.settings import PlotSettings
 from reproduction.shown import Panel, first_showing, panels_of
 from reproduction.steps import read_experiments
 from reproduction.verdicts import KIND, as_key, corrected_counts, read_left_out, read_verdicts
@@ -287,9 +288,8 @@ def _in_script(data: object) -> str:
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def main(arguments: list[str]) -> None:
+def main(settings: PlotSettings) -> None:
     """Publish the report. Raises `UserError` if what it shows is of different models, or older than the runs."""
-    settings = subcommands.report(arguments)
     folder = settings.artifact_folder()
     runs = read_experiments(folder)
     first = next(iter(runs.values()))

@@ -16,13 +16,13 @@ import pandas as pd
 
 from path_patching.bootstrap import Estimate
 from path_patching.errors import one_line
-from reproduction import subcommands
 from reproduction.claims import Claim, is_of_paper, read_claims
 from reproduction.experiments import EXPERIMENTS
 from reproduction.plots import start_plots
 from reproduction.publication import invocation
 from reproduction.run import Artifacts, Number
 from reproduction.steps import read_experiments
+from reproduction.subcommands import ResultsSettings
 
 MARKDOWN_COLUMNS = {
     "words": "what",
@@ -93,9 +93,8 @@ def _markdown_rows(lines: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def main(arguments: list[str]) -> None:
+def main(settings: ResultsSettings) -> None:
     """Publish and print the table; with --check, exit with status 1 if a verdict fails."""
-    settings = subcommands.results(arguments)
     claims, made = read_claims(), read_experiments(settings.artifact_folder())
     summary = start_plots("results", settings, *made.values(), might_read=tuple(EXPERIMENTS))
     table = results_table(claims, made)

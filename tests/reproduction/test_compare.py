@@ -19,6 +19,7 @@ from reproduction.compare import main as compare_main
 from reproduction.paper import PAPER
 from reproduction.run import read_artifacts, start_run
 from reproduction.settings import Settings
+from reproduction.subcommands import compare as asked
 from tests.helpers.made import MODEL, publish_experiments
 from tests.helpers.scripts import error_line, output, run_script
 
@@ -157,7 +158,7 @@ def test_a_script_that_was_run_into_one_folder_alone_is_named(tmp_path):
         publish_experiments(folder)
     (folders[1] / "topk_years.json").unlink()
     with pytest.raises(UserError, match=rf"topk_years.py was run into {folders[0]} and not into {folders[1]}"):
-        compare_main(list(map(str, folders)))
+        compare_main(asked(list(map(str, folders))))
 
 
 def test_layers_in_subfolders_are_compared_and_one_that_only_one_folder_has_is_named(tmp_path, capsys):
@@ -165,16 +166,16 @@ def test_layers_in_subfolders_are_compared_and_one_that_only_one_folder_has_is_n
         ranked(tmp_path / folder, [0], [0.5])
         ranked(tmp_path / folder / "m8", [0], [value])
     folders = [str(tmp_path / "one"), str(tmp_path / "other")]
-    compare_main(folders)
+    compare_main(asked(folders))
     printed = capsys.readouterr().out
     assert "m8/neuron_investigations: torch and torch" in printed
     assert "largest difference: 2.5e-01" in printed
     ranked(tmp_path / "other" / "m9", [0], [0.5])
     complaint = rf"was run into {tmp_path}/other/m9 and not into {tmp_path}/one/m9"
     with pytest.raises(UserError, match=complaint):
-        compare_main(folders)
+        compare_main(asked(folders))
     with pytest.raises(UserError, match=complaint):
-        compare_main(folders[::-1])
+        compare_main(asked(folders[::-1]))
 
 
 def test_runs_of_two_circuits_are_no_two_of_one_and_files_of_one_circuit_are(tmp_path):
@@ -193,4 +194,4 @@ def test_runs_of_two_circuits_are_no_two_of_one_and_files_of_one_circuit_are(tmp
 @pytest.mark.parametrize("within", ["nan", "-1"])
 def test_a_bound_that_nothing_could_exceed_or_keep_is_refused(tmp_path, within):
     with pytest.raises(UserError, match="--within"):
-        compare_main([str(tmp_path), str(tmp_path), "--within", within])
+        compare_main(asked([str(tmp_path), str(tmp_path), "--within", within]))

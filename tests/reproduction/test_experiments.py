@@ -48,7 +48,7 @@ def steps_of(*circuit):
 print(json.dumps({
     "steps": [step.script for step in steps_of()],
     "with a circuit": [step.script for step in steps_of("auto") if "auto" in step.arguments],
-    "only": reproduce._read_options(["--only", "new_question", "new_plots"]).only,
+    "only": reproduce.read(["--only", "new_question", "new_plots"])[1].only,
     "seconds": pace.usual_seconds([step for step in steps_of() if step.script == "new_question"], "gpt2"),
     "sections": [vars(each) for each in story.questions() if each.of(["new-figure"])],
     "tables": [Path(page).read_text() for page in experiments.PAGES],

@@ -22,6 +22,7 @@ from reproduction.results import main as results_main
 from reproduction.run import read_artifacts, start_run
 from reproduction.settings import Settings
 from reproduction.steps import read_experiments
+from reproduction.subcommands import results as asked
 from tests.helpers.made import MODEL, edit_record, publish_experiments
 from tests.helpers.scripts import error_line, output, run_script
 
@@ -67,7 +68,7 @@ def test_who_has_read_enough_of_the_table_finds_it_published(tmp_path, monkeypat
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # the command replaces it
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=raise_broken_pipe))
     with pytest.raises(BrokenPipeError):
-        results_main(["--artifacts", str(tmp_path), "--out", str(tmp_path / "plots")])
+        results_main(asked(["--artifacts", str(tmp_path), "--out", str(tmp_path / "plots")]))
     assert (tmp_path / "plots" / "results.json").is_file()
 
 
@@ -148,7 +149,7 @@ def test_runs_of_two_circuits_make_no_table(tmp_path, monkeypatch):
     run.note_circuit(varied(PAPER, heads_feed=("m8", "m9")))
     run.publish()
     with pytest.raises(UserError, match=r"but pca_experiments\.json with another circuit"):
-        results_main(["--artifacts", str(tmp_path), "--out", str(tmp_path / "plots")])
+        results_main(asked(["--artifacts", str(tmp_path), "--out", str(tmp_path / "plots")]))
 
 
 def test_no_runs_are_one_line(tmp_path):

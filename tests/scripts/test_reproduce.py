@@ -30,6 +30,7 @@ from reproduce import show_circuits
 from reproduction.paper import PAPER
 from reproduction.run import read_artifacts
 from reproduction.steps import Step
+from reproduction.subcommands import circuit
 from tests.helpers.experiments import made_by, random_gpt2
 from tests.helpers.scripts import error_line, output, run_script
 from utils import cutoff_sharpness, prob_diff, start_experiment
@@ -85,7 +86,7 @@ def test_steps_get_the_flags_that_are_theirs(loaded, monkeypatch, tmp_path):
     monkeypatch.setattr(reproduce, "run_step", runs.append)
     monkeypatch.setattr(reproduce.sys, "excepthook", reproduce.sys.excepthook)
     only = ["--only", "circuit_discovery", "neuron_plots", "circuit_discovery_plotting", "--skip", "neuron_plots"]
-    reproduce.main(["--model", "standin", "--n", "97", "--out", str(tmp_path), *only])
+    reproduce.main(reproduce.read(["--model", "standin", "--n", "97", "--out", str(tmp_path), *only]))
     experiment, plot = runs
     assert experiment.script == "circuit_discovery"
     assert experiment.arguments[:2] == plot.arguments[:2] == ("--model", "standin")
@@ -104,7 +105,7 @@ def test_a_circuit_is_given_to_what_evaluates_one(loaded, monkeypatch, tmp_path,
     monkeypatch.setattr(reproduce.sys, "excepthook", reproduce.sys.excepthook)
     monkeypatch.chdir(tmp_path)
     asked_for = "mine.json" if asked == "a file" else asked
-    reproduce.main(["--model", "standin", "--out", str(tmp_path), "--circuit", asked_for])
+    reproduce.main(reproduce.read(["--model", "standin", "--out", str(tmp_path), "--circuit", asked_for]))
     with_it = {step.script for step in runs if ("--circuit", given) in pairwise(step.arguments)}
     takes_one = {path.stem for path in ROOT.glob("*.py") if "choose_circuit(" in path.read_text()}
     assert with_it == takes_one != set()
@@ -113,7 +114,9 @@ def test_a_circuit_is_given_to_what_evaluates_one(loaded, monkeypatch, tmp_path,
 
 def test_a_file_that_is_no_circuit_s_ends_all_before_it_begins(loaded, tmp_path):
     with pytest.raises(UserError, match=r"none\.json"):
-        reproduce.main(["--model", "standin", "--out", str(tmp_path), "--circuit", str(tmp_path / "none.json")])
+        reproduce.main(
+            reproduce.read(["--model", "standin", "--out", str(tmp_path), "--circuit", str(tmp_path / "none.json")])
+        )
 
 
 def test_steps_that_are_done_are_run_again_if_that_is_asked(loaded, monkeypatch, tmp_path, capsys):
@@ -122,10 +125,10 @@ def test_steps_that_are_done_are_run_again_if_that_is_asked(loaded, monkeypatch,
     monkeypatch.setattr(reproduce, "is_done", lambda step, fingerprint: True)
     monkeypatch.setattr(reproduce.sys, "excepthook", reproduce.sys.excepthook)
     command_line = ["--model", "standin", "--out", str(tmp_path), "--only", "topk_years"]
-    reproduce.main(command_line)
+    reproduce.main(reproduce.read(command_line))
     assert runs == []
     assert "topk_years is done already" in capsys.readouterr().out
-    reproduce.main([*command_line, "--force"])
+    reproduce.main(reproduce.read([*command_line, "--force"]))
     assert [step.script for step in runs] == ["topk_years"]
 
 
@@ -228,7 +231,7 @@ def test_a_request_to_end_is_passed_on_to_the_step_and_waited_for(tmp_path, monk
 def test_nothing_to_do_is_said(loaded, tmp_path):
     asked = ["--model", "standin", "--out", str(tmp_path), "--only", "results", "--skip", "results", "report"]
     with pytest.raises(UserError, match="nothing is left to do: --skip names every step that --only does"):
-        reproduce.main(asked)
+        reproduce.main(reproduce.read(asked))
 
 
 def kill_once_it_has(started: subprocess.Popen, happened, with_its_step: bool) -> None:
@@ -270,7 +273,7 @@ def test_edges_are_written_with_arrows_that_the_output_can_hold(tmp_path, encodi
     """Each arrow was a question mark, and what was written could not be read."""
     path = tmp_path / "paper.txt"
     with path.open("w", encoding=encoding, errors="replace") as file, redirect_stdout(file):
-        show_circuits(["paper", "--to", "edges"])
+        show_circuits(circuit(["paper", "--to", "edges"]))
     assert ("→" in path.read_text(encoding="utf-8")) == (encoding == "utf-8")
     assert read_circuit(path).links == PAPER.links
 
@@ -278,7 +281,7 @@ def test_edges_are_written_with_arrows_that_the_output_can_hold(tmp_path, encodi
 def test_edges_for_a_closed_output_are_no_traceback(monkeypatch):
     """Python has no output then, as under some services."""
     monkeypatch.setattr(sys, "stdout", None)
-    show_circuits(["paper", "--to", "edges"])
+    show_circuits(circuit(["paper", "--to", "edges"]))
 
 
 def test_what_a_text_of_edges_loses_is_said_on_writing(tmp_path):
@@ -389,7 +392,7 @@ def test_killed_twice_it_ends_with_the_results_of_an_undisturbed_run(tmp_path, m
         command = [sys.executable, str(ROOT / "reproduce.py"), *command_line]
         started = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         kill_once_it_has(started, happened, with_its_step)
-    reproduce.main(command_line)
+    reproduce.main(reproduce.read(command_line))
     assert "circuit_discovery is done already" in capsys.readouterr().out
     for script, undisturbed in whole.items():
         made = read_artifacts(folder, script)
@@ -399,5 +402,5 @@ def test_killed_twice_it_ends_with_the_results_of_an_undisturbed_run(tmp_path, m
             assert torch.equal(one, other) if isinstance(one, torch.Tensor) else str(one) == str(other), name
     assert not list(folder.glob(".*.staged"))
 
-    reproduce.main(command_line)
+    reproduce.main(reproduce.read(command_line))
     assert capsys.readouterr().out.count("is done already") == len(scripts)

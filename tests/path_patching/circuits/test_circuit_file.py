@@ -23,6 +23,7 @@ from path_patching.errors import UserError
 from path_patching.files import ROOT
 from reproduce import show_circuits
 from reproduction.paper import PAPER
+from reproduction.subcommands import circuit as circuit_asked
 from tests.helpers.refusals import put_there, unless_refused
 from tests.helpers.scripts import error_line, output, run_script
 
@@ -207,12 +208,12 @@ def test_the_script_prints_the_papers_circuit_as_json():
 def test_the_script_prints_the_circuit_of_a_file_as_a_table(tmp_path, capsys):
     path = tmp_path / "bare.json"
     path.write_text(json.dumps(as_json(BARE)))
-    show_circuits([str(path)])
+    show_circuits(circuit_asked([str(path)]))
     assert capsys.readouterr().out == f"bare\n\n{table(BARE)}\n"
-    show_circuits([])
+    show_circuits(circuit_asked([]))
     assert table(PAPER) in capsys.readouterr().out
     path.write_text(json.dumps(as_json(varied(PAPER, heads_feed=("m8", "m9")))))
-    show_circuits([str(path)])
+    show_circuits(circuit_asked([str(path)]))
     assert PAPER.name not in capsys.readouterr().out, "an edited one has lost the name"
 
 

@@ -27,6 +27,7 @@ from path_patching.gpt2.tensor_cache import (
     tensor_path,
 )
 from reproduce import show_weights
+from reproduction.subcommands import weights
 from tests.helpers.checkpoints import edit_config, edit_tensors, save_checkpoint, transformers_logits
 from tests.helpers.plain_gpt2 import logits
 from tests.helpers.refusals import put_there
@@ -492,7 +493,7 @@ def test_the_papers_own_download_is_used_as_it_is(gpt2: Model, tmp_path: Path, m
 
 def test_a_local_copy_of_gpt2_makes_gpt2_available(gpt2: Model, checkpoint: Path, monkeypatch, capsys):
     monkeypatch.setattr(tensor_cache, "hub_checkpoint", no_hub)
-    show_weights(["--model", str(checkpoint)])
+    show_weights(weights(["--model", str(checkpoint)]))
     assert "all 37 match the published hashes" in capsys.readouterr().out
     assert load_model("gpt2").fingerprint == gpt2.fingerprint
 
