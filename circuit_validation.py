@@ -132,20 +132,21 @@ if "faithfulness" in settings.only:
 
 # %% Is it the same with other sentences? Nouns and centuries are drawn anew; the YYs are the same, 02 … 98 in turn.
 if "seeds" in settings.only:
-    by_seed: dict[str, list[float]] = {part: [] for part in parts}
-    doubts: list[str] = []
-    for seed in range(settings.seed, settings.seed + settings.seeds):
+
+    def of_seed(seed: int) -> tuple[list[float], str]:
+        """F of each part on one data set, and what its scale doubts; its activations go with it."""
         drawn = draw_sentences(replace(settings, seed=seed), balanced=True)
-        of_seed = experiment.engine_for(drawn)
-        scale_of_seed = Scale.of(of_seed, greater_than(drawn.years_YY), clusters_of(drawn.as_table()), drawn_of_each[1])
-        doubts += filter(None, [scale_of_seed.doubt])
-        alone = measured(of_seed, [Request.isolate(paths) for paths in parts.values()], [scale_of_seed.metric])[0]
-        for part, value in zip(parts, scale_of_seed.of_means(alone).tolist(), strict=True):
-            by_seed[part].append(value)
+        of_drawn = experiment.engine_for(drawn)
+        own = Scale.of(of_drawn, greater_than(drawn.years_YY), clusters_of(drawn.as_table()), drawn_of_each[1])
+        alone = measured(of_drawn, [Request.isolate(paths) for paths in parts.values()], [own.metric])[0]
+        return own.of_means(alone).tolist(), own.doubt
+
+    of_seeds, doubts = zip(*map(of_seed, range(settings.seed, settings.seed + settings.seeds)), strict=True)
+    by_seed = dict(zip(parts, zip(*of_seeds, strict=True), strict=True))
     for part, values in by_seed.items():
         if all(map(math.isfinite, values)):
-            run.note(f"seeds/{as_key(part)}", values, f"{part}: F on each of {settings.seeds} data sets")
-    remark, doubt = "nouns and centuries drawn anew, the same YYs", next(iter(doubts), "")
+            run.note(f"seeds/{as_key(part)}", [*values], f"{part}: F on each of {settings.seeds} data sets")
+    remark, doubt = "nouns and centuries drawn anew, the same YYs", next(filter(None, doubts), "")
     verdicts.note(
         "seeds", [judge("seeds", max(each) - min(each), part, remark, doubt) for part, each in by_seed.items()]
     )
@@ -208,16 +209,17 @@ if "completeness" in settings.only:
 
 # %% Does it depend on the counterfactual? Other twins, two of them controls, and mean and zero ablation.
 if "counterfactuals" in settings.only:
-    schemes, no_twins = [Scheme("01", engine)], {}
+    schemes, no_twins = [Scheme("01", engine_of_some)], {}
     for name in ("another YY", "another century", "another noun"):
         try:
             twins = with_twins(dataset, name, years, tokenizer, settings.seed)
         except UserError as none:
             no_twins[name] = str(none)
         else:
-            schemes.append(Scheme(name, experiment.engine_for(twins), control=name != "another YY"))
-    schemes += [Scheme("mean ablation", engine, "mean"), Scheme("zero ablation", engine, "zero")]
-    compared = compare(schemes, scale, circuit, parts, END)
+            of_some = experiment.engine_for(twins).sentences.rows(slice(SOME * times))
+            schemes.append(Scheme(name, engine.like(of_some), control=name != "another YY"))
+    schemes += [Scheme(f"{data} ablation", engine_of_some, data) for data in ("mean", "zero")]
+    compared = compare(schemes, scale_of_some, circuit, parts, END)
     verdicts.note("counterfactuals", [verdict for each in compared for verdict in each.verdicts()], no_twins)
     rows = []
     for each in compared:

@@ -404,7 +404,7 @@ def test_counterfactuals_differ_where_their_names_say(recorded):
     prompt = [*recorded.experiment.dataset.good_prompt]
     shown = {}
     for scheme in asked.schemes:
-        assert recorded.rows(scheme.engine) == [*range(97)]
+        assert recorded.rows(scheme.engine) == [*range(SOME_HERE)]
         sentences = scheme.engine.sentences
         places = (sentences.clean != sentences.corrupted).any(0).nonzero()[:, 0].tolist()
         shown[scheme.name] = (scheme.data, [prompt[place] for place in places], scheme.control)
@@ -416,7 +416,7 @@ def test_counterfactuals_differ_where_their_names_say(recorded):
         "mean ablation": ("mean", ["YY"], False),
         "zero ablation": ("zero", ["YY"], False),
     }
-    recorded.check_scale(recorded.experiment.engine, asked.scale)
+    recorded.check_scale(asked.schemes[0].engine, asked.scale)
     assert dict(asked.parts) == recorded.parts
     table = by_row(recorded.made.load("validation_counterfactuals.csv"), "scheme")
     for each in found:
