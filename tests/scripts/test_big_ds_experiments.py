@@ -215,11 +215,11 @@ def test_memory_does_not_grow_with_the_sentences(tmp_path):
     flags = ["--model", str(model), *more]
     watched = f"""
 import resource, runpy, sys
-for n in (1_000, 3_500):
+for n in (2_000, 7_000):
     sys.argv = [{str(ROOT / (SCRIPT + ".py"))!r}, *{flags}, "--n", str(n), "--out", {str(tmp_path / "out")!r}]
     runpy.run_path(sys.argv[0])
     print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     printed = output(run_python("-c", watched, settings={"TENSORS_CACHE_DIR": str(tmp_path / "tensors")}))
     few, many = (float(kb) / 1e6 for kb in re.findall(r"(?m)^peak (\d+)$", printed))
-    assert many - few < 0.015, f"{few} GB for 1,000 sentences, {many} GB for 3,500"
+    assert many - few < 0.03, f"{few} GB for 2,000 sentences, {many} GB for 7,000"
