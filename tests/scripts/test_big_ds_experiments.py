@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import json
-import re
+import weakref
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import pytest
@@ -11,15 +12,14 @@ from transformers import GPT2LMHeadModel
 from dataset import COLLATED_YY, NOUNS_FILE, YearDataset, get_valid_years, year_indices
 from path_patching.circuits.circuit import full_circuit, late_half
 from path_patching.circuits.circuit_file import read_circuit
-from path_patching.engine import Sentences
-from path_patching.files import ROOT
+from path_patching.engine import Engine, Request, Sentences
 from path_patching.gpt2.tensor_cache import load_model
 from path_patching.gpt2.tokenizer import load_tokenizer
 from path_patching.paths import Node, PathSet
 from path_patching.reference import Reference
 from reproduction.run import read_artifacts
 from tests.helpers.experiments import random_gpt2, run_experiment
-from tests.helpers.scripts import output, run_python
+from tests.helpers.scripts import output
 from utils import cutoff_sharpness, prob_diff
 
 SCRIPT = "big_ds_experiments"
@@ -203,23 +203,26 @@ def test_the_paper_s_circuit_in_a_smaller_model_is_one_line(checkpoint, tmp_path
     assert "2 layers of 2 heads" in failed.stderr
 
 
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_sentences(tmp_path):
-    """But for what is kept of each, a kilobyte; the probabilities of all requests would be ten. Engines share this."""
-    model = random_gpt2(tmp_path / "mine")
-    circuit = tmp_path / "circuit.json"
-    circuit.write_text(json.dumps(CIRCUIT))
+def test_memory_does_not_grow_with_the_sentences(checkpoint, tmp_path, monkeypatch):
+    """Of all requests, the probabilities of two parts at most are there at a time; those of all sentences never."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most, whole = [], []
+    evaluate, in_parts = Engine.evaluate, Engine.evaluate_in_parts
 
-    more = ["--engine", "torch", "--circuit", str(circuit), "--memory-gb", "0.03"]
-    output(run_experiment(SCRIPT, tmp_path, model, 3, *more))  # which converts and checks the model
-    flags = ["--model", str(model), *more]
-    watched = f"""
-import resource, runpy, sys
-for n in (2_000, 7_000):
-    sys.argv = [{str(ROOT / (SCRIPT + ".py"))!r}, *{flags}, "--n", str(n), "--out", {str(tmp_path / "out")!r}]
-    runpy.run_path(sys.argv[0])
-    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-    printed = output(run_python("-c", watched, settings={"TENSORS_CACHE_DIR": str(tmp_path / "tensors")}))
-    few, many = (float(kb) / 1e6 for kb in re.findall(r"(?m)^peak (\d+)$", printed))
-    assert many - few < 0.03, f"{few} GB for 2,000 sentences, {many} GB for 7,000"
+    def evaluated(engine: Engine, requests: Sequence[Request]) -> torch.Tensor:
+        whole.append(len(requests) if len(engine.sentences) == 97 else 0)
+        return evaluate(engine, requests)
+
+    def watched(engine: Engine, requests: Sequence[Request]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for rows, probs in in_parts(engine, requests):
+            alive.append(weakref.ref(probs))
+            most.append(sum(each() is not None for each in alive))
+            yield rows, probs
+
+    monkeypatch.setattr(Engine, "evaluate", evaluated)
+    monkeypatch.setattr(Engine, "evaluate_in_parts", watched)
+    flags = ("--engine", "torch", "--circuit", str(checkpoint / "circuit.json"), "--memory-gb", "0.0004")
+    output(run_experiment(SCRIPT, tmp_path, checkpoint, 97, *flags))
+    assert len(most) > 9
+    assert max(most) <= 2, "one is looked at, and the next is there"
+    assert max(whole) <= 1
