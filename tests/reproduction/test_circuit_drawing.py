@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 from itertools import combinations
 
 import plotly.graph_objects as go
@@ -32,6 +33,11 @@ def some_effects(circuit: Circuit) -> dict[Link, float]:
     return {link: rng.choice((-1, -1, 1)) * 10 ** rng.uniform(-6, -0.1) for link in circuit.links}
 
 
+@cache
+def figure_of(circuit: Circuit) -> go.Figure:
+    return circuit_figure(some_effects(circuit), "title")
+
+
 def sender(link: Link) -> str:
     at_end = "@END" if "@" in link.reader else ""
     return f"everything{at_end}" if link.sender == "everything" else link.sender
@@ -57,7 +63,7 @@ def panels(figure: go.Figure) -> list[go.layout.Shape]:
 
 @each_circuit
 def test_every_node_has_a_box_with_its_name_and_no_two_overlap(circuit):
-    figure = circuit_figure(some_effects(circuit), "title")
+    figure = figure_of(circuit)
     names = [note.text for note in figure.layout.annotations if not note.text.startswith("at ")]
     linked = {name for link in circuit.links for name in (sender(link), link.reader)}
     assert sorted(names) == sorted(name.split("@")[0] for name in linked)
@@ -70,7 +76,7 @@ def test_every_node_has_a_box_with_its_name_and_no_two_overlap(circuit):
 
 @each_circuit
 def test_everything_lies_within_the_picture(circuit):
-    figure = circuit_figure(some_effects(circuit), "title")
+    figure = figure_of(circuit)
     (left, right), (bottom, top) = figure.layout.xaxis.range, figure.layout.yaxis.range
     for trace in drawn_links(figure):
         assert left <= min(trace.x) <= max(trace.x) <= right
@@ -83,7 +89,7 @@ def test_everything_lies_within_the_picture(circuit):
 
 @each_circuit
 def test_every_link_runs_upwards_between_the_boxes_of_its_nodes(circuit):
-    figure = circuit_figure(some_effects(circuit), "title")
+    figure = figure_of(circuit)
     middle = {}
     for note in figure.layout.annotations:
         for panel in panels(figure):
