@@ -103,7 +103,9 @@ def titled(what: str, record: Mapping[str, Any]) -> str:
 def hardly_on_years(panels: Mapping[str, Values]) -> str:
     """Of which of some year probabilities (rows, 100) next to nothing is on the years; empty if of none."""
     on_years = {name: float(np.nanmean(np.nansum(_finite(probs), -1))) for name, probs in panels.items()}
-    faint = [f"{name}: {share:.1g}".removeprefix(": ") for name, share in on_years.items() if share < LEAST_ON_YEARS]
+    faint = [
+        f"{name}: {100 * share:.1g} %".removeprefix(": ") for name, share in on_years.items() if share < LEAST_ON_YEARS
+    ]
     return f"next to nothing of the probability is on the years ({', '.join(faint)})" if faint else ""
 
 

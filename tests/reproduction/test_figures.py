@@ -218,13 +218,13 @@ def test_a_long_subtitle_goes_on_in_a_further_line_within_the_figure():
 
 def test_next_to_nothing_on_the_years_is_said_and_pale():
     figure = figures.probability_heatmap(torch.full((97, 100), 1e-6), "title", "a task")
-    assert figure.layout.title.subtitle.text == "a task; next to nothing of the probability is on the years (0.0001)"
+    assert figure.layout.title.subtitle.text == "a task; next to nothing of the probability is on the years (0.01 %)"
     assert figure.layout.coloraxis.cmax == 0.01
     rare = torch.full((97, 100), 1e-6)
     rare[3] = torch.nan  # a YY without a sentence
     panels = {"one": torch.full((97, 100), 0.009), "other": rare}
     figure = figures.probability_heatmaps(panels, "title")
-    assert figure.layout.title.subtitle.text == "next to nothing of the probability is on the years (other: 0.0001)"
+    assert figure.layout.title.subtitle.text == "next to nothing of the probability is on the years (other: 0.01 %)"
     assert not figures.probability_heatmap(torch.full((97, 100), 2e-4), "title").layout.title.subtitle.text
 
 
