@@ -1,11 +1,25 @@
-"""The LRU cache: what is kept of several keys, and which goes first."""
+"""Sentences come back in their order; the LRU cache: what is kept of several keys, and which goes first."""
 
 from __future__ import annotations
 
 import gc
 import weakref
 
-from path_patching.batches import LruCache
+import torch
+
+from path_patching.batches import Batches, LruCache, Memory
+from path_patching.engine import Sentences
+
+
+def test_results_of_batches_are_joined_in_the_order_of_the_sentences():
+    tokens = torch.tensor([[5, 7], [1, 9], [3, 2], [1, 9], [0, 4]])  # in no order, and one of them twice
+    batches = Batches(Sentences(tokens, tokens + 1, tokens[0]), Memory("cpu", gigabytes=4e-9))
+    found = []
+    for part in batches.parts(needed=8.0):
+        with part:
+            found.append(batches.pairs[part.rows, 0][None])
+    assert len(found) > 1
+    assert torch.equal(batches.joined(found)[0], tokens)
 
 
 class Key:

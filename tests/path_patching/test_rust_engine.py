@@ -6,7 +6,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
+from path_patching.engine import Request
 from path_patching.errors import UserError
 from path_patching.paths import Node, PathSet
 from tests.helpers.setups import SETUPS
@@ -50,6 +52,18 @@ def test_a_circuit_names_the_leaves_that_it_has_and_no_others() -> None:
     builder.build(PathSet.parse("a1.h0 → m2 → logits", end=setup.end))
     alone = builder.build(PathSet.parse("m1 → logits", end=setup.end))
     assert {leaf.name for leaf in alone.leaves} == {f"change:m1@{setup.end}", f"final.in@{setup.end}"}
+
+
+def test_a_sweep_on_mean_data_is_each_patch_on_mean_data() -> None:
+    setup = SETUPS["with eos"]()
+    engine = RustCircuitEngine(setup.model, setup.sentences)
+    receivers, senders = (
+        PathSet.parse("m2 → logits", end=setup.end),
+        [Node.mlp(0, setup.end), Node.head(1, 0, setup.end)],
+    )
+    each = engine.evaluate([Request.patch(receivers.extend([sender]), "mean") for sender in senders])
+    torch.testing.assert_close(engine.sweep(receivers, senders, inside="mean"), each, rtol=0, atol=1e-6)
+    assert (each - engine.sweep(receivers, senders)).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(
