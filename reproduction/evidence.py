@@ -58,6 +58,14 @@ class Attention:
     few: str
     """Of how few sentences it is the mean; empty if of all."""
 
+    @property
+    def words(self) -> str:
+        """What goes to YY, and in brackets the position that gets more, if one does; empty for a prompt without YY."""
+        most, share = max(self.shares, key=lambda each: (each[1], each[0] == "YY"))
+        if not self.to_yy or most == "YY":
+            return self.to_yy
+        return f"{self.to_yy} ({most} {with_unit(share, '%')})"
+
 
 @dataclass(frozen=True)
 class Lens:
@@ -150,7 +158,7 @@ def _of_node(
         return Evidence(name, name, links=tuple(links))
     says = tuple(_paper_says(name))
     of_sweeps = sorted(_effects(node, place, discovery, panels), key=lambda effect: -effect.size)
-    attention = _attention(node, discovery) if place != YY else None
+    attention = attention_of(node, discovery) if place != YY else None
     return Evidence(
         name,
         name,
@@ -236,7 +244,7 @@ def receivers(about: Mapping[str, Any]) -> str:
     return f"through {about['receiver']}{end}"
 
 
-def _attention(node: str, discovery: Artifacts) -> Attention | None:
+def attention_of(node: str, discovery: Artifacts) -> Attention | None:
     """Where a head looks: the mean of all sentences where the run kept it, else of the few of all heads' patterns."""
     for name in discovery.find(kind="attention_of_all_heads") if node.startswith("a") else ():
         held = discovery.load(name)

@@ -18,12 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from path_patching.bootstrap import Estimate
+from path_patching.circuits.circuit import Circuit
+from path_patching.circuits.search import NAME as FOUND
 from path_patching.circuits.validation.verdicts import BARS, NO_BAR
 from path_patching.errors import UserError
 from path_patching.numbers import in_unit, shown, with_unit
 from reproduction.claims import Claim, is_of_paper
+from reproduction.evidence import attention_of
 from reproduction.experiments import EXPERIMENTS, Experiment
 from reproduction.numbers import printed, unit_of
+from reproduction.paper import is_the_papers
 from reproduction.run import Artifacts
 from reproduction.verdicts import KIND as VERDICTS
 from reproduction.verdicts import corrected_counts, read_verdicts
@@ -182,9 +186,24 @@ class Answers:
         return ", ".join(told) or None
 
     def _of_circuit(self, part: str) -> str | None:
+        """Names of its nodes, whose circuit it is, or where its heads look."""
         circuit = next((run.circuit for run in self.runs.values() if run.circuit is not None), None)
-        names: Sequence[str] = getattr(circuit, part, ())
+        if circuit is None:
+            return None
+        if part == "origin":
+            return _origin(circuit)
+        if part in ("attention", "few"):
+            return self._of_attention(circuit.heads, part)
+        names: Sequence[str] = getattr(circuit, part)
         return _listed(names) if names else None
+
+    def _of_attention(self, heads: Sequence[str], part: str) -> str | None:
+        """What heads give YY; or, for "few", what it is the mean of where a run kept too few patterns for all."""
+        discovery = self.runs.get("circuit_discovery")
+        looks = {head: attention_of(head, discovery) for head in heads} if discovery else {}
+        if part == "few":
+            return next((look.few for look in looks.values() if look and look.few), None)
+        return ", ".join(f"{head} {look.words}" for head, look in looks.items() if look and look.words) or None
 
     def _of_verdicts(self, what: str) -> str | None:
         """What all verdicts come to, why some are not judged, or what those with an outcome ask and of which parts."""
@@ -242,6 +261,11 @@ class Answers:
         """What the paper says about this number, if anything."""
         claim = self.claims.get((run.script, key))
         return f" (the paper: {claim.expected})" if claim and claim.stated and is_of_paper(claim, run) else ""
+
+
+def _origin(circuit: Circuit) -> str:
+    origin = "paper" if is_the_papers(circuit) else "found" if circuit.name == FOUND else "given"
+    return str(_story()["origins"][origin]).format(circuit.name)
 
 
 def _without_plain(number: float | Estimate) -> float | Estimate:

@@ -65,6 +65,7 @@ def publish_whole(folder: Path) -> None:
     publish_experiments(folder)
     patterns = torch.full((12, 12, 20, 13, 13), 0.01)
     patterns[9, 1, :, -1, 8] = 0.88
+    patterns[8, 11, :, -1, 12] = 0.7
     rising = (torch.arange(100)[None] > torch.arange(2, 99)[:, None]).double()  # (97, 100): later years are raised
     links = [
         {"reader": link.reader, "via": link.via, "sender": link.sender, "effect": effect}

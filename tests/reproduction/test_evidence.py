@@ -77,6 +77,8 @@ def test_every_node_and_link_has_its_evidence_and_the_drawing_names_each_once(kn
 
 def test_what_the_paper_says_of_a_node_stands_with_its_place(known):
     assert any("m9" in text for text in known["a9.h1@END"].says)
+    to_yy = {name for name, each in known.items() if any("attends from END to YY" in text for text in each.says)}
+    assert to_yy == {"a7.h10@END", "a8.h11@END"}, "those whose patterns the paper shows"
     assert known["everything@END"].says == ()
 
 

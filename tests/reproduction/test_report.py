@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from path_patching.files import ROOT
+from path_patching.gpt2.names import STANDIN_FOLDER
 from reproduction import story
 from reproduction.report import Figure, page
 from reproduction.run import read_artifacts
@@ -139,6 +141,13 @@ def test_the_box_at_the_top_says_what_the_stand_in_is(report):
     for name, said in {"stand-in": story.words()["stand-in"], "another": "They say nothing of GPT-2."}.items():
         box = page_of_model(report, name).partition('<p class="note" role="note">')[2].partition("</p>")[0]
         assert said in box
+        assert f"the results of {'the ' if name == 'stand-in' else ''}{name}." in box
+
+
+def test_the_stand_in_is_as_small_as_it_is_said_to_be():
+    sizes = json.loads((STANDIN_FOLDER / "config.json").read_text())
+    assert f": {sizes['n_layer']} layers of width {sizes['n_embd']}, a sixth of" in story.words()["stand-in"]
+    assert round(768 / sizes["n_embd"]) == 6
 
 
 def test_the_words_of_the_validation_and_of_links_are_explained(report):
@@ -363,6 +372,14 @@ def test_on_a_phone_a_figure_s_title_stands_above_it_whole(opened, above):
     figure = opened.locator("figure.plot").first
     caption, sheet = (figure.locator(each).bounding_box() for each in ("figcaption", ".sheet"))
     assert (caption["y"] < sheet["y"]) == above
+
+
+@needs_browser
+@pytest.mark.parametrize(("opened", "open_"), [((390, "light"), False), ((1400, "light"), True)], indirect=["opened"])
+def test_the_contents_are_folded_only_where_they_stand_above_the_text(opened, open_):
+    assert opened.locator("nav a").first.is_visible() == open_
+    assert opened.locator("nav summary").is_visible() != open_
+    assert (opened.locator("h1").bounding_box()["y"] < 150) or open_
 
 
 @needs_browser

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import replace
 
 import pytest
 
 from path_patching.bootstrap import Estimate
+from path_patching.circuits.circuit_file import as_json
+from path_patching.circuits.search import NAME as FOUND
 from path_patching.circuits.validation.verdicts import BARS, Verdict, judge
 from path_patching.errors import UserError
 from reproduction import story
 from reproduction.claims import read_claims
 from reproduction.experiments import EXPERIMENTS
+from reproduction.paper import PAPER
 from reproduction.run import read_artifacts, start_run
 from reproduction.settings import Settings
 from reproduction.verdicts import Verdicts
 from tests.helpers.made import MODEL, publish_experiments
+from tests.helpers.whole import publish_whole
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +80,35 @@ def test_of_another_model_the_papers_numbers_are_not_beside(answers):
 def test_a_star_lists_every_node_with_its_number(answers):
     listed = answers.filled("{circuit_discovery:attention/*/end_to_yy|% bare}")
     assert listed == "a7.h10 50.0 %, a8.h11 50.0 %"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> story.Answers:
+    folder = tmp_path_factory.mktemp("whole")
+    publish_whole(folder)
+    return story.Answers({"circuit_discovery": read_artifacts(folder, "circuit_discovery")}, [])
+
+
+def test_where_every_head_of_the_circuit_looks_is_said_as_in_its_panel(whole):
+    looks = "a5.h1 1.0 %, a5.h5 1.0 %, a6.h9 1.0 %, a7.h10 1.0 %, a8.h8 1.0 %, a8.h11 1.0 % (XX2 70.0 %), a9.h1 44.0 %"
+    assert whole.filled("{circuit:attention}") == looks
+    assert whole.filled("{circuit:few}") == "mean of 20 sentences"
+    assert any(looks in said for said in whole.of(story.summary()))
+
+
+def test_whose_circuit_it_is_is_said(whole):
+    run = whole.runs["circuit_discovery"]
+    found = as_json(replace(PAPER, links=PAPER.links[1:], name=FOUND))
+    for changed, origin in ({}, "paper"), ({"circuit": found}, "found"), ({"circuit": found | {"name": "x"}}, "given"):
+        of = story.Answers({"circuit_discovery": replace(run, record=run.record | changed)}, [])
+        assert of.filled("{circuit:origin}") == tomllib.loads(story.STORY.read_text())["origins"][origin].format("x")
+
+
+def test_a_number_of_01_data_says_whose_yy_scores_it():
+    of_01 = [sentence for question in (story.summary(), *story.questions()) for sentence in question.sentences
+             if ":corrupted/" in sentence]  # fmt: skip
+    assert len(of_01) == 2
+    assert all("scored by the YY of the clean sentence" in each for each in (*of_01, story.words()["01 data"]))
 
 
 def test_an_experiment_that_the_text_does_not_name_has_its_question_and_every_number(answers):
