@@ -10,6 +10,7 @@ from path_patching.paths import Node, PathSet
 from path_patching.sweeps import by_size, effects_on, remembered_effects, strongest
 from tests.helpers.engines import each_engine, make_engine
 from tests.helpers.planted import CHAIN, END, YEARS, planted_model, planted_sentences
+from tests.helpers.setups import SETUPS
 from utils import greater_than
 
 LOGITS = PathSet.at(Node.logits(END))
@@ -41,6 +42,22 @@ def test_draws_share_what_was_evaluated(monkeypatch):
     assert drawn.of(paths) != effects.of(paths)
     assert drawn.alone(paths) != effects.alone(paths)
     assert not torch.equal(drawn(LOGITS, END), effects(LOGITS, END))
+
+
+def test_the_sweeps_of_a_heads_inputs_are_remembered_one_by_one():
+    setup = SETUPS["with eos"]()
+    engine = make_engine("torch", setup.model, setup.sentences)
+    receivers = PathSet.parse("a2.h0 → logits", end=setup.end)
+
+    def metric(probabilities: torch.Tensor) -> torch.Tensor:
+        return probabilities[:, 0]
+
+    effects = remembered_effects(engine, metric)
+    asked = [("q", setup.end), ("k", setup.end - 1), ("v", setup.end - 1), ("k", setup.end)]
+    tables = [effects(receivers, position, via) for via, position in asked]
+    assert all(table.any() for table in tables)
+    for table, (via, position) in zip(tables, asked, strict=True):
+        torch.testing.assert_close(table, effects_on(engine, receivers, metric, position, via))
 
 
 @pytest.mark.parametrize("weights", [[1, 1, 1], [1, 1, 1, -1], [0, 0, 0, 0], [1, 1, 1, float("nan")]], ids=str)
