@@ -30,6 +30,4 @@ def printed(value: object, unit: str) -> str:
         return ", ".join(f"{name} {printed(each, unit)}" for name, each in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(printed(each, unit) for each in value)
-    if unit and isinstance(value, float | Estimate):
-        return shown(value, unit)
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return shown(value, unit) if isinstance(value, float | Estimate) else str(value)

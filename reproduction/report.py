@@ -35,10 +35,11 @@ from reproduction.run import Artifacts, read_artifacts
 from reproduction.settings import PlotSettings
 from reproduction.shown import Panel, first_showing, panels_of
 from reproduction.steps import read_experiments
-from reproduction.verdicts import KIND, as_key, corrected_counts, read_left_out, read_verdicts
+from reproduction.verdicts import KIND, as_key, corrected_counts, count_smallest_p, read_left_out, read_verdicts
 from reproduction.words import Explained, word_id
 
 PAGE = Path(__file__).parent / "page"
+PARTS = 2  # columns of the table of properties: late half, full circuit
 DOUBTFUL_FIRST = ("failed", "not judged", "passed")  # the order of verdicts on the page
 
 
@@ -94,11 +95,15 @@ class Section:
 
 @dataclass(frozen=True)
 class Answered:
-    """What a circuit should be, and whether each of its parts is: an outcome, words, a verdict's identity."""
+    """What a circuit should be, and whether each of its parts is: an outcome, words, a verdict's identity.
+
+    `unasked` says why a part has none.
+    """
 
     word: str
     means: str
     cells: tuple[tuple[str, str, str] | None, ...]
+    unasked: str
 
 
 def figures_of(
@@ -225,14 +230,15 @@ def _results_table(results: Artifacts) -> list[tuple[str, list[dict[str, object]
 def _validation(validation: Artifacts | None) -> dict[str, object]:
     """The verdicts by outcome, the doubtful ones first, what they come to, and the questions that were not asked."""
     outcomes: list[tuple[str, str, list[dict[str, Any]]]] = []
-    after, properties = Counter[str](), list[Answered]()
+    after, properties, beside, smallest_p = Counter[str](), list[Answered](), list[dict[str, Any]](), 0
     if validation is not None and validation.find(kind=KIND):
         table = read_verdicts(validation)
         rows = [{**line, "id": f"verdict-{place}"} for place, line in enumerate(table.to_dict("records"))]
         outcomes = [
             (as_key(outcome), outcome, [row for row in rows if row["verdict"] == outcome]) for outcome in DOUBTFUL_FIRST
         ]
-        after, properties = corrected_counts(table), _answered(rows)
+        after, smallest_p = corrected_counts(table), count_smallest_p(table)
+        properties, beside = _answered(rows), [row for row in rows if row["verdict"] == "failed" and not _in_cell(row)]
     changed = {}
     if validation is not None and (with_p := validation.number("verdicts/with_p")):
         changed = {outcome: words.format(with_p) for outcome, words in story.changed().items()}
@@ -240,7 +246,9 @@ def _validation(validation: Artifacts | None) -> dict[str, object]:
     return {
         "outcomes": outcomes,
         "after": after,
+        "smallest_p": smallest_p,
         "properties": properties,
+        "beside": beside,
         "changed": changed,
         "left_out": left_out,
     }
@@ -255,8 +263,14 @@ def _answered(rows: Sequence[Mapping[str, Any]]) -> list[Answered]:
             judged = [row for row in rows if each.of(story.bar_of(row["asked"]), part, row["subject"])]
             cells.append(_cell([row for row in judged if row["verdict"] != "not judged"] or judged))
         if any(cells):
-            found.append(Answered(each.word, each.means, tuple(cells)))
+            found.append(Answered(each.word, each.means, (*cells, None)[:PARTS], each.unasked))
     return found
+
+
+def _in_cell(row: Mapping[str, Any]) -> bool:
+    """Whether a verdict counts in the table of properties."""
+    bar = story.bar_of(row["asked"])
+    return any(each.of(bar, part, row["subject"]) for each in story.properties() for part in each.parts)
 
 
 def _cell(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str, str] | None:

@@ -30,12 +30,13 @@ from reproduction.numbers import printed, unit_of
 from reproduction.paper import is_the_papers
 from reproduction.run import Artifacts
 from reproduction.verdicts import KIND as VERDICTS
-from reproduction.verdicts import corrected_counts, read_verdicts
+from reproduction.verdicts import corrected_counts, count_smallest_p, read_verdicts
 
 STORY = Path(__file__).parent / "page" / "story.toml"
 SLOT = re.compile(r"\{([\w,]+):([^|}]+)(?:\|([^}]*))?\}")
 BARE = " bare"  # behind a unit: without the interval
 IF_CORRECTED = " if corrected"  # behind an outcome: how many verdicts have it then
+UNASKED = "no test of this run asks for it"  # why a circuit is not said to have a property
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
@@ -120,6 +121,8 @@ class Property:
     means: str
     bars: tuple[str, ...]
     parts: tuple[str, ...]
+    unasked: str
+    """Why no verdict may ask for it of a part."""
 
     def of(self, bar: str, part: str, subject: str) -> bool:
         """Whether a verdict by this bar, on this subject, tells whether a part has the property."""
@@ -129,7 +132,7 @@ class Property:
 def properties() -> tuple[Property, ...]:
     """What a circuit should be, in the order of the report."""
     return tuple(
-        Property(each["word"], each["means"], tuple(each["bars"]), tuple(each["parts"]))
+        Property(each["word"], each["means"], tuple(each["bars"]), tuple(each["parts"]), each.get("unasked", UNASKED))
         for each in _story()["property"]
     )
 
@@ -216,6 +219,8 @@ class Answers:
             return str(
                 corrected_counts(read_verdicts(self.runs["circuit_validation"]))[what.removesuffix(IF_CORRECTED)]
             )
+        if what == "smallest p":
+            return str(count_smallest_p(read_verdicts(self.runs["circuit_validation"])) or "") or None
         if what == "not judged":
             return _as_lines(f"{why} ({len(subjects)})" for why, subjects in self._verdicts[what].items())
         asked = _story()["asked"]

@@ -115,6 +115,12 @@ def corrected_counts(table: pd.DataFrame) -> Counter[str]:
     return Counter(line["corrected"] or line["verdict"] for line in table.to_dict("records"))
 
 
+def count_smallest_p(table: pd.DataFrame) -> int:
+    """How many passed by themselves and fail if corrected though their p is the smallest that their draws can give."""
+    changed = table[(table["verdict"] == "passed") & (table["corrected"] == "failed")]
+    return int(changed["remark"].str.match(r"0 of \d+ drawn ").sum())
+
+
 def read_left_out(made: Artifacts) -> pd.DataFrame:
     """What a run left out: (test, subject, why), without rows if nothing was. Raises like `Artifacts.load`."""
     tables = [made.load(name) for name in made.find(kind=LEFT_OUT)]

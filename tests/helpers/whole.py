@@ -56,7 +56,7 @@ SWEEPS = {
 }
 
 
-LONG = f"it has {', '.join(['m8@END'] * 60)}"  # a remark
+LONG = f"0 of 149 drawn do as much; it has {', '.join(['m8@END'] * 60)}"  # a remark
 ENDS = (-0.07, -0.055)  # of the effects on m9
 
 
@@ -100,7 +100,11 @@ def publish_whole(folder: Path) -> None:
     verdicts.note("faithfulness", [judge("faithfulness", Estimate(0.9, 0.85, 0.95, 490), "late half"),
                                    judge("complement", Estimate(0.5, 0.4, 0.6, 490), "late half"),
                                    judge("faithfulness", unjudged, "full circuit")])  # fmt: skip
-    verdicts.note("random", [judge("random", 0.02 / 3, "late half", LONG)])  # 0.0133 if corrected
+    verdicts.note("random", [judge("random", 1 / 150, "late half", LONG)])  # 0.0133 if corrected
+    without = "greater-than without the circuit of"
+    verdicts.note("specificity", [judge("own_loss", 0.8, f"{without} greater-than"),
+                                  judge("other_loss", 0.5, f"{without} copying")])  # fmt: skip
+    verdicts.note("counterfactuals", [judge("control", 0.5, "another noun")])
     verdicts.note("stability", [], {"searches": "is it found again? <none> of it"})
     verdicts.save()
     validated.publish()

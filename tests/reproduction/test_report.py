@@ -140,7 +140,7 @@ def test_what_to_doubt_is_a_list(report):
 def test_the_box_at_the_top_says_what_the_stand_in_is(report):
     for name, said in {"stand-in": story.words()["stand-in"], "another": "They say nothing of GPT-2."}.items():
         box = page_of_model(report, name).partition('<p class="note" role="note">')[2].partition("</p>")[0]
-        assert said in box
+        assert said in html.unescape(box)
         assert f"the results of {'the ' if name == 'stand-in' else ''}{name}." in box
 
 
@@ -170,14 +170,15 @@ def test_the_page_says_what_each_number_of_links_counts(report):
 
 def test_doubtful_verdicts_come_first_and_open(report):
     text = report.read_text()
-    assert re.search(r'href="#verdicts-failed">1 failed</a>.*href="#verdicts-not_judged">1 not judged</a>.*>2 passed<',
+    assert re.search(r'href="#verdicts-failed">3 failed</a>.*href="#verdicts-not_judged">1 not judged</a>.*>3 passed<',
                      text, re.DOTALL)  # fmt: skip
     assert re.search(r'<details id="verdicts-failed" open>', text)
     assert re.search(r'<details id="verdicts-passed" >', text)
     assert '<td data-label="bar">80 to 120 %</td><td data-label="corrected">passed</td>' in text
     said = html.unescape(re.sub("</?a[^>]*>", "", text))
-    assert "3 have a p or an interval. Corrected for their number by Holm's method, 1 verdicts pass and 2 fail." in said
-    assert "corrected for their number: 2 failed, 1 passed" in said
+    assert "3 have a p or an interval. Corrected for their number by Holm's method, 2 verdicts pass and 4 fail." in said
+    smallest = "1 of them passed by themselves, with the smallest p that their draws can give"
+    assert f"corrected for their number: 4 failed ({smallest}), 2 passed" in said
     words = "passed by itself, but not surely enough among 3 verdicts: more sentences or draws would tell"
     assert f'<td data-label="corrected">failed<br><span class="faint">{words}</span></td>' in text
     assert "<li><code>stability</code>, searches: is it found again? &lt;none&gt; of it</li>" in text
@@ -186,14 +187,20 @@ def test_doubtful_verdicts_come_first_and_open(report):
 def test_what_a_circuit_should_be_is_answered_by_its_verdicts_and_leads_to_them(report):
     text = report.read_text()
     (table,) = re.findall(r'<table class="properties".*?</table>', text, re.DOTALL)
+    cell = r'<td>(?:<a class="\w+" href="#([\w-]+)">|<abbr title="([^"]+)">)([^<]+)'
     cells = {
-        word: re.findall(r'<td[^>]*>(?:<a class="\w+" href="#([\w-]+)">)?([^<]+)', row)
-        for word, row in re.findall(r'<th scope="row">(\w+)\?(.*?)</tr>', table, re.DOTALL)
+        word: re.findall(cell, row) for word, row in re.findall(r'<th scope="row">(\w+)\?(.*?)</tr>', table, re.DOTALL)
     }
-    assert {word: [said for _, said in of] for word, of in cells.items()} == {
+    assert {word: [said for *_, said in of] for word, of in cells.items()} == {
         "sufficient": ["yes", "not judged"],
-        "necessary": ["no", "not asked"],
+        "necessary": ["no", "–"],
+        "specific": ["by 1 of 2 tests", "–"],  # the one that another's circuit fails, too
     }
+    assert cells["necessary"][1][1] == "no test of this run asks for it"
+    assert "at END" in cells["specific"][1][1]
+    beside = re.findall(r'Failed, and in no row above: <a class="failed" href="#([\w-]+)">([^<]+)</a>\.', text)
+    assert [said for _, said in beside] == ["does this change leave the answer alone, as it should? (another noun)"]
+    assert "another noun" in text.partition(f'<tr id="{beside[0][0]}">')[2].partition("</tr>")[0]
     row = text.partition(f'<tr id="{cells["necessary"][0][0]}">')[2].partition("</tr>")[0]
     assert "is the ability gone without it?" in row
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pandas as pd
 import pytest
 
 from path_patching.bootstrap import Estimate
-from path_patching.circuits.validation.verdicts import judge
+from path_patching.circuits.validation.verdicts import BARS, judge
 from path_patching.gpt2.model import Architecture, random_model
+from reproduction.claims import read_claims
 from reproduction.run import read_artifacts, start_run
 from reproduction.settings import Settings
 from reproduction.verdicts import Verdicts, as_key, columns, interval_columns, read_left_out, read_verdicts
@@ -45,6 +47,15 @@ def test_each_verdict_is_a_number_and_a_line(tmp_path):
     assert table["low"].tolist()[0] == 0.85
     assert table["low"].isna().tolist() == [False, True, True]
     assert [made.number(f"verdicts/{outcome}") for outcome in ("passed", "failed", "not_judged")] == [1, 1, 1]
+
+
+def test_a_number_of_the_results_has_the_unit_of_its_verdict_and_names_the_threshold_of_its_search():
+    judged = [claim for claim in read_claims() if claim.key.rpartition("/")[2] in BARS]
+    assert len(judged) > 20
+    for claim in judged:
+        assert claim.unit == BARS[claim.key.rpartition("/")[2]].unit, claim.key
+        for threshold in re.findall(r"search_at_(\S+?)_of_clean", claim.key):
+            assert f"at {threshold} % of clean" in claim.words, claim.key
 
 
 def test_a_run_without_verdicts_has_no_table(tmp_path):
