@@ -26,6 +26,7 @@ from path_patching.numbers import in_unit, shown, with_unit
 from reproduction.claims import Claim, is_of_paper
 from reproduction.evidence import attention_of
 from reproduction.experiments import EXPERIMENTS, Experiment
+from reproduction.figures import hardly_on_years
 from reproduction.numbers import printed, unit_of
 from reproduction.paper import is_the_papers
 from reproduction.run import Artifacts
@@ -35,6 +36,8 @@ from reproduction.verdicts import corrected_counts, count_smallest_p, read_verdi
 STORY = Path(__file__).parent / "page" / "story.toml"
 SLOT = re.compile(r"\{([\w,]+):([^|}]+)(?:\|([^}]*))?\}")
 BARE = " bare"  # behind a unit: without the interval
+NAMED = " named"  # behind a unit: what was edited, in the words of the record, not the node alone
+NO_CONTROL = "none. "  # how a record begins to say why there is no control
 IF_CORRECTED = " if corrected"  # behind an outcome: how many verdicts have it then
 UNASKED = "no test of this run asks for it"  # why a circuit is not said to have a property
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -170,6 +173,8 @@ class Answers:
     def _said(self, script: str, key: str, unit: str | None) -> str | None:
         if script == "circuit":
             return self._of_circuit(key)
+        if script == "prompts":
+            return self._of_prompts()
         if script == "verdicts":
             return self._of_verdicts(key)
         return next(filter(None, (self._of_run(each, key, unit or "") for each in script.split(","))), None)
@@ -185,8 +190,20 @@ class Answers:
             return self._number(run, key, unit)
         before, after = key.split("*")
         named = {each: each.removeprefix(before).removesuffix(after) for each in run.keys if fnmatch(each, key)}
-        told = [f"{name} {self._number(run, each, unit)}" for each, name in named.items() if "/" not in name]
-        return ", ".join(told) or None
+        told = [each for each, name in named.items() if "/" not in name]
+        if unit.endswith(NAMED):
+            unit = unit.removesuffix(NAMED)
+            named = {each: run.record["numbers"][each]["words"].partition(": ")[0] for each in told}
+        return (
+            ", ".join(f"{named[each].removesuffix(' at END')} {self._number(run, each, unit)}" for each in told) or None
+        )
+
+    def _of_prompts(self) -> str | None:
+        """Which prompts hardly any year continues, by the mean probabilities for each YY."""
+        run = self.runs.get("sequence_generalization")
+        found = run.find(kind="probabilities", evaluation="clean") if run else {}
+        probs = {run.number(f"task_{about['task']}/prompt"): run.load(name) for name, about in found.items()}
+        return hardly_on_years(probs) or None
 
     def _of_circuit(self, part: str) -> str | None:
         """Names of its nodes, whose circuit it is, or where its heads look."""
@@ -256,6 +273,8 @@ class Answers:
         if isinstance(number, Mapping):
             first = list(number.items())[: int(unit.removeprefix("nodes "))]
             return _listed([f"{name} ({in_unit(effect, 'points')}{NO_BREAK}points)" for name, effect in first])
+        if unit == "none":
+            return _uncapitalized(number.removeprefix(NO_CONTROL)) if number.startswith(NO_CONTROL) else None
         if isinstance(number, str):
             return number
         if unit.endswith(BARE):
@@ -266,6 +285,10 @@ class Answers:
         """What the paper says about this number, if anything."""
         claim = self.claims.get((run.script, key))
         return f" (the paper: {claim.expected})" if claim and claim.stated and is_of_paper(claim, run) else ""
+
+
+def _uncapitalized(text: str) -> str:
+    return text[0].lower() + text[1:]
 
 
 def _origin(circuit: Circuit) -> str:

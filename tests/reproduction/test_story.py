@@ -7,6 +7,7 @@ import tomllib
 from dataclasses import replace
 
 import pytest
+import torch
 
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.circuit_file import as_json
@@ -20,6 +21,7 @@ from reproduction.paper import PAPER
 from reproduction.run import read_artifacts, start_run
 from reproduction.settings import Settings
 from reproduction.verdicts import Verdicts
+from tests.helpers.drawn import publish
 from tests.helpers.made import MODEL, publish_experiments
 from tests.helpers.whole import publish_whole
 
@@ -39,8 +41,8 @@ def test_a_changed_number_is_found_in_every_sentence_that_names_it(answers):
             for slot in story.SLOT.finditer(sentence):
                 scripts, key, unit = slot.groups()
                 if (
-                    scripts in ("circuit", "verdicts")
-                    or unit in ("n", "count", "text")
+                    scripts in ("circuit", "verdicts", "prompts")
+                    or unit in ("n", "count", "text", "none")
                     or "*" in key
                     or unit.startswith("nodes")
                 ):
@@ -59,7 +61,7 @@ def test_every_key_of_a_sentence_is_one_that_a_script_measures():
     for question in (story.summary(), *story.questions()):
         for sentence in question.sentences:
             for scripts, key, _ in story.SLOT.findall(sentence):
-                if scripts not in ("circuit", "verdicts") and not key.startswith("verdicts/") and key != "*":
+                if scripts not in ("circuit", "verdicts", "prompts") and not key.startswith("verdicts/") and key != "*":
                     pattern = re.escape(key).replace(r"\*", "[^/]+")
                     assert any(re.fullmatch(pattern, each) for script, each in known if script in scripts.split(","))
                     assert set(scripts.split(",")) <= {*EXPERIMENTS}
@@ -109,6 +111,46 @@ def test_a_number_of_01_data_says_whose_yy_scores_it():
              if ":corrupted/" in sentence]  # fmt: skip
     assert len(of_01) == 2
     assert all("scored by the YY of the clean sentence" in each for each in (*of_01, story.words()["01 data"]))
+
+
+def test_a_change_that_says_nothing_is_not_given_and_others_say_what_was_edited(answers):
+    """Without a control of LEACE its changes say nothing of YY."""
+    (dimensions,) = [each for each in story.questions() if each.id == "dimensions"]
+    run, key = answers.runs["pca_experiments"], "leace_classes/control"
+    for control, given in {"none. Each YY is there once": False, "YYs shuffled": True}.items():
+        numbers = {each: number for each, number in run.record["numbers"].items()
+                   if given or not each.endswith("leace_classes/controls/change")}  # fmt: skip
+        numbers |= {key: {"words": "w", "value": control}}
+        of = story.Answers({"pca_experiments": replace(run, record=run.record | {"numbers": numbers})}, [])
+        first, *rest = of.of(dimensions)
+        assert len(rest) == 1
+        assert ("input of m8 −17.0 points [−18.0, −16.0], output of a7.h10 50.0 points" in first) == given
+        assert ("(YYs shuffled)" if given else "for LEACE: each YY is there once.") in first
+        assert "input of m8 0.0 points" in rest[0]
+
+
+@pytest.mark.parametrize(("on_years", "said"), [(0.0002, True), (0.5, False)])
+def test_a_prompt_that_hardly_any_year_continues_is_named_by_its_probabilities(tmp_path, on_years, said):
+    probs = {f"probs_{task}.pt": (torch.full((97, 100), share / 100), {"kind": "probabilities", "task": task,
+             "evaluation": "clean"}) for task, share in {3: 0.9, 7: on_years}.items()}  # fmt: skip
+    publish("sequence_generalization", tmp_path, probs, {"task_3/prompt": "falling", "task_7/prompt": "BC"})
+    of = story.Answers({"sequence_generalization": read_artifacts(tmp_path, "sequence_generalization")}, [])
+    words = "next to nothing of the probability is on the years (BC: 0.02 %)"
+    assert of.filled("{prompts:faint}") == (words if said else None)
+    (prompts,) = [each for each in story.questions() if each.id == "prompts"]
+    assert any(words in each for each in of.of(prompts)) == said
+
+
+def test_a_question_for_a_p_says_which_p_passes_in_the_same_words():
+    for bar in BARS.values():
+        ending = "(passes if small)" if bar.most is not None else "(fails if small)"
+        assert bar.asked.endswith(ending) == bar.of_p, bar.asked
+        assert (", one-sided, of " in bar.asked or ", two-sided, of " in bar.asked) == bar.of_p
+
+
+def test_the_loss_after_the_rest_of_a_class_is_told_apart_from_that_alone():
+    word = story.forms()["rest of its class"]
+    assert "may be far less than alone" in story.words()[word]
 
 
 def test_an_experiment_that_the_text_does_not_name_has_its_question_and_every_number(answers, monkeypatch):

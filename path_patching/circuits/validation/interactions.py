@@ -68,7 +68,7 @@ class Interactions:
                 "interactions",
                 self.pairs[pair],
                 " and ".join(pair),
-                f"the largest interaction; effects alone {alone}; {says}",
+                f"the largest interaction; each alone, with all its paths in the circuit: {alone}; {says}",
                 unit=unit,
             ),
         )

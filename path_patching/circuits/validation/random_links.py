@@ -16,7 +16,7 @@ measured without its class K: F((C∖K) ∪ P_r) − F(C∖K). The smallest p, c
     >>> found.less(link) <= len(found.others[link]) < 20  # this model has few circuits of the shape
     True
     >>> print(found.verdict())
-    full circuit: does each link matter more than random links of its kind? Smallest one-sided p if it ...
+    full circuit: does each link matter more than random links of its kind? Smallest p, one-sided, ...
 """
 
 from __future__ import annotations

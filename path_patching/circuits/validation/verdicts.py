@@ -112,16 +112,15 @@ BARS: dict[str, Bar] = {
         "as much as faithfulness may lack; below zero, the rest of the model does the opposite",
     ),
     "equivalence": Bar(
-        "does it score higher than the model as often as lower? Two-sided p if it does on 40 to 60 % "
-        "of sentences; a small one fails",
+        "does it score higher than the model as often as lower? p, two-sided, of scoring higher on 40 to 60 % of "
+        "sentences (fails if small)",
         0.05,
         reason="the usual level",
         of_p=True,
         unit="",
     ),
     "independence": Bar(
-        "are scores without it independent of the model's scores? One-sided p of so much dependence if so; "
-        "a small one fails",
+        "are scores without it independent of the model's scores? p, one-sided, of independence (fails if small)",
         0.05,
         reason="as for equivalence",
         of_p=True,
@@ -136,7 +135,7 @@ BARS: dict[str, Bar] = {
         "does F stay the same with other sentences? Largest F minus smallest", most=0.05, reason="for 490 sentences"
     ),
     "random": Bar(
-        "do random circuits of its shape do less? One-sided p if it is one of them; a small one passes",
+        "do random circuits of its shape do less? p, one-sided, of being one of them (passes if small)",
         most=0.01,
         reason="with 200 draws, p is 0.005 at best",
         of_p=True,
@@ -151,8 +150,8 @@ BARS: dict[str, Bar] = {
         "is every link needed? Share of links, as for nodes", 0.9, reason="there are many links, and some are weak"
     ),
     "random_links": Bar(
-        "does each link matter more than random links of its kind? Smallest one-sided p if it does more "
-        "than 90 % of them; a small one fails",
+        "does each link matter more than random links of its kind? Smallest p, one-sided, of mattering more than 90 % "
+        "of them (fails if small)",
         0.05,
         reason="the usual level",
         of_p=True,

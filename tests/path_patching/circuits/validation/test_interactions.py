@@ -61,7 +61,7 @@ def test_effects_in_the_remark_have_the_unit_of_the_number():
     one, two, pair = (mean(torch.tensor([value])) for value in (-0.1, -0.25, 0.5))
     (verdict,) = Interactions({"m1": one, "m2": two}, {("m1", "m2"): pair}).verdicts("points")
     assert verdict.number == "50.0 points [50.0, 50.0]"
-    assert "effects alone −10.0 points and −25.0 points" in verdict.remark
+    assert "each alone, with all its paths in the circuit: −10.0 points and −25.0 points" in verdict.remark
 
 
 @each_engine
