@@ -201,6 +201,7 @@ def _read_name(name: str) -> tuple[Kind, int, int]:
             return kind, layer, index
     raise PathSetError(
         f"{shortened(name)!r} is not a node; nodes are called m10, a9.h1, m10.n5, embeds, residual or logits"
+        + ("; write several paths out, with ; between them" if "," in name else "")
     )
 
 

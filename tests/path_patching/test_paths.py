@@ -591,6 +591,7 @@ def test_every_kind_of_node_can_be_written():
         ("a07.h1 → logits", "'a07.h1' is not a node"),
         ("m1.n05 → logits", "'m1.n05' is not a node"),
         ("m1٣ → logits", "'m1٣' is not a node"),
+        ("m1 → m8,m10 → logits", "write several paths out, with ; between them"),
         ("m8@012 → logits", "where is 012"),
         ("m8@١٢ → logits", "where is ١٢"),
         ("m3 →v m8 → logits", "none of these has an input 'v'"),

@@ -81,6 +81,10 @@ def test_random_circuits_are_others_than_the_circuit_and_than_each_other(kind, a
     assert random_parts(CHAIN, FULL, kind, SIZES, 50) == found, "they repeat with their seed"
 
 
+def test_another_seed_draws_other_circuits():
+    assert len({tuple(random_parts(CHAIN, FULL, "any layers", SIZES, 2, seed)) for seed in range(8)}) > 1
+
+
 def test_circuits_that_differ_below_their_heads_have_one_late_half():
     full, late = (random_parts(CHAIN, part, "any layers", SIZES, 50) for part in (FULL, LATE))
     assert len(late) < len(full)
