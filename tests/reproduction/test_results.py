@@ -189,6 +189,8 @@ def test_nodes_agree_if_enough_of_them_are_among_the_strongest(tmp_path):
     unstated = replace(of_sweep, stated="", tolerance="", sure="")
     assert unstated.verdict(measured) is None
     assert len(unstated.measure(artifacts)) == 5
+    of_two = replace(of_sweep, stated="m8 m9", tolerance="1")
+    assert [*of_two.measure(artifacts)] == [*measured][:2]
 
 
 def test_rows_without_a_measurement_say_so():
