@@ -201,7 +201,9 @@ class Answers:
     def _of_prompts(self) -> str | None:
         """Which prompts hardly any year continues, by the mean probabilities for each YY."""
         run = self.runs.get("sequence_generalization")
-        found = run.find(kind="probabilities", evaluation="clean") if run else {}
+        if run is None:
+            return None
+        found = run.find(kind="probabilities", evaluation="clean")
         probs = {run.number(f"task_{about['task']}/prompt"): run.load(name) for name, about in found.items()}
         return hardly_on_years(probs) or None
 
