@@ -105,6 +105,21 @@ def test_every_link_runs_upwards_between_the_boxes_of_its_nodes(circuit):
         assert trace.y[-1] > trace.y[0]
 
 
+def test_queries_keys_and_values_enter_a_head_from_left_to_right():
+    inputs = (
+        "a0.h0 →v a1.h0",
+        "a0.h1 →q a1.h0",
+        "a0.h2 →k a1.h0",
+        "a1.h0 → logits",
+        "everything →v a0.h0",
+        "everything →q a0.h1",
+        "everything →k a0.h2",
+    )
+    drawn = drawn_links(figure_of(Circuit("one head", tuple(map(Link.parse, inputs)))))
+    entered = {sent: trace.x[-1] for trace in drawn for sent, read in [ends(trace)] if read == "a1.h0"}
+    assert sorted(entered, key=entered.get) == ["a0.h1", "a0.h2", "a0.h0"]
+
+
 def test_the_papers_circuit_is_drawn_whole():
     figure = circuit_figure(some_effects(PAPER), "title")
     names = [note.text for note in figure.layout.annotations]
