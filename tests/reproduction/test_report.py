@@ -418,6 +418,7 @@ def word_of(page, word: str):
 @needs_browser
 def test_a_word_is_explained_where_it_stands_by_keyboard_and_pointer(opened):
     tip = opened.locator("#tip")
+    opened.mouse.move(0, 0)  # else a word may scroll below it
     word_of(opened, "END").focus()
     opened.locator("h1").hover()
     assert tip.inner_text() == story.words()["END"], "what has focus is told, whatever is under the pointer"
