@@ -26,6 +26,7 @@ from path_patching.paths import Node
 from path_patching.subspaces import all_differ, fitted_edits, principal_components
 from reproduction.circuit_choice import choose_circuit
 from reproduction.evaluations import Evaluations
+from reproduction.numbers import NO_CONTROL
 from reproduction.paper import is_the_papers
 from reproduction.run import open_run
 from utils import collate, prob_diff, start_experiment
@@ -96,7 +97,7 @@ n_fitted = int(fitted.sum())
 control = f"the YYs of the {n_fitted} sentences that it is fitted on, shuffled"
 if all_differ(start_yy[fitted]):
     control = (
-        f"none. Each YY is there once in the {n_fitted} sentences that it is fitted on, so that it erases these "
+        f"{NO_CONTROL}Each YY is there once in the {n_fitted} sentences that it is fitted on, so that it erases these "
         "sentences, and the change says nothing of YY; that of more sentences would"
     )
 run.note("leace_classes/control", control, "control of LEACE, YY as classes")

@@ -15,6 +15,7 @@ import torch
 from path_patching.circuits.validation.verdicts import joined
 from path_patching.numbers import in_unit, with_unit
 from reproduction.figures import YY, named, scatter
+from reproduction.numbers import NO_CONTROL
 from reproduction.plots import start_plots
 from reproduction.run import read_artifacts
 
@@ -68,7 +69,7 @@ remarks = [
     f"the control of “{edit}” does as much ({', '.join(names)}): the change is no sign of YY"
     for edit, names in alike.items()
 ]
-if (control := artifacts.number("leace_classes/control") or "").startswith("none"):
+if (control := artifacts.number("leace_classes/control") or "").startswith(NO_CONTROL):
     remarks.append(f"control of “LEACE, YY as classes”: {control}")
 title = titled("Probability difference after an edit")
 subtitle = "control: as many random dimensions, or YY shuffled before it is erased; dashed: nothing edited"

@@ -13,6 +13,7 @@ NAMED: Mapping[str, tuple[str, ...]] = {  # the numbers of a record that have a 
     "points": ("probability_difference", "cutoff_sharpness", "standard_deviation", "change", "direct_effect",
                "direct_effects_summed", "strongest", "strongest_heads"),
 }  # fmt: skip
+NO_CONTROL = "none. "  # how a text of a record begins that says why there is no control
 OF_F = ("faithfulness/", "seeds/", "minimality/", "sizes/circuit/faithfulness")  # how keys of F and shares of it begin
 
 

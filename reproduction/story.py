@@ -17,6 +17,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from path_patching.bootstrap import Estimate
 from path_patching.circuits.circuit import Circuit
 from path_patching.circuits.search import NAME as FOUND
@@ -27,7 +29,7 @@ from reproduction.claims import Claim, is_of_paper
 from reproduction.evidence import attention_of
 from reproduction.experiments import EXPERIMENTS, Experiment
 from reproduction.figures import hardly_on_years
-from reproduction.numbers import printed, unit_of
+from reproduction.numbers import NO_CONTROL, printed, unit_of
 from reproduction.paper import is_the_papers
 from reproduction.run import Artifacts
 from reproduction.verdicts import KIND as VERDICTS
@@ -37,7 +39,6 @@ STORY = Path(__file__).parent / "page" / "story.toml"
 SLOT = re.compile(r"\{([\w,]+):([^|}]+)(?:\|([^}]*))?\}")
 BARE = " bare"  # behind a unit: without the interval
 NAMED = " named"  # behind a unit: what was edited, in the words of the record, not the node alone
-NO_CONTROL = "none. "  # how a record begins to say why there is no control
 IF_CORRECTED = " if corrected"  # behind an outcome: how many verdicts have it then
 UNASKED = "no test of this run asks for it"  # why a circuit is not said to have a property
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -235,15 +236,19 @@ class Answers:
             outcome = next((each for each in ("failed", "unclear") if self._verdicts[each]), "passed")
             return str(_story()["conclusions"][outcome])
         if what.endswith(IF_CORRECTED):
-            return str(
-                corrected_counts(read_verdicts(self.runs["circuit_validation"]))[what.removesuffix(IF_CORRECTED)]
-            )
+            return str(corrected_counts(self._table)[what.removesuffix(IF_CORRECTED)])
         if what == "smallest p":
-            return str(count_smallest_p(read_verdicts(self.runs["circuit_validation"])) or "") or None
+            return str(count_smallest_p(self._table) or "") or None
         if what == "not judged":
             return _as_lines(f"{why} ({len(subjects)})" for why, subjects in self._verdicts[what].items())
         asked = _story()["asked"]
         return _as_lines(f"{asked[bar]} ({'; '.join(subjects)})" for bar, subjects in self._verdicts[what].items())
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
+        """All verdicts, a row each; none without a validation."""
+        run = self.runs.get("circuit_validation")
+        return read_verdicts(run) if run is not None and run.find(kind=VERDICTS) else pd.DataFrame()
 
     @cached_property
     def _verdicts(self) -> Mapping[str, Mapping[str, Sequence[str]]]:
@@ -252,10 +257,7 @@ class Answers:
         Those that failed by the width of an interval alone are `unclear`.
         """
         found: dict[str, dict[str, list[str]]] = {each: {} for each in ("failed", "unclear", "not judged", "passed")}
-        run = self.runs.get("circuit_validation")
-        if run is None or not run.find(kind=VERDICTS):
-            return found
-        for line in read_verdicts(run).to_dict("records"):
+        for line in self._table.to_dict("records"):
             outcome, by = line["verdict"], bar_of(line["asked"])
             if outcome == "failed" and BARS[by].side(line["value"]) == 0:
                 outcome = "unclear"

@@ -85,11 +85,8 @@ class Counterfactual:
         remark = f"{led}; rank correlation with the first scheme's sweep: {alike}"
         if self.control:
             return (judge("control", magnitude(self.of_first), self.name, remark),)
-        weak = (
-            f"its span is too small to judge: {with_unit(self.of_first.value, '%')} of the first scheme's"
-            if self.too_weak
-            else ""
-        )
+        span = with_unit(self.of_first.value, "%")
+        weak = f"its span is too small to judge: {span} of the first scheme's" if self.too_weak else ""
         unjudged = weak if self.of_what_differs else "zero ablation also removes what is the same in all data"
         return tuple(
             judge("counterfactual", estimate, f"{part}, {self.name}", remark, self.of_first.doubt or unjudged)

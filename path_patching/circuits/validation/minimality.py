@@ -104,11 +104,8 @@ class Minimality:
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """On the shares of nodes and of links that are needed; the remarks name the others."""
-        together = (
-            ""
-            if self.idle_links is None
-            else f"F loses {shown(self.idle_links.without_plain(), '%')} without all of these"
-        )
+        lost = self.idle_links and shown(self.idle_links.without_plain(), "%")
+        together = f"F loses {lost} without all of these" if lost else ""
         return (
             _judged("minimality", self.nodes, self.subject, ""),
             _judged("minimality_links", self.links, self.subject, together),
